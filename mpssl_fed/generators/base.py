@@ -1,0 +1,97 @@
+"""What a generator G is: (z, soft foundation label) -> image in [-1, 1], frozen and differentiable in both inputs."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mpssl_fed.errors import UserError
+from mpssl_fed.registry import Registry
+
+CUT = 2.0  # latents are cut at two standard deviations, as BigGAN's truncated noise is
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, what PIL's "L" uses
+
+Loader = Callable[[str | Path | None, float], "Generator"]
+"""(path or None, truncation) -> Generator on the CPU: what a name in ``GENERATORS`` stands for."""
+
+GENERATORS: Registry[Loader] = Registry("generators")
+
+
+class Generator(nn.Module, ABC):
+    """A frozen conditional image generator.
+
+    Attributes: ``name``; ``z_dim``, the latent width; ``classes``, the names of its K foundation labels; ``size``, the
+    side of its square images in pixels; ``channels`` (3); ``truncation`` in (0, 1], the scale of the latents it expects.
+    """
+
+    name: str
+    z_dim: int
+    classes: tuple[str, ...]
+    size: int
+    channels: int = 3
+    truncation: float
+
+    @abstractmethod
+    def forward(self, z: Tensor, soft_label: Tensor) -> Tensor:
+        """Map z [n, z_dim] and soft_label [n, K] (rows sum to 1) to images [n, 3, size, size] in [-1, 1]."""
+
+    def sample_z(self, n: int, rng: torch.Generator) -> Tensor:
+        """Return n latents [n, z_dim] on the module's device: truncation x N(0, 1) cut at 2, drawn from the CPU ``rng``.
+
+        By the inverse distribution function, so the same number of draws is used whatever their values.
+        """
+        edge = torch.special.ndtr(torch.tensor(CUT, dtype=torch.float64))
+        uniform = torch.rand(n, self.z_dim, generator=rng, dtype=torch.float64)
+        z = torch.special.ndtri((1 - edge) + uniform * (2 * edge - 1)).clamp(-CUT, CUT)
+        reference = next(self.parameters())
+        return (self.truncation * z).to(device=reference.device, dtype=reference.dtype)
+
+    def state_hash(self) -> str:
+        """Return the SHA-256, in hex, of every parameter and buffer with its name, type and shape.
+
+        It depends neither on the device nor on the memory layout: two generators with one hash draw the same images.
+        """
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def load_generator(
+    name: str, path: str | Path | None = None, truncation: float = 1.0, device: str | torch.device = "cpu"
+) -> Generator:
+    """Return the generator ``name``, ready to use: eval mode, frozen, spectral norm folded, channels-last, on ``device``.
+
+    ``path`` is a folder that overrides where the name is looked for (the name ``biggan`` always needs it). UserError for
+    an unknown name, missing or unfit files, or a truncation outside (0, 1] or off the rows the file has statistics for.
+    """
+    import_module("mpssl_fed.generators.biggan")  # registers our names; here, as it imports this module
+    if not 0 < truncation <= 1:
+        raise UserError(f"generator.truncation is {truncation}; it must be above 0 and at most 1.")
+    generator = GENERATORS[name](path, truncation)
+    generator.eval().requires_grad_(False)
+    return generator.to(device=device, memory_format=torch.channels_last)
+
+
+def fit_images(x: Tensor, channels: int, size: int) -> Tensor:
+    """Return images x [n, C, H, W] as [n, channels, size, size]; differentiable, range kept, C and channels 1 or 3.
+
+    Bilinear, antialiased when shrinking. Colour becomes grey by BT.601 luma, grey becomes colour by repetition.
+    ValueError for another number of channels.
+    """
+    if {x.shape[1], channels} - {1, 3}:
+        raise ValueError(f"images have 1 or 3 channels, not {x.shape[1]} -> {channels}")
+    if x.shape[1] > channels:
+        x = (x * x.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    if x.shape[-2:] != (size, size):
+        shrinking = min(x.shape[-2:]) > size
+        x = F.interpolate(x, (size, size), mode="bilinear", align_corners=False, antialias=shrinking)
+    return x.expand(-1, channels, -1, -1) if x.shape[1] < channels else x
