@@ -1,0 +1,127 @@
+"""Sections that say who trains, how replies are put together and what is private."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from mpssl_fed.config.section import Section, own_options
+
+ADAPTIVE = {"server_lr": 0.01, "beta_1": 0.9, "beta_2": 0.99, "tau": 0.001}
+
+STRATEGY_OPTIONS: dict[str, dict[str, Any]] = {
+    "fedavg": {},
+    "fedprox": {"proximal_mu": 0.01},
+    "fedavgm": {"server_lr": 1.0, "server_momentum": 0.9},
+    "fedadam": ADAPTIVE,
+    "fedyogi": ADAPTIVE,
+    "fedmedian": {},
+    "fedtrimmedavg": {"trim": 0.2},
+    "krum": {"hostile": 1},
+    "multikrum": {"hostile": 1},
+}
+
+
+class Strategy(Section):
+    """How the server turns replies into new weights."""
+
+    name: str = Field("fedavg", description="fedavg, fedprox, fedavgm, fedadam, fedyogi, or a plug-in.")
+    proximal_mu: float | None = Field(None, ge=0, description="fedprox: weight of the proximal term (default 0.01).")
+    server_lr: float | None = Field(None, gt=0, description="fedavgm (default 1), fedadam, fedyogi (default 0.01).")
+    server_momentum: float | None = Field(None, ge=0, lt=1, description="fedavgm (default 0.9).")
+    beta_1: float | None = Field(None, ge=0, lt=1, description="fedadam, fedyogi (default 0.9).")
+    beta_2: float | None = Field(None, ge=0, lt=1, description="fedadam, fedyogi (default 0.99).")
+    tau: float | None = Field(None, gt=0, description="fedadam, fedyogi: degree of adaptivity (default 0.001).")
+    hostile: int | None = Field(None, ge=0, description="krum, multikrum: how many hostile sites to withstand (default 1).")
+    trim: float | None = Field(None, ge=0, lt=0.5, description="fedtrimmedavg: share cut at either end (default 0.2).")
+    norm_bound: float | None = Field(None, gt=0, description="Any strategy: longest update, in L2; longer ones are scaled down.")
+    options: dict[str, Any] = Field({}, description="Options of a plug-in strategy.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_its_own(cls, fields: Any) -> Any:
+        return own_options(fields, "fedavg", STRATEGY_OPTIONS)
+
+
+class Anchor(Section):
+    """Hold the local model to the global model's logits on a fixed synthetic set (against client drift)."""
+
+    weight: float = Field(0.0, ge=0, description="0: no anchor.")
+    temperature: float = Field(2.0, gt=0, description="Both logits are divided by it.")
+    images: int = Field(512, ge=2, description="Size of the fixed synthetic set.")
+    batch: int = Field(48, ge=2, description="Images of it in a step.")
+
+
+class Federation(Section):
+    """Sites, rounds and how replies are put together."""
+
+    sites: int = Field(4, ge=1, le=100_000, description="Sites in a simulation; in flwr run the nodes Flower gives.")
+    rounds: int = Field(5, ge=1, description="Rounds.")
+    local_steps: int = Field(60, ge=1, description="Steps a site takes in a round.")
+    fraction: float = Field(1.0, gt=0, le=1, description="Share of the sites asked in a round (at least min_sites).")
+    min_sites: int = Field(1, ge=1, description="Fewest answers for a round to count.")
+    deadline_s: float = Field(3600.0, gt=0, description="Seconds to wait for a round's answers.")
+    join_deadline_s: float = Field(120.0, gt=0, description="Seconds to wait for enough sites to be online.")
+    weighting: Literal["size", "equal"] = Field("size", description="By labelled images (public_size under DP), or equally.")
+    strategy: Strategy = Strategy()
+    anchor: Anchor = Anchor()
+    eval_every: int = Field(1, ge=1, description="Rounds between two evaluations on the server's test set.")
+    backend: Literal["inprocess", "ray"] = Field("inprocess", description="Engine of a simulation.")
+
+    @model_validator(mode="after")
+    def _enough(self) -> Federation:
+        if self.min_sites > self.sites:
+            raise ValueError(f"min_sites={self.min_sites} is more than sites={self.sites}")
+        return self
+
+
+class Clip(Section):
+    """L2 bounds of one unit's contribution to each release; public numbers."""
+
+    gradient: float = Field(1.0, gt=0, description="Release (a): supervised gradient.")
+    meta: float = Field(1.0, gt=0, description="Release (b): validation gradient.")
+    feature: float = Field(1.0, gt=0, description="Release (c): feature mean.")
+
+
+class Privacy(Section):
+    """Differential privacy of every private read; off unless epsilon is set."""
+
+    scope: Literal["off", "labelled-step", "end-to-end"] | None = Field(None, description="end-to-end once epsilon is set.")
+    epsilon: float | None = Field(None, gt=0, description="Budget of the whole run at a site; null: no privacy.")
+    delta: float = Field(1e-5, gt=0, lt=1, description="At most 1 / (10 public_size).")
+    unit: Literal["image", "subject"] = Field("image", description="What one neighbour adds or removes.")
+    public_size: int | None = Field(None, ge=1, description="Round number of units that the owner declares.")
+    sample_rate: float = Field(0.02, gt=0, le=1, description="q: chance of a unit to be in a draw.")
+    clip: Clip = Clip()
+    meta_params: Literal["norm", "all"] = Field("norm", description="Where release (b) lives.")
+    sigma_feature_ratio: float = Field(4.0, gt=0, description="Noise multiplier of (c) over that of (a).")
+    count_floor: float = Field(0.1, gt=0, le=1, description="Floor of the noisy count, as a share of q x public_size.")
+    noise: Literal["secure", "fast"] = Field("secure", description="fast: simulations of public data alone.")
+    per_unit: Literal["vmap", "loop"] = Field("vmap", description="How per-unit gradients are taken.")
+    max_physical_batch: int = Field(32, ge=1, description="Units in memory at once.")
+
+    @property
+    def on(self) -> bool:
+        """Whether any release is noised."""
+        return self.scope != "off"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _scope(cls, fields: Any) -> Any:
+        if isinstance(fields, dict) and fields.get("scope") is None:
+            return {**fields, "scope": "off" if fields.get("epsilon") is None else "end-to-end"}
+        return fields
+
+    @model_validator(mode="after")
+    def _complete(self) -> Privacy:
+        if self.scope is None or not self.on:
+            return self if self.scope == "off" else self.model_copy(update={"scope": "off"})
+        if self.epsilon is None or self.public_size is None:
+            raise ValueError(f"privacy.scope={self.scope} needs privacy.epsilon and privacy.public_size")
+        if self.delta > 1 / (10 * self.public_size):
+            raise ValueError(
+                f"privacy.delta={self.delta:g} is above 1/(10 public_size) = {1 / (10 * self.public_size):g}: such a delta lets a "
+                "mechanism publish whole records; lower it"
+            )
+        return self

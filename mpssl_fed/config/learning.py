@@ -1,0 +1,244 @@
+"""Sections that say what is learnt from what: one class a section, one line a key, with its range and meaning."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from mpssl_fed.config.section import Section, own_options
+from mpssl_fed.errors import nearest
+
+METHODS: dict[str, tuple[str, str]] = {
+    "base": ("none", "none"),
+    "naive-gssl": ("random", "freematch"),
+    "p-ssl": ("pseudo-label", "freematch"),
+    "mp-ssl-wo-scr": ("meta-optimised", "freematch"),
+    "mp-ssl-wo-lmo": ("random", "scr"),
+    "mp-ssl": ("meta-optimised", "scr"),
+    "ssl-real": ("real", "freematch"),
+    "vic-gssl": ("random", "vicreg"),
+}
+"""Method name -> (source of the unsupervised batch, unsupervised loss); DESIGN section 3."""
+
+LAMBDA = {"none": 0.0, "scr": 5.0, "scr-stopgrad": 5.0}
+"""Default weight of each unsupervised loss that wants another one than 1."""
+
+
+class Output(Section):
+    """Where a run is written."""
+
+    dir: str | None = Field(None, description="The run directory itself; default runs/CONFIG-STEM.")
+    overwrite: bool = Field(False, description="Delete a run directory that exists.")
+
+
+class Runtime(Section):
+    """What a process uses."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, else mps, else cpu.")
+    threads: int = Field(1, ge=1, le=256, description="torch threads at a site; the same number gives the same bits.")
+    autocast: Literal["off", "bf16"] = Field("off", description="bf16 in first-order passes only; second order stays in float32.")
+
+
+PARTITION_OPTIONS: dict[str, dict[str, Any]] = {
+    "iid": {},
+    "dirichlet": {"alpha": 0.3, "min_per_site": 1},
+    "pathological": {"classes_per_site": 2},
+    "quantity": {"skew": 1.0, "min_per_site": 1},
+}
+
+
+class Partition(Section):
+    """How the labelled pool is split over the sites."""
+
+    name: str = Field("iid", description="iid, dirichlet, pathological, quantity, or a plug-in.")
+    alpha: float | None = Field(None, gt=0, description="dirichlet: concentration; small is skewed (default 0.3).")
+    min_per_site: int | None = Field(None, ge=0, description="dirichlet, quantity: fewest images a site (default 1).")
+    classes_per_site: int | None = Field(None, ge=1, description="pathological: classes a site (default 2).")
+    skew: float | None = Field(None, ge=0, description="quantity: exponent of the power law of site sizes (default 1).")
+    options: dict[str, Any] = Field({}, description="Options of a plug-in partitioner.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_its_own(cls, fields: Any) -> Any:
+        return own_options(fields, "iid", PARTITION_OPTIONS)
+
+
+class Data(Section):
+    """The labelled images of a study; a deployed site reads its own instead."""
+
+    name: str = Field("mnist-5k", description="mnist-5k, fashion-mnist, cifar10, medmnist/NAME, image-folder, aircraft, ...")
+    root: str | None = Field(None, description="Folder that holds the data set; default: where it is usually found.")
+    size: int | None = Field(None, ge=8, le=1024, description="Height and width in pixels; default: the data set's own.")
+    labels_per_class: int | None = Field(10, ge=1, description="Labelled images a class; null: see label_fraction.")
+    labels_over: Literal["site", "all-sites"] = Field(
+        "site", description="site: labels_per_class is the mean of one site (times sites in all); all-sites: the total."
+    )
+    label_fraction: float | None = Field(
+        None, gt=0, le=1, description="Labelled share of the pool, where labels_per_class is null."
+    )
+    val_fraction: float = Field(0.1, ge=0, lt=1, description="Share of a site's labelled images kept for the meta-objective.")
+    test_limit: int | None = Field(None, ge=1, description="Evaluate on the first so many images of the shuffled test set.")
+    unlabeled: int | None = Field(None, ge=1, description="ssl-real: most real unlabeled images a site; null: all of its share.")
+    subjects: Literal["parent"] | None = Field(None, description="image-folder: the folder above an image names its subject.")
+    download: bool = Field(False, description="Permit the download of a data set that is not found.")
+    partition: Partition = Partition()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fraction_alone(cls, fields: Any) -> Any:
+        """A label fraction without a word on labels_per_class replaces its default."""
+        if isinstance(fields, dict) and fields.get("label_fraction") is not None and "labels_per_class" not in fields:
+            return {**fields, "labels_per_class": None}
+        return fields
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Data:
+        if self.labels_per_class is not None and self.label_fraction is not None:
+            raise ValueError("labels_per_class and label_fraction are both set; set one of them to null")
+        return self
+
+
+class GeneratorSection(Section):
+    """The frozen public generator."""
+
+    name: str = Field(
+        "glyphs-digits", description="glyphs-digits, glyphs-letters, biggan-deep-128/256/512, biggan (with path), ..."
+    )
+    path: str | None = Field(None, description="Folder of the generator's files, where the name alone does not say.")
+    truncation: float = Field(1.0, gt=0, le=1, description="z is truncation x N(0, 1) cut at 2.")
+
+
+class Model(Section):
+    """The classifier f = h . g."""
+
+    name: str = Field("small-cnn", description="small-cnn, resnet18, resnet50, pixels, hog, random, or a plug-in.")
+    norm: Literal["group", "batch"] = Field("group", description="Normalisation layers; differential privacy needs group.")
+    trainable: Literal["all", "norm", "head"] = Field("all", description="all; norm: scales and shifts, and head; head alone.")
+    pretrained: str | None = Field(None, description="File of ImageNet weights for a ResNet body (torchvision's state dict).")
+
+
+class Gap(Section):
+    """The feature gap L_gap of the meta-objective."""
+
+    weight: float = Field(1.0, ge=0, description="lambda_gap.")
+    per_class: bool = Field(True, description="One mean a class; under differential privacy the gap is global unless planned.")
+
+
+class Latent(Section):
+    """The mapper M_phi and the label converter I_xi."""
+
+    hidden: int = Field(64, ge=1, description="Width of the mapper's hidden layer.")
+    mapper_lr: float = Field(2e-2, gt=0, description="Adam step of phi.")
+    converter_lr: float = Field(2e-1, gt=0, description="Adam step of xi.")
+    temperature: float = Field(0.9, gt=0, description="Gumbel-softmax temperature.")
+    hard: bool = Field(True, description="Straight-through one-hot foundation labels.")
+
+
+class FreeMatch(Section):
+    """Constants of FreeMatch (arXiv 2205.07246)."""
+
+    ema: float = Field(0.999, ge=0, lt=1, description="Momentum of thresholds and histograms.")
+    fairness: float = Field(0.01, ge=0, description="Weight of the self-adaptive fairness term.")
+    fixed_threshold: float | None = Field(None, ge=0, le=1, description="Set: FixMatch with this threshold.")
+    temperature: float = Field(0.5, gt=0, description="Sharpening of soft pseudo-labels.")
+    hard: bool = Field(True, description="One-hot pseudo-labels.")
+
+
+class VICReg(Section):
+    """Constants of the VICReg loss on raw features."""
+
+    variance: float = Field(1.0, ge=0, description="Weight of the hinge on each feature's standard deviation.")
+    covariance: float = Field(0.04, ge=0, description="Weight of the squared off-diagonal covariance over d.")
+    target_std: float = Field(1.0, gt=0, description="Standard deviation below which the hinge acts.")
+
+
+class Method(Section):
+    """Where the unsupervised batch comes from and what is asked of it."""
+
+    name: str | None = Field(None, description="A pair with a name (base, mp-ssl, ...); null: source and loss are given.")
+    source: str | None = Field(None, description="none, real, random, pseudo-label, meta-optimised, or a plug-in.")
+    loss: str | None = Field(None, description="none, scr, scr-stopgrad, infonce, vicreg, freematch, or a plug-in.")
+    augment: Literal["weak", "half-strong"] = Field("weak", description="Augmentation of the labelled batch.")
+    lambda_: float = Field(1.0, alias="lambda", ge=0, description="Weight of the unsupervised loss.")
+    warmup: float = Field(0.2, ge=0, le=1, description="Share of all steps over which lambda rises from 0.")
+    batch: int = Field(48, ge=2, description="Synthetic images in a step.")
+    buffer: int = Field(4, ge=1, description="Synthetic batches kept; each step draws from them.")
+    refresh_every: int = Field(5, ge=1, description="Steps between new synthetic batches (1 with buffer 1: a new one each step).")
+    bank: int = Field(0, ge=0, description="Random sources: this many images made once and drawn from; 0: none.")
+    random_share: float = Field(0.0, ge=0, le=1, description="Share of the buffer drawn with random z beside the meta-optimised.")
+    lmo_every: int = Field(5, ge=1, description="Steps between two latent meta-optimisations.")
+    lmo_batch: int = Field(24, ge=2, description="Synthetic images in a latent meta-optimisation.")
+    micro_batch: int | None = Field(None, ge=2, description="Meta-gradient in slices of so many images; null: at once.")
+    look_ahead: float = Field(0.05, gt=0, description="eta of the look-ahead step.")
+    gap: Gap = Gap()
+    latent: Latent = Latent()
+    infonce_temperature: float = Field(0.2, gt=0, description="Temperature of the InfoNCE loss.")
+    freematch: FreeMatch = FreeMatch()
+    vicreg: VICReg = VICReg()
+    options: dict[str, Any] = Field({}, description="Options of a plug-in source or loss.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resolve(cls, fields: Any) -> Any:
+        """Fill source and loss from the name, and lambda from the loss."""
+        if not isinstance(fields, dict):
+            return fields
+        fields = dict(fields)
+        name = fields.get("name", None if "source" in fields or "loss" in fields else "mp-ssl")
+        fields["name"] = name
+        if name in METHODS:
+            source, loss = METHODS[name]
+            for key, value in (("source", source), ("loss", loss)):
+                if fields.get(key) not in (None, value):
+                    raise ValueError(
+                        f"method.name={name} means source={source} and loss={loss}, but {key}={fields[key]} is given; "
+                        "set method.name=null for a pair of your own"
+                    )
+                fields[key] = value
+        elif name is not None:
+            raise ValueError(f"unknown method.name '{name}'.{nearest(str(name), METHODS)} Known: {', '.join(METHODS)}")
+        elif not fields.get("source") or not fields.get("loss"):
+            raise ValueError("method.name is null: give both method.source and method.loss")
+        if "lambda" not in fields and "lambda_" not in fields:
+            fields["lambda"] = LAMBDA.get(str(fields["loss"]), 1.0)
+        return fields
+
+    @model_validator(mode="after")
+    def _pair(self) -> Method:
+        if (self.source == "none") != (self.loss == "none"):
+            raise ValueError(f"source={self.source} with loss={self.loss}: either both are none or neither is")
+        if self.loss in ("vicreg", "infonce") and self.micro_batch is not None:
+            raise ValueError(f"method.micro_batch={self.micro_batch}: {self.loss} compares the images of a batch; set it to null")
+        return self
+
+
+class Optim(Section):
+    """The classifier's optimiser; it starts anew in each round."""
+
+    name: Literal["sgd", "momentum", "adamw"] = Field("adamw", description="sgd, momentum (0.9 unless set), adamw.")
+    lr: float = Field(3e-3, gt=0, description="Step size.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum alone.")
+    nesterov: bool = Field(False, description="momentum alone.")
+    weight_decay: float = Field(0.01, ge=0, description="Decoupled for adamw, in the gradient otherwise.")
+    betas: tuple[float, float] = Field((0.9, 0.99), description="adamw alone.")
+    schedule: Literal["constant", "cosine"] = Field("cosine", description="Over all rounds x local_steps.")
+    warmup_steps: int = Field(10, ge=0, description="Linear rise of the step size.")
+    batch_size: int | None = Field(None, ge=1, description="Labelled images a step (32 unless set); refused under DP.")
+
+    @field_validator("betas")
+    @classmethod
+    def _unit(cls, betas: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError("want two numbers in [0, 1)")
+        return betas
+
+
+class WarmStart(Section):
+    """Training at the server on the public generator alone, before round 1; reads no private byte."""
+
+    part: Literal["none", "body", "head", "both"] = Field("none", description="What starts warm.")
+    steps: int = Field(200, ge=1, description="Steps of classifying synthetic images.")
+    batch: int = Field(64, ge=2, description="Images a step.")
+    lr: float = Field(3e-3, gt=0, description="AdamW step size.")
+    class_map: dict[str, str] = Field({}, description="Generator class -> task class; default: equal names.")

@@ -1,0 +1,31 @@
+"""What every section of the config shares: unknown keys refused, and keys that belong to one name alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Section(BaseModel):
+    """A part of the config: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False, protected_namespaces=())
+
+
+def own_options(fields: Any, default: str, own: Mapping[str, Mapping[str, Any]]) -> Any:
+    """Fill the options of the part that ``fields["name"]`` names with their defaults and refuse those of another part.
+
+    ``own`` maps each name to its options and their defaults. A plug-in (a name not in ``own``) takes its options through
+    ``options``. Raises ValueError for an option of another name.
+    """
+    if not isinstance(fields, dict):
+        return fields
+    name = fields.get("name", default)
+    mine = own.get(name, {})
+    for key in sorted({key for options in own.values() for key in options} - set(mine)):
+        if fields.get(key) is not None:
+            owners = ", ".join(owner for owner, options in own.items() if key in options)
+            raise ValueError(f"key '{key}' belongs to {owners}, not to '{name}'; remove it or change the name")
+    return {**fields, **{key: value for key, value in mine.items() if fields.get(key) is None}}
