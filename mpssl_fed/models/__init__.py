@@ -1,0 +1,7 @@
+"""Classifiers f = h . g: a feature extractor (body) and a linear head."""
+
+from __future__ import annotations
+
+from mpssl_fed.models.classifier import Classifier, Params, build_classifier
+
+__all__ = ["Classifier", "Params", "build_classifier"]

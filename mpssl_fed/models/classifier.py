@@ -1,0 +1,145 @@
+"""The classifier f = h . g that is federated: its parts, its parameters as a dictionary, and what of it is shared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from mpssl_fed.errors import UserError
+from mpssl_fed.models.backbones import build_body
+from mpssl_fed.seeds import seed_of
+
+Params = dict[str, Tensor]
+"""Parameters by their name in the classifier: ``body.…`` (psi) and ``head.…`` (omega)."""
+
+
+class Classifier(nn.Module):
+    """f_theta = h_omega . g_psi: ``body`` maps images [n, C, S, S] in [-1, 1] to features [n, d], ``head`` to logits [n, K]."""
+
+    def __init__(
+        self,
+        body: nn.Module,
+        feature_dim: int,
+        name: str,
+        classes: tuple[str, ...],
+        channels: int,
+        size: int,
+        norm: str = "group",
+        trainable: str = "all",
+        share_frozen: bool = False,
+    ) -> None:
+        super().__init__()
+        self.body = body
+        self.head = nn.Linear(feature_dim, len(classes))
+        self.name, self.classes, self.channels, self.size = name, classes, channels, size
+        self.norm, self.trainable, self.share_frozen = norm, trainable, share_frozen
+        self.feature_dim = feature_dim
+        for key, parameter in self.named_parameters():
+            parameter.requires_grad_(_is_trainable(self, key, trainable))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits [n, K]."""
+        logits: Tensor = self.head(self.body(x))
+        return logits
+
+    def theta(self) -> Params:
+        """Return the trainable parameters, live (not copies)."""
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+    def logits(self, theta: Params, x: Tensor) -> Tensor:
+        """Return the logits [n, K] at ``theta``; parameters not in it are the module's own."""
+        out: Tensor = functional_call(self, theta, (x,))
+        return out
+
+    def features(self, theta: Params, x: Tensor) -> Tensor:
+        """Return g_psi(x) [n, d] at the ``body.`` part of ``theta``."""
+        psi = {name.removeprefix("body."): p for name, p in theta.items() if name.startswith("body.")}
+        out: Tensor = functional_call(self.body, psi, (x,))
+        return out
+
+    @contextmanager
+    def still_statistics(self) -> Iterator[None]:
+        """Keep the running statistics of BatchNorm as they are while synthetic images or a look-ahead pass through."""
+        layers = [m for m in self.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+        for layer in layers:
+            layer.track_running_stats = False
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.track_running_stats = True
+
+    def shared_state(self) -> Params:
+        """Return CPU float32 copies of what is federated.
+
+        Trainable parameters; with BatchNorm its running statistics too (never its integer counter); with ``share_frozen``
+        (a body warm-started at the server) the frozen parameters as well, so that every site has the same body.
+        """
+        return {key: tensor.detach().to("cpu", torch.float32, copy=True).contiguous() for key, tensor in self._shared().items()}
+
+    def load_shared(self, state: Params) -> None:
+        """Set what :meth:`shared_state` returns. UserError on a missing or extra key, or a wrong shape; nothing is set then."""
+        mine = self._shared()
+        if mine.keys() != state.keys():
+            missing, extra = sorted(mine.keys() - state.keys())[:3], sorted(state.keys() - mine.keys())[:3]
+            raise UserError(f"classifier weights do not fit '{self.name}': missing {missing}, unknown {extra}")
+        for key, tensor in mine.items():
+            if tensor.shape != state[key].shape:
+                raise UserError(f"classifier weights '{key}': shape {tuple(state[key].shape)}, want {tuple(tensor.shape)}")
+        with torch.no_grad():
+            for key, tensor in mine.items():
+                tensor.copy_(state[key])
+
+    def architecture(self) -> dict[str, Any]:
+        """Return what :func:`build_classifier` needs to make an equal one, as JSON types."""
+        return {
+            "name": self.name,
+            "classes": list(self.classes),
+            "channels": self.channels,
+            "size": self.size,
+            "norm": self.norm,
+            "trainable": self.trainable,
+            "share_frozen": self.share_frozen,
+        }
+
+    def _shared(self) -> Params:
+        shared = {name: p for name, p in self.named_parameters() if p.requires_grad or self.share_frozen}
+        shared |= {name: b for name, b in self.named_buffers() if name.endswith(("running_mean", "running_var"))}
+        return shared
+
+
+def build_classifier(
+    name: str,
+    classes: tuple[str, ...] | list[str],
+    channels: int,
+    size: int,
+    norm: str = "group",
+    trainable: str = "all",
+    share_frozen: bool = False,
+    pretrained: str | None = None,
+    seed: int = 0,
+) -> Classifier:
+    """Return a classifier whose initial weights depend on ``seed`` alone (the run seed), the same at every site.
+
+    name: small-cnn, resnet18, resnet50, random (a frozen random small-cnn), pixels, hog; or a plug-in ``mpssl_fed.models``.
+    pretrained: file with torchvision's ImageNet state dict, ResNets only. Raises UserError for an unknown name, a size
+    that the body cannot take or weights that do not fit.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(seed, "classifier"))
+        body, feature_dim = build_body(name, channels, size, norm, pretrained)
+        if not any(True for _ in body.parameters()) or name == "random":
+            trainable = "head"
+        return Classifier(body, feature_dim, name, tuple(classes), channels, size, norm, trainable, share_frozen)
+
+
+def _is_trainable(model: nn.Module, key: str, trainable: str) -> bool:
+    if key.startswith("head.") or trainable == "all":
+        return True
+    layer = model.get_submodule(key.rpartition(".")[0])
+    return trainable == "norm" and isinstance(layer, nn.GroupNorm | nn.modules.batchnorm._BatchNorm)
