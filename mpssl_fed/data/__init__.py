@@ -1,0 +1,1 @@
+"""Labelled images: reading them, dealing them out to sites, augmenting them."""

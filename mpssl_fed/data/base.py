@@ -1,0 +1,114 @@
+"""What every reader returns, the registry of readers, and a split that depends on nothing but the files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mpssl_fed.errors import UserError
+from mpssl_fed.registry import Registry
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Labelled images in memory: x uint8 [n, C, H, W] (C 1 or 3), y int64 [n], and each image's subject where known."""
+
+    x: Tensor
+    y: Tensor
+    subjects: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.x.dtype != torch.uint8 or self.x.ndim != 4 or self.x.shape[1] not in (1, 3):
+            raise UserError(f"images must be uint8 [n, 1 or 3, H, W], not {self.x.dtype} {list(self.x.shape)}")
+        if self.y.dtype != torch.int64 or self.y.shape != self.x.shape[:1]:
+            raise UserError(f"{len(self.x)} images need int64 labels [n], not {self.y.dtype} {list(self.y.shape)}")
+        if self.subjects is not None and len(self.subjects) != len(self.x):
+            raise UserError(f"{len(self.x)} images come with {len(self.subjects)} subjects; one each is needed")
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def take(self, index: np.ndarray | Tensor | Sequence[int]) -> Images:
+        """Return the images at ``index`` [m] (integers), in that order."""
+        rows = torch.as_tensor(np.asarray(index, dtype=np.int64))
+        subjects = None if self.subjects is None else tuple(self.subjects[i] for i in rows.tolist())
+        return Images(self.x[rows], self.y[rows], subjects)
+
+    def floats(self, device: str | torch.device = "cpu") -> Tensor:
+        """Return x as float32 [n, C, H, W] in [-1, 1]: mean and deviation 0.5, the range of the generator's output."""
+        return self.x.to(device).float() / 127.5 - 1
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A classification task with its fixed held-out test set.
+
+    ``flip`` says that a mirrored image keeps its label. ``note`` is a line for the user, for example about a split that we
+    made. Raises UserError for a label outside 0..len(classes)-1 and for parts that disagree about their channels.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Images
+    test: Images
+    flip: bool
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        for part, images in (("train", self.train), ("test", self.test)):
+            if not len(images):
+                raise UserError(f"data set '{self.name}': its {part} part has no image")
+            check_labels(images.y, len(self.classes), f"data set '{self.name}', {part} part")
+        if self.train.x.shape[1] != self.test.x.shape[1]:
+            raise UserError(f"data set '{self.name}': train and test differ in channels; one is grey, the other colour")
+
+    @property
+    def channels(self) -> int:
+        """1 (grey) or 3 (colour)."""
+        return self.test.x.shape[1]
+
+    @property
+    def size(self) -> int:
+        """Side in pixels that the classifier sees; training images may be stored larger, to be cropped from."""
+        return self.test.x.shape[-1]
+
+
+Reader = Callable[..., Dataset]
+DATASETS: Registry[Reader] = Registry("datasets")
+
+
+def check_labels(y: Tensor, classes: int, where: str) -> None:
+    """Raise UserError naming the first label of ``y`` that is outside 0..classes-1."""
+    wrong = ((y < 0) | (y >= classes)).nonzero()
+    if len(wrong):
+        i = int(wrong[0])
+        raise UserError(f"{where}: image {i} has the label {int(y[i])}, out of range 0..{classes - 1}")
+
+
+def split_by_key(y: np.ndarray, keys: Sequence[str], test_fraction: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return (train, test) indices: stratified by class, with equal keys (copies, one subject) on one side.
+
+    The order is that of the keys' SHA-256, so the split is the same on every machine, whatever the run seed, the file names
+    or the version of a random generator. Each class keeps at least one key in train; a class with one key is not in test.
+    """
+    held_out: dict[str, bool] = {}
+    for label in np.unique(y):
+        sizes = Counter(keys[i] for i in np.flatnonzero(y == label).tolist())
+        order = sorted(sizes, key=lambda key: hashlib.sha256(key.encode()).digest())
+        undecided = [key for key in order if key not in held_out]
+        taken = sum(sizes[key] for key in order if held_out.get(key))
+        kept = any(held_out.get(key) is False for key in order)
+        quota = round(test_fraction * sizes.total())
+        for key in undecided:
+            last_chance = not kept and key == undecided[-1]
+            held_out[key] = taken < quota and not last_chance
+            taken += sizes[key] if held_out[key] else 0
+            kept = kept or not held_out[key]
+    side = np.array([held_out[key] for key in keys], dtype=bool)
+    return np.flatnonzero(~side), np.flatnonzero(side)

@@ -1,0 +1,55 @@
+"""`load_dataset`: a classification task by name."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+# The modules after base are imported because each registers its readers.
+from mpssl_fed.data import batches, fine_grained, folder, mnist
+from mpssl_fed.data.base import DATASETS, Dataset, Images, Reader
+from mpssl_fed.errors import UserError
+
+__all__ = ["DATASETS", "Dataset", "Images", "Reader", "batches", "fine_grained", "folder", "load_dataset", "mnist"]
+
+
+def load_dataset(
+    name: str,
+    root: str | Path | None = None,
+    size: int | None = None,
+    download: bool = False,
+    subjects: str | None = None,
+    flip: bool | None = None,
+) -> Dataset:
+    """Return the data set ``name``, or the variant ``NAME/VARIANT``, at ``size`` x ``size`` pixels (default: its own).
+
+    A reader gets those of root, size, download, variant and subjects that it takes. Nothing is fetched unless ``download``. ``subjects="parent"`` (image-folder) reads subjects from folder names; ``flip``
+    overrides whether mirrored images keep their label. Raises UserError for bad input, with the cure.
+    """
+    reader, variant = _reader(name)
+    if size is not None and not 8 <= size <= 1024:
+        raise UserError(f"data.size is {size}; images can be 8 to 1024 pixels wide")
+    options: dict[str, Any] = {"root": _existing(name, root, download), "size": size, "download": download}
+    options |= {"variant": variant, "subjects": subjects}
+    known = inspect.signature(reader).parameters
+    for key in ("variant", "subjects"):
+        if options[key] is not None and key not in known:
+            raise UserError(f"data set '{name}' has no {key}; leave out '{options[key]}'")
+    dataset = reader(**{key: value for key, value in options.items() if key in known})
+    return dataset if flip is None else replace(dataset, flip=flip)
+
+
+def _reader(name: str) -> tuple[Reader, str | None]:
+    if name in DATASETS:
+        return DATASETS[name], None
+    family, slash, variant = name.partition("/")
+    return (DATASETS[family], variant) if slash and family in DATASETS else (DATASETS[name], None)
+
+
+def _existing(name: str, root: str | Path | None, download: bool) -> Path | None:
+    path = None if root is None else Path(root).expanduser()
+    if path is not None and not path.exists() and not download:
+        raise UserError(f"data set '{name}': data.root {path} does not exist; correct it, or put the files there")
+    return path
