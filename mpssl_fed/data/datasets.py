@@ -25,8 +25,9 @@ def load_dataset(
 ) -> Dataset:
     """Return the data set ``name``, or the variant ``NAME/VARIANT``, at ``size`` x ``size`` pixels (default: its own).
 
-    A reader gets those of root, size, download, variant and subjects that it takes. Nothing is fetched unless ``download``. ``subjects="parent"`` (image-folder) reads subjects from folder names; ``flip``
-    overrides whether mirrored images keep their label. Raises UserError for bad input, with the cure.
+    A reader gets those of root, size, download, variant and subjects that it takes. Nothing is fetched unless
+    ``download``. ``subjects="parent"`` (image-folder) reads subjects from folder names; ``flip`` overrides whether mirrored
+    images keep their label. Raises UserError for bad input, with the cure.
     """
     reader, variant = _reader(name)
     if size is not None and not 8 <= size <= 1024:

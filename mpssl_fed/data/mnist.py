@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 import torch.nn.functional as F
+from torch import Tensor
 
 from mpssl_fed.data.base import DATASETS, Dataset, Images, split_by_key
 from mpssl_fed.errors import UserError

@@ -1,0 +1,60 @@
+"""Who holds what: counts of labels by site, as an array, as text and as stacked bars."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+WIDEST = 16  # classes that still get a column each in a terminal
+
+
+def label_table(y: np.ndarray, parts: Sequence[np.ndarray], classes: Sequence[str]) -> np.ndarray:
+    """Return counts int64 [sites, K] of the labels ``y`` [n] that each part holds."""
+    return np.stack([np.bincount(np.asarray(y)[part], minlength=len(classes)) for part in parts])
+
+
+def describe_partition(y: np.ndarray, parts: Sequence[np.ndarray], classes: Sequence[str]) -> str:
+    """Return a plain-text table of who holds what, one line a site; for many classes each site's three largest."""
+    table = label_table(y, parts, classes)
+    if len(classes) <= WIDEST:
+        rows = [["site", *(name[:9] for name in classes), "all"]]
+        rows += [[str(site), *(str(count) if count else "." for count in row), str(row.sum())] for site, row in enumerate(table)]
+        rows += [["all", *map(str, table.sum(0)), str(table.sum())]]
+    else:
+        rows = [["site", "classes", "all", "most"]]
+        for site, row in enumerate(table):
+            top = [f"{classes[k][:20]} {row[k]}" for k in np.argsort(-row, kind="stable")[:3] if row[k]]
+            rows.append([str(site), str((row > 0).sum()), str(row.sum()), ", ".join(top)])
+        rows.append(["all", str((table.sum(0) > 0).sum()), str(table.sum()), ""])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    sizes = table.sum(1)
+    held = (table > 0).sum(1)
+    summary = (
+        f"{len(table)} sites hold {sizes.sum()} labelled images: {sizes.min()} to {sizes.max()} a site, "
+        f"{held.min()} to {held.max()} of {len(classes)} classes a site"
+    )
+    return "\n".join([*lines, summary])
+
+
+def plot_labels(table: np.ndarray, classes: Sequence[str]) -> Figure:
+    """Return stacked bars of the counts [sites, K], one bar a site, one colour a class."""
+    sites, k = table.shape
+    figure = Figure(figsize=(max(4.0, min(16.0, 2.5 + 0.35 * sites)), 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    colours = colormaps["tab20" if k > 10 else "tab10"]
+    bottom = np.zeros(sites)
+    for label in range(k):
+        colour = colours(label % 20) if k <= 20 else colormaps["turbo"](label / (k - 1))
+        axes.bar(np.arange(sites), table[:, label], bottom=bottom, color=colour, label=classes[label], width=0.8)
+        bottom += table[:, label]
+    axes.set(xlabel="site", ylabel="labelled images", xlim=(-0.6, sites - 0.4))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if k <= 20:
+        handles, names = axes.get_legend_handles_labels()
+        axes.legend(handles[::-1], names[::-1], fontsize="x-small", loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure

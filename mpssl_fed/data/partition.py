@@ -1,0 +1,161 @@
+"""Which labelled images there are, and which site holds which of them: disjoint, nothing dropped, fixed by a seed."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from mpssl_fed.data.label_table import describe_partition, label_table, plot_labels
+from mpssl_fed.errors import UserError, nearest
+from mpssl_fed.registry import Registry
+from mpssl_fed.seeds import numpy_rng
+
+__all__ = ["PARTITIONERS", "choose_labelled", "describe_partition", "label_table", "partition", "plot_labels"]
+
+Partitioner = Callable[..., list[np.ndarray]]
+"""(y [n], sites, rng, **options) -> one index array a site; UserError where the options cannot be met."""
+
+PARTITIONERS: Registry[Partitioner] = Registry("partitioners")
+
+
+def choose_labelled(y: np.ndarray, per_class: int | None, fraction: float | None, seed: int) -> np.ndarray:
+    """Return the sorted indices of the labelled images: ``per_class`` of each class, or a ``fraction`` of each, or all.
+
+    A fraction keeps at least one image a class. For one seed a larger choice contains every smaller one, so curves over
+    the number of labels compare like with like. Raises UserError if a class has too few images.
+    """
+    if per_class is not None and fraction is not None:
+        raise UserError("labels per class and a label fraction are both set; give one of them")
+    if per_class is not None and per_class < 1:
+        raise UserError(f"data.labels_per_class is {per_class}; at least 1 is needed")
+    if fraction is not None and not 0 < fraction <= 1:
+        raise UserError(f"data.label_fraction is {fraction}; it must be above 0 and at most 1")
+    y, chosen = np.asarray(y), []
+    for label in np.unique(y).tolist():
+        members = numpy_rng(seed, "choose-labelled", label).permutation(np.flatnonzero(y == label))
+        wanted = len(members) if per_class is None else per_class
+        if fraction is not None:
+            wanted = max(1, round(fraction * len(members)))
+        if wanted > len(members):
+            raise UserError(
+                f"{wanted} labelled images of class {label} are asked for in all, but it has {len(members)}; at most "
+                f"{int(np.unique(y, return_counts=True)[1].min())} of each class would fit"
+            )
+        chosen.append(members[:wanted])
+    return np.sort(np.concatenate(chosen)) if chosen else np.empty(0, np.int64)
+
+
+def partition(y: np.ndarray, sites: int, name: str, seed: int, **params: Any) -> list[np.ndarray]:
+    """Return each site's sorted indices into ``y`` [n]: disjoint, nothing dropped, the same for the same seed.
+
+    Raises UserError for an unknown partitioner or option, and for demands that cannot be met, saying what would fit.
+    """
+    y, partitioner = np.asarray(y), PARTITIONERS[name]
+    options = list(inspect.signature(partitioner).parameters)[3:]
+    for key in params:
+        if key not in options:
+            known = ", ".join(options) or "none"
+            raise UserError(f"partitioner '{name}' has no option '{key}'.{nearest(key, options)} Known: {known}")
+    if sites < 1:
+        raise UserError(f"federation.sites is {sites}; at least 1 is needed")
+    parts = [np.sort(part) for part in partitioner(y, sites, numpy_rng(seed, "partition", name), **params)]
+    if len(parts) != sites or not np.array_equal(np.sort(np.concatenate(parts)), np.arange(len(y))):
+        raise UserError(f"partitioner '{name}' does not deal each of the {len(y)} images to exactly one of {sites} sites")
+    return parts
+
+
+@PARTITIONERS.add("iid")
+def _iid(y: np.ndarray, sites: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Deal each class like cards: sites differ by at most one image in size, and in each class."""
+    _enough(len(y), sites, 1, "iid")
+    order = rng.permutation(len(y))
+    order = order[np.argsort(y[order], kind="stable")]
+    return [order[site::sites] for site in rng.permutation(sites)]
+
+
+@PARTITIONERS.add("dirichlet")
+def _dirichlet(y: np.ndarray, sites: int, rng: np.random.Generator, alpha: float = 0.3, min_per_site: int = 1) -> list[np.ndarray]:
+    """Split each class by shares ~ Dirichlet(alpha) (arXiv 1909.06335); the largest sites then fill up the too small."""
+    if not alpha > 0:
+        raise UserError(f"dirichlet: alpha is {alpha}; it must be above 0 (small is skewed, 100 is nearly even)")
+    _enough(len(y), sites, min_per_site, "dirichlet")
+    parts: list[list[int]] = [[] for _ in range(sites)]
+    for label in np.unique(y):
+        members = rng.permutation(np.flatnonzero(y == label))
+        sizes = _apportion(_dirichlet_shares(alpha, sites, rng), len(members))
+        for part, piece in zip(parts, np.split(members, np.cumsum(sizes)[:-1]), strict=True):
+            part.extend(piece.tolist())
+    while len(smallest := min(parts, key=len)) < min_per_site:
+        largest = max(parts, key=len)
+        smallest.append(largest.pop(int(rng.integers(len(largest)))))
+    return [np.array(part, dtype=np.int64) for part in parts]
+
+
+@PARTITIONERS.add("pathological")
+def _pathological(y: np.ndarray, sites: int, rng: np.random.Generator, classes_per_site: int = 2) -> list[np.ndarray]:
+    """Give each site ``classes_per_site`` classes (after arXiv 1602.05629): a shuffled cycle of classes, dealt in turn.
+
+    With sites x classes_per_site equal to the number of classes, each class lives at one site alone.
+    """
+    labels, counts = np.unique(y, return_counts=True)
+    k, classes = classes_per_site, len(labels)
+    if not 1 <= k <= classes:
+        raise UserError(f"pathological: classes_per_site is {k}; with {classes} classes, 1 to {classes} would fit")
+    if sites * k < classes:
+        raise UserError(
+            f"pathological with {k} classes a site over {sites} sites covers at most {sites * k} of {classes} classes; "
+            f"at least {-(-classes // sites)} classes a site or {-(-classes // k)} sites would fit"
+        )
+    cycle = rng.permutation(classes)
+    holders: list[list[int]] = [[] for _ in labels]
+    for slot in range(sites * k):
+        holders[cycle[slot % classes]].append(slot // k)
+    parts: list[list[np.ndarray]] = [[] for _ in range(sites)]
+    for label, count, held_by in zip(labels, counts, holders, strict=True):
+        if count < len(held_by):
+            raise UserError(
+                f"pathological with {k} classes a site over {sites} sites puts class {label} at {len(held_by)} sites, but "
+                f"it has {count} image(s); at least {len(held_by)} of each class, or fewer sites, would fit"
+            )
+        for site, piece in zip(held_by, np.array_split(rng.permutation(np.flatnonzero(y == label)), len(held_by)), strict=True):
+            parts[site].append(piece)
+    return [np.concatenate(part) for part in parts]
+
+
+@PARTITIONERS.add("quantity")
+def _quantity(y: np.ndarray, sites: int, rng: np.random.Generator, skew: float = 1.0, min_per_site: int = 1) -> list[np.ndarray]:
+    """Site sizes fall as rank^-skew above ``min_per_site`` (0: even, 1: Zipf); labels are drawn at random."""
+    if not 0 <= skew <= 10:
+        raise UserError(f"quantity: skew is {skew}; it must be 0 (even) to 10")
+    _enough(len(y), sites, min_per_site, "quantity")
+    shares = np.arange(1, sites + 1, dtype=np.float64) ** -skew
+    sizes = rng.permutation(min_per_site + _apportion(shares / shares.sum(), len(y) - sites * min_per_site))
+    return np.split(rng.permutation(len(y)), np.cumsum(sizes)[:-1])
+
+
+def _dirichlet_shares(alpha: float, sites: int, rng: np.random.Generator) -> np.ndarray:
+    shares = rng.dirichlet(np.full(sites, alpha))
+    # A tiny alpha underflows to 0/0; its limit gives all to one site.
+    return shares if np.isfinite(shares).all() and shares.sum() > 0 else np.eye(sites)[rng.integers(sites)]
+
+
+def _apportion(shares: np.ndarray, total: int) -> np.ndarray:
+    """Return whole numbers near shares x total that sum to total, by largest remainder."""
+    exact = shares * total
+    sizes = np.floor(exact).astype(np.int64)
+    sizes[np.argsort(sizes - exact, kind="stable")[: total - sizes.sum()]] += 1
+    return sizes
+
+
+def _enough(images: int, sites: int, least: int, name: str) -> None:
+    if least < 0:
+        raise UserError(f"{name}: min_per_site is {least}; it must be 0 or more")
+    if images < sites * max(least, 0):
+        fewer = f" or {images // sites} image(s) a site" if images >= sites else ""
+        raise UserError(
+            f"{name} with at least {least} image(s) a site over {sites} sites needs {sites * least} labelled images, but "
+            f"there are {images}; {images // least} sites{fewer} would fit"
+        )
