@@ -1,0 +1,1 @@
+"""Studies: grids of runs, worker processes, statistics over seeds, plots and reports."""

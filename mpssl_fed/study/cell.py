@@ -1,0 +1,136 @@
+"""Running one cell of a study in this process: a run directory, its report and its result row."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mpssl_fed.config import Config
+from mpssl_fed.errors import UserError
+from mpssl_fed.files import write_atomic
+from mpssl_fed.method import METHOD_VERSION
+from mpssl_fed.study.grid import Cell, Settings
+from mpssl_fed.study.results import Row, failed_row, read_result, row_of_run, write_result
+
+
+@dataclass(frozen=True)
+class Task:
+    """A cell and where it goes, as sent to a worker."""
+
+    fields: dict[str, object]
+    settings: Settings
+    output: str
+
+    @classmethod
+    def of(cls, cell: Cell, output: Path) -> Task:
+        """Return the task of ``cell`` in the study folder ``output``."""
+        return cls(cell.config.dump(), cell.settings, str(output.absolute()))
+
+    @property
+    def cell(self) -> Cell:
+        """The cell."""
+        return Cell(Config.model_validate(self.fields), self.settings)
+
+
+def cell_folder(output: Path, cell: Cell) -> Path:
+    """Return the run directory of a cell."""
+    return output / "cells" / cell.id
+
+
+def log_file(output: Path, cell: Cell) -> Path:
+    """Return the file that holds what the cell printed."""
+    return output / "logs" / f"{cell.id}.log"
+
+
+def stored_row(output: Path, cell: Cell) -> Row | None:
+    """Return the row of a cell that has finished at this method version, else None."""
+    row = read_result(cell_folder(output, cell) / "result.json")
+    if row is None or (row.config_sha256, row.method_version) != (cell.sha256, METHOD_VERSION):
+        return None
+    return dataclasses.replace(row, settings=cell.settings)
+
+
+def run_cell(task: Task) -> Row:
+    """Run a cell to its end, going on from its last checkpoint if it was cut off; a failure becomes a row, not an exception.
+
+    The run directory gets ``report.html`` and, last and atomically, ``result.json``: the mark of a finished cell.
+    """
+    cell, output = task.cell, Path(task.output)
+    with _output_to(log_file(output, cell)):
+        try:
+            return _run(cell, output)
+        except UserError as error:
+            print(error)
+            return failed_row(cell, METHOD_VERSION, str(error))
+        except Exception as error:  # noqa: BLE001  one bad cell, whatever is wrong with it, must not stop the others
+            traceback.print_exc()
+            return failed_row(cell, METHOD_VERSION, f"{type(error).__name__}: {error}".strip(": "))
+
+
+def _run(cell: Cell, output: Path) -> Row:
+    from mpssl_fed import simulate
+    from mpssl_fed.study.run_report import write_run_report
+
+    folder = cell_folder(output, cell)
+    version = output / "logs" / f"{cell.id}.version"
+    resume = any((folder / "checkpoints").glob("*")) and _read(version) == str(METHOD_VERSION)
+    if folder.is_dir() and not resume:
+        shutil.rmtree(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(version, str(METHOD_VERSION))
+    config = cell.config.model_copy(update={"output": cell.config.output.model_copy(update={"dir": str(folder)})})
+    _reset_peak_memory()
+    started = time.process_time()
+    simulate(config, resume=resume)
+    cpu_seconds = None if resume else round(time.process_time() - started, 3)
+    row = row_of_run(cell, folder, METHOD_VERSION, cpu_seconds=cpu_seconds, peak_memory_mb=_peak_memory_mb())
+    write_run_report(folder)
+    write_result(folder / "result.json", row)
+    return row
+
+
+def _read(file: Path) -> str | None:
+    return file.read_text(encoding="utf-8") if file.is_file() else None
+
+
+def _reset_peak_memory() -> None:
+    """Let the kernel's peak count start anew, so that a worker's second cell does not report the first one's peak."""
+    with contextlib.suppress(OSError):  # Linux alone has it
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def _peak_memory_mb() -> float | None:
+    """Return the peak resident memory of this process in MB since the reset; None where the system does not tell."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+    except OSError:
+        return None
+    return round(int(status.split("VmHWM:")[1].split()[0]) / 1024, 1)
+
+
+@contextlib.contextmanager
+def _output_to(file: Path) -> Iterator[None]:
+    """Send what this process prints, C libraries included, to the end of ``file``."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    try:
+        with open(file, "ab") as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, copy in zip((1, 2), saved, strict=True):
+            os.dup2(copy, number)
+            os.close(copy)

@@ -1,0 +1,149 @@
+"""The plots of the reports. Each function writes NAME.svg and NAME.png into a folder and returns the SVG for the page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from mpssl_fed.study.statistics import estimate
+from mpssl_fed.study.svg import INK, MUTED, SERIES, figure, plain_grid, save, style
+
+Point = tuple[float, Sequence[float]]
+"""(x, one value a seed)."""
+Panels = Mapping[str, Mapping[str, Sequence[Point]]]
+"""Panel title -> series name -> points. A series has the same colour in all panels."""
+
+MOST_SITES = 40
+NUMBERS_UP_TO = 16  # classes or sites beyond which the counts no longer fit into their boxes
+
+
+def run_curves(folder: Path, accuracy: Sequence[tuple[int, float]], losses: Mapping[str, Sequence[tuple[int, float]]]) -> str:
+    """Plot one run: test accuracy in percent and the losses, by round."""
+    with figure("curves", 8.4, 2.9) as drawn:
+        left, right = drawn.subplots(1, 2)
+        left.plot([r for r, _ in accuracy], [100 * value for _, value in accuracy], **style(0))
+        left.set(xlabel="Round", title="Test accuracy (%)")
+        for index, (name, values) in enumerate(losses.items()):
+            right.plot([r for r, _ in values], [value for _, value in values], label=name, **style(index))
+        right.set(xlabel="Round", title="Loss")
+        right.set_ylim(bottom=0)
+        if len(losses) > 1:
+            right.legend()
+        for axes in (left, right):
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        return save(drawn, folder, "curves", "Test accuracy and loss by round")
+
+
+def series_panels(folder: Path, name: str, panels: Panels, x_label: str, y_label: str, log_x: bool = False) -> str:
+    """Plot means over seeds with their 95 % interval as a band, one panel beside another with shared axes."""
+    columns = min(3, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    names = list(dict.fromkeys(series for panel in panels.values() for series in panel))
+    with figure(name, 2.8 * columns + (1.6 if columns < 3 else 0.4), 2.5 * rows + 0.5) as drawn:
+        grid = drawn.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        for axes in grid.flat[len(panels) :]:
+            axes.set_visible(False)
+        for axes, (title, panel) in zip(grid.flat, panels.items(), strict=False):
+            for series, points in panel.items():
+                _band(axes, points, names.index(series), series)
+            axes.set_title(title)
+            if log_x:
+                _ticks_at(axes, sorted({x for panel in panels.values() for points in panel.values() for x, _ in points}))
+            else:
+                axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        drawn.supxlabel(x_label, fontsize=9.5)
+        drawn.supylabel(y_label, fontsize=9.5)
+        _legend(drawn, grid.flat[0], names)
+        return save(drawn, folder, name, f"{y_label} against {x_label.lower()}")
+
+
+def intervals(folder: Path, groups: Mapping[str, Mapping[str, Sequence[float]]], x_label: str) -> str:
+    """Plot each arm's mean with its 95 % interval and its seeds as small dots; arms that compare stand together."""
+    names = list(dict.fromkeys(series for group in groups.values() for series in group))
+    lines = sum(len(group) + 1 for group in groups.values())
+    with figure("comparison", 7.2, 0.24 * lines + 0.7) as drawn:
+        axes = drawn.subplots()
+        y, ticks, words = 0.0, [], []
+        for title, group in groups.items():
+            if title:
+                axes.annotate(title, (0, y), xycoords=("axes fraction", "data"), xytext=(4, 0), textcoords="offset points",
+                              va="center", fontsize=9.5, color=MUTED)  # fmt: skip
+                y += 1
+            for series, values in group.items():
+                look, mean = style(names.index(series)), estimate(values)
+                colour = look["color"]
+                axes.plot(values, [y + 0.27] * len(values), linestyle="", marker="o", markersize=2.2, color=colour, alpha=0.7)
+                axes.errorbar(mean.mean, y, xerr=mean.half or 0, color=colour, marker=look["marker"], markersize=5, capsize=3)
+                ticks.append(y)
+                words.append(series)
+                y += 1
+            y += 0.3
+        axes.set_yticks(ticks, words)
+        axes.set_ylim(y - 0.5, -0.8)
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        axes.set_xlabel(x_label)
+        plain_grid(axes, "x")
+        return save(drawn, folder, "comparison", f"{x_label} of every arm with 95 % intervals")
+
+
+def label_distribution(folder: Path, counts: Mapping[str, Sequence[int]], classes: Sequence[str]) -> str:
+    """Plot how many labelled images of each class each site holds: one row a site, at most MOST_SITES of them."""
+    sites = list(counts)[:MOST_SITES]
+    highest = max((count for site in sites for count in counts[site]), default=0) or 1
+    numbers = len(classes) <= NUMBERS_UP_TO
+    with figure("labels", min(9.0, 1.6 + 0.5 * len(classes)), 0.95 + 0.27 * len(sites)) as drawn:
+        axes = drawn.subplots()
+        axes.grid(False)
+        for row, site in enumerate(sites):
+            for column, count in enumerate(counts[site]):
+                shade = 0.7 * count / highest
+                axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=SERIES[0], alpha=shade, linewidth=0))
+                if numbers and count:
+                    axes.text(column, row, str(count), ha="center", va="center", color=INK, fontsize=8.5)
+        axes.set_xlim(-0.5, len(classes) - 0.5)
+        axes.set_ylim(len(sites) - 0.5, -0.5)
+        axes.set_yticks(range(len(sites)), [f"{site}  ({sum(counts[site])})" for site in sites])
+        step = max(1, math.ceil(len(classes) / 40))
+        shown = range(0, len(classes), step)
+        long = max((len(name) for name in classes), default=0) > 4
+        axes.set_xticks(shown, [classes[index] for index in shown], rotation=60 if long else 0, ha="right" if long else "center")
+        axes.tick_params(length=0)
+        axes.set(xlabel="Class", ylabel="Site (images)")
+        return save(drawn, folder, "labels", "Labelled images by site and class")
+
+
+def _band(axes: Axes, points: Sequence[Point], index: int, name: str) -> None:
+    look = style(index)
+    x = [at for at, _ in points]
+    means = [estimate(list(values)) for _, values in points]
+    axes.plot(x, [mean.mean for mean in means], label=name, **look, markevery=max(1, len(x) // 12))
+    half = [mean.half or 0.0 for mean in means]
+    if any(half):
+        low, high = ([m.mean - h for m, h in zip(means, half, strict=True)], [m.mean + h for m, h in zip(means, half, strict=True)])
+        axes.fill_between(x, low, high, color=look["color"], alpha=0.13, linewidth=0)
+
+
+def _ticks_at(axes: Axes, values: Sequence[float]) -> None:
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(FixedLocator(list(values)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _legend(drawn: Figure, first: Axes, names: Sequence[str]) -> None:
+    handles, labels = first.get_legend_handles_labels()
+    for axes in drawn.axes[1:]:
+        more, words = axes.get_legend_handles_labels()
+        for handle, word in zip(more, words, strict=True):
+            if word not in labels:
+                handles.append(handle)
+                labels.append(word)
+    if len(names) > 1:
+        drawn.legend(handles, labels, loc="outside upper left", ncols=min(4, len(names)))

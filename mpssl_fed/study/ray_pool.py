@@ -1,0 +1,60 @@
+"""The cells of a study on a Ray cluster, for a study that one machine cannot hold."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Sequence
+from typing import Any
+
+from mpssl_fed.errors import UserError
+from mpssl_fed.method import METHOD_VERSION
+from mpssl_fed.study.cell import Task, run_cell
+from mpssl_fed.study.pool import ONE_THREAD
+from mpssl_fed.study.results import Row, failed_row
+
+
+def run_on_ray(tasks: Sequence[Task], workers: int) -> Generator[Row]:
+    """Yield the row of each task as it ends, at most ``workers`` at once, one CPU each.
+
+    The cluster is the one that ``RAY_ADDRESS`` names, else a local one that is started here and ended at the end. The
+    study's folder must be on a disk that all nodes share. UserError when Ray is not installed or no cluster answers.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError("--executor ray needs the package ray: pip install 'mpssl-fed[ray]'") from error
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    ours = not ray.is_initialized()
+    if ours:
+        _connect(ray, workers)
+    remote = ray.remote(num_cpus=1, max_retries=0)(run_cell)
+    waiting = list(reversed(tasks))
+    running: dict[Any, Task] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                task = waiting.pop()
+                running[remote.remote(task)] = task
+            for reference in ray.wait(list(running), num_returns=1)[0]:
+                task = running.pop(reference)
+                try:
+                    yield ray.get(reference)
+                except ray.exceptions.RayError as error:  # the worker or its node died, or memory ran out
+                    yield failed_row(task.cell, METHOD_VERSION, f"Ray: {type(error).__name__}: {error}".splitlines()[0])
+    finally:
+        for reference in running:
+            ray.cancel(reference, force=True)
+        if ours:
+            ray.shutdown()
+
+
+def _connect(ray: Any, workers: int) -> None:
+    address = os.environ.get("RAY_ADDRESS")
+    cpus = {} if address else {"num_cpus": workers}
+    try:
+        ray.init(
+            address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
+            runtime_env={"env_vars": ONE_THREAD}, **cpus,
+        )  # fmt: skip
+    except ConnectionError as error:
+        raise UserError(f"--executor ray: no cluster at RAY_ADDRESS={address}: {error}") from error

@@ -1,0 +1,147 @@
+"""Result rows: one a cell, as ``result.json`` in the cell's folder and as a line of ``results.csv``."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mpssl_fed.errors import UserError
+from mpssl_fed.files import write_atomic, write_json
+from mpssl_fed.study.grid import Cell, Settings
+from mpssl_fed.study.keys import short_names, show_value
+from mpssl_fed.study.rundir import RunDirectory
+
+FINISHED = "finished"
+FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a study keeps of a cell. ``config_sha256`` and ``method_version`` are its key; the rest may be unknown (None)."""
+
+    config_sha256: str
+    method_version: int
+    seed: int
+    status: str
+    settings: Settings = field(default_factory=dict)
+    accuracy: float | None = None
+    best: float | None = None
+    loss: float | None = None
+    seconds: float | None = None
+    seconds_train: float | None = None
+    seconds_generate: float | None = None
+    cpu_seconds: float | None = None
+    steps: int | None = None
+    generator_passes: int | None = None
+    peak_memory_mb: float | None = None
+    error: str | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the cell has a result."""
+        return self.status == FINISHED
+
+    def value(self, metric: str) -> float:
+        """Return the value of a study's metric."""
+        return float(getattr(self, metric))
+
+
+KEY = ("config_sha256", "method_version", "seed", "status", "settings")
+MEASURED = [item.name for item in dataclasses.fields(Row) if item.name not in KEY]
+
+
+def row_of_run(cell: Cell, folder: Path, method_version: int, **measured: Any) -> Row:
+    """Return the row of a finished run directory. Steps and passes are summed over sites; seconds over all rounds."""
+    run = RunDirectory(folder)
+    accuracy, loss = run.evaluated("test_accuracy"), run.evaluated("test_loss")
+    if not accuracy:
+        raise UserError(f"{folder}: no round was evaluated")
+    answered = sum(int(entry.get("sites_answered") or 0) for entry in run.rounds)
+    passes = [entry["generator_passes"] for entry in run.rounds if entry.get("generator_passes") is not None]
+    return Row(
+        config_sha256=cell.sha256,
+        method_version=method_version,
+        seed=cell.seed,
+        status=FINISHED,
+        settings=cell.settings,
+        accuracy=accuracy[-1][1],
+        best=max(value for _, value in accuracy),
+        loss=loss[-1][1] if loss else None,
+        seconds=round(run.seconds, 3),
+        seconds_train=round(run.timing("train"), 3),
+        seconds_generate=round(run.timing("generate"), 3),
+        steps=answered * cell.config.federation.local_steps,
+        generator_passes=sum(passes) if passes else None,
+        **measured,
+    )
+
+
+def failed_row(cell: Cell, method_version: int, error: str) -> Row:
+    """Return the row of a cell that did not end."""
+    return Row(cell.sha256, method_version, cell.seed, FAILED, cell.settings, error=error)
+
+
+def write_result(path: Path, row: Row) -> None:
+    """Write a row as JSON, whole or not at all."""
+    write_json(path, dataclasses.asdict(row))
+
+
+def read_result(path: Path) -> Row | None:
+    """Return the row in a result file, or None when there is none."""
+    return Row(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+
+
+def write_csv(path: Path, rows: Iterable[Row], keys: Sequence[str]) -> None:
+    """Write one line a row; the settings stand in columns named like their grid keys."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["config_sha256", "method_version", *keys, "seed", "status", *MEASURED])
+    for row in rows:
+        settings = [show_value(row.settings.get(key)) for key in keys]
+        measured = ["" if getattr(row, name) is None else getattr(row, name) for name in MEASURED]
+        writer.writerow([row.config_sha256, row.method_version, *settings, row.seed, row.status, *measured])
+    write_atomic(path, text.getvalue())
+
+
+def read_csv(path: Path, cells: Sequence[Cell], method_version: int) -> dict[str, Row]:
+    """Return config SHA-256 -> finished row for those of ``cells`` that a results table holds at this method version.
+
+    UserError when the file cannot be read, lacks a column or holds something that is no number.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            lines = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"--from {path}: cannot be read as a table: {error}") from error
+    wanted = {cell.sha256: cell for cell in cells}
+    rows = {}
+    for number, line in enumerate(lines, start=2):
+        missing = [name for name in ("config_sha256", "method_version", "status", "accuracy") if line.get(name) is None]
+        if missing:
+            raise UserError(f"--from {path}, line {number}: no column {', '.join(missing)}; want a results.csv of a study")
+        cell = wanted.get(line["config_sha256"])
+        if cell is not None and line["status"] == FINISHED and line["method_version"] == str(method_version):
+            try:
+                measured = {name: _number(name, line.get(name) or "") for name in MEASURED}
+            except ValueError as error:
+                raise UserError(f"--from {path}, line {number}: {error}") from error
+            rows[cell.sha256] = Row(cell.sha256, method_version, cell.seed, FINISHED, cell.settings, **measured)
+    return rows
+
+
+def column_names(keys: Sequence[str]) -> list[str]:
+    """Return the headings of the grid keys in a table."""
+    short = short_names(list(keys))
+    return [short[key] for key in keys]
+
+
+def _number(name: str, text: str) -> Any:
+    if not text or name == "error":
+        return text or None
+    return int(text) if name in ("steps", "generator_passes") else float(text)

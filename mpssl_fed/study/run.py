@@ -1,0 +1,171 @@
+"""Running a study: what is missing is run, what is finished is kept, and the tables are written at the end."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from mpssl_fed.errors import UserError
+from mpssl_fed.files import write_atomic
+from mpssl_fed.method import METHOD_VERSION
+from mpssl_fed.study.cell import Task, cell_folder, log_file, stored_row
+from mpssl_fed.study.grid import Cell, Plan
+from mpssl_fed.study.progress import StudyProgress
+from mpssl_fed.study.results import Row, read_csv, read_result, write_result
+
+Executor = Literal["processes", "ray"]
+STUDY_FILE = "study.yaml"
+RUN_FILES = ("config.yaml", "manifest.json", "metrics.jsonl", "metrics.csv", "model.safetensors", "checkpoints", "sites")
+"""What of a run directory is copied to the top of a study for ``show``; the report there is the study's."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The rows of a study in the order of its cells; a cell that was not reached has none."""
+
+    plan: Plan
+    output: Path
+    rows: dict[str, Row]
+    interrupted: bool = False
+
+    @property
+    def finished(self) -> list[Row]:
+        """Rows with a result."""
+        return [row for row in self.ordered if row.finished]
+
+    @property
+    def failed(self) -> list[Row]:
+        """Rows of cells that failed."""
+        return [row for row in self.ordered if not row.finished]
+
+    @property
+    def ordered(self) -> list[Row]:
+        """All rows, in the order of the cells."""
+        return [self.rows[cell.sha256] for cell in self.plan.cells if cell.sha256 in self.rows]
+
+    def folder(self, row: Row) -> Path:
+        """Return the run directory of a row (which need not exist for rows from a table)."""
+        return self.output / "cells" / row.config_sha256[:12]
+
+
+def run_study(
+    plan: Plan,
+    output: Path,
+    workers: int,
+    executor: Executor = "processes",
+    from_csv: Path | None = None,
+    overwrite: bool = False,
+) -> Outcome:
+    """Run the cells that have no result yet and return all rows.
+
+    Results count when config SHA-256 and method version agree; they are sought in ``output`` and in the table ``from_csv``.
+    A failed cell is a row with its error and does not stop the rest; it is tried again next time. On Ctrl-C the workers are
+    ended, what is finished stays and the outcome says ``interrupted``. UserError when ``output`` is something else, or in
+    use by another study.
+    """
+    _check_output(output)
+    (output / "cells").mkdir(parents=True, exist_ok=True)
+    with _alone(output):
+        write_atomic(output / STUDY_FILE, plan.to_yaml())
+        if overwrite:
+            _forget(plan, output)
+        rows = finished_rows(plan, output)
+        if from_csv is not None:
+            rows = read_csv(from_csv, plan.cells, METHOD_VERSION) | rows
+        missing = [cell for cell in plan.cells if cell.sha256 not in rows]
+        interrupted = False
+        with StudyProgress(len(plan.cells), len(plan.cells) - len(missing)) as progress:
+            cells = _execute([Task.of(cell, output) for cell in missing], workers, executor)
+            try:
+                for row in cells:
+                    rows[row.config_sha256] = row
+                    _note_failure(output, row)
+                    progress.ended(row)
+            except KeyboardInterrupt:
+                interrupted = True
+            finally:
+                cells.close()
+        show_run_files(plan, output)
+    return Outcome(plan, output, rows, interrupted)
+
+
+def finished_rows(plan: Plan, output: Path) -> dict[str, Row]:
+    """Return config SHA-256 -> row of the cells that have finished in ``output`` at this method version."""
+    stored = ((cell.sha256, stored_row(output, cell)) for cell in plan.cells)
+    return {sha: row for sha, row in stored if row is not None}
+
+
+def read_outcome(plan: Plan, output: Path) -> Outcome:
+    """Return the rows of a study that has run, failures and rows from a table included, without running anything."""
+    rows = read_csv(output / "results.csv", plan.cells, METHOD_VERSION) if (output / "results.csv").is_file() else {}
+    failures = {cell.sha256: read_result(_failure_file(output, cell)) for cell in plan.cells}
+    rows = {sha: row for sha, row in failures.items() if row is not None} | rows | finished_rows(plan, output)
+    return Outcome(plan, output, rows)
+
+
+def show_run_files(plan: Plan, output: Path) -> None:
+    """Copy the run files of the study's ``show`` cell to the top of its folder, where that cell has finished."""
+    cell = plan.shown()
+    if cell is None or stored_row(output, cell) is None:
+        return
+    for name in RUN_FILES:
+        source, target = cell_folder(output, cell) / name, output / name
+        if source.is_dir():
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(source, target)
+        elif source.is_file():
+            write_atomic(target, source.read_bytes())
+
+
+def _execute(tasks: list[Task], workers: int, executor: Executor) -> Generator[Row]:
+    if executor == "ray":
+        from mpssl_fed.study.ray_pool import run_on_ray
+
+        return run_on_ray(tasks, workers)
+    from mpssl_fed.study.pool import run_in_processes
+
+    return run_in_processes(tasks, workers)
+
+
+def _check_output(output: Path) -> None:
+    """Refuse a folder that holds something but no study: its files could be taken for the study's, or be overwritten."""
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output {output}: is a file; give a folder")
+    if output.is_dir() and any(output.iterdir()) and not (output / STUDY_FILE).is_file():
+        raise UserError(f"--output {output}: exists and is no study; give another folder or remove it")
+
+
+def _forget(plan: Plan, output: Path) -> None:
+    for cell in plan.cells:
+        shutil.rmtree(cell_folder(output, cell), ignore_errors=True)
+        _failure_file(output, cell).unlink(missing_ok=True)
+        log_file(output, cell).unlink(missing_ok=True)
+
+
+def _failure_file(output: Path, cell: Cell) -> Path:
+    return log_file(output, cell).with_suffix(".failed.json")
+
+
+def _note_failure(output: Path, row: Row) -> None:
+    """Keep a failed row for a later report; forget it once the cell has finished."""
+    file = output / "logs" / f"{row.config_sha256[:12]}.failed.json"
+    if row.finished:
+        file.unlink(missing_ok=True)
+    else:
+        write_result(file, row)
+
+
+@contextmanager
+def _alone(output: Path) -> Iterator[None]:
+    """Hold the study's folder; UserError when another process does. The system lets go of it when this process ends."""
+    with open(output / ".lock", "a", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(f"--output {output}: another study is running there; wait for it or give another folder") from error
+        yield

@@ -1,0 +1,86 @@
+"""Reading a run directory: its rounds, manifest, resolved config and sites; never writing one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mpssl_fed.errors import UserError
+
+Round = dict[str, Any]
+"""One line of metrics.jsonl."""
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """A run directory on disk. Every read raises UserError that names the file when it is missing or damaged."""
+
+    path: Path
+
+    @cached_property
+    def rounds(self) -> list[Round]:
+        """The lines of metrics.jsonl in order; the first is the initial model. A last line cut by a kill is left out."""
+        file = self.path / "metrics.jsonl"
+        try:
+            lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except OSError as error:
+            raise UserError(f"{file}: cannot be read ({error.strerror}); is {self.path} the directory of a run?") from error
+        rounds = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                rounds.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                if number < len(lines):
+                    raise UserError(f"{file}, line {number}: not valid JSON: {error}") from error
+        if not rounds:
+            raise UserError(f"{file}: holds no round yet")
+        return rounds
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The resolved config as written."""
+        return dict(yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8")))
+
+    @property
+    def config_text(self) -> str:
+        """The text of config.yaml."""
+        return (self.path / "config.yaml").read_text(encoding="utf-8")
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """The manifest; empty for a run that did not end."""
+        file = self.path / "manifest.json"
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+
+    @property
+    def sites(self) -> list[Path]:
+        """Folders of simulated sites, by number where they are numbers."""
+        folders = [folder for folder in (self.path / "sites").glob("*") if folder.is_dir()]
+        return sorted(folders, key=lambda folder: (not folder.name.isdigit(), folder.name.zfill(9)))
+
+    def evaluated(self, metric: str) -> list[tuple[int, float]]:
+        """Return (round, value) of the rounds in which ``metric`` was measured."""
+        return [(entry["round"], float(entry[metric])) for entry in self.rounds if entry.get(metric) is not None]
+
+    def timing(self, phase: str) -> float:
+        """Return the seconds of a phase (train, generate, serialise, aggregate) over all rounds."""
+        return sum(float(entry.get("timings", {}).get(phase, 0.0)) for entry in self.rounds)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of all rounds, those before a resume included."""
+        return sum(float(entry.get("seconds") or 0.0) for entry in self.rounds)
+
+    def seconds_to(self, accuracy: float) -> float | None:
+        """Return the seconds of the rounds up to the first with this test accuracy; None if it was never reached."""
+        seconds = 0.0
+        for entry in self.rounds:
+            seconds += float(entry.get("seconds") or 0.0)
+            if entry.get("test_accuracy") is not None and entry["test_accuracy"] >= accuracy:
+                return seconds
+        return None

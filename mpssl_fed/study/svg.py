@@ -1,0 +1,106 @@
+"""One look for all plots, and their way into a page: SVG that follows the page's colours, and the same as PNG."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from html import escape
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mpssl_fed.files import write_atomic
+
+INK, MUTED, GRID = "#1b1b1f", "#6b6b76", "#e1e1e6"
+SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5195", "#8c8c8c")
+"""Okabe and Ito's colours, told apart with any colour vision; marker and line style differ too."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+LINES = ("-", "--", "-.", ":")
+
+PAGE_COLOURS = {INK: "currentColor", MUTED: "var(--muted)", GRID: "var(--grid)"} | {
+    colour: f"var(--series-{number})" for number, colour in enumerate(SERIES, start=1)
+}
+"""Colour in the figure -> colour in the page, which differs between its light and its dark form."""
+
+LOOK: Any = {
+    "font.family": "sans-serif",
+    "font.size": 9.5,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "text.color": INK,
+    "legend.frameon": False,
+    "legend.labelcolor": INK,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4,
+    "svg.fonttype": "none",
+}
+
+
+def style(index: int) -> dict[str, Any]:
+    """Return colour, marker and line style of the series with this index."""
+    return {
+        "color": SERIES[index % len(SERIES)],
+        "marker": MARKERS[index % len(MARKERS)],
+        "linestyle": LINES[index % len(LINES)],
+    }
+
+
+@contextmanager
+def figure(name: str, width: float, height: float) -> Iterator[Figure]:
+    """Give an empty figure in the house's look; ids inside its SVG depend on ``name`` and the content alone."""
+    with mpl.rc_context({**LOOK, "svg.hashsalt": name}):
+        yield Figure(figsize=(width, height), layout="constrained")
+
+
+def plain_grid(axes: Axes, axis: Literal["x", "y"]) -> None:
+    """Keep grid lines across one axis alone."""
+    axes.grid(False)
+    axes.grid(True, axis=axis)
+
+
+def save(drawn: Figure, folder: Path, name: str, words: str) -> str:
+    """Write ``folder/name.svg`` and ``.png`` and return the SVG for a page, with ``words`` as its text alternative.
+
+    To be called inside :func:`figure`.
+    """
+    png, svg = io.BytesIO(), io.StringIO()
+    drawn.savefig(png, format="png", dpi=150, facecolor="white", metadata={"Software": None})
+    drawn.savefig(svg, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    write_atomic(folder / f"{name}.png", png.getvalue())
+    write_atomic(folder / f"{name}.svg", svg.getvalue())
+    return inline(svg.getvalue(), name, words)
+
+
+def inline(svg: str, name: str, words: str) -> str:
+    """Return an SVG file as an element of a page: no prolog, ids that are the plot's own, the page's colours."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = re.sub(r"url\(#", f"url(#{name}-", svg)
+    svg = re.sub(r'href="#', f'href="#{name}-', svg)
+    for colour, replacement in PAGE_COLOURS.items():
+        svg = svg.replace(colour, replacement)
+    width = float(re.search(r'width="([\d.]+)pt"', svg)[1])  # type: ignore[index]
+    head = f'<svg role="img" aria-label="{escape(words, quote=True)}" style="width:{width:g}pt"'
+    svg = re.sub(r'\s(width|height)="[\d.]+pt"', "", svg, count=2)
+    return svg.replace("<svg", head, 1)

@@ -1,0 +1,179 @@
+"""Tables as plain values, and their forms: HTML takes them as they are, Markdown and the terminal are written here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.table import Table as RichTable
+
+from mpssl_fed.study.analysis import Arm, Cost
+from mpssl_fed.study.keys import show_value
+from mpssl_fed.study.progress import duration
+from mpssl_fed.study.results import Row, column_names
+from mpssl_fed.study.run import Outcome
+from mpssl_fed.study.statistics import Estimate
+
+METRICS = {"accuracy": "accuracy (%)", "best": "best accuracy (%)", "loss": "loss"}
+NOTHING = "–"
+
+
+@dataclass(frozen=True)
+class TableCell:
+    """Text with a class of the style sheet and an address, if any."""
+
+    text: str
+    style: str = ""
+    link: str = ""
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """The cells of a line by column."""
+
+    cells: tuple[tuple[str, TableCell], ...]
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns, which of them are numbers, and lines."""
+
+    columns: tuple[str, ...]
+    numeric: frozenset[str]
+    rows: tuple[TableRow, ...]
+
+
+def make_table(columns: Sequence[str], lines: Sequence[Sequence[str | TableCell]], words: Sequence[str] = ()) -> Table:
+    """Return a table whose columns hold numbers, but for those in ``words``."""
+    rows = [
+        TableRow(
+            tuple((c, cell if isinstance(cell, TableCell) else TableCell(cell)) for c, cell in zip(columns, line, strict=True))
+        )
+        for line in lines
+    ]
+    return Table(tuple(columns), frozenset(columns) - set(words), tuple(rows))
+
+
+def comparison_table(outcome: Outcome, arms: Sequence[Arm]) -> Table:
+    """Return one line a arm: mean with its 95 % interval, n, paired difference from the baseline, corrected p, verdict."""
+    keys, metric = outcome.plan.keys, outcome.plan.study.metric
+    names = column_names(keys)
+    lines = []
+    for arm in arms:
+        settings = [show_value(arm.settings[key]) for key in keys]
+        lines.append([*settings, _estimate(arm.mean, metric), str(arm.mean.n if arm.mean else 0), *_difference(arm, metric)])
+    columns = [*names, METRICS[metric], "n", "difference, paired", "p", "p, corrected", "verdict"]
+    table = make_table(columns, lines, [*names, "verdict"])
+    kinds = ["baseline" if arm.is_baseline else "" for arm in arms]
+    rows = tuple(TableRow(row.cells, kind) for row, kind in zip(table.rows, kinds, strict=True))
+    return Table(table.columns, table.numeric, rows)
+
+
+def cost_table(costs: Sequence[Cost], target: float | None) -> Table:
+    """Return what each arm costs a local step and as a whole."""
+    columns = ["arm", "ms a step", "of it generating", "CPU ms a step", "generator images a step", "peak memory (MB)", "s a run"]
+    lines = [
+        [
+            cost.label,
+            _number(cost.step_ms),
+            _number(cost.generate_ms),
+            _number(cost.cpu_ms),
+            _number(cost.passes_per_step),
+            _number(cost.peak_memory_mb, 0),
+            _number(cost.seconds),
+        ]
+        for cost in costs
+    ]
+    if target is not None:
+        columns.append(f"s to {100 * target:g} %")
+        for line, cost in zip(lines, costs, strict=True):
+            line.append(f"{_number(cost.seconds_to_target)} ({cost.reached} of {cost.n})")
+    return make_table(columns, lines, ["arm"])
+
+
+def cells_table(outcome: Outcome) -> Table:
+    """Return one line a cell, with a link to its own report where it was run here."""
+    names = column_names(outcome.plan.keys)
+    lines: list[list[str | TableCell]] = []
+    for row in outcome.ordered:
+        folder = outcome.folder(row)
+        here = (folder / "report.html").is_file()
+        link = TableCell(folder.name, link=f"cells/{folder.name}/report.html") if here else TableCell(row.config_sha256[:12])
+        settings = [show_value(row.settings[key]) for key in outcome.plan.keys]
+        measured = [_percent(row.accuracy), _percent(row.best), _number(row.loss, 3), _number(row.seconds)]
+        lines.append([link, *settings, str(row.seed), row.status, *measured])
+    columns = ["cell", *names, "seed", "status", METRICS["accuracy"], METRICS["best"], METRICS["loss"], "s"]
+    return make_table(columns, lines, ["cell", "status", *names])
+
+
+def failures_table(failed: Sequence[Row], outcome: Outcome) -> Table:
+    """Return what went wrong in which cell."""
+    names = column_names(outcome.plan.keys)
+    lines = [
+        [*[show_value(row.settings[key]) for key in outcome.plan.keys], str(row.seed), TableCell(row.error or "", "text")]
+        for row in failed
+    ]
+    return make_table([*names, "seed", "what went wrong"], lines, [*names, "what went wrong"])
+
+
+def to_markdown(table: Table) -> str:
+    """Return the table as GitHub's Markdown."""
+    head = "| " + " | ".join(table.columns) + " |"
+    rule = "|" + "|".join("---:" if column in table.numeric else "---" for column in table.columns) + "|"
+    lines = ["| " + " | ".join(cell.text.replace("|", "\\|") for _, cell in row.cells) + " |" for row in table.rows]
+    return "\n".join([head, rule, *lines]) + "\n"
+
+
+def to_terminal(table: Table, title: str = "") -> RichTable:
+    """Return the table for a terminal."""
+    colour = {"better": "green", "worse": "red"}
+    rich = RichTable(title=title or None, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    for column in table.columns:
+        rich.add_column(column, justify="right" if column in table.numeric else "left")
+    for row in table.rows:
+        cells = [f"[{colour[cell.style]}]{cell.text}[/]" if cell.style in colour else cell.text for _, cell in row.cells]
+        rich.add_row(*cells, style="dim" if row.kind == "baseline" else None)
+    return rich
+
+
+def seconds_words(seconds: float) -> str:
+    """Return seconds in words, with a decimal below ten."""
+    return f"{seconds:.1f} s" if seconds < 10 else duration(seconds)
+
+
+def _estimate(value: Estimate | None, metric: str, sign: str = "") -> str:
+    if value is None:
+        return NOTHING
+    scale, digits = (1, 3) if metric == "loss" else (100, 1)
+    half = f" ± {scale * value.half:.{digits}f}" if value.half is not None else ""
+    return f"{scale * value.mean:{sign}.{digits}f}{half}"
+
+
+def _difference(arm: Arm, metric: str) -> list[str | TableCell]:
+    if arm.is_baseline:
+        return ["", "", "", TableCell("baseline")]
+    if arm.comparison is None:
+        return [NOTHING, NOTHING, NOTHING, TableCell("no baseline to compare with")]
+    comparison = arm.comparison
+    verdict = comparison.verdict
+    return [
+        _estimate(comparison.difference, metric, "+"),
+        _p(comparison.p),
+        _p(comparison.p_holm),
+        TableCell(verdict, verdict if verdict in ("better", "worse") else ""),
+    ]
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return NOTHING
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _percent(value: float | None) -> str:
+    return NOTHING if value is None else f"{100 * value:.1f}"
+
+
+def _number(value: float | None, digits: int = 1) -> str:
+    return NOTHING if value is None else f"{value:.{digits}f}"
