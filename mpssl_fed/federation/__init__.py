@@ -1,0 +1,7 @@
+"""Sites, messages, strategies and the round loop, on Flower's Message API."""
+
+from __future__ import annotations
+
+from mpssl_fed.federation import environment
+
+environment.apply()

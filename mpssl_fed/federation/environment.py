@@ -1,0 +1,24 @@
+"""Switches that keep Flower and Ray from phoning home or installing packages; read by them when they are imported."""
+
+from __future__ import annotations
+
+import os
+
+SWITCHES: dict[str, str] = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+"""Variable -> value. A variable that the user has set is left alone."""
+
+
+def apply() -> None:
+    """Set each switch in this process, hence in its children; must run before ``import flwr``."""
+    for name, value in SWITCHES.items():
+        os.environ.setdefault(name, value)
+
+
+def export_lines() -> str:
+    """Return shell lines that set the switches: ``eval "$(mpssl-fed doctor --env)"``."""
+    return "\n".join(f"export {name}={value}" for name, value in SWITCHES.items())

@@ -1,0 +1,39 @@
+"""The classifier on the server's held-out test set."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from mpssl_fed.config import Config
+from mpssl_fed.data.datasets import Images
+from mpssl_fed.federation import parts
+from mpssl_fed.models import Classifier
+from mpssl_fed.seeds import torch_rng
+
+BATCH = 500
+
+
+def test_images(config: Config) -> Images:
+    """Return the test set, or with ``data.test_limit`` the first so many of it in seeded random order."""
+    images, limit = parts.dataset(config).test, config.data.test_limit
+    if limit is None or limit >= len(images):
+        return images
+    return images.take(torch.randperm(len(images), generator=torch_rng(config.seed, "test"))[:limit])
+
+
+def evaluate(classifier: Classifier, images: Images) -> tuple[float, float]:
+    """Return (accuracy in 0..1, mean cross-entropy) of ``classifier`` on ``images``, in eval mode on its own device."""
+    where = next(classifier.parameters()).device
+    was_training = classifier.training
+    classifier.eval()
+    correct, loss = 0, 0.0
+    with torch.no_grad():
+        for first in range(0, len(images), BATCH):
+            rows = torch.arange(first, min(first + BATCH, len(images)))
+            batch = images.take(rows)
+            logits = classifier(batch.floats(where)).float().cpu()
+            correct += int((logits.argmax(1) == batch.y).sum())
+            loss += float(F.cross_entropy(logits, batch.y, reduction="sum"))
+    classifier.train(was_training)
+    return correct / len(images), loss / len(images)

@@ -1,0 +1,45 @@
+"""What a run was made of and with: versions, seed, hardware, time."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+from mpssl_fed.config import PROTOCOL_VERSION, Config
+
+PACKAGES = ("mpssl-fed", "torch", "torchvision", "flwr", "ray", "opacus", "numpy", "safetensors", "pytorch-pretrained-biggan")
+
+
+def now() -> str:
+    """Return the time in UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def versions() -> dict[str, str]:
+    """Return the version of Python and of each installed package that a run depends on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def facts(config: Config) -> dict[str, Any]:
+    """Return what is known of a run when it starts."""
+    return {
+        "created": now(),
+        "seed": config.seed,
+        "config_sha256": config.sha256(),
+        "protocol": PROTOCOL_VERSION,
+        "backend": config.federation.backend,
+        "threads": config.runtime.threads,
+        "platform": platform.platform(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "versions": versions(),
+    }

@@ -1,0 +1,151 @@
+"""The typed messages between server and site, and their form on the wire (Flower RecordDicts)."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from torch import Tensor
+
+from mpssl_fed.config import PROTOCOL_VERSION, Config, from_json
+from mpssl_fed.errors import UserError
+from mpssl_fed.federation.refusal import Refusal
+from mpssl_fed.federation.weights import Weights, from_record, to_record
+
+ARRAYS, CONFIG, METRICS, SITE = "arrays", "config", "metrics", "site"
+
+EXAMPLES = "num-examples"
+REPLY_METRICS = (EXAMPLES, "loss", "supervised", "unsupervised", "meta", "gap", "train_s", "generate_s", "serialise_s")
+"""The only scalars a reply carries; others that the learner returns stay at the site."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The config of a run as it travels: canonical JSON and its SHA-256. Made once a run, not once a message."""
+
+    run_id: str
+    config_json: str
+    sha256: str
+
+    @staticmethod
+    def of(run_id: str, config: Config) -> Plan:
+        """Return the plan of ``config`` for the run ``run_id``."""
+        text = config.canonical_json()
+        return Plan(run_id, text, hashlib.sha256(text.encode()).hexdigest())
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """Train one round from the global ``weights``: what the server asks of a site."""
+
+    plan: Plan
+    round: int
+    weights: ArrayRecord
+
+    def to_record(self) -> RecordDict:
+        """Return the content of the Flower message: one ArrayRecord, one ConfigRecord of scalars."""
+        header = ConfigRecord(
+            {
+                "protocol": PROTOCOL_VERSION,
+                "run-id": self.plan.run_id,
+                "round": self.round,
+                "config": self.plan.config_json,
+                "sha256": self.plan.sha256,
+            }
+        )
+        return RecordDict({ARRAYS: self.weights, CONFIG: header})
+
+    @staticmethod
+    def from_record(record: RecordDict) -> TrainRequest:
+        """Return the request in ``record``; Refusal for another protocol, a missing key or a hash that does not fit."""
+        header = _only(record, CONFIG, ConfigRecord)
+        arrays = _only(record, ARRAYS, ArrayRecord)
+        if header.get("protocol") != PROTOCOL_VERSION:
+            raise Refusal("protocol")
+        text, sha256 = _scalar(header, "config", str), _scalar(header, "sha256", str)
+        if hashlib.sha256(text.encode()).hexdigest() != sha256:
+            raise Refusal("config")
+        return TrainRequest(Plan(_scalar(header, "run-id", str), text, sha256), _scalar(header, "round", int), arrays)
+
+    def config(self) -> Config:
+        """Return the config that the message carries; Refusal when this version does not accept it."""
+        try:
+            return _parsed(self.plan.config_json)
+        except (UserError, ValueError) as error:
+            raise Refusal("config") from error
+
+
+@dataclass(frozen=True)
+class TrainReply:
+    """What a site releases after a round: its classifier weights and a few scalars."""
+
+    weights: Weights
+    metrics: dict[str, float]
+
+    @property
+    def examples(self) -> float:
+        """The site's weight in the average: its labelled images, or the declared public size under DP."""
+        return self.metrics[EXAMPLES]
+
+    def to_record(self) -> RecordDict:
+        """Return the content of the Flower reply: one ArrayRecord and one MetricRecord."""
+        return RecordDict({ARRAYS: to_record(self.weights), METRICS: MetricRecord(dict(self.metrics))})
+
+    @staticmethod
+    def from_record(record: RecordDict, like: Mapping[str, Tensor]) -> TrainReply:
+        """Return the reply in ``record``; Refusal unless its arrays are finite and shaped like ``like``."""
+        metrics = _only(record, METRICS, MetricRecord)
+        weights = from_record(_only(record, ARRAYS, ArrayRecord), like)
+        known = {key: float(value) for key, value in metrics.items() if key in REPLY_METRICS and not isinstance(value, list)}
+        if not all(map(math.isfinite, known.values())):
+            raise Refusal("non-finite")
+        if known.get(EXAMPLES, 0.0) <= 0:
+            raise Refusal("size")
+        return TrainReply(weights, known)
+
+
+@dataclass(frozen=True)
+class SiteCard:
+    """Who answers at a node: the site's number, and how many nodes a simulation has (0: a deployment)."""
+
+    partition: int
+    partitions: int
+
+    def to_record(self) -> RecordDict:
+        """Return the content of the reply to a query."""
+        return RecordDict({SITE: ConfigRecord({"partition-id": self.partition, "num-partitions": self.partitions})})
+
+    @staticmethod
+    def from_record(record: RecordDict) -> SiteCard:
+        """Return the card in ``record``; Refusal when it is not one."""
+        card = _only(record, SITE, ConfigRecord)
+        return SiteCard(_scalar(card, "partition-id", int), _scalar(card, "num-partitions", int))
+
+
+def query() -> RecordDict:
+    """Return the content of the message that asks a node for its SiteCard."""
+    return RecordDict({CONFIG: ConfigRecord({"protocol": PROTOCOL_VERSION})})
+
+
+@lru_cache(maxsize=4)
+def _parsed(config_json: str) -> Config:
+    return from_json(config_json)
+
+
+def _only(record: RecordDict, key: str, kind: type[Any]) -> Any:
+    part = record.get(key)
+    if not isinstance(part, kind):
+        raise Refusal("malformed")
+    return part
+
+
+def _scalar(record: Mapping[str, Any], key: str, kind: type[Any]) -> Any:
+    value = record.get(key)
+    if type(value) is not kind:
+        raise Refusal("malformed")
+    return value

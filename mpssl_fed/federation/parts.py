@@ -1,0 +1,126 @@
+"""What a process loads once and uses for every message: data set, generator, classifier. Never anything that a site learnt."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from mpssl_fed.config import Config, from_json
+from mpssl_fed.data.datasets import Dataset, Images, load_dataset
+from mpssl_fed.data.partition import choose_labelled, partition
+from mpssl_fed.generators.base import Generator, load_generator
+from mpssl_fed.method import needs_generator
+from mpssl_fed.models import Classifier, build_classifier
+
+
+def device(config: Config) -> torch.device:
+    """Return the device of ``runtime.device``; auto: cuda, else mps, else cpu."""
+    name = config.runtime.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    return torch.device(name)
+
+
+def dataset(config: Config) -> Dataset:
+    """Return the data set of ``config.data``."""
+    data = config.data
+    return _dataset(data.name, data.root, data.size, data.download, data.subjects)
+
+
+def generator(config: Config) -> Generator | None:
+    """Return the frozen generator, or None where nothing in the run draws from it."""
+    if not needs_generator(config) and config.warm_start.part == "none":
+        return None
+    section = config.generator
+    return _generator(section.name, section.path, section.truncation, str(device(config)))
+
+
+def classifier(config: Config) -> Classifier:
+    """Return a classifier of the run on the run's device, with its seeded initial weights.
+
+    It is the process's only one: whoever gets it sets every weight that is shared; the others never change.
+    """
+    return _classifier(*_architecture(config), str(device(config)))
+
+
+def initial_classifier(config: Config) -> Classifier:
+    """Return a new classifier with the run's seeded initial weights, apart from the process's one."""
+    return build_classifier(*_architecture(config)).to(device(config))
+
+
+def _architecture(config: Config) -> tuple[Any, ...]:
+    """Return the arguments of ``build_classifier``, in its order."""
+    data, model = dataset(config), config.model
+    share_frozen = config.warm_start.part in ("body", "both")
+    shape = (model.name, data.classes, data.channels, data.size)
+    return (*shape, model.norm, model.trainable, share_frozen, model.pretrained, config.seed)
+
+
+def shares(config: Config) -> tuple[np.ndarray, ...]:
+    """Return, for each site of a simulation, the indices of its labelled images in ``dataset(config).train``."""
+    return _split(config)[0]
+
+
+def labelled(config: Config, site: int) -> Images:
+    """Return the labelled images of a simulated site."""
+    return dataset(config).train.take(shares(config)[site])
+
+
+def unlabeled(config: Config, site: int) -> Images | None:
+    """Return a simulated site's real unlabeled images for ``ssl-real``, None for every other source."""
+    if config.method.source != "real":
+        return None
+    mine = _split(config)[1][site]
+    return dataset(config).train.take(mine[: config.data.unlabeled])
+
+
+def label_counts(config: Config) -> dict[str, Any]:
+    """Return ``{"classes": [...], "sites": {"0": [images of each class], ...}}`` of a simulation."""
+    data = dataset(config)
+    y = data.train.y.numpy()
+    counts = {str(site): np.bincount(y[mine], minlength=len(data.classes)).tolist() for site, mine in enumerate(shares(config))}
+    return {"classes": list(data.classes), "sites": counts}
+
+
+def _split(config: Config) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
+    return _cached_split(config.canonical_json())
+
+
+@lru_cache(maxsize=4)
+def _cached_split(config_json: str) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
+    config = from_json(config_json)
+    data, sites = config.data, config.federation.sites
+    y = dataset(config).train.y.numpy()
+    per_class = data.labels_per_class
+    if per_class is not None and data.labels_over == "site":
+        per_class *= sites
+    chosen = choose_labelled(y, per_class, data.label_fraction, config.seed)
+    mine = _deal(config, y, chosen)
+    rest = _deal(config, y, np.setdiff1d(np.arange(len(y)), chosen)) if config.method.source == "real" else ()
+    return mine, rest
+
+
+def _deal(config: Config, y: np.ndarray, pool: np.ndarray) -> tuple[np.ndarray, ...]:
+    section = config.data.partition
+    options = section.model_dump(exclude={"name", "options"}, exclude_none=True) | section.options
+    parts = partition(y[pool], config.federation.sites, section.name, config.seed, **options)
+    return tuple(pool[part] for part in parts)
+
+
+@lru_cache(maxsize=4)
+def _dataset(name: str, root: str | None, size: int | None, download: bool, subjects: str | None) -> Dataset:
+    return load_dataset(name, root, size=size, download=download, subjects=subjects)
+
+
+@lru_cache(maxsize=2)
+def _generator(name: str, path: str | None, truncation: float, where: str) -> Generator:
+    return load_generator(name, path, truncation, where)
+
+
+@lru_cache(maxsize=2)
+def _classifier(*architecture_and_device: Any) -> Classifier:
+    *architecture, where = architecture_and_device
+    return build_classifier(*architecture).to(where)

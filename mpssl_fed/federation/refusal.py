@@ -1,0 +1,53 @@
+"""Why a message is not answered, as a code without data: nothing private may ride on an error."""
+
+from __future__ import annotations
+
+from flwr.app import Error
+
+CODES: dict[str, int] = {
+    "site-failed": 101,
+    "malformed": 102,
+    "protocol": 103,
+    "config": 104,
+    "misshapen": 105,
+    "non-finite": 106,
+    "round-lost": 107,
+    "no-site": 108,
+    "policy": 109,
+    "budget": 110,
+    "size": 111,
+}
+"""Code -> number in a Flower ``Error``. 101: the site raised; its own log says what. 107: the site no longer has the
+latents from before that round. 108: the node holds no site. 109, 110: the site's policy or privacy budget says no.
+111: a number of examples that is not a positive number."""
+
+FLOWER_CODES: dict[int, str] = {
+    0: "unknown",
+    1: "app-not-loaded",
+    2: "app-raised",
+    3: "message-unavailable",
+    4: "reply-unavailable",
+    5: "node-unavailable",
+    6: "mod-failed",
+    7: "invalid-bundle",
+    8: "app-crashed",
+}
+
+
+class Refusal(Exception):
+    """A message or a reply is not taken; ``code`` is one of CODES."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+def to_error(code: str) -> Error:
+    """Return the Flower error that carries ``code`` and nothing else."""
+    return Error(code=CODES[code], reason=code)
+
+
+def code_of(error: Error) -> str:
+    """Return the code of an error reply, ours or Flower's; the free text of ``reason`` is never read."""
+    ours = {number: code for code, number in CODES.items()}
+    return ours.get(error.code) or FLOWER_CODES.get(error.code, "unknown")

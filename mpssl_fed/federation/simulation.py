@@ -1,0 +1,114 @@
+"""One run of simulated sites, start to finish, on either engine."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+
+from mpssl_fed.config import Config
+from mpssl_fed.errors import UserError
+from mpssl_fed.federation import inprocess, parts
+from mpssl_fed.federation.progress import Progress
+from mpssl_fed.federation.run_directory import RunDirectory
+from mpssl_fed.federation.samples import write_labels, write_samples
+from mpssl_fed.federation.server import Job, serve
+from mpssl_fed.federation.site import build_site_learner, check_privacy
+from mpssl_fed.federation.strategy import STRATEGIES
+
+AppFactory = Callable[[], ClientApp]
+"""An importable function that returns the ClientApp: it is called in each worker process."""
+
+
+def preflight(config: Config) -> None:
+    """Raise UserError now for whatever would make the sites fail later: names, files, shares, privacy."""
+    STRATEGIES[config.federation.strategy.name]
+    parts.dataset(config)
+    empty = [site for site, share in enumerate(parts.shares(config)) if not len(share)]
+    if empty:
+        raise UserError(
+            f"sites {empty[:8]} hold no labelled image with data.partition={config.data.partition.name}; "
+            "lower federation.sites, raise data.labels_per_class or set data.partition.min_per_site=1"
+        )
+    check_privacy(config)
+    build_site_learner(config, 0)
+
+
+def simulate(run: RunDirectory, client_app: AppFactory, progress: Progress) -> None:
+    """Run, or continue, ``run`` on the backend of its config and write everything a run directory holds.
+
+    Raises UserError for bad input before any site trains. KeyboardInterrupt passes through with the last round's
+    checkpoint on disk.
+    """
+    torch.set_num_threads(run.config.runtime.threads)
+    preflight(run.config)
+    write_labels(run)
+    job = Job(run, progress, expected_sites=run.config.federation.sites)
+    {"inprocess": _inprocess, "ray": _ray}[run.config.federation.backend](job, client_app)
+    write_samples(run)
+
+
+def _server_app(job: Job) -> ServerApp:
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:  # noqa: ARG001
+        serve(grid, job)
+
+    return app
+
+
+def _inprocess(job: Job, client_app: AppFactory) -> None:
+    sites = job.run.config.federation.sites
+    folder = str(job.run.sites.absolute())
+    nodes = [{"partition-id": site, "num-partitions": sites, "state-dir": folder} for site in range(sites)]
+    inprocess.run(_server_app(job), client_app(), nodes)
+
+
+def _ray(job: Job, client_app: AppFactory) -> None:
+    if importlib.util.find_spec("ray") is None:
+        raise UserError("federation.backend=ray: Ray is not installed; pip install 'mpssl-fed[ray]', or use backend inprocess")
+    from flwr.simulation.run_simulation import run_simulation
+
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    config = job.run.config
+    device = parts.device(config)
+    workers = min(os.cpu_count() or 1, config.federation.sites)
+    resources = {"num_cpus": 1, "num_gpus": 1 / workers if device.type == "cuda" else 0.0}
+    before = os.environ.get("PYTHONPATH")
+    try:
+        run_simulation(
+            server_app=_server_app(job),
+            client_app=_with_state(client_app, job.run.sites.absolute()),
+            num_supernodes=config.federation.sites,
+            backend_config={
+                "client_resources": resources,
+                "init_args": {"include_dashboard": False, "num_cpus": workers, "log_to_driver": True},
+            },
+        )
+    finally:
+        job.stop.set()
+        if before is None:
+            os.environ.pop("PYTHONPATH", None)
+        else:
+            os.environ["PYTHONPATH"] = before
+
+
+def _with_state(client_app: AppFactory, folder: Path) -> ClientApp:
+    """Return the same app for Ray's workers, whose node config has no room for the folder of the sites' state."""
+    app = ClientApp()
+
+    def call(message: Message, context: Context) -> Message:
+        context.node_config["state-dir"] = str(folder)
+        return client_app()(message, context)
+
+    app.train()(call)
+    app.query()(call)
+    return app

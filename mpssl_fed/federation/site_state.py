@@ -1,0 +1,119 @@
+"""What lives at a site between rounds: latents before and after a round, and the update it released."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from mpssl_fed.federation.messages import TrainReply
+from mpssl_fed.federation.refusal import Refusal
+from mpssl_fed.files import write_atomic
+
+State = dict[str, Tensor]
+KEPT = 2
+"""Rounds kept: the server may ask for its last round again after a crash, and for the one before if it lost a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One trained round: (run, round, hash of the global weights) -> latents before and after, and the reply."""
+
+    run_id: str
+    round: int
+    weights_sha256: str
+    before: State
+    after: State
+    reply: TrainReply
+
+
+class SiteState:
+    """The entries of one site, one safetensors file a round, written whole or not at all; 0600."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def rounds(self, run_id: str) -> list[int]:
+        """Return the rounds of ``run_id`` that are stored, ascending."""
+        pattern = re.compile(rf"{re.escape(_stem(run_id))}-(\d+)\.safetensors")
+        if not self.folder.is_dir():
+            return []
+        return sorted(int(match[1]) for file in self.folder.iterdir() if (match := pattern.fullmatch(file.name)))
+
+    def stored_reply(self, run_id: str, number: int, weights_sha256: str) -> TrainReply | None:
+        """Return the reply already given to this very message, unaltered; None if there was none."""
+        path = self._path(run_id, number)
+        if not path.is_file():
+            return None
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata()
+            if header["run"] != run_id or header["weights_sha256"] != weights_sha256:
+                return None
+            weights = {key.removeprefix("update/"): file.get_tensor(key) for key in file.keys() if key.startswith("update/")}  # noqa: SIM118
+        return TrainReply(weights, json.loads(header["metrics"]))
+
+    def before(self, run_id: str, number: int) -> State | None:
+        """Return the latents to start round ``number`` from; None for a site that never trained in this run.
+
+        Refusal ``round-lost`` where only later rounds are left: their latents have seen what came after.
+        """
+        stored = self.rounds(run_id)
+        if number in stored:
+            return self._part(run_id, number, "before/")
+        earlier = [r for r in stored if r < number]
+        if earlier:
+            return self._part(run_id, earlier[-1], "after/")
+        if stored:
+            raise Refusal("round-lost")
+        return None
+
+    def latest(self, run_id: str) -> State | None:
+        """Return the latents after the last round trained; None for a site that never trained."""
+        stored = self.rounds(run_id)
+        return self._part(run_id, stored[-1], "after/") if stored else None
+
+    def save(self, entry: Entry) -> None:
+        """Store ``entry``; then drop later rounds (they followed from what it replaces) and all but the last two."""
+        parts = {"before/": entry.before, "after/": entry.after, "update/": entry.reply.weights}
+        tensors = {prefix + key: _plain(value) for prefix, part in parts.items() for key, value in part.items()}
+        header = {
+            "run": entry.run_id,
+            "round": str(entry.round),
+            "weights_sha256": entry.weights_sha256,
+            "metrics": json.dumps(entry.reply.metrics),
+        }
+        write_atomic(self._path(entry.run_id, entry.round), safetensors.torch.save(tensors, header), mode=0o600)
+        stored = self.rounds(entry.run_id)
+        kept = [r for r in stored if r <= entry.round][-KEPT:]
+        for number in set(stored) - set(kept):
+            self._path(entry.run_id, number).unlink()
+
+    def _part(self, run_id: str, number: int, prefix: str) -> State:
+        with safe_open(self._path(run_id, number), framework="pt") as file:
+            return {key.removeprefix(prefix): file.get_tensor(key) for key in file.keys() if key.startswith(prefix)}  # noqa: SIM118
+
+    def _path(self, run_id: str, number: int) -> Path:
+        return self.folder / f"{_stem(run_id)}-{number:06d}.safetensors"
+
+
+def _stem(run_id: str) -> str:
+    """Return the part of a file name that stands for a run; a run id is text from outside."""
+    if not re.fullmatch(r"[A-Za-z0-9_.]{1,64}", run_id) or run_id.startswith("."):
+        raise Refusal("malformed")
+    return run_id
+
+
+def snapshot(state: Mapping[str, Tensor]) -> State:
+    """Return CPU copies of ``state`` that later training cannot change."""
+    return {key: _plain(value).clone() for key, value in state.items()}
+
+
+def _plain(value: Tensor) -> Tensor:
+    return value.detach().to("cpu", memory_format=torch.contiguous_format).contiguous()

@@ -1,0 +1,60 @@
+"""Classifier weights on the wire: float32 arrays by name, checked before use, named by their hash."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord
+from torch import Tensor
+
+from mpssl_fed.federation.refusal import Refusal
+
+Weights = dict[str, Tensor]
+"""What is federated: float32 CPU tensors by their name in the classifier (``Classifier.shared_state``)."""
+
+NUMPY_STYPE = "numpy.ndarray"
+
+
+def to_record(weights: Mapping[str, Tensor]) -> ArrayRecord:
+    """Return ``weights`` as a Flower record, float32, in sorted order of names."""
+    return ArrayRecord({key: Array(weights[key].detach().to("cpu", torch.float32).numpy()) for key in sorted(weights)})
+
+
+def from_record(record: ArrayRecord, like: Mapping[str, Tensor]) -> Weights:
+    """Return the tensors of ``record``; Refusal unless names, shapes and dtype are those of ``like`` and all are finite.
+
+    The declared shape and size are compared before a byte is parsed, so a reply cannot make the receiver allocate more.
+    """
+    if record.keys() != like.keys():
+        raise Refusal("misshapen")
+    weights: Weights = {}
+    for key, want in like.items():
+        array = record[key]
+        header_and_data = 4 * want.numel() + 1024
+        if array.stype != NUMPY_STYPE or array.dtype != "float32" or tuple(array.shape) != tuple(want.shape):
+            raise Refusal("misshapen")
+        if len(array.data) > header_and_data:
+            raise Refusal("misshapen")
+        try:
+            values = array.numpy()
+        except ValueError as error:
+            raise Refusal("malformed") from error
+        if values.dtype != np.float32 or values.shape != tuple(want.shape):
+            raise Refusal("misshapen")
+        if not np.isfinite(values).all():
+            raise Refusal("non-finite")
+        weights[key] = torch.from_numpy(np.ascontiguousarray(values))
+    return weights
+
+
+def digest(weights: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 (64 hex digits) of names, shapes and bytes; equal for equal weights, whatever their order."""
+    total = hashlib.sha256()
+    for key in sorted(weights):
+        values = np.ascontiguousarray(weights[key].detach().to("cpu", torch.float32).numpy())
+        total.update(f"{len(key)}:{key}{values.shape}".encode())
+        total.update(values.tobytes())
+    return total.hexdigest()
