@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from flwr.serverapp import Grid, ServerApp
 from mpssl_fed.config import Config
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation import inprocess, parts
+from mpssl_fed.federation.collect import Stopped
 from mpssl_fed.federation.progress import Progress
 from mpssl_fed.federation.run_directory import RunDirectory
 from mpssl_fed.federation.samples import write_labels, write_samples
@@ -51,8 +53,21 @@ def simulate(run: RunDirectory, client_app: AppFactory, progress: Progress) -> N
     preflight(run.config)
     write_labels(run)
     job = Job(run, progress, expected_sites=run.config.federation.sites)
-    {"inprocess": _inprocess, "ray": _ray}[run.config.federation.backend](job, client_app)
+    with _quiet_flower():
+        {"inprocess": _inprocess, "ray": _ray}[run.config.federation.backend](job, client_app)
     write_samples(run)
+
+
+@contextmanager
+def _quiet_flower() -> Iterator[None]:
+    """Keep Flower's chatter (a line a round, notices of deprecation) out of the progress; its errors still show."""
+    logger = logging.getLogger("flwr")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _server_app(job: Job) -> ServerApp:
@@ -60,7 +75,8 @@ def _server_app(job: Job) -> ServerApp:
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:  # noqa: ARG001
-        serve(grid, job)
+        with suppress(Stopped):
+            serve(grid, job)
 
     return app
 
@@ -77,7 +93,6 @@ def _ray(job: Job, client_app: AppFactory) -> None:
         raise UserError("federation.backend=ray: Ray is not installed; pip install 'mpssl-fed[ray]', or use backend inprocess")
     from flwr.simulation.run_simulation import run_simulation
 
-    logging.getLogger("flwr").setLevel(logging.ERROR)
     config = job.run.config
     device = parts.device(config)
     workers = min(os.cpu_count() or 1, config.federation.sites)
@@ -90,7 +105,7 @@ def _ray(job: Job, client_app: AppFactory) -> None:
             num_supernodes=config.federation.sites,
             backend_config={
                 "client_resources": resources,
-                "init_args": {"include_dashboard": False, "num_cpus": workers, "log_to_driver": True},
+                "init_args": {"include_dashboard": False, "num_cpus": workers, "logging_level": logging.ERROR, "log_to_driver": True},
             },
         )
     finally:

@@ -127,7 +127,7 @@ class Aggregator:
 
 
 def _record(arrays: dict[str, Any]) -> ArrayRecord:
-    return ArrayRecord({key: Array(np.ascontiguousarray(value)) for key, value in arrays.items()})
+    return ArrayRecord({key: Array(np.array(value, order="C")) for key, value in arrays.items()})
 
 
 def _message(arrays: dict[str, Any], size: float) -> Message:

@@ -46,7 +46,7 @@ def from_record(record: ArrayRecord, like: Mapping[str, Tensor]) -> Weights:
             raise Refusal("misshapen")
         if not np.isfinite(values).all():
             raise Refusal("non-finite")
-        weights[key] = torch.from_numpy(np.ascontiguousarray(values))
+        weights[key] = torch.from_numpy(np.array(values, order="C"))
     return weights
 
 
@@ -54,7 +54,7 @@ def digest(weights: Mapping[str, Tensor]) -> str:
     """Return the SHA-256 (64 hex digits) of names, shapes and bytes; equal for equal weights, whatever their order."""
     total = hashlib.sha256()
     for key in sorted(weights):
-        values = np.ascontiguousarray(weights[key].detach().to("cpu", torch.float32).numpy())
+        values = np.array(weights[key].detach().to("cpu", torch.float32).numpy(), order="C")
         total.update(f"{len(key)}:{key}{values.shape}".encode())
         total.update(values.tobytes())
     return total.hexdigest()

@@ -1,0 +1,80 @@
+"""A run as it goes: a table that grows on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.table import Table
+
+from mpssl_fed.config import Config
+from mpssl_fed.federation.progress import Lines, Progress
+
+SHOWN = 20
+"""Rounds in the table; older ones scroll out of it."""
+
+
+class LiveTable(Progress):
+    """One row a round: loss, test accuracy, seconds, sites that answered; and what was left out."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.records: list[dict[str, Any]] = []
+        self.rounds, self.title = 0, ""
+        self.live: Live | None = None
+
+    def start(self, config: Config, folder: str) -> None:
+        """Show the empty table."""
+        self.rounds = config.federation.rounds
+        self.title = f"{config.method.name or 'own method'}, {config.federation.sites} sites -> {folder}"
+        self.live = Live(self._view(), console=self.console, refresh_per_second=4)
+        self.live.start()
+
+    def note(self, text: str) -> None:
+        """Print a line above the table."""
+        self.console.print(text)
+
+    def round(self, record: dict[str, Any]) -> None:
+        """Add a row."""
+        self.records.append(record)
+        if self.live is not None:
+            self.live.update(self._view())
+
+    def end(self) -> None:
+        """Leave the table as it is."""
+        if self.live is not None:
+            self.live.update(self._table())
+            self.live.stop()
+
+    def _view(self) -> Group:
+        number = len(self.records) and self.records[-1]["round"] + 1
+        waiting = Spinner("dots", text=f"round {number} of {self.rounds}" if number <= self.rounds else "writing")
+        return Group(self._table(), waiting)
+
+    def _table(self) -> Table:
+        table = Table("round", "loss", "test accuracy", "seconds", "sites", "left out", title=self.title, title_justify="left")
+        for record in self.records[-SHOWN:]:
+            left_out = [f"{n} {code}" for code, n in record["rejected"].items()]
+            left_out += [f"{record['missing']} missing"] if record["missing"] else []
+            left_out += ["failed: weights kept"] if record.get("failed") else []
+            table.add_row(
+                str(record["round"]),
+                _number(record["train_loss"]),
+                _number(record["test_accuracy"]),
+                f"{record['seconds']:.1f}",
+                f"{record['sites_answered']}/{record['sites_asked']}",
+                ", ".join(left_out),
+            )
+        return table
+
+
+def progress() -> Progress:
+    """Return the live table on a terminal, plain lines elsewhere."""
+    console = Console()
+    return LiveTable(console) if console.is_terminal else Lines(lambda text: print(text, flush=True))
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"

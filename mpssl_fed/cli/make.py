@@ -1,0 +1,97 @@
+"""Commands that make or fetch a generator: pretrain-generator and fetch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+app = typer.Typer(no_args_is_help=True)
+
+
+class Steps:
+    """Progress of named stages: a bar each on a terminal, a line now and then elsewhere."""
+
+    def __init__(self) -> None:
+        self.console = Console()
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeRemainingColumn())
+        self.bars = Progress(*columns, console=self.console) if self.console.is_terminal else None
+        self.tasks: dict[str, object] = {}
+        self.printed: dict[str, float] = {}
+
+    def __enter__(self) -> Steps:
+        if self.bars:
+            self.bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bars:
+            self.bars.stop()
+
+    def show(self, stage: str, done: int, total: int | None, loss: float | None = None) -> None:
+        """Report ``done`` of ``total``; lines come when a stage starts, each tenth of it, and when it ends."""
+        text = stage + (f", loss {loss:.4f}" if loss is not None else "")
+        if self.bars:
+            task = self.tasks.get(stage)
+            if task is None:
+                task = self.tasks[stage] = self.bars.add_task(stage, total=total)
+            self.bars.update(task, completed=done, total=total, description=text)  # type: ignore[arg-type]
+            return
+        share = done / total if total else 0.0
+        if stage not in self.printed or share >= 1 or share >= self.printed[stage] + 0.1:
+            if self.printed.get(stage) != 1:
+                self.console.print(f"{text}: {done}" + (f" of {total}" if total else ""), highlight=False)
+            self.printed[stage] = min(share, 1)
+
+
+@app.command("pretrain-generator")
+def pretrain_generator(
+    fonts: Annotated[Path, typer.Option(help="Folder with font files (.ttf, .otf, .ttc, .pfb), searched in depth.")],
+    out: Annotated[Path, typer.Option(help="Folder to write: config.json, pytorch_model.bin, manifest.json, ...")],
+    classes: Annotated[str, typer.Option(help="'digits' (0-9, A-Z), 'letters' (no digits), or chars:ABC.")] = "digits",
+    iterations: Annotated[int, typer.Option(help="Training steps; 6000 take some minutes on one core.")] = 6000,
+    seed: Annotated[int, typer.Option(help="Seed of initial weights and renders.")] = 0,
+    channel_width: Annotated[int, typer.Option(help="BigGAN's channel width; at least 4.")] = 16,
+    min_fonts: Annotated[int, typer.Option(help="Fewer usable fonts than this are an error.")] = 100,
+    max_fonts: Annotated[int | None, typer.Option(help="Read at most this many font files.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder --out if it exists.")] = False,
+) -> None:
+    """Train a small class-conditional BigGAN on glyphs rendered from fonts. Ctrl-C keeps what it has learned so far."""
+    from mpssl_fed.errors import UserError
+    from mpssl_fed.generators.distil import DistilSettings
+    from mpssl_fed.generators.pretrain import pretrain
+
+    if channel_width < 4:
+        raise UserError(f"--channel-width is {channel_width}; it must be 4 or more.")
+    settings = DistilSettings(iterations=iterations, seed=seed, channel_width=channel_width)
+    with Steps() as steps:
+        manifest = pretrain(
+            fonts, classes, out, settings,
+            min_fonts=min_fonts, max_fonts=max_fonts, overwrite=overwrite, report=steps.show,
+        )  # fmt: skip
+    quality, training = manifest["quality"], manifest["training"]
+    early = f" (stopped early, after {training['iterations_done']} iterations)" if training["interrupted"] else ""
+    typer.echo(
+        f"{out}{early}: {len(manifest['fonts'])} fonts, {training['training_cpu_seconds']} CPU seconds; a classifier of "
+        f"renders names {quality['sample_accuracy']:.1%} of the samples and {quality['render_accuracy']:.1%} of renders."
+    )
+
+
+@app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="biggan-deep-128, biggan-deep-256 or biggan-deep-512.")],
+    sha256: Annotated[str | None, typer.Option("--sha256", help="Expected SHA-256 of pytorch_model.bin.")] = None,
+) -> None:
+    """Download published generator weights into the cache. An interrupted download continues where it stopped.
+
+    Without --sha256 the file is trusted on first use: its sum is recorded and checked from then on.
+    """
+    from mpssl_fed.generators.fetch import fetch as fetch_weights
+
+    with Steps() as steps:
+        folder = fetch_weights(name, sha256, steps.show)
+    trust = "checked against --sha256" if sha256 else "trusted on first use: recorded in sha256.json, checked from now on"
+    typer.echo(f"{name} is in {folder}; its SHA-256 was {trust}.")

@@ -1,0 +1,96 @@
+"""Each strategy reproduces a step worked out by hand, in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from mpssl_fed.config import from_mapping
+from mpssl_fed.errors import UserError
+from mpssl_fed.federation.messages import TrainReply
+from mpssl_fed.federation.strategy import Aggregator
+
+HERE = {"w": torch.tensor([1.0, 2.0]), "b": torch.tensor(0.5)}
+REPLIES = [
+    TrainReply({"w": torch.tensor([3.0, 2.0]), "b": torch.tensor(0.0)}, {"num-examples": 1.0}),
+    TrainReply({"w": torch.tensor([1.0, -2.0]), "b": torch.tensor(1.0)}, {"num-examples": 3.0}),
+]
+MEAN_W, MEAN_B = np.array([1.5, -1.0]), 0.75  # (1 x first + 3 x second) / 4
+
+
+def _aggregator(**strategy: object) -> Aggregator:
+    weighting = strategy.pop("weighting", "size")
+    return Aggregator(from_mapping({"federation": {"strategy": strategy, "weighting": weighting}}).federation)
+
+
+@pytest.mark.parametrize("name", ["fedavg", "fedprox"])
+def test_average_by_size(name: str) -> None:
+    new = _aggregator(name=name).step(1, HERE, REPLIES)
+    assert new["w"].tolist() == MEAN_W.tolist()
+    assert new["b"].item() == MEAN_B
+    assert new["w"].dtype == torch.float32
+
+
+def test_average_equally() -> None:
+    assert _aggregator(name="fedavg", weighting="equal").step(1, HERE, REPLIES)["w"].tolist() == [2.0, 0.0]
+
+
+def test_momentum_over_two_rounds() -> None:
+    aggregator = _aggregator(name="fedavgm", server_lr=0.5, server_momentum=0.9)
+    first = aggregator.step(1, HERE, REPLIES)
+    gradient = np.array([1.0, 2.0]) - MEAN_W
+    assert np.allclose(first["w"], np.array([1.0, 2.0]) - 0.5 * gradient, atol=1e-7)
+    second = aggregator.step(2, first, REPLIES)
+    velocity = 0.9 * gradient + (first["w"].double().numpy() - MEAN_W)
+    assert np.allclose(second["w"], first["w"].double().numpy() - 0.5 * velocity, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["fedadam", "fedyogi"])
+def test_adaptive_first_step(name: str) -> None:
+    new = _aggregator(name=name, server_lr=0.1, beta_1=0.9, beta_2=0.99, tau=0.01).step(1, HERE, REPLIES)
+    delta = MEAN_W - np.array([1.0, 2.0])
+    m, v = 0.1 * delta, 0.01 * delta**2
+    rate = 0.1 * np.sqrt(1 - 0.99**2) / (1 - 0.9**2) if name == "fedadam" else 0.1  # Flower counts one round more
+    assert np.allclose(new["w"], np.array([1.0, 2.0]) + rate * m / (np.sqrt(v) + 0.01), atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["fedavgm", "fedadam", "fedyogi"])
+def test_state_continues_where_it_stopped(name: str) -> None:
+    whole, first, second = (_aggregator(name=name) for _ in range(3))
+    after_one = whole.step(1, HERE, REPLIES)
+    assert torch.equal(first.step(1, HERE, REPLIES)["w"], after_one["w"])
+    second.load_state(first.state())
+    assert first.state()
+    expected, resumed = whole.step(2, after_one, REPLIES), second.step(2, after_one, REPLIES)
+    assert all(torch.equal(expected[key], resumed[key]) for key in HERE)
+
+
+def test_strategies_differ() -> None:
+    names = ["fedavg", "fedavgm", "fedadam", "fedyogi"]
+    new = {}
+    for name in names:
+        aggregator = _aggregator(name=name)
+        new[name] = aggregator.step(2, aggregator.step(1, HERE, REPLIES), REPLIES)["w"]
+    assert len({tuple(value.tolist()) for value in new.values()}) == len(names)
+
+
+def test_long_updates_are_scaled_to_the_bound() -> None:
+    new = _aggregator(name="fedavg", norm_bound=1.0).step(1, HERE, REPLIES[:1])
+    step = np.array([new["w"][0] - 1.0, new["w"][1] - 2.0, new["b"] - 0.5])
+    assert np.isclose(np.linalg.norm(step), 1.0, atol=1e-6)
+    assert np.allclose(step, np.array([2.0, 0.0, -0.5]) / np.sqrt(4.25), atol=1e-6)
+
+
+def test_sum_is_in_float64() -> None:
+    tiny = 2.0**-30
+    replies = [TrainReply({"w": torch.tensor([value])}, {"num-examples": 1.0}) for value in (1.0, tiny, -1.0, tiny)]
+    new = _aggregator(name="fedavg").step(1, {"w": torch.zeros(1)}, replies)
+    assert new["w"].item() == tiny / 2
+
+
+def test_unknown_name_and_no_reply() -> None:
+    with pytest.raises(UserError, match="unknown strategies 'fedavgg'.*fedavg"):
+        _aggregator(name="fedavgg")
+    with pytest.raises(ValueError, match="without replies"):
+        _aggregator(name="fedavg").step(1, HERE, [])
