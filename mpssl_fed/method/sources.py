@@ -222,7 +222,9 @@ class Real:
 
     def __init__(self, method: Method, task: Task, unlabeled: Images | None) -> None:
         if unlabeled is None or not len(unlabeled):
-            raise UserError("method.source=real: this site has no unlabeled images; lower data.labels_per_class or take another source")
+            raise UserError(
+                "method.source=real: this site has no unlabeled images; lower data.labels_per_class or take another source"
+            )
         self.method, self.task, self.cost = method, task, Cost()
         self.images = unlabeled.x.to(task.device)
 
