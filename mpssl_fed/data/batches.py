@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mpssl_fed.data.base import DATASETS, Dataset, Images
+from mpssl_fed.data.fetch import fetch_dataset
 from mpssl_fed.data.mnist import resize
 from mpssl_fed.errors import UserError
 
@@ -29,7 +30,9 @@ def cifar10(root: Path | None = None, size: int | None = None, download: bool = 
         names = [f"data_batch_{i}.bin" for i in range(1, 6)]
         parts = [_binary([binary / name for name in names]), _binary([binary / "test_batch.bin"])]
     else:
-        parts = [_python(root, train, download) for train in (True, False)]
+        if download:
+            fetch_dataset("cifar10", root)
+        parts = [_python(root, train) for train in (True, False)]
     train, test = (Images(resize(part.x, size or 32), part.y) for part in parts)
     return Dataset("cifar10", CIFAR_CLASSES, train, test, flip=True)
 
@@ -51,7 +54,7 @@ def medmnist(root: Path | None = None, size: int | None = None, variant: str | N
         raise UserError(f"data set 'medmnist/{variant}': {path} does not exist; fetch it from https://medmnist.com")
     parts = {}
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             for part in ("train", "val", "test"):
                 parts[part] = _medmnist_part(file[f"{part}_images"], file[f"{part}_labels"], path, part)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
@@ -85,11 +88,11 @@ def _binary(paths: list[Path]) -> Images:
     return Images(table[:, 1:].reshape(-1, 3, 32, 32), table[:, 0].long())
 
 
-def _python(root: Path, train: bool, download: bool) -> Images:
+def _python(root: Path, train: bool) -> Images:
     from torchvision.datasets import CIFAR10  # a second of import that no other path needs
 
     try:
-        part = CIFAR10(str(root), train=train, download=download)
+        part = CIFAR10(str(root), train=train)
     except (OSError, RuntimeError) as error:
         raise UserError(
             f"data set 'cifar10': no complete cifar-10-batches-py in {root} ({error}). Unpack {CIFAR10.filename} from "

@@ -14,6 +14,7 @@ import torch
 
 from mpssl_fed.data.base import DATASETS, Dataset, Images
 from mpssl_fed.data.decode import read_images
+from mpssl_fed.data.fetch import fetch_dataset
 from mpssl_fed.errors import UserError
 
 SIZE = 224
@@ -31,8 +32,6 @@ def _register(name: str, expected: str) -> Callable[[Layout], Layout]:
             if root is None:
                 raise UserError(f"data set '{name}' needs data.root, the folder that holds {expected}")
             if download:
-                from mpssl_fed.data.fetch import fetch_dataset
-
                 fetch_dataset(name, root)
             try:
                 classes, train, test = layout(root)

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mpssl_fed.data.base import DATASETS, Dataset, Images, split_by_key
+from mpssl_fed.data.fetch import fetch_dataset
 from mpssl_fed.errors import UserError
 
 FASHION_CLASSES = (
@@ -53,7 +54,7 @@ def fashion_mnist(root: Path | None = None, size: int | None = None, download: b
     """
     folder = _fashion_folder(root)
     if folder is None and download:
-        folder = _download_fashion(root)
+        folder = fetch_dataset("fashion-mnist", root or _cache())[0].parent
     if folder is None:
         where = f"{root} and {_system_folders()[0]}" if root else str(_system_folders()[0])
         raise UserError(
@@ -119,20 +120,9 @@ def _fashion_folder(root: Path | None) -> Path | None:
 
 def _system_folders() -> list[Path]:
     prefixes = dict.fromkeys([sys.prefix, sys.base_prefix, "/usr", "/usr/local"])
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     shared = [Path(prefix) / "share" / "datasets" / "fashion-mnist" for prefix in prefixes]
-    return [*shared, cache / "mpssl-fed" / "FashionMNIST" / "raw"]
+    return [*shared, _cache() / "FashionMNIST" / "raw"]
 
 
-def _download_fashion(root: Path | None) -> Path:
-    from torchvision.datasets import FashionMNIST  # a second of import that no other path needs
-
-    target = root or _system_folders()[-1].parents[1]
-    try:
-        FashionMNIST(str(target), download=True)
-    except (OSError, RuntimeError) as error:
-        raise UserError(
-            f"data set 'fashion-mnist': download to {target} failed ({error}). Without a network, install the files by "
-            "'apt-get install dataset-fashion-mnist' or put the four idx files there"
-        ) from error
-    return target / "FashionMNIST" / "raw"
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mpssl-fed"
