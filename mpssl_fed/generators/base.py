@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -73,12 +72,11 @@ def load_generator(
     ``path`` is a folder that overrides where the name is looked for (the name ``biggan`` always needs it). UserError for
     an unknown name, missing or unfit files, or a truncation outside (0, 1] or off the rows the file has statistics for.
     """
-    import_module("mpssl_fed.generators.biggan")  # registers our names; here, as it imports this module
     if not 0 < truncation <= 1:
         raise UserError(f"generator.truncation is {truncation}; it must be above 0 and at most 1.")
     generator = GENERATORS[name](path, truncation)
     generator.eval().requires_grad_(False)
-    return generator.to(device=device, memory_format=torch.channels_last)
+    return generator.to(torch.device(device)).to(memory_format=torch.channels_last)
 
 
 def fit_images(x: Tensor, channels: int, size: int) -> Tensor:

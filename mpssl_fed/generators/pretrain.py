@@ -1,0 +1,139 @@
+"""Make a generator folder from fonts: glyphs, distillation, foundation classifier, quality numbers, manifest."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mpssl_fed.errors import UserError
+from mpssl_fed.files import sha256, write_atomic, write_json
+from mpssl_fed.generators.base import Generator
+from mpssl_fed.generators.biggan import CLASSES, CONFIG, MANIFEST, WEIGHTS, load_folder
+from mpssl_fed.generators.distil import DistilSettings, RenderStream, distil
+from mpssl_fed.generators.foundation import FILE, save_glyph_classifier, train_glyph_classifier
+from mpssl_fed.generators.glyphs import GlyphBank, class_set, load_glyphs, look_alike
+from mpssl_fed.seeds import torch_rng
+
+if TYPE_CHECKING:
+    from pytorch_pretrained_biggan import BigGAN
+
+MAX_BYTES = 2_000_000
+Report = Callable[[str, int, int, float | None], None]
+"""(stage, done, total, mean loss or None)."""
+
+
+def pretrain(
+    fonts: Path,
+    classes: str,
+    out: Path,
+    settings: DistilSettings,
+    *,
+    min_fonts: int = 100,
+    max_fonts: int | None = None,
+    foundation_steps: int = 3000,
+    overwrite: bool = False,
+    report: Report = print,
+) -> dict[str, Any]:
+    """Train a glyph generator and its foundation classifier and write the folder ``out``; return the manifest.
+
+    The folder appears whole or not at all. UserError for an unknown class set, too few fonts, or a folder that exists.
+    Ctrl-C while G trains keeps what it has learned so far; at any other moment nothing is written.
+    """
+    names = class_set(classes)
+    if out.exists() and not overwrite:
+        raise UserError(f"--out {out} exists; choose another folder or add --overwrite.")
+    if settings.iterations < 1:
+        raise UserError(f"--iterations is {settings.iterations}; it must be 1 or more.")
+    bank = load_glyphs(fonts, names, min_fonts, max_fonts, lambda done, total: report("fonts", done, total, None))
+    report("fonts", len(bank.fonts), len(bank.fonts), None)
+    model, record = distil(bank, settings, lambda done, total, loss: report("distil", done, total, loss))
+    digits = load_glyphs(fonts, class_set("chars:0123456789"), 1, max_fonts)
+    likeness = {name: [like, round(score, 2)] for name, (like, score) in look_alike(bank, digits).items()}
+    manifest = {
+        "class_set": classes, "settings": asdict(settings), "training": record, "nearest_digit": likeness,
+        "made_by": f"mpssl-fed pretrain-generator --classes {classes} --iterations {settings.iterations} "
+        f"--seed {settings.seed} --channel-width {settings.channel_width}",
+    }
+    return write_folder(bank, model, manifest, settings, out, foundation_steps, report)
+
+
+def write_folder(
+    bank: GlyphBank, model: BigGAN, manifest: dict[str, Any], settings: DistilSettings, out: Path, foundation_steps: int,
+    report: Report,
+) -> dict[str, Any]:
+    """Train the foundation classifier, measure, and put every file of ``out`` in place at once; return the manifest."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    try:
+        report("foundation classifier", 0, 1, None)
+        classifier, record = train_glyph_classifier(bank, foundation_steps, settings.seed)
+        save_glyph_classifier(classifier, record, work)
+        write_json(work / CONFIG, settings.config(len(bank.classes)))
+        write_json(work / CLASSES, list(bank.classes))
+        blob = BytesIO()
+        torch.save({key: value.half().contiguous() for key, value in model.state_dict().items()}, blob)
+        write_atomic(work / WEIGHTS, blob.getvalue())
+        if len(blob.getvalue()) > MAX_BYTES:
+            raise UserError(f"the weights take {len(blob.getvalue())} bytes, over {MAX_BYTES}; lower --channel-width.")
+        generator = load_folder(work, out.name)
+        manifest = {
+            "name": out.name, "public": True, "training_data": "glyphs rendered from the fonts below; no other images",
+            "made": datetime.now(UTC).isoformat(timespec="seconds"), **manifest,
+            "quality": quality(generator, classifier, bank, settings.seed), "foundation_classifier": record,
+            "state_hash": generator.state_hash(), "parameters": sum(p.numel() for p in generator.parameters()),
+            "sha256": {file: sha256(work / file) for file in (WEIGHTS, CONFIG, CLASSES, FILE)},
+            "versions": {name: version(name) for name in ("torch", "pytorch-pretrained-biggan", "pillow")},
+            "fonts": [asdict(font) for font in bank.fonts],
+        }
+        text = json.dumps({**manifest, "fonts": []}, indent=2, ensure_ascii=False)
+        lines = ",\n".join("    " + json.dumps(font, ensure_ascii=False) for font in manifest["fonts"])
+        write_atomic(work / MANIFEST, text.replace('"fonts": []', f'"fonts": [\n{lines}\n  ]') + "\n")
+        work.chmod(0o755)
+        if out.exists():
+            shutil.rmtree(out)
+        work.rename(out)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    report("foundation classifier", 1, 1, None)
+    return manifest
+
+
+@torch.no_grad()
+def quality(generator: Generator, classifier: nn.Module, bank: GlyphBank, seed: int, per_class: int = 40) -> dict[str, Any]:
+    """Measure samples against renders: accuracy of the classifier on each, and how varied the samples are.
+
+    ``spread`` is the standard deviation over a class' samples, averaged over pixels and classes, divided by the same of
+    renders: 1 means as varied as the renders, 0 that each class is one image.
+    """
+    count = len(generator.classes)
+    rng = torch_rng(seed, "pretrain", "quality")
+    y = torch.arange(count).repeat(per_class)
+    labels = F.one_hot(y, count).float()
+    z = generator.sample_z(len(y), rng)
+    samples = torch.cat([generator(a, b) for a, b in zip(z.split(256), labels.split(256), strict=True)]).mean(1, keepdim=True)
+    right = (torch.cat([classifier(part) for part in samples.split(256)]).argmax(1) == y).float()
+    renders, truth, _, _ = RenderStream(bank, rng).draw(len(y))
+    rendered = (torch.cat([classifier(part) for part in renders.split(256)]).argmax(1) == truth).float()
+    by_class = torch.stack([right[y == c].mean() for c in range(count)])
+    return {
+        "sample_accuracy": round(right.mean().item(), 4),
+        "render_accuracy": round(rendered.mean().item(), 4),
+        "worst_class": [generator.classes[int(by_class.argmin())], round(by_class.min().item(), 4)],
+        "spread": round(_spread(samples, y, count) / _spread(renders, truth, count), 4),
+    }
+
+
+def _spread(images: Tensor, y: Tensor, count: int) -> float:
+    return torch.stack([images[y == c].std(0).mean() for c in range(count)]).mean().item()

@@ -1,0 +1,82 @@
+"""Fetch the Debian font packages that the shipped generators were trained on and unpack them, without installing any.
+
+Usage: python tools/unpack_fonts.py FOLDER [PACKAGE ...]. Needs Debian or Ubuntu with apt's package lists in place
+(`apt-get update`). Each package ends in FOLDER/PACKAGE; FOLDER/packages.json records its version and licence text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+PACKAGES = """
+fonts-adf-accanthis fonts-adf-baskervald fonts-adf-berenis fonts-adf-gillius fonts-adf-irianis fonts-adf-libris
+fonts-adf-mekanus fonts-adf-romande fonts-adf-switzera fonts-adf-universalis fonts-adf-verana fonts-anonymous-pro
+fonts-averia-gwf fonts-averia-sans-gwf fonts-averia-serif-gwf fonts-b612 fonts-cabin fonts-cantarell fonts-cmu
+fonts-comfortaa fonts-comic-neue fonts-courier-prime fonts-crosextra-caladea fonts-crosextra-carlito fonts-croscore
+fonts-dejavu-core fonts-dejavu-extra fonts-dkg-handwriting fonts-dosis fonts-ebgaramond fonts-ecolier-court
+fonts-essays1743 fonts-fantasque-sans fonts-firacode fonts-freefont-ttf fonts-gfs-artemisia fonts-gfs-didot
+fonts-gfs-neohellenic fonts-go fonts-hack-ttf fonts-humor-sans fonts-inconsolata fonts-jetbrains-mono fonts-jura
+fonts-kristi fonts-lato fonts-liberation fonts-linuxlibertine fonts-lobstertwo fonts-noto-core fonts-noto-mono
+fonts-oflb-asana-math fonts-okolaks fonts-open-sans fonts-opendyslexic fonts-paratype fonts-play fonts-quicksand
+fonts-roboto-unhinted fonts-roboto-slab fonts-sil-andika fonts-sil-charis fonts-sil-gentiumplus fonts-sjfonts fonts-stix
+fonts-texgyre fonts-tuffy fonts-ubuntu-title fonts-vollkorn fonts-yanone-kaffeesatz
+"""
+LICENCE = re.compile(r"^License:\s*(\S.*)$", re.MULTILINE)
+
+
+def licences(copyright_file: Path) -> list[str]:
+    """Return the short licence names a Debian copyright file declares, or ["see copyright file"] where it declares none."""
+    text = copyright_file.read_text(encoding="utf-8", errors="replace") if copyright_file.is_file() else ""
+    return sorted({match.strip() for match in LICENCE.findall(text)}) or ["see copyright file"]
+
+
+def unpack(package: str, folder: Path) -> dict[str, object]:
+    """Fetch one package by apt, unpack it into folder/package and return its record; CalledProcessError if apt fails."""
+    target = folder / package
+    with tempfile.TemporaryDirectory(dir=folder) as work:
+        subprocess.run(["apt-get", "-qq", "download", package], cwd=work, check=True)
+        archive = next(Path(work).glob("*.deb"))
+        tree = Path(work) / "tree"
+        subprocess.run(["dpkg", "-x", archive, tree], check=True)
+        version = subprocess.run(["dpkg-deb", "-f", archive, "Version"], check=True, capture_output=True, text=True)
+        shutil.rmtree(target, ignore_errors=True)
+        tree.rename(target)
+    notice = target / "usr/share/doc" / package / "copyright"
+    return {"version": version.stdout.strip(), "licences": licences(notice), "copyright": str(notice.relative_to(folder))}
+
+
+def main() -> int:
+    """Unpack every package; report those that apt does not know, and fail only when none could be had."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("packages", nargs="*", default=PACKAGES.split())
+    arguments = parser.parse_args()
+    folder: Path = arguments.folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    record = folder / "packages.json"
+    known: dict[str, object] = json.loads(record.read_text()) if record.is_file() else {}
+    missing = []
+    for package in arguments.packages:
+        if package in known and (folder / package).is_dir():
+            continue
+        try:
+            known[package] = unpack(package, folder)
+        except subprocess.CalledProcessError as error:
+            missing.append(package)
+            print(f"{package}: {error}", file=sys.stderr)
+            continue
+        record.write_text(json.dumps(known, indent=2) + "\n")
+        print(package, flush=True)
+    print(f"{len(known)} packages in {folder}" + (f"; not found: {', '.join(missing)}" if missing else ""))
+    return 0 if known else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
