@@ -17,18 +17,14 @@ LABELS_KEY = "data.labels_per_class"
 
 @dataclass(frozen=True)
 class Arm:
-    """All seeds of one setting. ``mean`` and ``comparison`` are None where no seed, or no pair, has finished."""
+    """All seeds of one setting, with its label. ``mean`` and ``comparison`` are None where no seed, or no pair, has finished."""
 
     settings: Settings
+    label: str
     rows: tuple[Row, ...]
     is_baseline: bool
     mean: Estimate | None
     comparison: Comparison | None
-
-    @property
-    def label(self) -> str:
-        """The settings in words."""
-        return label(self.settings)
 
 
 @dataclass(frozen=True)
@@ -39,7 +35,7 @@ class Cost:
     step_ms: float | None
     generate_ms: float | None
     cpu_ms: float | None
-    passes_per_step: float | None
+    images_per_step: float | None
     peak_memory_mb: float | None
     seconds: float | None
     seconds_to_target: float | None
@@ -67,6 +63,7 @@ def arms_of(outcome: Outcome) -> list[Arm]:
     return [
         Arm(
             settings=own,
+            label=label(outcome.plan.telling(own)),
             rows=tuple(rows[name]),
             is_baseline=partner[name] == name,
             mean=estimate(list(values[name].values())) if values[name] else None,
@@ -102,7 +99,7 @@ def hue_key(outcome: Outcome) -> str:
 
 
 def costs_of(outcome: Outcome, arms: Sequence[Arm]) -> list[Cost]:
-    """Return one line a arm: milliseconds of wall clock and of CPU per local step, passes, memory, time to the target."""
+    """Return one line a arm: milliseconds of wall clock and of CPU per local step, generated images, memory, time to the target."""
     return [_cost(outcome, arm) for arm in arms if arm.rows]
 
 
@@ -113,10 +110,16 @@ def _cost(outcome: Outcome, arm: Arm) -> Cost:
     reached = [seconds for seconds in times if seconds is not None]
     return Cost(
         label=arm.label,
-        step_ms=_per_step(arm, "seconds_train", 1000),
+        step_ms=_mean(
+            [
+                1000 * (row.seconds_train + (row.seconds_generate or 0)) / row.steps
+                for row in arm.rows
+                if row.seconds_train and row.steps
+            ]
+        ),
         generate_ms=_per_step(arm, "seconds_generate", 1000),
         cpu_ms=_per_step(arm, "cpu_seconds", 1000),
-        passes_per_step=_per_step(arm, "generator_passes"),
+        images_per_step=_per_step(arm, "generator_images"),
         peak_memory_mb=_mean([row.peak_memory_mb for row in arm.rows if row.peak_memory_mb is not None]),
         seconds=_mean([row.seconds for row in arm.rows if row.seconds is not None]),
         seconds_to_target=_mean(reached),

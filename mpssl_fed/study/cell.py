@@ -77,7 +77,7 @@ def run_cell(task: Task) -> Row:
 
 def _run(cell: Cell, output: Path) -> Row:
     from mpssl_fed import simulate
-    from mpssl_fed.study.run_report import write_run_report
+    from mpssl_fed.study.report import write_run_report
 
     folder = cell_folder(output, cell)
     version = output / "logs" / f"{cell.id}.version"

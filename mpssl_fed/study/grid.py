@@ -61,10 +61,10 @@ class Plan:
         """The grid keys in the order of the tables."""
         return tuple(self.cells[0].settings)
 
-    @property
-    def short(self) -> dict[str, str]:
-        """Grid key -> the name a table shows."""
-        return short_names(self.keys)
+    def telling(self, settings: Settings) -> Settings:
+        """Return those of ``settings`` that differ between arms; all of them in a study of one arm."""
+        varied = [key for key in settings if len({arm_of({key: cell.settings[key]}) for cell in self.cells}) > 1]
+        return {key: settings[key] for key in varied or settings}
 
     def folder(self) -> Path:
         """Return where the study is written."""

@@ -72,7 +72,7 @@ def get_key(fields: Mapping[str, Any], key: str) -> Any:
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """Return key -> its shortest telling name: ``method.name`` is ``method``, ``method.augment`` is ``augment``."""
+    """Return key -> its shortest telling name: ``method.name`` is ``method``, ``data.test_limit`` is ``test limit``."""
     names = {}
     for key in keys:
         parts = key.split(".")
@@ -80,7 +80,7 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
             parts = parts[:-1]
         names[key] = ".".join(parts[-2:]) if len(parts) > 2 else parts[-1]
     clashes = {name for name in names.values() if list(names.values()).count(name) > 1}
-    return {key: key if name in clashes else name for key, name in names.items()}
+    return {key: key if name in clashes else name.replace("_", " ") for key, name in names.items()}
 
 
 def show_value(value: Any) -> str:

@@ -38,7 +38,7 @@ class Row:
     seconds_generate: float | None = None
     cpu_seconds: float | None = None
     steps: int | None = None
-    generator_passes: int | None = None
+    generator_images: int | None = None
     peak_memory_mb: float | None = None
     error: str | None = None
 
@@ -57,13 +57,13 @@ MEASURED = [item.name for item in dataclasses.fields(Row) if item.name not in KE
 
 
 def row_of_run(cell: Cell, folder: Path, method_version: int, **measured: Any) -> Row:
-    """Return the row of a finished run directory. Steps and passes are summed over sites; seconds over all rounds."""
+    """Return the row of a finished run directory. Steps and generated images are summed over sites; seconds over all rounds."""
     run = RunDirectory(folder)
     accuracy, loss = run.evaluated("test_accuracy"), run.evaluated("test_loss")
     if not accuracy:
         raise UserError(f"{folder}: no round was evaluated")
     answered = sum(int(entry.get("sites_answered") or 0) for entry in run.rounds)
-    passes = [entry["generator_passes"] for entry in run.rounds if entry.get("generator_passes") is not None]
+    generated = [int(entry["generated"]) for entry in run.rounds if entry.get("generated") is not None]
     return Row(
         config_sha256=cell.sha256,
         method_version=method_version,
@@ -77,7 +77,7 @@ def row_of_run(cell: Cell, folder: Path, method_version: int, **measured: Any) -
         seconds_train=round(run.timing("train"), 3),
         seconds_generate=round(run.timing("generate"), 3),
         steps=answered * cell.config.federation.local_steps,
-        generator_passes=sum(passes) if passes else None,
+        generator_images=sum(generated) if generated else None,
         **measured,
     )
 
@@ -144,4 +144,4 @@ def column_names(keys: Sequence[str]) -> list[str]:
 def _number(name: str, text: str) -> Any:
     if not text or name == "error":
         return text or None
-    return int(text) if name in ("steps", "generator_passes") else float(text)
+    return int(text) if name in ("steps", "generator_images") else float(text)

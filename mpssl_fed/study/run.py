@@ -20,7 +20,17 @@ from mpssl_fed.study.results import Row, read_csv, read_result, write_result
 
 Executor = Literal["processes", "ray"]
 STUDY_FILE = "study.yaml"
-RUN_FILES = ("config.yaml", "manifest.json", "metrics.jsonl", "metrics.csv", "model.safetensors", "checkpoints", "sites")
+RUN_FILES = (
+    "config.yaml",
+    "manifest.json",
+    "metrics.jsonl",
+    "metrics.csv",
+    "model.safetensors",
+    "labels.json",
+    "generator.png",
+    "checkpoints",
+    "sites",
+)
 """What of a run directory is copied to the top of a study for ``show``; the report there is the study's."""
 
 

@@ -63,7 +63,7 @@ def comparison_table(outcome: Outcome, arms: Sequence[Arm]) -> Table:
     for arm in arms:
         settings = [show_value(arm.settings[key]) for key in keys]
         lines.append([*settings, _estimate(arm.mean, metric), str(arm.mean.n if arm.mean else 0), *_difference(arm, metric)])
-    columns = [*names, METRICS[metric], "n", "difference, paired", "p", "p, corrected", "verdict"]
+    columns = [*names, METRICS[metric], "n", "difference", "p", "p, corrected", "verdict"]
     table = make_table(columns, lines, [*names, "verdict"])
     kinds = ["baseline" if arm.is_baseline else "" for arm in arms]
     rows = tuple(TableRow(row.cells, kind) for row, kind in zip(table.rows, kinds, strict=True))
@@ -79,7 +79,7 @@ def cost_table(costs: Sequence[Cost], target: float | None) -> Table:
             _number(cost.step_ms),
             _number(cost.generate_ms),
             _number(cost.cpu_ms),
-            _number(cost.passes_per_step),
+            _number(cost.images_per_step),
             _number(cost.peak_memory_mb, 0),
             _number(cost.seconds),
         ]
@@ -110,7 +110,7 @@ def cells_table(outcome: Outcome) -> Table:
 def failures_table(failed: Sequence[Row], outcome: Outcome) -> Table:
     """Return what went wrong in which cell."""
     names = column_names(outcome.plan.keys)
-    lines = [
+    lines: list[list[str | TableCell]] = [
         [*[show_value(row.settings[key]) for key in outcome.plan.keys], str(row.seed), TableCell(row.error or "", "text")]
         for row in failed
     ]
@@ -130,7 +130,7 @@ def to_terminal(table: Table, title: str = "") -> RichTable:
     colour = {"better": "green", "worse": "red"}
     rich = RichTable(title=title or None, title_justify="left", box=None, header_style="bold", pad_edge=False)
     for column in table.columns:
-        rich.add_column(column, justify="right" if column in table.numeric else "left")
+        rich.add_column(column, justify="right" if column in table.numeric else "left", no_wrap=True)
     for row in table.rows:
         cells = [f"[{colour[cell.style]}]{cell.text}[/]" if cell.style in colour else cell.text for _, cell in row.cells]
         rich.add_row(*cells, style="dim" if row.kind == "baseline" else None)

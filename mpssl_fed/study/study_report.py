@@ -1,0 +1,177 @@
+"""The report of a study: ``report.html``, ``results.csv``, ``results.md`` and the plots beside them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from mpssl_fed.study import plots
+from mpssl_fed.study.analysis import LABELS_KEY, Arm, arms_of, costs_of, hue_key
+from mpssl_fed.study.grid import label
+from mpssl_fed.study.keys import show_value
+from mpssl_fed.study.page import write_page
+from mpssl_fed.study.results import write_csv
+from mpssl_fed.study.run import STUDY_FILE, Outcome
+from mpssl_fed.study.run_sections import run_sections
+from mpssl_fed.study.rundir import RunDirectory
+from mpssl_fed.study.tables import (
+    METRICS,
+    cells_table,
+    comparison_table,
+    cost_table,
+    failures_table,
+    seconds_words,
+    to_markdown,
+)
+
+COMPARISON_NOTE = (
+    "Mean over seeds ± half of the 95 % t-interval. Differences are paired by seed against the baseline with the same other "
+    "settings; p is of the paired t-test, corrected by Holm's method over all comparisons of this table. A difference is called "
+    "within noise when the corrected p is 0.05 or more, or with fewer than 3 pairs."
+)
+COST_NOTE = (
+    "A step is one optimiser step at one site. Times are wall clock of the machine that ran the cells, which share it, so "
+    "compare them within this table alone. CPU time covers the whole cell, evaluation included. Peak memory is of the whole "
+    "process, libraries included."
+)
+
+
+def write_study_report(outcome: Outcome) -> Any:
+    """Write the report and its tables from the rows and, where they are here, the run directories; return the page's path."""
+    output, study = outcome.output, outcome.plan.study
+    arms = arms_of(outcome)
+    comparison = comparison_table(outcome, arms)
+    costs = cost_table(costs_of(outcome, arms), study.target_accuracy)
+    write_csv(output / "results.csv", outcome.ordered, outcome.plan.keys)
+    title = study.title or f"Study {outcome.plan.name}"
+    _write_markdown(outcome, title, to_markdown(comparison), to_markdown(costs))
+    shown = outcome.plan.shown()
+    shown_folder = output / "cells" / shown.id if shown is not None else None
+    run = None
+    if shown_folder is not None and (shown_folder / "result.json").is_file():
+        run = run_sections(RunDirectory(shown_folder), output / "plots" / "run")
+    return write_page(
+        output / "report.html",
+        "study.html",
+        title=title,
+        subtitle=study.note,
+        facts=_facts(outcome, arms),
+        warning=_warning(outcome),
+        comparison=comparison,
+        comparison_note=COMPARISON_NOTE,
+        figures=_figures(outcome, arms),
+        cost=costs,
+        cost_note=COST_NOTE,
+        run=run,
+        run_label=f"{shown.label}, seed {shown.seed}" if shown is not None else "",
+        extra=[],
+        failures=failures_table(outcome.failed, outcome) if outcome.failed else None,
+        cells=cells_table(outcome),
+        study=(output / STUDY_FILE).read_text(encoding="utf-8"),
+        manifest=_a_manifest(outcome),
+    )
+
+
+def _facts(outcome: Outcome, arms: Sequence[Arm]) -> list[tuple[str, str]]:
+    seconds = sum(row.seconds or 0.0 for row in outcome.finished)
+    best = [arm for arm in arms if arm.mean is not None]
+    sign = -1 if outcome.plan.study.metric == "loss" else 1
+    top = max(best, key=lambda arm: sign * (arm.mean.mean if arm.mean else 0.0), default=None)
+    return [
+        ("cells", f"{len(outcome.finished)} of {len(outcome.plan.cells)}"),
+        ("arms", str(len(arms))),
+        ("seeds", str(len(outcome.plan.study.seeds))),
+        *([("best mean", top.label)] if top is not None else []),
+        ("time in runs", seconds_words(seconds)),
+    ]
+
+
+def _warning(outcome: Outcome) -> str:
+    missing = len(outcome.plan.cells) - len(outcome.rows)
+    words = []
+    if outcome.failed:
+        words.append(f"{len(outcome.failed)} cells failed, see below; their arms have fewer seeds.")
+    if missing:
+        words.append(f"{missing} cells have not run yet; the same command goes on.")
+    return " ".join(words)
+
+
+def _figures(outcome: Outcome, arms: Sequence[Arm]) -> list[dict[str, str]]:
+    study, folder = outcome.plan.study, outcome.output / "plots"
+    done = [arm for arm in arms if arm.rows]
+    if not done:
+        return []
+    scale = 1 if study.metric == "loss" else 100
+    hue = hue_key(outcome)
+    groups: dict[str, dict[str, list[float]]] = {}
+    for arm in done:
+        values = [scale * row.value(study.metric) for row in arm.rows]
+        groups.setdefault(_without(outcome, arm, hue), {})[show_value(arm.settings[hue])] = values
+    name = METRICS[study.metric]
+    name = name[0].upper() + name[1:]
+    figures = [
+        {
+            "title": "All arms",
+            "svg": plots.intervals(folder, groups, f"Test {name.lower()}"),
+            "caption": "Mean over seeds with 95 % interval; small dots are seeds.",
+        }
+    ]
+    by_labels = _against_labels(outcome, done, hue, study.metric, scale)
+    if by_labels:
+        svg = plots.series_panels(
+            folder, "labels-per-class", by_labels, "Labelled images a class", f"Test {name.lower()}", log_x=True
+        )
+        figures.append({"title": "Against the number of labels", "svg": svg, "caption": "Bands are 95 % intervals over seeds."})
+    curves = _curves(outcome, done, hue)
+    if curves:
+        svg = plots.series_panels(folder, "learning", curves, "Round", "Test accuracy (%)")
+        figures.append({"title": "Learning curves", "svg": svg, "caption": "Mean over seeds; bands are 95 % intervals."})
+    return figures
+
+
+def _without(outcome: Outcome, arm: Arm, *keys: str) -> str:
+    return label({key: value for key, value in outcome.plan.telling(arm.settings).items() if key not in keys})
+
+
+def _against_labels(
+    outcome: Outcome, arms: Sequence[Arm], hue: str, metric: str, scale: int
+) -> dict[str, dict[str, list[tuple[float, list[float]]]]]:
+    """Return the points of accuracy against labels per class; empty unless the study varies them."""
+    if len({arm.settings.get(LABELS_KEY) for arm in arms if arm.settings.get(LABELS_KEY)}) < 2 or hue == LABELS_KEY:
+        return {}
+    panels: dict[str, dict[str, list[tuple[float, list[float]]]]] = {}
+    for arm in sorted((arm for arm in arms if arm.settings[LABELS_KEY]), key=lambda arm: arm.settings[LABELS_KEY]):
+        series = panels.setdefault(_without(outcome, arm, hue, LABELS_KEY), {}).setdefault(show_value(arm.settings[hue]), [])
+        series.append((arm.settings[LABELS_KEY], [scale * row.value(metric) for row in arm.rows]))
+    return panels
+
+
+def _curves(outcome: Outcome, arms: Sequence[Arm], hue: str) -> dict[str, dict[str, list[tuple[float, list[float]]]]]:
+    """Return accuracy by round of the arms whose run directories are here."""
+    panels: dict[str, dict[str, list[tuple[float, list[float]]]]] = {}
+    for arm in arms:
+        by_round: dict[float, list[float]] = {}
+        for row in arm.rows:
+            if (outcome.folder(row) / "metrics.jsonl").is_file():
+                for number, value in RunDirectory(outcome.folder(row)).evaluated("test_accuracy"):
+                    by_round.setdefault(number, []).append(100 * value)
+        if by_round:
+            panels.setdefault(_without(outcome, arm, hue), {})[show_value(arm.settings[hue])] = list(by_round.items())
+    return panels
+
+
+def _a_manifest(outcome: Outcome) -> str:
+    for row in outcome.finished:
+        manifest = RunDirectory(outcome.folder(row)).manifest
+        if manifest:
+            return json.dumps(manifest, indent=2)
+    return ""
+
+
+def _write_markdown(outcome: Outcome, title: str, comparison: str, costs: str) -> None:
+    from mpssl_fed.files import write_atomic
+
+    warning = _warning(outcome)
+    parts = [f"# {title}", outcome.plan.study.note or "", warning, comparison, COMPARISON_NOTE, "## Cost", costs, COST_NOTE]
+    write_atomic(outcome.output / "results.md", "\n\n".join(part.strip() for part in parts if part) + "\n")
