@@ -106,6 +106,7 @@ class GeneratorSection(Section):
         "glyphs-digits", description="glyphs-digits, glyphs-letters, biggan-deep-128/256/512, biggan (with path), ..."
     )
     path: str | None = Field(None, description="Folder of the generator's files, where the name alone does not say.")
+    foundation: str | None = Field(None, description="p-ssl: file or folder of the foundation classifier, where none is shipped.")
     truncation: float = Field(1.0, gt=0, le=1, description="z is truncation x N(0, 1) cut at 2.")
 
 

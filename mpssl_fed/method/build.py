@@ -11,10 +11,13 @@ from mpssl_fed.config import Config
 from mpssl_fed.data.datasets import Images
 from mpssl_fed.errors import UserError
 from mpssl_fed.generators.base import Generator
+from mpssl_fed.generators.foundation import foundation_classifier
 from mpssl_fed.method.anchor import Anchor
+from mpssl_fed.method.freematch import FreeMatch  # noqa: F401  (registers its name)
 from mpssl_fed.method.losses import LOSSES
 from mpssl_fed.method.private_data import ExactPrivateData, PrivateData, split_validation
-from mpssl_fed.method.sources import SOURCES, Task
+from mpssl_fed.method.pseudo_label import PseudoLabel
+from mpssl_fed.method.sources import SOURCES, Source, Task
 from mpssl_fed.method.step import Learner
 from mpssl_fed.method.views import Views
 from mpssl_fed.models import Classifier
@@ -52,11 +55,15 @@ def build_learner(
     loss = None if method.loss == "none" else LOSSES[str(method.loss)](method, len(classifier.classes))
     if loss and not loss.reaches_head and not any(name.startswith("body.") for name in classifier.theta()):
         loss = None  # a feature loss has nothing to train: the cell equals base, and no private read is made for it
-    source = None
+    source: Source | None = None
     if loss:
         device, seed = classifier.head.weight.device, seed_of(config.seed, "site", site)
         task = Task(len(classifier.classes), classifier.channels, classifier.size, seed, device, classifier.head.weight.dtype)
-        source = SOURCES[str(method.source)](method, task, generator, unlabeled)
+        if method.source == "pseudo-label":
+            foundation = foundation_classifier(config.generator.name, config.generator.foundation)
+            source = PseudoLabel(method, task, generator, foundation)
+        else:
+            source = SOURCES[str(method.source)](method, task, generator, unlabeled)
     anchor = None
     if config.federation.anchor.weight > 0:
         if generator is None:

@@ -84,8 +84,7 @@ def meta_gradient(
         if gap_cotangent is not None:
             outputs.append(part.x)
             cotangents.append(settings.gap_weight * gap_cotangent[index.to(gap_cotangent.device)])
-        for accumulated, g in zip(total, torch.autograd.grad(outputs, parameters, cotangents), strict=True):
-            accumulated += g
+        total = [sum_ + g for sum_, g in zip(total, torch.autograd.grad(outputs, parameters, cotangents), strict=True)]
     return MetaAnswer(total, gap)
 
 

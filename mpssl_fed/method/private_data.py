@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from mpssl_fed.data.datasets import Images
 from mpssl_fed.models import Classifier, Params
@@ -45,6 +45,9 @@ class PrivateData(Protocol):
 
     def mean_feature(self, psi: Params) -> FeatureMeans:
         """Return the mean feature(s) of the private images at psi."""
+
+    def foundation_labels(self, foundation: nn.Module) -> Tensor:
+        """Return rows of foundation probabilities [m, K_F] for P-SSL to draw from; read once a run."""
 
 
 def split_validation(y: np.ndarray, fraction: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -122,6 +125,12 @@ class ExactPrivateData:
         rows = len(self.classifier.classes) if self.per_class else 1
         values, present = group_means(features, groups, rows)
         return FeatureMeans(values, present, self.per_class)
+
+    @torch.no_grad()
+    def foundation_labels(self, foundation: nn.Module) -> Tensor:
+        """Return softmax(foundation(x)) [n, K_F], one row for each image of D_train."""
+        parts = [foundation(self.plain(x)).softmax(1) for x in self.train[0].split(4 * self.batch_size)]
+        return torch.cat(parts)
 
     def _draw(self, data: tuple[Tensor, Tensor], size: int | None = None) -> tuple[Tensor, Tensor]:
         x, y = data

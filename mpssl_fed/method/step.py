@@ -21,6 +21,7 @@ from mpssl_fed.method.anchor import Anchor
 from mpssl_fed.method.lmo import MetaSettings, meta_gradient
 from mpssl_fed.method.losses import UnsupervisedLoss
 from mpssl_fed.method.private_data import PrivateData
+from mpssl_fed.method.pseudo_label import PseudoLabel
 from mpssl_fed.method.sources import MetaOptimised, Source, Streams
 from mpssl_fed.method.views import Views
 from mpssl_fed.models import Classifier, Params
@@ -107,6 +108,8 @@ class Learner:
         if self.source:
             self.source.cost.seconds, self.source.cost.images = 0.0, 0
             self.source.begin_round(streams)
+        if isinstance(self.source, PseudoLabel) and self.source.rows is None:
+            self.source.set_rows(self.private.foundation_labels(self.source.foundation))
         if self.anchor:
             self.anchor.begin_round(streams("anchor"))
 

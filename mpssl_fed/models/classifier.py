@@ -108,7 +108,7 @@ class Classifier(nn.Module):
         }
 
     def _shared(self) -> Params:
-        shared = {name: p for name, p in self.named_parameters() if p.requires_grad or self.share_frozen}
+        shared: Params = {name: p for name, p in self.named_parameters() if p.requires_grad or self.share_frozen}
         shared |= {name: b for name, b in self.named_buffers() if name.endswith(("running_mean", "running_var"))}
         return shared
 
