@@ -55,12 +55,16 @@ def simulate(
     ``overwrite`` (delete it). Raises UserError for bad input and for a run in which no site answered.
     """
     from mpssl_fed.federation.progress import Progress as Silent
-    from mpssl_fed.federation.run_directory import open_run
+    from mpssl_fed.federation.run_directory import open_run, refuse_occupied
+    from mpssl_fed.federation.simulation import preflight
     from mpssl_fed.federation.simulation import simulate as run_sites
 
     resolved, stem = _resolve(config, overrides)
     folder = Path(resolved.output.dir or Path("runs") / stem)
-    run = open_run(resolved, folder, resume=resume, overwrite=overwrite or resolved.output.overwrite, command=command)
+    overwrite = overwrite or resolved.output.overwrite
+    refuse_occupied(folder, resume=resume, overwrite=overwrite)
+    preflight(resolved)
+    run = open_run(resolved, folder, resume=resume, overwrite=overwrite, command=command)
     run_sites(run, client_app, progress or Silent())
     return Run.open(folder)
 

@@ -78,21 +78,27 @@ def open_run(config: Config, folder: Path, *, resume: bool = False, overwrite: b
     anything starts anew) or ``overwrite`` (which deletes it; only ever a folder that is a run or empty).
     """
     config = config.model_copy(update={"output": config.output.model_copy(update={"dir": str(folder)})})
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"output.dir={folder}: is a file, want a folder")
-    occupied = folder.is_dir() and any(folder.iterdir())
-    is_run = (folder / MANIFEST).is_file()
-    if occupied and resume and is_run:
+    refuse_occupied(folder, resume=resume, overwrite=overwrite)
+    if resume and (folder / MANIFEST).is_file():
         return _reopen(config, folder)
-    if occupied and not (overwrite and is_run) and not (resume and _unborn(folder)):
-        hint = "--resume continues it, --overwrite deletes it" if is_run else "and it is not a run, so nothing here deletes it"
-        raise UserError(f"run directory {folder} exists; {hint}; or choose another with --output DIR")
-    if occupied:
+    if folder.is_dir():
         shutil.rmtree(folder)
     run = RunDirectory(folder, secrets.token_hex(8), config)
     write_json(folder / MANIFEST, {"run_id": run.run_id, "status": "running", "command": command} | facts(config))
     write_atomic(folder / CONFIG, config.to_yaml())
     return run
+
+
+def refuse_occupied(folder: Path, *, resume: bool = False, overwrite: bool = False) -> None:
+    """Raise UserError unless ``folder`` is free, or is a run and may be continued or deleted."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"output.dir={folder}: is a file, want a folder")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    is_run = (folder / MANIFEST).is_file()
+    if not (is_run and (resume or overwrite)) and not (resume and _unborn(folder)):
+        hint = "--resume continues it, --overwrite deletes it" if is_run else "and it is not a run, so nothing here deletes it"
+        raise UserError(f"run directory {folder} exists; {hint}; or choose another with --output DIR")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

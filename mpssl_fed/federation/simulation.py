@@ -30,7 +30,10 @@ AppFactory = Callable[[], ClientApp]
 
 
 def preflight(config: Config) -> None:
-    """Raise UserError now for whatever would make the sites fail later: names, files, shares, privacy."""
+    """Raise UserError now for whatever would make the sites fail later: names, files, shares, privacy, a missing Ray."""
+    torch.set_num_threads(config.runtime.threads)
+    if config.federation.backend == "ray" and importlib.util.find_spec("ray") is None:
+        raise UserError("federation.backend=ray: Ray is not installed; pip install 'mpssl-fed[ray]', or use backend inprocess")
     STRATEGIES[config.federation.strategy.name]
     parts.dataset(config)
     empty = [site for site, share in enumerate(parts.shares(config)) if not len(share)]
@@ -46,11 +49,8 @@ def preflight(config: Config) -> None:
 def simulate(run: RunDirectory, client_app: AppFactory, progress: Progress) -> None:
     """Run, or continue, ``run`` on the backend of its config and write everything a run directory holds.
 
-    Raises UserError for bad input before any site trains. KeyboardInterrupt passes through with the last round's
-    checkpoint on disk.
+    Call :func:`preflight` first. KeyboardInterrupt passes through with the last round's checkpoint on disk.
     """
-    torch.set_num_threads(run.config.runtime.threads)
-    preflight(run.config)
     write_labels(run)
     job = Job(run, progress, expected_sites=run.config.federation.sites)
     with _quiet_flower():
@@ -89,8 +89,6 @@ def _inprocess(job: Job, client_app: AppFactory) -> None:
 
 
 def _ray(job: Job, client_app: AppFactory) -> None:
-    if importlib.util.find_spec("ray") is None:
-        raise UserError("federation.backend=ray: Ray is not installed; pip install 'mpssl-fed[ray]', or use backend inprocess")
     from flwr.simulation.run_simulation import run_simulation
 
     config = job.run.config
