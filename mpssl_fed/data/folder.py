@@ -122,7 +122,9 @@ def check_subjects(subjects: str | None) -> None:
 
 def _csv_row(row: dict[str, str], folder: Path, classes: Sequence[str], where: str) -> tuple[Path, int, str]:
     name, label = row["path"] or "", row["label"] or ""
-    if None in row or label not in classes:
+    if None in row:
+        raise UserError(f"{where}: more columns than the header names; quote a name that holds a comma")
+    if label not in classes:
         hint = nearest(label, classes)
         raise UserError(f"{where}: '{label}' is not a class of this task.{hint} Classes: {_some(classes)}")
     path = (folder / name).resolve()

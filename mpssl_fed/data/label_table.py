@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib import colormaps
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 WIDEST = 16  # classes that still get a column each in a terminal
 
@@ -43,6 +44,10 @@ def describe_partition(y: np.ndarray, parts: Sequence[np.ndarray], classes: Sequ
 
 def plot_labels(table: np.ndarray, classes: Sequence[str]) -> Figure:
     """Return stacked bars of the counts [sites, K], one bar a site, one colour a class."""
+    from matplotlib import colormaps  # half a second that a site, which never plots, need not spend
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
     sites, k = table.shape
     figure = Figure(figsize=(max(4.0, min(16.0, 2.5 + 0.35 * sites)), 3.6), layout="constrained")
     axes = figure.add_subplot()
