@@ -40,6 +40,6 @@ class HOG(nn.Module):
         distance = (position - centres).abs()
         distance = torch.minimum(distance, self.bins - distance)  # orientations wrap around
         cells = F.avg_pool2d(magnitude * (1 - distance).clamp_min(0), self.cell)  # [n, bins, 8, 8]
-        blocks = F.unfold(cells, 2).view(len(x), 4 * self.bins, -1)  # [n, 4 bins, 49]
+        blocks = F.unfold(cells, 2)  # [n, 4 bins, 49]
         blocks = F.normalize(F.normalize(blocks, dim=1, eps=1e-3).clamp_max(0.2), dim=1, eps=1e-3)
         return blocks.flatten(1)
