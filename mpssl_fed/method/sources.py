@@ -17,7 +17,7 @@ from mpssl_fed.errors import UserError
 from mpssl_fed.generators.base import Generator, fit_images
 from mpssl_fed.method.latent import Latents
 from mpssl_fed.registry import Registry
-from mpssl_fed.seeds import seed_of
+from mpssl_fed.seeds import seed_of, torch_rng
 
 Streams = Callable[[str], torch.Generator]
 """Purpose -> the public random stream of this site and round for it."""
@@ -97,6 +97,7 @@ class Random:
         self.method, self.task, self.generator, self.cost = method, task, generator, Cost()
         self.buffer = Buffer(method.bank or method.buffer * method.batch)
         self._made_bank = False
+        self.begin_round(lambda purpose: torch_rng(task.seed, "before any round", purpose))  # samples() of a loaded state
 
     def begin_round(self, streams: Streams) -> None:
         """Set the streams of latents and of draws."""
