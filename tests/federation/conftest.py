@@ -14,7 +14,7 @@ from mpssl_fed import config as configs
 from mpssl_fed.config import Config
 from mpssl_fed.federation.progress import Progress
 from mpssl_fed.federation.run_directory import RunDirectory, open_run
-from mpssl_fed.federation.simulation import simulate
+from mpssl_fed.federation.simulation import preflight, simulate
 
 Handler = Callable[[Message, Context], Message]
 
@@ -52,6 +52,7 @@ def run_tiny(tmp_path: Path) -> Callable[..., RunDirectory]:
 
     def run(*overrides: str, client: Handler = app, folder: Path | None = None, **flags: bool) -> RunDirectory:
         directory = open_run(tiny_config(*overrides), folder or tmp_path / "run", **flags)
+        preflight(directory.config)
         simulate(directory, lambda: client, Recorder())  # type: ignore[arg-type,return-value]
         return directory
 

@@ -1,0 +1,135 @@
+"""A site answers the same message with the same bits, other weights from the latents before, and refuses bad weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from mpssl_fed.config import Config
+from mpssl_fed.federation import parts
+from mpssl_fed.federation.messages import Plan, TrainReply, TrainRequest
+from mpssl_fed.federation.refusal import Refusal
+from mpssl_fed.federation.site import Site
+from mpssl_fed.federation.site_state import SiteState
+from mpssl_fed.federation.weights import Weights, to_record
+
+MP_SSL = "method={name: mp-ssl, batch: 4, lmo_batch: 4, lmo_every: 1, refresh_every: 1, buffer: 1}"
+
+
+@pytest.fixture
+def config(tiny: Callable[..., Config]) -> Config:
+    return tiny(MP_SSL)
+
+
+def _ask(config: Config, number: int, weights: Weights, run_id: str = "run1") -> TrainRequest:
+    return TrainRequest(Plan.of(run_id, config), number, to_record(weights))
+
+
+def _start(config: Config) -> Weights:
+    return parts.initial_classifier(config).shared_state()
+
+
+def _same(one: TrainReply, other: TrainReply) -> bool:
+    return all(torch.equal(one.weights[key], other.weights[key]) for key in one.weights)
+
+
+def test_the_same_message_gets_the_stored_reply(config: Config, tmp_path: Path) -> None:
+    site, start = Site(0, tmp_path), _start(config)
+    first = site.train_round(_ask(config, 1, start))
+    latents = SiteState(tmp_path).latest("run1")
+    again = site.train_round(_ask(config, 1, start))
+    assert _same(first, again)
+    assert again.metrics == first.metrics  # seconds too: nothing was trained
+    after = SiteState(tmp_path).latest("run1")
+    assert latents is not None
+    assert after is not None
+    assert all(torch.equal(latents[key], after[key]) for key in latents)
+
+
+def test_other_weights_in_the_same_round_train_from_the_latents_before(config: Config, tmp_path: Path) -> None:
+    start = _start(config)
+    other = {key: value + 0.01 for key, value in start.items()}
+    site = Site(0, tmp_path / "a")
+    one = site.train_round(_ask(config, 1, start))
+    two = site.train_round(_ask(config, 2, one.weights))
+    changed = site.train_round(_ask(config, 2, other))
+    assert not _same(two, changed)
+
+    fresh = Site(0, tmp_path / "b")
+    fresh.train_round(_ask(config, 1, start))
+    assert _same(changed, fresh.train_round(_ask(config, 2, other)))
+
+
+def test_a_round_asked_again_later_forgets_what_followed(config: Config, tmp_path: Path) -> None:
+    start = _start(config)
+    site, state = Site(0, tmp_path), SiteState(tmp_path)
+    one = site.train_round(_ask(config, 1, start))
+    site.train_round(_ask(config, 2, one.weights))
+    assert state.rounds("run1") == [1, 2]
+    site.train_round(_ask(config, 1, {key: value * 0.9 for key, value in start.items()}))
+    assert state.rounds("run1") == [1]
+
+
+def test_only_the_last_two_rounds_are_kept_and_older_ones_are_refused(config: Config, tmp_path: Path) -> None:
+    site, weights = Site(0, tmp_path), _start(config)
+    for number in (1, 2, 3):
+        weights = site.train_round(_ask(config, number, weights)).weights
+    assert SiteState(tmp_path).rounds("run1") == [2, 3]
+    with pytest.raises(Refusal, match="round-lost"):
+        site.train_round(_ask(config, 1, weights))
+    assert SiteState(tmp_path).rounds("run1") == [2, 3]
+
+
+def test_runs_do_not_share_latents(config: Config, tmp_path: Path) -> None:
+    start = _start(config)
+    site = Site(0, tmp_path)
+    first = site.train_round(_ask(config, 1, start, "run1"))
+    site.train_round(_ask(config, 2, first.weights, "run1"))
+    assert _same(first, site.train_round(_ask(config, 1, start, "run2")))
+
+
+def test_sites_differ_and_files_are_private(config: Config, tmp_path: Path) -> None:
+    start = _start(config)
+    replies = [Site(site, tmp_path / str(site)).train_round(_ask(config, 1, start)) for site in (0, 1)]
+    assert not _same(*replies)
+    assert {file.stat().st_mode & 0o777 for file in (tmp_path / "0").iterdir()} == {0o600}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused_before_training(config: Config, tmp_path: Path, value: float) -> None:
+    weights = _start(config)
+    weights["head.bias"] = torch.full_like(weights["head.bias"], value)
+    with pytest.raises(Refusal, match="non-finite"):
+        Site(0, tmp_path).train_round(_ask(config, 1, weights))
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_of_another_classifier_are_refused(config: Config, tmp_path: Path) -> None:
+    weights = _start(config)
+    del weights["head.bias"]
+    with pytest.raises(Refusal, match="misshapen"):
+        Site(0, tmp_path).train_round(_ask(config, 1, weights))
+
+
+def test_divergence_is_refused_and_not_stored(tiny: Callable[..., Config], tmp_path: Path) -> None:
+    config = tiny("optim={name: sgd, lr: 1.0e30, schedule: constant, warmup_steps: 0}", "federation.local_steps=4")
+    with pytest.raises(Refusal, match="non-finite"):
+        Site(0, tmp_path).train_round(_ask(config, 1, _start(config)))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("run_id", ["../../etc", "", "a/b", ".hidden", "x" * 65])
+def test_a_run_id_is_no_path(config: Config, tmp_path: Path, run_id: str) -> None:
+    with pytest.raises(Refusal, match="malformed"):
+        Site(0, tmp_path).train_round(_ask(config, 1, _start(config), run_id))
+
+
+def test_size_is_what_weighs(tiny: Callable[..., Config], tmp_path: Path) -> None:
+    config = tiny("data.partition={name: quantity, skew: 1.0}")
+    start = _start(config)
+    sizes = [Site(site, tmp_path / str(site)).train_round(_ask(config, 1, start)).examples for site in range(3)]
+    assert sizes == [len(share) for share in parts.shares(config)]
+    assert sum(sizes) == 60
