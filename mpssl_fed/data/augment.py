@@ -65,22 +65,27 @@ def draw(n: int, rng: torch.Generator) -> Tensor:
 
 def apply_weak(x: Tensor, rows: Tensor, flip: bool, size: int | None = None) -> Tensor:
     """Return weak views of x [n, C, H, W] for the randomness ``rows`` [n, len(COLUMNS)]; deterministic."""
-    u = rows.to(x)
-    return _resample(x, u, torch.zeros_like(u[:, 0]), flip, size)
+    return _view(x, rows, None, flip, size)
 
 
 def apply_strong(x: Tensor, rows: Tensor, flip: bool, size: int | None = None) -> Tensor:
     """Return strong views for the randomness ``rows``; deterministic."""
-    u = rows.to(x)
-    all_strong = torch.ones_like(u[:, 0])
-    return _photometric(_resample(x, u, all_strong, flip, size), u, all_strong)
+    return _view(x, rows, torch.ones_like(rows[:, 0]), flip, size)
 
 
 def apply_half_strong(x: Tensor, rows: Tensor, flip: bool, size: int | None = None) -> Tensor:
     """Return strong views where the row's first number is below 1/2 and weak ones elsewhere; deterministic."""
-    u = rows.to(x)
-    is_strong = (u[:, _AT["mode"]] < 0.5).to(x.dtype)
-    return _photometric(_resample(x, u, is_strong, flip, size), u, is_strong)
+    return _view(x, rows, (rows[:, _AT["mode"]] < 0.5).to(rows.dtype), flip, size)
+
+
+def _view(x: Tensor, rows: Tensor, is_strong: Tensor | None, flip: bool, size: int | None) -> Tensor:
+    """Views of x in its type; is_strong [n] is 1 or 0, or None where all views are weak."""
+    # Half precision cannot tell neighbouring pixel centres apart.
+    full = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    u = rows.to(full)
+    s = torch.zeros_like(u[:, 0]) if is_strong is None else is_strong.to(full)
+    view = _resample(full, u, s, flip, size)
+    return (view if is_strong is None else _photometric(view, u, s)).to(x.dtype)
 
 
 def _resample(x: Tensor, u: Tensor, s: Tensor, flip: bool, size: int | None) -> Tensor:

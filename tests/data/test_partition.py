@@ -20,7 +20,7 @@ cases = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(labels, st.integers(1, 12), cases, st.integers(0, 2**40))
 def test_every_image_lives_at_one_site(y: np.ndarray, sites: int, case: tuple, seed: int) -> None:
     name, options = case
@@ -40,7 +40,7 @@ def test_every_image_lives_at_one_site(y: np.ndarray, sites: int, case: tuple, s
         assert (held == options["classes_per_site"]).all()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(labels, st.integers(1, 12), cases, st.integers(0, 99))
 def test_feasible_demands_are_met(y: np.ndarray, sites: int, case: tuple, seed: int) -> None:
     name, options = case
