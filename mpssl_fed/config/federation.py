@@ -95,6 +95,7 @@ class Privacy(Section):
     sample_rate: float = Field(0.02, gt=0, le=1, description="q: chance of a unit to be in a draw.")
     clip: Clip = Clip()
     meta_params: Literal["norm", "all"] = Field("norm", description="Where release (b) lives.")
+    per_class_gap: bool = Field(False, description="Release (c) in one block a class; its noise grows with their number.")
     sigma_feature_ratio: float = Field(4.0, gt=0, description="Noise multiplier of (c) over that of (a).")
     count_floor: float = Field(0.1, gt=0, le=1, description="Floor of the noisy count, as a share of q x public_size.")
     noise: Literal["secure", "fast"] = Field("secure", description="fast: simulations of public data alone.")

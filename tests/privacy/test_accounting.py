@@ -13,7 +13,7 @@ from scipy import integrate
 
 from mpssl_fed.errors import UserError
 from mpssl_fed.privacy import accounting
-from mpssl_fed.privacy.accounting import ORDERS, epsilon, merge, rdp, rdp_epsilon, solve_sigma, trajectory
+from mpssl_fed.privacy.accounting import epsilon, merge, rdp, rdp_epsilon, solve_sigma, trajectory
 
 DELTA = 1e-5
 

@@ -1,0 +1,242 @@
+"""What a run will release about a site's data, fixed before its first read: pure, public data and its price."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+from mpssl_fed.config import Config
+from mpssl_fed.errors import UserError
+from mpssl_fed.privacy import accounting
+from mpssl_fed.privacy.accounting import History, merge
+
+PSEUDO_LABEL_RATIO = 10.0
+"""Noise multiplier of the one pseudo-label release of P-SSL (all units, once) over that of release (a)."""
+
+FROZEN_BODIES = ("pixels", "hog", "random")
+MOST_POINTS = 50
+
+
+@dataclass(frozen=True)
+class Release:
+    """One kind of answer. sigma: noise multiplier; clip: L2 bound of a unit's share and so the sensitivity (add or remove
+    one unit); q: rate of its own Poisson draw; steps: how often over the run."""
+
+    name: str
+    sigma: float
+    clip: float
+    q: float
+    steps: int
+
+    @property
+    def noise_std(self) -> float:
+        """Standard deviation of the noise on each coordinate of the sum."""
+        return self.sigma * self.clip
+
+    def relative_noise(self, public_size: int) -> float:
+        """Return the noise std of a coordinate, after the division by q x public_size, in units of the clip bound."""
+        return self.sigma / (self.q * public_size)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All releases of a run at one site. Every field is public; nothing in it may come from the data.
+
+    sigma_meta (b) and sigma_feature (c) are None where the run has no latent meta-optimisation, sigma_pseudo_label where it
+    has no pseudo-labels. epsilon is the budget asked for; :meth:`price` is what the plan costs.
+    """
+
+    scope: str
+    unit: str
+    epsilon: float
+    delta: float
+    public_size: int
+    q: float
+    rounds: int
+    local_steps: int
+    lmo_every: int
+    clip_gradient: float
+    clip_meta: float
+    clip_feature: float
+    sigma_gradient: float
+    sigma_meta: float | None = None
+    sigma_feature: float | None = None
+    sigma_pseudo_label: float | None = None
+    per_class_gap: bool = False
+
+    def releases(self, first_round: int = 1, last_round: int | None = None) -> list[Release]:
+        """Return what is released in some rounds (counted from 1; default all): (a), then what the plan has of the rest."""
+        last = self.rounds if last_round is None else last_round
+        steps = (last - first_round + 1) * self.local_steps
+        lmo = _multiples(self.lmo_every, (first_round - 1) * self.local_steps, last * self.local_steps)
+        found = [Release("gradient", self.sigma_gradient, self.clip_gradient, self.q, steps)]
+        if self.sigma_meta is not None:
+            found.append(Release("meta", self.sigma_meta, self.clip_meta, self.q, lmo))
+        if self.sigma_feature is not None:
+            found.append(Release("feature", self.sigma_feature, self.clip_feature, self.q, lmo))
+        if self.sigma_pseudo_label is not None and first_round == 1:
+            found.append(Release("pseudo-label", self.sigma_pseudo_label, 1.0, 1.0, 1))
+        return found
+
+    def history(self) -> dict[tuple[float, float], int]:
+        """Return the whole run as {(sigma, q): n}."""
+        return _history(self.releases())
+
+    def round_history(self, number: int, first: bool | None = None) -> dict[tuple[float, float], int]:
+        """Return what round ``number`` (from 1) reserves; ``first``: the site's first one of this run (default: number 1),
+        which also takes the pseudo-label release. UserError outside the plan."""
+        if not 1 <= number <= self.rounds:
+            raise UserError(f"round {number} is outside the plan of {self.rounds} rounds")
+        once = [release for release in self.releases() if release.name == "pseudo-label"]
+        each = [release for release in self.releases(number, number) if release.name != "pseudo-label"]
+        return _history(each + (once if (number == 1 if first is None else first) else []))
+
+    def price(self) -> float:
+        """Return the epsilon of the whole plan at delta, under its scope's reading."""
+        return accounting.epsilon(self.history(), self.delta)
+
+    def labelled_step_claim(self) -> float:
+        """Return the epsilon that accounting for the supervised gradient alone would report."""
+        return accounting.epsilon({(self.sigma_gradient, self.q): self.rounds * self.local_steps}, self.delta)
+
+    def commitment(self) -> str:
+        """Return the SHA-256 of the plan as 64 hex digits; a run's first ledger row carries it."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    def without_lmo(self) -> Plan:
+        """Return the same plan, at the same sigma, without releases (b) and (c)."""
+        return replace(self, sigma_meta=None, sigma_feature=None)
+
+    def to_json(self, classes: int | None = None) -> dict[str, Any]:
+        """Return all that `privacy plan` prints, as plain JSON types. classes: K of the task, for a gap by class."""
+        end = self.price()
+        bare = self.without_lmo()
+        has_lmo = self.sigma_meta is not None
+        return {
+            "epsilon": end,
+            "history": [[sigma, q, n] for (sigma, q), n in self.history().items()],
+            "epsilon_asked": self.epsilon,
+            "delta": self.delta,
+            "unit": self.unit,
+            "scope": self.scope,
+            "public_size": self.public_size,
+            "sample_rate": self.q,
+            "rounds": self.rounds,
+            "local_steps": self.local_steps,
+            "lmo_every": self.lmo_every if has_lmo else None,
+            "sigma": self.sigma_gradient,
+            "releases": [self._describe(release, classes) for release in self.releases()],
+            "epsilon_after_round": self.epsilon_after_rounds(),
+            "lmo": {
+                "epsilon_without": bare.price() if has_lmo else end,
+                "sigma_without": _solve(bare, self.epsilon) if has_lmo else self.sigma_gradient,
+            },
+            "labelled_step_epsilon": self.labelled_step_claim(),
+            "commitment": self.commitment(),
+        }
+
+    def epsilon_after_rounds(self) -> list[dict[str, float]]:
+        """Return [{round, epsilon}], for each round, or for 50 evenly spaced ones that end with the last."""
+        wanted = sorted({math.ceil(self.rounds * k / MOST_POINTS) for k in range(1, MOST_POINTS + 1)})
+        prices = accounting.trajectory([_history(self.releases(1, number)) for number in wanted], self.delta)
+        return [{"round": number, "epsilon": price} for number, price in zip(wanted, prices, strict=True)]
+
+    def _describe(self, release: Release, classes: int | None) -> dict[str, Any]:
+        relative = release.relative_noise(self.public_size)
+        described = asdict(release) | {"noise_std": release.noise_std, "noise_over_clip": relative}
+        if release.name == "feature" and self.per_class_gap and classes:
+            described["noise_over_clip_of_a_class"] = relative * classes  # a class holds about 1/K of the draw
+        return described
+
+
+def has_lmo(config: Config) -> bool:
+    """Whether a run optimises latents: never where the feature extractor is frozen, since nothing of v is left there."""
+    frozen = config.model.trainable == "head" or config.model.name in FROZEN_BODIES
+    return config.method.source == "meta-optimised" and not frozen
+
+
+def plan_for(
+    config: Config,
+    *,
+    epsilon: float | None = None,
+    delta: float | None = None,
+    public_size: int | None = None,
+    unit: str | None = None,
+) -> Plan:
+    """Return the plan of ``config`` at a site, sigma solved so that it costs at most epsilon.
+
+    The keywords are what the site's policy grants; each takes the place of the config's value. Under scope
+    ``labelled-step`` epsilon prices the supervised gradient alone. UserError where the config has no privacy, reads real
+    unlabeled images, or delta is above 1/(10 public_size).
+    """
+    section = config.privacy
+    budget, size = epsilon or section.epsilon, public_size or section.public_size
+    if not section.on or budget is None or size is None:
+        raise UserError("privacy.scope is off: there is no plan. Set privacy.epsilon and privacy.public_size")
+    if config.method.source == "real":
+        raise UserError("method.source=real reads unlabeled images, which no release covers; choose another method under DP")
+    delta = section.delta if delta is None else delta
+    if delta > 1 / (10 * size):
+        raise UserError(
+            f"privacy.delta={delta:g} is above 1/(10 public_size) = {1 / (10 * size):g}: such a delta lets a mechanism publish "
+            f"whole records; set privacy.delta to {1 / (10 * size):g} or less"
+        )
+    lmo, covers_all = has_lmo(config), section.scope == "end-to-end"
+    unsolved = Plan(
+        scope=str(section.scope),
+        unit=unit or section.unit,
+        epsilon=budget,
+        delta=delta,
+        public_size=size,
+        q=section.sample_rate,
+        rounds=config.federation.rounds,
+        local_steps=config.federation.local_steps,
+        lmo_every=config.method.lmo_every,
+        clip_gradient=section.clip.gradient,
+        clip_meta=section.clip.meta,
+        clip_feature=section.clip.feature,
+        sigma_gradient=1.0,
+        sigma_meta=1.0 if lmo and covers_all else None,
+        sigma_feature=section.sigma_feature_ratio if lmo and covers_all and config.method.gap.weight else None,
+        sigma_pseudo_label=PSEUDO_LABEL_RATIO if config.method.source == "pseudo-label" and covers_all else None,
+        per_class_gap=section.per_class_gap,
+    )
+    return _at(unsolved, _solve(unsolved, budget))
+
+
+@lru_cache(maxsize=256)
+def _solve(plan: Plan, epsilon: float) -> float:
+    """Return sigma of release (a), the others kept in proportion to it."""
+    base = _at(plan, 1.0)
+    return accounting.solve_sigma(lambda sigma: _at(base, sigma).history(), epsilon, plan.delta)
+
+
+def _at(plan: Plan, sigma: float) -> Plan:
+    """Return the plan with sigma_gradient ``sigma`` and every other sigma scaled with it."""
+    scale = sigma / plan.sigma_gradient
+
+    def scaled(value: float | None) -> float | None:
+        return None if value is None else float(f"{value * scale:.6g}")
+
+    return replace(
+        plan,
+        sigma_gradient=sigma,
+        sigma_meta=scaled(plan.sigma_meta),
+        sigma_feature=scaled(plan.sigma_feature),
+        sigma_pseudo_label=scaled(plan.sigma_pseudo_label),
+    )
+
+
+def _multiples(of: int, start: int, stop: int) -> int:
+    """Return how many t in [start, stop) have t % of == 0: the steps with a latent meta-optimisation."""
+    return -(-stop // of) - -(-start // of)
+
+
+def _history(releases: Sequence[Release]) -> dict[tuple[float, float], int]:
+    parts: list[History] = [{(release.sigma, release.q): release.steps} for release in releases]
+    return merge(*parts)
