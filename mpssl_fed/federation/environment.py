@@ -12,6 +12,9 @@ SWITCHES: dict[str, str] = {
 }
 """Variable -> value. A variable that the user has set is left alone."""
 
+AT_START = {name: os.environ.get(name) for name in SWITCHES}
+"""What the shell had set when this process began, before :func:`apply`."""
+
 
 def apply() -> None:
     """Set each switch in this process, hence in its children; must run before ``import flwr``."""

@@ -1,0 +1,137 @@
+"""The classifier as a file for other runtimes: ONNX, or a torch.export program. Each is read back and compared."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mpssl_fed.errors import UserError, nearest
+from mpssl_fed.files import write_atomic
+from mpssl_fed.models import Classifier
+from mpssl_fed.seeds import torch_rng
+from mpssl_fed.trained.load import Trained
+
+SUFFIX = {"onnx": ".onnx", "torch-export": ".pt2"}
+TOLERANCE = 1e-3
+"""Largest difference of a logit, relative to the largest logit; float32 kernels of two runtimes stay far below it."""
+CHECKED_BATCHES = (1, 2, 7)
+
+Runner = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The file written, and the largest absolute difference of a logit from the classifier's on random images."""
+
+    file: Path
+    difference: float
+
+
+def export(trained: Trained, form: str = "onnx", out: str | Path | None = None, overwrite: bool = False) -> Exported:
+    """Write the classifier as ``onnx`` or ``torch-export``, read the file back and compare the two on random images.
+
+    Input ``images`` float32 [n, C, S, S] in [-1, 1] (pixel / 127.5 - 1; n is free), output ``logits`` float32 [n, K]; classes,
+    sizes and normalisation are in the file (ONNX: metadata_props; torch.export: extra file ``metadata.json``). Default
+    ``out``: beside the model. Raises UserError for an unknown form, a file that exists, a missing extra, or a difference above
+    ``TOLERANCE`` (the file is then removed).
+    """
+    if form not in SUFFIX:
+        raise UserError(f"--format {form}: unknown.{nearest(form, SUFFIX)} Known: {', '.join(SUFFIX)}")
+    file = Path(out).expanduser() if out else trained.file.with_suffix(SUFFIX[form])
+    if file.is_dir() or (file.exists() and not overwrite):
+        raise UserError(f"--out {file} exists; choose another file{'' if file.is_dir() else ' or add --overwrite'}")
+    classifier = trained.classifier.cpu()
+    to_bytes, reader = {"onnx": (_to_onnx, _read_onnx), "torch-export": (_to_program, _read_program)}[form]
+    write_atomic(file, to_bytes(classifier, _metadata(classifier)))
+    difference, allowed = _compare(classifier, reader(file))
+    if difference > allowed:
+        file.unlink()
+        raise UserError(f"--format {form}: logits differ by {difference:.2g} (allowed {allowed:.2g}); {file} was removed")
+    return Exported(file, difference)
+
+
+def _metadata(classifier: Classifier) -> dict[str, Any]:
+    return {
+        "classes": list(classifier.classes),
+        "architecture": classifier.architecture(),
+        "input": f"images: float32 [n, {classifier.channels}, {classifier.size}, {classifier.size}] in [-1, 1]",
+        "normalisation": "pixel / 127.5 - 1 for pixels 0..255",
+        "output": f"logits: float32 [n, {len(classifier.classes)}]; softmax gives probabilities",
+    }
+
+
+def _images(classifier: Classifier, n: int) -> Tensor:
+    shape = (n, classifier.channels, classifier.size, classifier.size)
+    return torch.rand(shape, generator=torch_rng(0, "export", n)) * 2 - 1
+
+
+def _batch() -> Any:
+    return torch.export.Dim("n", min=1)
+
+
+def _to_onnx(classifier: Classifier, metadata: dict[str, Any]) -> bytes:
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"--format onnx: {', '.join(missing)} not installed; pip install 'mpssl-fed[onnx]', or use torch-export")
+    program = torch.onnx.export(
+        classifier,
+        (_images(classifier, 3),),
+        dynamo=True,
+        dynamic_shapes=({0: _batch()},),
+        input_names=["images"],
+        output_names=["logits"],
+        verbose=False,
+    )
+    if program is None:
+        raise UserError("--format onnx: this version of torch returned no program; use torch-export")
+    proto = program.model_proto
+    for key, value in metadata.items():
+        proto.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))
+    content: bytes = proto.SerializeToString()
+    return content
+
+
+def _read_onnx(file: Path) -> Runner:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+
+    def run(x: Tensor) -> Tensor:
+        logits: np.ndarray = session.run(["logits"], {"images": x.numpy()})[0]
+        return torch.from_numpy(logits)
+
+    return run
+
+
+def _to_program(classifier: Classifier, metadata: dict[str, Any]) -> bytes:
+    program = torch.export.export(classifier, (_images(classifier, 3),), dynamic_shapes=({0: _batch()},))
+    content = io.BytesIO()
+    torch.export.save(program, content, extra_files={"metadata.json": json.dumps(metadata)})
+    return content.getvalue()
+
+
+def _read_program(file: Path) -> Runner:
+    return torch.export.load(file).module()
+
+
+def _compare(classifier: Classifier, other: Runner) -> tuple[float, float]:
+    """Return (largest difference of a logit, the largest allowed) over a few batch sizes."""
+    difference = scale = 0.0
+    with torch.no_grad():
+        for n in CHECKED_BATCHES:
+            x = _images(classifier, n)
+            ours, theirs = classifier(x), other(x)
+            if theirs.shape != ours.shape:
+                return float("inf"), TOLERANCE
+            difference = max(difference, float((ours - theirs).abs().max()))
+            scale = max(scale, float(ours.abs().max()))
+    return difference, TOLERANCE * max(scale, 1.0)
