@@ -1,0 +1,85 @@
+"""Put the releases of a site together from a config, a solved sigma and a charge."""
+
+from __future__ import annotations
+
+from mpssl_fed.config import Config
+from mpssl_fed.config.federation import Privacy
+from mpssl_fed.data import augment
+from mpssl_fed.data.datasets import Images
+from mpssl_fed.method.build import DEFAULT_BATCH
+from mpssl_fed.method.private_data import ExactPrivateData, PrivateData
+from mpssl_fed.method.views import Views
+from mpssl_fed.models import Classifier
+from mpssl_fed.privacy.mechanism import Charge, ReleaseSettings
+from mpssl_fed.privacy.noise import Noise, noise_source
+from mpssl_fed.privacy.plan import Plan
+from mpssl_fed.privacy.releases import AugmentRows, DPPrivateData, LabelledStepPrivateData
+
+
+def release_settings(plan: Plan, privacy: Privacy) -> ReleaseSettings:
+    """Return the settings of a plan's releases; ``privacy`` adds how they are computed, which costs nothing."""
+    return ReleaseSettings(
+        sigma_gradient=plan.sigma_gradient,
+        sigma_meta=plan.sigma_meta,
+        sigma_feature=plan.sigma_feature,
+        sigma_pseudo_label=plan.sigma_pseudo_label,
+        clip_gradient=plan.clip_gradient,
+        clip_meta=plan.clip_meta,
+        clip_feature=plan.clip_feature,
+        q=plan.q,
+        public_size=plan.public_size,
+        per_class=plan.per_class_gap,
+        unit="subject" if plan.unit == "subject" else "image",
+        meta_params=privacy.meta_params,
+        count_floor=privacy.count_floor,
+        max_physical_batch=privacy.max_physical_batch,
+        backend=privacy.per_unit,
+    )
+
+
+def private_data(
+    config: Config,
+    classifier: Classifier,
+    labelled: Images,
+    *,
+    flip: bool,
+    plan: Plan,
+    charge: Charge,
+    noise: Noise | None = None,
+) -> PrivateData:
+    """Return the private data of a site under ``config.privacy.scope`` (not ``off``): what ``build_learner`` takes as private.
+
+    plan: what ``plan_for`` returns for the config at this site; charge is called before each private read; noise defaults
+    to what ``privacy.noise`` names. Under ``labelled-step`` only (a) is a release; the caller records that the others are
+    not accounted for.
+    """
+    views = Views(flip, classifier.size)
+    released = DPPrivateData(
+        classifier,
+        labelled,
+        labelled_view(config.method.augment, flip, classifier.size),
+        views.plain,
+        release_settings(plan, config.privacy),
+        charge,
+        noise or noise_source(config.privacy.noise),
+    )
+    if config.privacy.scope == "end-to-end":
+        return released
+    if config.privacy.scope != "labelled-step":
+        raise ValueError(f"privacy.scope={config.privacy.scope} has no releases")
+    exact = ExactPrivateData(
+        classifier,
+        labelled,
+        labelled,
+        augment=views.labelled(config.method.augment),
+        plain=views.plain,
+        batch_size=DEFAULT_BATCH,
+        per_class=config.method.gap.per_class,
+    )
+    return LabelledStepPrivateData(released, exact)
+
+
+def labelled_view(name: str, flip: bool, size: int) -> AugmentRows:
+    """Return the augmentation ``weak`` or ``half-strong`` of labelled images, from rows of randomness."""
+    apply = augment.apply_weak if name == "weak" else augment.apply_half_strong
+    return lambda x, rows: apply(x, rows, flip, size)

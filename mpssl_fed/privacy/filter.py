@@ -1,0 +1,120 @@
+"""Whether a data set's lifetime budget admits more releases, though later runs are chosen after seeing earlier answers.
+
+At one Renyi order fixed beforehand, releases may go on while their divergences add up to at most a bound: a filter, valid
+under fully adaptive composition (Feldman and Zrnic, arXiv 2008.11193; Rogers et al., arXiv 1605.08294). Several orders are
+kept at once, each with its own share of delta, and one under its bound suffices: every outcome then belongs to an order
+whose filter holds, and the shares add up to delta.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpssl_fed.errors import UserError
+from mpssl_fed.privacy.accounting import History, conversion, epsilon, merge, rdp
+
+FILTER_ORDERS: tuple[float, ...] = (1.5, 2, 2.5, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 128, 256)
+
+SHARED, EXCLUSIVE = "shared", "exclusive"
+"""Terms of a run. Shared: the filter decides on each round. Exclusive: the data set's first run, whose whole plan fits the
+budget at its exact price but not the filter's; it alone may ever read this data set, so nothing is adaptive."""
+
+
+class BudgetExceededError(UserError):
+    """The data set's lifetime budget does not admit what is asked."""
+
+
+class Spending(Protocol):
+    """What a ledger says of a data set."""
+
+    @property
+    def history(self) -> Mapping[tuple[float, float], int]:
+        """Everything ever reserved, merged."""
+
+    @property
+    def unaccounted(self) -> bool:
+        """Whether it was ever read outside the accounting."""
+
+    @property
+    def terms(self) -> Mapping[str, str]:
+        """Run -> the terms it was admitted under."""
+
+
+@dataclass(frozen=True)
+class RenyiFilter:
+    """The policy's fixed (max_epsilon, delta) as one bound per order of :data:`FILTER_ORDERS`."""
+
+    max_epsilon: float
+    delta: float
+
+    @cached_property
+    def shares(self) -> NDArray[np.float64]:
+        """Parts of delta, one an order: half for the order that suits a Gaussian best, the rest split evenly."""
+        whole = np.array([(self.max_epsilon - conversion(order, self.delta)) / order for order in FILTER_ORDERS])
+        shares = np.full(len(FILTER_ORDERS), 0.5 / (len(FILTER_ORDERS) - 1))
+        shares[int(np.argmax(whole))] = 0.5
+        return shares * self.delta
+
+    @cached_property
+    def _added(self) -> NDArray[np.float64]:
+        return np.array([conversion(order, share) for order, share in zip(FILTER_ORDERS, self.shares, strict=True)])
+
+    @property
+    def bounds(self) -> NDArray[np.float64]:
+        """Largest Renyi divergence at each order; negative where the order is of no use at this budget."""
+        return self.max_epsilon - self._added
+
+    def epsilon(self, history: History) -> float:
+        """Return what the filter has spent: the least epsilon at delta it can vouch for. 0 for no history."""
+        return float(np.min(rdp(history, FILTER_ORDERS) + self._added)) if merge(history) else 0.0
+
+    def would_exceed(self, spent: History, following: History) -> bool:
+        """Whether ``spent`` and ``following`` together lie above the bound at every order."""
+        together = merge(spent, following)
+        return bool(together) and bool((rdp(together, FILTER_ORDERS) > self.bounds).all())
+
+
+def admit_run(limit: RenyiFilter, run: str, plan: History, end_to_end: bool = True) -> Callable[[Spending], str]:
+    """Return the judge that a ledger asks, inside its transaction, before a run's first row: the terms, or BudgetExceededError."""
+
+    def judge(spent: Spending) -> str:
+        _refuse_taken(spent, run, end_to_end)
+        if not limit.would_exceed(spent.history, plan):
+            return SHARED
+        alone = epsilon(plan, limit.delta)
+        if not spent.terms and not merge(spent.history) and alone <= limit.max_epsilon:
+            return EXCLUSIVE
+        raise BudgetExceededError(
+            f"the run's plan (epsilon {alone:.3g} alone) after what was spent (epsilon {limit.epsilon(spent.history):.3g}) does "
+            f"not fit max_epsilon={limit.max_epsilon:g} at delta={limit.delta:g}; plan fewer rounds or a smaller epsilon"
+        )
+
+    return judge
+
+
+def admit_round(limit: RenyiFilter, run: str, following: History, end_to_end: bool = True) -> Callable[[Spending], None]:
+    """Return the judge of one round's releases; the ledger itself keeps a run within its plan."""
+
+    def judge(spent: Spending) -> None:
+        _refuse_taken(spent, run, end_to_end)
+        if spent.terms.get(run) != EXCLUSIVE and limit.would_exceed(spent.history, following):
+            raise BudgetExceededError(
+                f"epsilon {limit.epsilon(spent.history):.3g} of max_epsilon={limit.max_epsilon:g} at delta={limit.delta:g} is "
+                "spent and this round does not fit any more"
+            )
+
+    return judge
+
+
+def _refuse_taken(spent: Spending, run: str, end_to_end: bool) -> None:
+    if end_to_end and spent.unaccounted:
+        raise BudgetExceededError("the data set was read outside the accounting once: its epsilon is infinite, no budget covers it")
+    owner = next((name for name, terms in spent.terms.items() if terms == EXCLUSIVE), run)
+    if owner != run:
+        raise BudgetExceededError(f"run '{owner}' has taken the data set's whole budget")

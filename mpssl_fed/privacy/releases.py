@@ -1,0 +1,218 @@
+"""A site's images under differential privacy: the three reads of the training step as noised, recorded releases.
+
+Each release draws its own Poisson batch from all units, clips each unit in L2, sums, adds noise and divides by a public
+number. Nothing else about the images comes out, whatever their number, classes or values.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mpssl_fed.data.augment import COLUMNS
+from mpssl_fed.data.datasets import Images
+from mpssl_fed.errors import UserError
+from mpssl_fed.method.private_data import ExactPrivateData, FeatureMeans
+from mpssl_fed.models import Classifier, Params
+from mpssl_fed.privacy.mechanism import Answer, Charge, Kind, Mechanism, ReleaseSettings
+from mpssl_fed.privacy.noise import Noise
+from mpssl_fed.privacy.per_unit import PerUnit, units_of
+
+LABEL_ROWS = 1000
+
+AugmentRows = Callable[[Tensor, Tensor], Tensor]
+"""(images [n, C, H, W], randomness [n, columns]) -> views [n, C, S, S]."""
+
+
+def secret_rows(n: int) -> Tensor:
+    """Return augmentation randomness [n, columns] from operating-system entropy.
+
+    The rows may not be public: a public row belongs to a place in the batch, one unit more would shift the places of others,
+    and so one unit would move every contribution. Independent secret rows belong to their images.
+    """
+    rng = np.random.Generator(np.random.Philox(key=int.from_bytes(os.urandom(16), "big")))
+    return torch.from_numpy(rng.random((n, len(COLUMNS)), dtype=np.float32))
+
+
+class DPPrivateData:
+    """The three reads as releases. ``released`` lists the mechanisms that answered since the round began.
+
+    classifier: with GroupNorm; labelled: all of the site's images (D_train = D_val = D); augment: view of a labelled image from
+    a row of randomness; plain: what an image passes unaugmented; charge: see :data:`Charge`; noise: where draws and noise come
+    from. Raises UserError for BatchNorm, or a body without GroupNorm where (b) lives on its scales and shifts.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        labelled: Images,
+        augment: AugmentRows,
+        plain: Callable[[Tensor], Tensor],
+        settings: ReleaseSettings,
+        charge: Charge,
+        noise: Noise,
+        rows: Callable[[int], Tensor] = secret_rows,
+    ) -> None:
+        if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in classifier.modules()):
+            raise UserError("model.norm=batch mixes the images of a batch; differential privacy needs model.norm=group")
+        self.classifier, self.settings, self.charge, self.noise = classifier, settings, charge, noise
+        self.meta_keys = meta_keys(classifier, settings.meta_params)
+        self.released: list[Mechanism] = []
+        reference = classifier.head.weight
+        self.x, self.y = labelled.floats(reference.device).to(reference.dtype), labelled.y.to(reference.device)
+        self.units = units_of(labelled, settings.unit)
+
+        def per_unit(view: Callable[[Tensor], Tensor]) -> PerUnit:
+            def load(index: Tensor) -> tuple[Tensor, Tensor]:
+                index = index.to(self.x.device)
+                return view(self.x[index]), self.y[index]
+
+            return PerUnit(classifier, load, settings.unit, settings.backend, settings.max_physical_batch)
+
+        self._augmented = per_unit(lambda x: augment(x, rows(len(x))))
+        self._plain = per_unit(plain)
+
+    def begin_round(self, rng: torch.Generator, augment_rng: torch.Generator) -> None:
+        """Begin a new list of releases. The public streams are not used: draws, noise and views are secret."""
+        self.released = []
+
+    def supervised_gradient(self, theta: Params) -> Params:
+        """Release (a): the gradient of L_sup at theta, keyed like theta."""
+        return dict(zip(theta, self._release("gradient", lambda batch: self.gradient_sum(theta, batch)).values, strict=True))
+
+    def validation_gradient(self, theta_prime: Params) -> Params:
+        """Release (b): the gradient of L_val at theta' with respect to ``meta_keys``."""
+        release = self._release("meta", lambda batch: self.meta_sum(theta_prime, batch))
+        return dict(zip(self.meta_keys, release.values, strict=True))
+
+    def mean_feature(self, psi: Params) -> FeatureMeans:
+        """Release (c): the mean of clipped features, over all images or a class each.
+
+        A noisy sum over a noisy count, floored at ``count_floor`` times the count that public numbers lead to expect; a row
+        whose count is below the floor is not present.
+        """
+        release = self._release("feature", lambda batch: self.feature_sum(psi, batch))
+        noisy = release.values[0]  # [R, d + 1], divided by q x public_size
+        weight = self.feature_weight()
+        share = noisy[:, -1] / weight  # noisy count / (q x public_size)
+        floor = self.settings.count_floor / len(noisy)
+        values = noisy[:, :-1] / share.clamp_min(floor).unsqueeze(1)
+        radius = math.sqrt(self.settings.clip_feature**2 - weight**2)
+        return FeatureMeans(values, share >= floor, self.settings.per_class, radius)
+
+    def foundation_labels(self, foundation: nn.Module) -> Tensor:
+        """Release, once a run: the distribution of foundation classes over the images, as one-hot rows [1000, K_F].
+
+        The noisy sum of probabilities, negative ones set to zero, is normalised; rows stand in its proportions.
+        """
+        released = self._release("pseudo-label", lambda batch: self.label_sum(foundation, batch)).values[0].clamp_min(0)
+        share = (released + 1e-12).double().cumsum(0)  # uniform where the noise left nothing
+        places = (torch.arange(LABEL_ROWS, dtype=share.dtype, device=share.device) + 0.5) / LABEL_ROWS * share[-1]
+        return F.one_hot(torch.searchsorted(share, places), len(share)).to(released)
+
+    def gradient_sum(self, theta: Params, batch: Sequence[Tensor]) -> list[Tensor]:
+        """Return the clipped sum behind (a) for the units in ``batch``. Private: never to be shown."""
+        return self._augmented.gradients(theta, list(theta), batch, self.settings.clip_gradient)
+
+    def meta_sum(self, theta_prime: Params, batch: Sequence[Tensor]) -> list[Tensor]:
+        """Return the clipped sum behind (b). Private."""
+        return self._plain.gradients(theta_prime, self.meta_keys, batch, self.settings.clip_meta)
+
+    def feature_sum(self, psi: Params, batch: Sequence[Tensor]) -> list[Tensor]:
+        """Return the clipped sum [R, d + 1] behind (c): features and, last, the constant that counts. Private.
+
+        An image's feature is scaled into the ball of radius sqrt(clip^2 - weight^2), as the synthetic ones will be, and joined
+        by the constant ``weight``, in the row of its label: a vector of norm at most clip, per class as much as in all.
+        """
+        rows = len(self.classifier.classes) if self.settings.per_class else 1
+        weight, bound = self.feature_weight(), self.settings.clip_feature
+        radius = math.sqrt(bound**2 - weight**2)
+        psi = {name: p.detach() for name, p in psi.items()}
+
+        def joint(x: Tensor, y: Tensor) -> Tensor:
+            feature = self.classifier.features(psi, x)  # [m, d]
+            feature = feature * (radius / torch.linalg.vector_norm(feature, dim=1, keepdim=True)).clamp_max(1)
+            counted = torch.cat([feature, torch.full_like(feature[:, :1], weight)], dim=1)  # [m, d + 1]
+            blocks = F.one_hot(y if rows > 1 else torch.zeros_like(y), rows).to(counted)  # [m, R]
+            return blocks.unsqueeze(2) * counted.unsqueeze(1)
+
+        return [self._plain.means(joint, batch, bound)]
+
+    def label_sum(self, foundation: nn.Module, batch: Sequence[Tensor]) -> list[Tensor]:
+        """Return the clipped sum [K_F] of the units' mean foundation probabilities. Private."""
+        return [self._plain.means(lambda x, _: foundation(x).softmax(1), batch, 1.0)]
+
+    def feature_weight(self) -> float:
+        """Return the constant beside a feature: clip / sqrt(1 + sqrt d).
+
+        It is what makes the expected squared error of sum / count least when the mean feature lies at the clip radius: with
+        a^2 the constant's share of clip^2, that error is proportional to d / (1 - a^2) + 1 / a^2.
+        """
+        return self.settings.clip_feature / math.sqrt(1 + math.sqrt(self.classifier.feature_dim))
+
+    def _release(self, kind: Kind, total: Callable[[Sequence[Tensor]], list[Tensor]]) -> Answer:
+        """Charge, draw a batch of this release's own, sum, add noise, divide by a public number."""
+        mechanism = self.settings.mechanism(kind)
+        self.charge(kind, mechanism.sigma, mechanism.q)
+        self.released.append(mechanism)
+        # one unit at least is drawn from, so that an empty data set takes the same path
+        drawn = self.noise.draw(max(1, len(self.units)), mechanism.q)
+        sums = total([self.units[i] for i in drawn if i < len(self.units)])
+        flat = torch.cat([part.flatten() for part in sums]).to("cpu", torch.float64).numpy()
+        answer = torch.from_numpy(mechanism.answer(flat, self.noise))
+        parts = answer.split([part.numel() for part in sums])
+        return Answer([a.view(part.shape).to(part) for a, part in zip(parts, sums, strict=True)], mechanism)
+
+
+class LabelledStepPrivateData:
+    """Scope ``labelled-step``: (a) is a release, (b) and (c) are EXACT reads of private images that no epsilon covers."""
+
+    def __init__(self, released: DPPrivateData, exact: ExactPrivateData) -> None:
+        self._released, self._exact = released, exact
+
+    def begin_round(self, rng: torch.Generator, augment_rng: torch.Generator) -> None:
+        """Begin the round of both."""
+        self._released.begin_round(rng, augment_rng)
+        self._exact.begin_round(rng, augment_rng)
+
+    @property
+    def released(self) -> list[Mechanism]:
+        """The mechanisms that answered since the round began."""
+        return self._released.released
+
+    def supervised_gradient(self, theta: Params) -> Params:
+        """Release (a)."""
+        return self._released.supervised_gradient(theta)
+
+    def validation_gradient(self, theta_prime: Params) -> Params:
+        """Return the exact gradient: unaccounted."""
+        return self._exact.validation_gradient(theta_prime)
+
+    def mean_feature(self, psi: Params) -> FeatureMeans:
+        """Return the exact means: unaccounted."""
+        return self._exact.mean_feature(psi)
+
+    def foundation_labels(self, foundation: nn.Module) -> Tensor:
+        """Return the exact rows: unaccounted."""
+        return self._exact.foundation_labels(foundation)
+
+
+def meta_keys(classifier: Classifier, meta_params: Literal["norm", "all"]) -> list[str]:
+    """Return the names of theta that (b) lives on; those of the head where nothing of the body is trained."""
+    theta = classifier.theta()
+    body = [name for name in theta if name.startswith("body.")]
+    if not body:
+        return list(theta)
+    if meta_params == "all":
+        return body
+    norms = [name for name in body if isinstance(classifier.get_submodule(name.rpartition(".")[0]), nn.GroupNorm)]
+    if not norms:
+        raise UserError(f"privacy.meta_params=norm: '{classifier.name}' trains no GroupNorm; set privacy.meta_params=all")
+    return norms
