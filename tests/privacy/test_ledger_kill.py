@@ -1,0 +1,71 @@
+"""Kill -9 at random moments: what was released never exceeds what the ledger says was spent."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mpssl_fed.privacy.ledger import Ledger
+
+SITE = """
+import os, sys
+from mpssl_fed.privacy.ledger import Ledger
+ledger, released = Ledger(sys.argv[1]), os.open(sys.argv[2], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+os.write(1, b"ready")
+number = 0
+while True:
+    number += 1
+    ledger.reserve("chest", "run", number, {(1.5, 0.02): 3, (6.0, 0.02): 1}, lambda spent: None)
+    for _ in range(3):
+        os.write(released, b"gradient ")
+    os.write(released, b"feature ")
+"""
+
+
+def kill_often(folder: Path, kills: int, seed: int) -> tuple[int, int]:
+    """Kill a site ``kills`` times, on one ledger that is started anew every 100 kills; return (released, spent) in all."""
+    rng = random.Random(seed)
+    released_in_all = spent_in_all = 0
+    for k in range(kills):
+        if k % 100 == 0:
+            path, log = folder / f"{k}.sqlite", folder / f"{k}.released"
+            ledger = Ledger.create(path)
+            plan = {(1.5, 0.02): 10**9, (6.0, 0.02): 10**9}
+            ledger.begin_run(
+                "chest", "run", plan={}, commitment="c", history=plan, scope="end-to-end", judge=lambda spent: "shared"
+            )
+            log.touch()
+            before = 0
+        with subprocess.Popen([sys.executable, "-c", SITE, path, log], stdout=subprocess.PIPE) as site:
+            assert site.stdout is not None
+            assert site.stdout.read(5) == b"ready"
+            time.sleep(rng.uniform(0, 0.06))
+            site.kill()
+        ledger.verify()
+        words = log.read_text().split()
+        spent = ledger.spent("chest").history
+        assert spent.get((1.5, 0.02), 0) >= words.count("gradient")
+        assert spent.get((6.0, 0.02), 0) >= words.count("feature")
+        unfinished = k % 100 + 1
+        assert spent.get((6.0, 0.02), 0) <= words.count("feature") + unfinished
+        released_in_all += len(words) - before
+        before = len(words)
+        if k % 100 == 99 or k == kills - 1:
+            spent_in_all += sum(spent.values())
+    return released_in_all, spent_in_all
+
+
+def test_thirty_kills_lose_no_reservation(tmp_path: Path) -> None:
+    released, spent = kill_often(tmp_path, 30, seed=0)
+    assert 30 < released <= spent
+
+
+@pytest.mark.slow
+def test_a_thousand_kills_lose_no_reservation(tmp_path: Path) -> None:
+    released, spent = kill_often(tmp_path, 1000, seed=1)
+    assert 1000 < released <= spent
