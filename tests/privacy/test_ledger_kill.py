@@ -44,7 +44,7 @@ def kill_often(folder: Path, kills: int, seed: int) -> tuple[int, int]:
         with subprocess.Popen([sys.executable, "-c", SITE, path, log], stdout=subprocess.PIPE) as site:
             assert site.stdout is not None
             assert site.stdout.read(5) == b"ready"
-            time.sleep(rng.uniform(0, 0.06))
+            time.sleep(rng.uniform(0, 0.2))
             site.kill()
         ledger.verify()
         words = log.read_text().split()
