@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
+from matplotlib.collections import PatchCollection
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
@@ -101,12 +103,12 @@ def label_distribution(folder: Path, counts: Mapping[str, Sequence[int]], classe
     with figure("labels", min(9.0, 1.6 + 0.5 * len(classes)), 0.95 + 0.27 * len(sites)) as drawn:
         axes = drawn.subplots()
         axes.grid(False)
-        for row, site in enumerate(sites):
-            for column, count in enumerate(counts[site]):
-                shade = 0.7 * count / highest
-                axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=SERIES[0], alpha=shade, linewidth=0))
-                if numbers and count:
-                    axes.text(column, row, str(count), ha="center", va="center", color=INK, fontsize=8.5)
+        held = [(row, column, n) for row, site in enumerate(sites) for column, n in enumerate(counts[site]) if n]
+        boxes = [Rectangle((column - 0.5, row - 0.5), 1, 1) for row, column, _ in held]
+        shades = [to_rgba(SERIES[0], 0.7 * n / highest) for _, _, n in held]
+        axes.add_collection(PatchCollection(boxes, facecolors=shades, linewidths=0))
+        for row, column, n in held if numbers else ():
+            axes.text(column, row, str(n), ha="center", va="center", color=INK, fontsize=8.5)
         axes.set_xlim(-0.5, len(classes) - 0.5)
         axes.set_ylim(len(sites) - 0.5, -0.5)
         axes.set_yticks(range(len(sites)), [f"{site}  ({sum(counts[site])})" for site in sites])

@@ -84,6 +84,7 @@ def save(drawn: Figure, folder: Path, name: str, words: str) -> str:
     """
     png, svg = io.BytesIO(), io.StringIO()
     drawn.savefig(png, format="png", dpi=150, facecolor="white", metadata={"Software": None})
+    drawn.set_layout_engine("none")  # keeps the places that the first drawing found
     drawn.savefig(svg, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     write_atomic(folder / f"{name}.png", png.getvalue())
     write_atomic(folder / f"{name}.svg", svg.getvalue())

@@ -1,0 +1,70 @@
+"""Result rows: from a run directory, to a table and back."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from mpssl_fed.errors import UserError
+from mpssl_fed.study.results import failed_row, read_csv, read_result, row_of_run, write_csv, write_result
+from tests.study.runs import plan_of, write_run
+
+GRID = {"method.name": ["base", "vic-gssl"]}
+
+
+def test_row_of_a_run_by_hand(tmp_path: Path) -> None:
+    cell = plan_of(tmp_path, grid=GRID).cells[1]
+    folder = write_run(tmp_path / "run", [0.1, 0.5, 0.8, 0.7], sites=3)
+    row = row_of_run(cell, folder, 1, cpu_seconds=2.5)
+    assert (row.accuracy, row.best, row.seed, row.finished) == (0.7, 0.8, 0, True)
+    assert row.loss == pytest.approx(1.0)
+    assert row.steps == (3 + 2 + 3) * 2  # one reply of round 2 was left out; the study takes 2 steps a round
+    assert row.generator_images == 3 * 96
+    assert (row.seconds, row.seconds_train, row.seconds_generate, row.cpu_seconds) == (6.0, 4.0, 1.0, 2.5)
+
+
+def test_results_survive_the_disk(tmp_path: Path) -> None:
+    cell = plan_of(tmp_path, grid=GRID).cells[0]
+    row = row_of_run(cell, write_run(tmp_path / "run", [0.1, 0.5]), 1)
+    write_result(tmp_path / "result.json", row)
+    assert read_result(tmp_path / "result.json") == row
+    assert read_result(tmp_path / "none.json") is None
+
+
+def test_table_and_back(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, grid=GRID, seeds=2)
+    good = row_of_run(plan.cells[0], write_run(tmp_path / "run", [0.1, 0.5]), 3, peak_memory_mb=512.5)
+    write_csv(tmp_path / "results.csv", [good, failed_row(plan.cells[1], 3, "no, it\nbroke")], plan.keys)
+    with open(tmp_path / "results.csv", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["method.name"] for line in lines] == ["base", "vic-gssl"]
+    assert lines[1]["error"] == "no, it\nbroke"
+    assert read_csv(tmp_path / "results.csv", plan.cells, 3) == {plan.cells[0].sha256: good}
+
+
+def test_rows_of_another_method_version_or_config_do_not_count(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, grid=GRID)
+    row = row_of_run(plan.cells[0], write_run(tmp_path / "run", [0.1, 0.5]), 3)
+    write_csv(tmp_path / "results.csv", [row], plan.keys)
+    assert read_csv(tmp_path / "results.csv", plan.cells, 4) == {}
+    assert read_csv(tmp_path / "results.csv", plan_of(tmp_path, grid=GRID, seeds=[9]).cells, 3) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("accuracy\n0.5\n", "no column config_sha256"),
+        ("config_sha256,method_version,status,accuracy\n{sha},1,finished,high\n", "line 2: could not convert string to float"),
+        (None, "cannot be read as a table"),
+    ],
+)
+def test_a_table_that_is_none_is_refused(tmp_path: Path, text: str | None, words: str) -> None:
+    cells = plan_of(tmp_path, grid=GRID).cells
+    if text is not None:
+        (tmp_path / "t.csv").write_text(text.replace("{sha}", cells[0].sha256))
+    with pytest.raises(UserError) as error:
+        read_csv(tmp_path / "t.csv", cells, 1)
+    assert words in str(error.value)
+    assert "t.csv" in str(error.value)

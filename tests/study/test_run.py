@@ -1,0 +1,196 @@
+"""Studies that really run: worker processes, a killed study, a failing cell, a dying worker, Ctrl-C, rows from a table."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mpssl_fed.errors import UserError
+from mpssl_fed.study.cell import Task, run_cell, stored_row
+from mpssl_fed.study.grid import Plan, load_study
+from mpssl_fed.study.results import read_csv
+from mpssl_fed.study.run import finished_rows, read_outcome, run_study
+from mpssl_fed.study.study_report import write_study_report
+from tests.study.runs import plan_of, write_study
+
+GRID = {"method.augment": ["weak", "half-strong"], "optim.lr": [0.01, 0.03]}
+COMMAND = [sys.executable, "-c", "from mpssl_fed.study.command import app; app()"]
+
+
+def wait_for(what: Callable[[], object], seconds: float = 90.0) -> None:
+    """Wait until ``what`` is true."""
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def workers_of(pid: int) -> list[int]:
+    """Return the spawned worker processes of a process."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rsplit(") ", 1)[1].split()[1])
+            command = (folder / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if parent == pid and b"spawn_main" in command:
+            found.append(int(folder.name))
+    return found
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs (a zombie does not)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1][0] not in "ZX"
+    except OSError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    """Four arms and two seeds on real digits."""
+    return plan_of(
+        tmp_path_factory.mktemp("plan"), grid=GRID | {"method.name": ["base"]}, seeds=2, baseline={"method.augment": "weak"}
+    )
+
+
+def test_a_cell_is_a_run_directory_with_its_report_and_row(tmp_path: Path, plan: Plan) -> None:
+    cell = plan.cells[0]
+    row = run_cell(Task.of(cell, tmp_path))
+    folder = tmp_path / "cells" / cell.id
+    assert row.finished, row.error
+    assert row == stored_row(tmp_path, cell)
+    have = {file.name for file in folder.iterdir()}
+    assert {"config.yaml", "manifest.json", "metrics.jsonl", "model.safetensors", "report.html", "result.json", "sites"} <= have
+    assert row.accuracy == json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["test_accuracy"]
+    assert row.steps == 2 * 2 * 2  # sites, rounds, steps
+    assert row.peak_memory_mb is None or 50 < row.peak_memory_mb < 20_000
+
+
+def test_a_cell_that_cannot_run_is_a_row_that_says_why(tmp_path: Path) -> None:
+    grid = {"data.name": ["image-folder"], "data.root": [str(tmp_path / "none")], "method.name": ["base"]}
+    row = run_cell(Task.of(plan_of(tmp_path, grid=grid, seeds=1).cells[0], tmp_path))
+    assert not row.finished
+    assert row.error is not None
+    assert "none" in row.error
+    huge = {"method.batch": [10**12], "method.name": ["vic-gssl"]}
+    row = run_cell(Task.of(plan_of(tmp_path, grid=huge, seeds=1).cells[0], tmp_path))
+    assert not row.finished
+    assert row.error
+
+
+def test_killed_study_goes_on_and_a_dead_worker_costs_its_cell_alone(tmp_path: Path, plan: Plan) -> None:
+    """One study, in four lives: killed, then run while a worker is killed, then run to the end, then run again."""
+    file, output = (
+        write_study(tmp_path, grid=GRID | {"method.name": ["base"]}, seeds=2, baseline={"method.augment": "weak"}),
+        tmp_path / "out",
+    )
+    assert load_study(file).cells == plan.cells
+    first = subprocess.Popen([*COMMAND, str(file), "--output", str(output), "--workers", "2"], stdout=subprocess.DEVNULL)
+    wait_for(lambda: list(output.glob("cells/*/result.json")))
+    workers = workers_of(first.pid)
+    assert len(workers) == 2
+    with pytest.raises(UserError, match="another study is running there"):
+        run_study(plan, output, 1)
+    first.kill()
+    first.wait()
+    wait_for(lambda: not any(alive(pid) for pid in workers), 10)
+
+    before = {path: path.stat().st_mtime_ns for path in output.glob("cells/*/result.json")}
+    missing = len(plan.cells) - len(before)
+    assert 0 < len(before) < len(plan.cells)
+
+    def kill_a_worker() -> None:
+        wait_for(lambda: workers_of(os.getpid()))
+        victim = workers_of(os.getpid())[0]
+        wait_for(lambda: len(list(output.glob("cells/*/result.json"))) > len(before))
+        os.kill(victim, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_a_worker)
+    killer.start()
+    second = run_study(plan, output, 1)
+    killer.join()
+    assert len(second.rows) == len(plan.cells)
+    assert len(second.failed) == min(1, missing - 1)
+    for row in second.failed:
+        assert row.error is not None
+        assert "SIGKILL" in row.error
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert read_outcome(plan, output).failed == second.failed
+
+    third = run_study(plan, output, 1)
+    assert not third.failed
+    assert len(third.finished) == len(plan.cells)
+    page = write_study_report(third)
+    stamps = {path: path.stat().st_mtime_ns for path in output.glob("cells/*/result.json")}
+    began = time.monotonic()
+    assert run_study(plan, output, 2).ordered == third.ordered
+    assert time.monotonic() - began < 5  # no worker was started
+    assert stamps == {path: path.stat().st_mtime_ns for path in output.glob("cells/*/result.json")}
+    assert read_outcome(plan, output).ordered == third.ordered
+    assert page.is_file()
+
+    # a resumed study has the very numbers of one that was never stopped
+    cell = plan.cells[-1]
+    alone = run_cell(Task.of(cell, tmp_path / "alone"))
+    assert (alone.accuracy, alone.loss) == (third.rows[cell.sha256].accuracy, third.rows[cell.sha256].loss)
+
+    # rows of the table stand for cells elsewhere
+    table = output / "results.csv"
+    assert set(read_csv(table, plan.cells, third.ordered[0].method_version)) == {cell.sha256 for cell in plan.cells}
+    elsewhere = run_study(plan, tmp_path / "elsewhere", 1, from_csv=table)
+    assert [row.accuracy for row in elsewhere.ordered] == [row.accuracy for row in third.ordered]
+    assert not list((tmp_path / "elsewhere" / "cells").iterdir())
+    write_study_report(elsewhere)
+    assert (tmp_path / "elsewhere" / "results.csv").read_bytes() == table.read_bytes()
+
+
+def test_control_c_keeps_what_is_finished_and_exits_130(tmp_path: Path) -> None:
+    file, output = write_study(tmp_path, grid={"method.name": ["base"], "optim.lr": [0.01, 0.02, 0.03]}, seeds=9), tmp_path / "out"
+    study = subprocess.Popen(
+        [*COMMAND, str(file), "--output", str(output), "--workers", "1"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    wait_for(lambda: list(output.glob("cells/*/result.json")))
+    os.killpg(study.pid, signal.SIGINT)
+    said, _ = study.communicate(timeout=60)
+    assert study.returncode == 130, said
+    assert "the same command goes on" in said
+    assert "Traceback" not in said
+    plan = load_study(file)
+    done = finished_rows(plan, output)
+    assert 0 < len(done) < len(plan.cells)
+    assert (output / "report.html").is_file()
+    assert len((output / "results.csv").read_text().splitlines()) == 1 + len(done)
+
+
+def test_a_folder_that_is_no_study_is_left_alone(tmp_path: Path, plan: Plan) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match="exists and is no study"):
+        run_study(plan, tmp_path, 1, overwrite=True)
+    with pytest.raises(UserError, match="is a file"):
+        run_study(plan, tmp_path / "thesis.tex", 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_results_of_another_method_version_are_run_again(tmp_path: Path, plan: Plan) -> None:
+    cell = plan.cells[0]
+    run_cell(Task.of(cell, tmp_path))
+    result = tmp_path / "cells" / cell.id / "result.json"
+    result.write_text(json.dumps(json.loads(result.read_text()) | {"method_version": 0}))
+    (tmp_path / "logs" / f"{cell.id}.version").write_text("0")
+    (tmp_path / "cells" / cell.id / "stale").write_text("")
+    assert stored_row(tmp_path, cell) is None
+    assert run_cell(Task.of(cell, tmp_path)).finished
+    assert not (tmp_path / "cells" / cell.id / "stale").exists()
+    assert stored_row(tmp_path, cell) is not None
