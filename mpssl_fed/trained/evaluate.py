@@ -109,7 +109,8 @@ def wilson(right: int, n: int, z: float = Z_95) -> tuple[float, float]:
     p, z2 = right / n, z * z
     centre = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = z / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # At the ends rounding would leave a bound a hair inside.
+    return (centre - half if right else 0.0), (centre + half if right < n else 1.0)
 
 
 def _reliability(top: Tensor, right: Tensor, bins: int) -> list[Bin]:

@@ -1,0 +1,132 @@
+"""The house's arrows (DESIGN section 4): who may import whom, what method and privacy run without, and how long a file may be."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mpssl_fed
+
+PACKAGE = Path(mpssl_fed.__file__).parent
+HOUSE = PACKAGE.parent
+FILES = sorted([*PACKAGE.rglob("*.py"), *(HOUSE / "clients").glob("*.py"), *(HOUSE / "server").glob("*.py")])
+
+LEVELS = (
+    {"errors", "files", "seeds", "registry"},
+    {"config"},
+    {"models", "generators", "data"},
+    {"method"},
+    {"privacy"},
+    {"federation"},
+    {"clients", "server", "trained"},
+    {"api"},
+    {"study", "doctor"},
+    {"cli"},
+)
+"""From the ground up; a part imports parts of lower levels, of its own level only within itself."""
+
+LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
+SAME_LEVEL = {("generators", "models"), ("generators", "data"), ("data", "generators"), ("seeds", "errors"), ("registry", "errors")}
+APART = ("accounting", "ledger", "policy", "egress", "noise")
+
+
+def _imports(file: Path) -> set[str]:
+    """Return the modules that ``file`` imports anywhere, lazily or not; ``from a import b`` counts as a and a.b."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            found |= {str(node.module)} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def _part(module: str) -> str | None:
+    words = module.split(".")
+    if words[0] in ("clients", "server"):
+        return words[0]
+    return words[1] if words[0] == "mpssl_fed" and len(words) > 1 and words[1] in LEVEL else None
+
+
+def _module(file: Path) -> str:
+    return ".".join(file.relative_to(HOUSE).with_suffix("").parts).removesuffix(".__init__")
+
+
+def test_every_part_has_a_level() -> None:
+    parts = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
+    assert parts - {"__init__", "__main__"} == LEVEL.keys() - {"clients", "server"}
+
+
+@pytest.mark.parametrize("file", FILES, ids=_module)
+def test_arrows_point_down(file: Path) -> None:
+    mine = _part(_module(file))
+    if mine is None:  # mpssl_fed/__init__.py offers what api has
+        return
+    theirs = {part for module in _imports(file) if (part := _part(module)) not in (None, mine)}
+    upward = {part for part in theirs if LEVEL[str(part)] >= LEVEL[mine] and (mine, part) not in SAME_LEVEL}
+    assert not upward, f"{_module(file)} imports {sorted(map(str, upward))}"
+
+
+def test_config_imports_errors_alone() -> None:
+    for file in (PACKAGE / "config").glob("*.py"):
+        ours = {module for module in _imports(file) if module.startswith("mpssl_fed")}
+        assert all(module.startswith(("mpssl_fed.config", "mpssl_fed.errors")) for module in ours), f"{file}: {ours}"
+
+
+def test_the_pillars_of_privacy_stand_apart() -> None:
+    names = {f"mpssl_fed.privacy.{name}" for name in APART}
+    files = [*(PACKAGE / "privacy").glob("*.py")]
+    files += [file for name in APART for file in (PACKAGE / "privacy" / name).rglob("*.py")]
+    checked = 0
+    for file in files:
+        mine = next((name for name in names if _module(file) == name or _module(file).startswith(f"{name}.")), None)
+        if mine is not None:
+            checked += 1
+            others = {other for module in _imports(file) for other in names - {mine} if f"{module}.".startswith(f"{other}.")}
+            assert not others, f"{_module(file)} imports {sorted(others)}"
+    assert checked >= 2
+
+
+@pytest.mark.parametrize("part", ["method", "privacy", "models", "generators", "data", "config"])
+def test_no_flower_ray_or_opacus_in_the_core(part: str) -> None:
+    for file in (PACKAGE / part).rglob("*.py"):
+        roots = {module.split(".")[0] for module in _imports(file)}
+        allowed = {"opacus"} if _module(file).startswith("mpssl_fed.privacy.accounting") else set()
+        assert not roots & ({"flwr", "ray", "opacus"} - allowed), f"{_module(file)} imports {roots & {'flwr', 'ray', 'opacus'}}"
+
+
+@pytest.mark.parametrize(("part", "absent"), [("method", ("flwr", "ray", "opacus")), ("privacy", ("flwr", "ray"))])
+def test_the_core_runs_without(part: str, absent: tuple[str, ...]) -> None:
+    modules = sorted(_module(file) for file in (PACKAGE / part).rglob("*.py"))
+    program = f"""
+import importlib, sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {absent!r}:
+            raise ModuleNotFoundError(f"{{name}} is not installed", name=name)
+
+sys.meta_path.insert(0, Absent())
+for name in {modules!r}:
+    importlib.import_module(name)
+assert not set({absent!r}) & {{name.split(".")[0] for name in sys.modules}}
+print("fine")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout == "fine\n", done.stderr[-2000:]
+
+
+def test_importing_the_package_is_cheap() -> None:
+    program = "import sys, mpssl_fed, mpssl_fed.cli; mpssl_fed.cli.build(); print(*{m.split('.')[0] for m in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert not {"torch", "flwr", "ray", "opacus", "matplotlib"} & set(done.stdout.split())
+
+
+@pytest.mark.parametrize("file", [*FILES, *sorted((HOUSE / "tests").rglob("*.py"))], ids=lambda file: str(file.relative_to(HOUSE)))
+def test_no_file_is_long(file: Path) -> None:
+    assert len(file.read_text(encoding="utf-8").splitlines()) <= 350
