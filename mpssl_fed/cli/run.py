@@ -34,6 +34,7 @@ def simulate(
         run = run_simulation(config, *words, resume=resume, overwrite=overwrite, progress=progress(), command=command)
     except KeyboardInterrupt:
         again = [word for word in sys.argv[1:] if word not in ("--resume", "--overwrite")]
-        print(f"\ninterrupted; every finished round is kept. Continue with: {shlex.join(['mpssl-fed', *again, '--resume'])}", file=sys.stderr)
+        line = shlex.join(["mpssl-fed", *again, "--resume"])
+        print(f"\ninterrupted; every finished round is kept. Continue with: {line}", file=sys.stderr)
         raise typer.Exit(130) from None
     print(f"test accuracy {run.accuracy:.4f}   {run.folder}")

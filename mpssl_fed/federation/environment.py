@@ -1,4 +1,4 @@
-"""Switches that keep Flower and Ray from phoning home or installing packages; read by them when they are imported."""
+"""Switches that keep Flower and Ray from phoning home, installing packages and hiding devices; read when they are imported."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ SWITCHES: dict[str, str] = {
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 """Variable -> value. A variable that the user has set is left alone."""
 

@@ -79,7 +79,7 @@ class InProcessGrid(Grid):
                 return [self._call(self._waiting.pop(number))]
         return []
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:  # noqa: ARG002
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Run all ``messages`` and return the replies; nothing is cut off, use push and pull for a deadline."""
         ids = list(self.push_messages(messages))
         return [reply for number in ids for reply in self.pull_messages([number])]

@@ -34,7 +34,7 @@ FLOWER_CODES: dict[int, str] = {
 }
 
 
-class Refusal(Exception):
+class Refusal(Exception):  # noqa: N818  it is an answer, not a fault
     """A message or a reply is not taken; ``code`` is one of CODES."""
 
     def __init__(self, code: str) -> None:

@@ -7,8 +7,8 @@ import io
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.utils import make_grid
 from torchvision.transforms.functional import to_pil_image
+from torchvision.utils import make_grid
 
 from mpssl_fed.config import Config
 from mpssl_fed.federation import parts

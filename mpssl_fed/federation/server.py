@@ -169,7 +169,9 @@ class _Reader:
             self.seconds += time.perf_counter() - start
 
 
-def _timings(replies: Sequence[TrainReply], serialise: float = 0.0, aggregate: float = 0.0, evaluate: float = 0.0) -> dict[str, float]:
+def _timings(
+    replies: Sequence[TrainReply], serialise: float = 0.0, aggregate: float = 0.0, evaluate: float = 0.0
+) -> dict[str, float]:
     def of(key: str) -> float:
         return sum(reply.metrics.get(key, 0.0) for reply in replies)
 

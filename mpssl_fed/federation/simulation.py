@@ -8,9 +8,11 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from flwr.app import Context, Message
+from flwr.app.user_config import UserConfig
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
@@ -84,7 +86,7 @@ def _server_app(job: Job) -> ServerApp:
 def _inprocess(job: Job, client_app: AppFactory) -> None:
     sites = job.run.config.federation.sites
     folder = str(job.run.sites.absolute())
-    nodes = [{"partition-id": site, "num-partitions": sites, "state-dir": folder} for site in range(sites)]
+    nodes: list[UserConfig] = [{"partition-id": site, "num-partitions": sites, "state-dir": folder} for site in range(sites)]
     inprocess.run(_server_app(job), client_app(), nodes)
 
 
@@ -94,17 +96,17 @@ def _ray(job: Job, client_app: AppFactory) -> None:
     config = job.run.config
     device = parts.device(config)
     workers = min(os.cpu_count() or 1, config.federation.sites)
-    resources = {"num_cpus": 1, "num_gpus": 1 / workers if device.type == "cuda" else 0.0}
+    backend: dict[str, Any] = {
+        "client_resources": {"num_cpus": 1, "num_gpus": 1 / workers if device.type == "cuda" else 0.0},
+        "init_args": {"include_dashboard": False, "num_cpus": workers, "logging_level": logging.ERROR, "log_to_driver": True},
+    }
     before = os.environ.get("PYTHONPATH")
     try:
         run_simulation(
             server_app=_server_app(job),
             client_app=_with_state(client_app, job.run.sites.absolute()),
             num_supernodes=config.federation.sites,
-            backend_config={
-                "client_resources": resources,
-                "init_args": {"include_dashboard": False, "num_cpus": workers, "logging_level": logging.ERROR, "log_to_driver": True},
-            },
+            backend_config=backend,
         )
     finally:
         job.stop.set()

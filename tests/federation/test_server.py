@@ -13,7 +13,6 @@ import torch
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 
 from clients.app import app
-from mpssl_fed.config import Config
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation import checkpoint, parts
 from mpssl_fed.federation.run_directory import RunDirectory, read_history, read_manifest

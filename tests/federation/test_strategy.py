@@ -90,7 +90,7 @@ def test_sum_is_in_float64() -> None:
 
 
 def test_unknown_name_and_no_reply() -> None:
-    with pytest.raises(UserError, match="unknown strategies 'fedavgg'.*fedavg"):
+    with pytest.raises(UserError, match=r"unknown strategies 'fedavgg'.*fedavg"):
         _aggregator(name="fedavgg")
     with pytest.raises(ValueError, match="without replies"):
         _aggregator(name="fedavg").step(1, HERE, [])

@@ -57,7 +57,7 @@ def _pickled() -> ArrayRecord:
         (lambda: _with("c", np.zeros((2, 3), np.float32)), "misshapen"),
         (lambda: _with("a", np.full((2, 3), np.nan, np.float32)), "non-finite"),
         (lambda: _with("b", np.array(np.inf, np.float32)), "non-finite"),
-        (lambda: ArrayRecord(), "misshapen"),
+        (ArrayRecord, "misshapen"),
         (_lying, "misshapen"),
         (_garbage, "malformed"),
         (_pickled, "misshapen"),

@@ -1,0 +1,131 @@
+"""A run killed at any moment and resumed ends with the bits of one that was not."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from flwr.app import Context, Message
+from safetensors.torch import load_file
+
+from clients.app import app
+from mpssl_fed.errors import UserError
+from mpssl_fed.federation.run_directory import RunDirectory, open_run, read_history, read_manifest
+
+Runner = Callable[..., RunDirectory]
+
+MP_SSL = (
+    "method={name: mp-ssl, batch: 4, lmo_batch: 4, lmo_every: 2, refresh_every: 1, buffer: 1}",
+    "federation.strategy.name=fedadam",
+    "federation.sites=2",
+    "federation.rounds=4",
+)
+
+
+def _same_end(one: RunDirectory, other: RunDirectory) -> None:
+    first, second = load_file(one.folder / "model.safetensors"), load_file(other.folder / "model.safetensors")
+    assert first.keys() == second.keys()
+    assert all(first[key].equal(second[key]) for key in first)
+    left, right = one.checkpoint(), other.checkpoint()
+    assert left is not None
+    assert right is not None
+    assert all(left.strategy[key].equal(right.strategy[key]) for key in left.strategy)
+    for site in ("0", "1"):
+        mine = load_file(one.sites / site / f"{one.run_id}-000004.safetensors")
+        theirs = load_file(other.sites / site / f"{other.run_id}-000004.safetensors")
+        assert mine.keys() == theirs.keys()
+        assert all(mine[key].equal(theirs[key]) for key in mine)
+    for run in (one, other):
+        history = read_history(run.folder)
+        assert [record["round"] for record in history] == [0, 1, 2, 3, 4]
+        assert read_manifest(run.folder)["status"] == "finished"
+    accuracies = [[record["test_accuracy"] for record in read_history(run.folder)] for run in (one, other)]
+    assert accuracies[0] == accuracies[1]
+
+
+def test_interrupted_between_two_sites_of_a_round(run_tiny: Runner, tmp_path: Path) -> None:
+    calls: list[tuple[int, int]] = []
+
+    def interrupted(message: Message, context: Context) -> Message:
+        if message.metadata.message_type == "train":
+            calls.append((int(message.content["config"]["round"]), int(context.node_config["partition-id"])))  # type: ignore[arg-type,index]
+            if calls[-1] == (3, 1):
+                raise KeyboardInterrupt
+        return app(message, context)
+
+    whole = run_tiny(*MP_SSL, folder=tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run_tiny(*MP_SSL, folder=tmp_path / "cut", client=interrupted)
+    assert read_manifest(tmp_path / "cut")["status"] == "interrupted"
+    stored = next((tmp_path / "cut" / "sites" / "0").glob("*-000003.safetensors"))
+    before = stored.read_bytes()
+    cut = run_tiny(*MP_SSL, folder=tmp_path / "cut", resume=True)
+    assert stored.read_bytes() == before  # site 0 had finished round 3: it answered from what it stored
+    _same_end(whole, cut)
+
+
+def _child(folder: str) -> None:
+    from mpssl_fed.federation.progress import Progress
+    from mpssl_fed.federation.simulation import preflight, simulate
+    from tests.federation.conftest import tiny_config
+
+    config = tiny_config(*MP_SSL)
+    preflight(config)
+    simulate(open_run(config, Path(folder), resume=True), lambda: app, Progress())
+
+
+def test_killed_at_random_moments(run_tiny: Runner, tmp_path: Path) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "pytorch_pretrained_biggan"])
+    start = time.monotonic()
+    whole = run_tiny(*MP_SSL, folder=tmp_path / "whole")
+    usual = time.monotonic() - start
+    seed = random.SystemRandom().randrange(2**32)
+    draw = random.Random(seed)
+    cut = tmp_path / "cut"
+    moments: list[str] = []
+    for _ in range(3):
+        child = context.Process(target=_child, args=(str(cut),))
+        child.start()
+        assert child.pid is not None
+        _wait_for_start(cut, child)
+        time.sleep(draw.uniform(0, 0.6 * usual))
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+        moments.append(",".join(sorted(path.name for path in cut.rglob("*.safetensors"))))
+    ended = run_tiny(*MP_SSL, folder=cut, resume=True)
+    print(f"seed {seed}; files at each kill: {moments}")
+    _same_end(whole, ended)
+
+
+def _wait_for_start(folder: Path, child: multiprocessing.process.BaseProcess) -> None:
+    """Wait until the child works on the run: its manifest is (re)written first of all."""
+    before = (folder / "manifest.json").stat().st_mtime_ns if (folder / "manifest.json").exists() else 0
+    ends = time.monotonic() + 60
+    while time.monotonic() < ends and child.is_alive():
+        if (folder / "manifest.json").exists() and (folder / "manifest.json").stat().st_mtime_ns != before:
+            return
+        time.sleep(0.01)
+    assert not child.is_alive(), "the child did not start within a minute"
+    assert child.exitcode == 0
+
+
+def test_resume_wants_the_same_config(run_tiny: Runner) -> None:
+    run_tiny()
+    with pytest.raises(UserError, match="federation.rounds was 2, now 5"):
+        run_tiny("federation.rounds=5", resume=True)
+
+
+def test_resuming_a_finished_run_changes_nothing(run_tiny: Runner) -> None:
+    run = run_tiny()
+    weights, metrics = load_file(run.folder / "model.safetensors"), (run.folder / "metrics.jsonl").read_bytes()
+    run_tiny(resume=True)
+    again = load_file(run.folder / "model.safetensors")
+    assert all(weights[key].equal(again[key]) for key in weights)
+    assert (run.folder / "metrics.jsonl").read_bytes() == metrics

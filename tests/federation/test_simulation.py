@@ -1,0 +1,108 @@
+"""The two engines end with the same bits; bad input is refused before a folder is made; Python's way in."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+from safetensors.torch import load_file
+
+import mpssl_fed
+from clients.app import app
+from mpssl_fed.config import Config
+from mpssl_fed.errors import UserError
+from mpssl_fed.federation import inprocess
+from mpssl_fed.federation.environment import SWITCHES
+from tests.federation.conftest import TINY
+
+MP_SSL = "method={name: mp-ssl, batch: 4, lmo_batch: 4, lmo_every: 2, refresh_every: 1, buffer: 1}"
+
+
+def test_ray_and_inprocess_end_with_the_same_bits(tmp_path: Path) -> None:
+    runs = [mpssl_fed.simulate(TINY, MP_SSL, f"output.dir={tmp_path / 'inprocess'}"), _in_ray(tmp_path)]
+    one, other = (load_file(run.folder / "model.safetensors") for run in runs)
+    assert all(one[key].equal(other[key]) for key in one)
+    for site in ("0", "1", "2"):
+        mine, theirs = (load_file(next((run.folder / "sites" / site).glob("*-000002.safetensors"))) for run in runs)
+        assert mine.keys() == theirs.keys()
+        assert all(mine[key].equal(theirs[key]) for key in mine)
+    assert [r["test_accuracy"] for r in runs[0].history] == [r["test_accuracy"] for r in runs[1].history]
+
+
+def _in_ray(folder: Path) -> mpssl_fed.Run:
+    """Run the same on Ray, in a process of its own: Ray leaves processes to the end of the one that started it."""
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    words = ["simulate", str(folder / "tiny.yaml"), MP_SSL, "--backend", "ray", "--output", str(folder / "ray")]
+    program = [sys.executable, "-c", "from mpssl_fed.cli import main; main()", *words]
+    done = subprocess.run(program, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "round 2/2" in done.stdout
+    return mpssl_fed.Run.open(folder / "ray")
+
+
+def test_python_way_in(tmp_path: Path) -> None:
+    run = mpssl_fed.simulate(TINY, "federation.rounds=1", f"output.dir={tmp_path / 'run'}")
+    assert [record["round"] for record in run.history] == [0, 1]
+    assert run.accuracy == run.history[-1]["test_accuracy"]
+    assert run.config.federation.rounds == 1
+    classifier = mpssl_fed.load(run.folder)
+    x = torch.rand(3, 1, 32, 32)
+    assert torch.equal(run.classifier()(x), classifier(x))
+    assert mpssl_fed.Run.open(run.folder).accuracy == run.accuracy
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("federation.strategy.name=fedsgd", "unknown strategies 'fedsgd'"),
+        ("data.name=mnist-6k", "mnist-6k"),
+        ("privacy={epsilon: 1, public_size: 100, delta: 1.0e-4}", "privacy.scope=end-to-end"),
+        ("federation.sites=400", "labelled images"),
+        ("method={source: dreams, loss: scr}", "dreams"),
+    ],
+)
+def test_bad_input_is_refused_before_a_folder_is_made(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        mpssl_fed.simulate(TINY, override, f"output.dir={tmp_path / 'run'}")
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_ray_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
+    with pytest.raises(UserError, match=r"pip install 'mpssl-fed\[ray\]'"):
+        mpssl_fed.simulate(TINY, "federation.backend=ray", f"output.dir={tmp_path / 'run'}")
+
+
+def test_two_nodes_of_one_site_are_refused(tiny: Callable[..., Config], tmp_path: Path) -> None:
+    from mpssl_fed.federation.collect import Roster
+
+    server = ServerApp()
+
+    @server.main()
+    def main(grid: Grid, context: Context) -> None:
+        Roster(grid).join(2, 1, 5.0)
+
+    node = {"partition-id": 1, "num-partitions": 2, "state-dir": str(tmp_path)}
+    with pytest.raises(UserError, match="two nodes are both site 1"):
+        inprocess.run(server, app, [node, node])
+
+
+def test_import_is_light_and_switches_come_before_flower() -> None:
+    code = (
+        "import sys, os, mpssl_fed\n"
+        "assert not {'torch', 'flwr', 'ray', 'numpy'} & set(sys.modules), 'heavy import'\n"
+        "import mpssl_fed.federation\n"
+        "assert 'flwr' not in sys.modules\n"
+        f"assert all(os.environ[name] == value for name, value in {SWITCHES!r}.items())\n"
+    )
+    environment = {"PATH": "/usr/bin:/bin"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
