@@ -1,0 +1,115 @@
+"""Keys and certificates of a federation: its own CA, the server's TLS certificate, one signing key a site."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+from collections.abc import Sequence
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from mpssl_fed.errors import UserError
+from mpssl_fed.files import write_atomic
+
+CA_CERT, CA_KEY, SERVER_CERT, SERVER_KEY = "ca.crt", "ca.key", "server.crt", "server.key"
+CA_DAYS, SERVER_DAYS = 3650, 397
+SECRET = 0o600
+
+
+def make_ca(folder: Path) -> None:
+    """Write ``ca.key`` (0600) and ``ca.crt``: what signs the server's certificate, and what every site trusts."""
+    refuse_existing(folder / CA_KEY)
+    key = ec.generate_private_key(ec.SECP384R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "mpssl-fed CA")])
+    usage = {"key_cert_sign": True, "crl_sign": True}
+    cert = (
+        _builder(name, name, key.public_key(), CA_DAYS)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(**usage), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, hashes.SHA384())
+    )
+    write_atomic(folder / CA_KEY, _pem(key), SECRET)
+    write_atomic(folder / CA_CERT, cert.public_bytes(serialization.Encoding.PEM))
+
+
+def make_server_certificate(folder: Path, hosts: Sequence[str]) -> None:
+    """Write ``server.key`` (0600) and ``server.crt`` for ``hosts`` (names or addresses), signed by the CA in ``folder``.
+
+    An earlier pair is replaced: that is how a certificate is renewed.
+    """
+    ca_key, ca = _read_ca(folder)
+    key = ec.generate_private_key(ec.SECP384R1())
+    cert = (
+        _builder(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0][:64])]), ca.subject, key.public_key(), SERVER_DAYS)
+        .add_extension(x509.SubjectAlternativeName([_san(host) for host in hosts]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(digital_signature=True), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
+        .sign(ca_key, hashes.SHA384())
+    )
+    write_atomic(folder / SERVER_KEY, _pem(key), SECRET)
+    write_atomic(folder / SERVER_CERT, cert.public_bytes(serialization.Encoding.PEM))
+
+
+def make_site_key(folder: Path, name: str) -> tuple[Path, Path]:
+    """Write ``NAME.key`` (0600) and ``NAME.pub``, a P-384 pair in OpenSSH's form, and return their paths.
+
+    The private half belongs on the site's machine alone: make it there, and hand over the public half.
+    """
+    if not name or not all(c.isalnum() or c in "-_." for c in name) or name.startswith("."):
+        raise UserError(f"site name '{name}': want letters, digits, '-', '_' and '.', for example site-0")
+    private, public = folder / f"{name}.key", folder / f"{name}.pub"
+    refuse_existing(private)
+    key = ec.generate_private_key(ec.SECP384R1())
+    openssh = serialization.PublicFormat.OpenSSH
+    secret = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption())
+    write_atomic(private, secret, SECRET)
+    write_atomic(public, key.public_key().public_bytes(serialization.Encoding.OpenSSH, openssh) + b"\n")
+    return private, public
+
+
+def refuse_existing(key: Path) -> None:
+    """Raise UserError when ``key`` exists: a key that is replaced by mistake locks a site out."""
+    if key.exists():
+        raise UserError(f"{key} exists; move it away first if you mean to replace it")
+
+
+def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: int) -> x509.CertificateBuilder:
+    now = datetime.datetime.now(datetime.UTC)
+    builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key)
+    builder = builder.serial_number(x509.random_serial_number()).not_valid_before(now - datetime.timedelta(minutes=5))
+    return builder.not_valid_after(now + datetime.timedelta(days=days))
+
+
+def _usage(**given: bool) -> x509.KeyUsage:
+    names = ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement")
+    names += ("key_cert_sign", "crl_sign", "encipher_only", "decipher_only")
+    return x509.KeyUsage(**{name: given.get(name, False) for name in names})
+
+
+def _san(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
+def _read_ca(folder: Path) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
+    try:
+        key = serialization.load_pem_private_key((folder / CA_KEY).read_bytes(), password=None)
+        cert = x509.load_pem_x509_certificate((folder / CA_CERT).read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: no readable CA ({CA_KEY}, {CA_CERT}); make one with: mpssl-fed certs ca {folder}") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise UserError(f"{folder / CA_KEY}: not an elliptic-curve key of mpssl-fed")
+    return key, cert
+
+
+def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())

@@ -1,0 +1,85 @@
+"""Whether another system user could read a private file: asked before a daemon starts, from owners and modes on the way to it."""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import os
+import pwd
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mpssl_fed.errors import UserError
+
+ACL = "system.posix_acl_access"
+
+
+@dataclass(frozen=True)
+class User:
+    """A system user with all of its groups."""
+
+    uid: int
+    gids: frozenset[int]
+
+    @staticmethod
+    def named(name: str) -> User:
+        """Return the user with this name or number; UserError when the system does not know it."""
+        try:
+            entry = pwd.getpwuid(int(name)) if name.isdigit() else pwd.getpwnam(name)
+        except KeyError as error:
+            if name.isdigit():
+                return User(int(name), frozenset({int(name)}))
+            raise UserError(f"--supernode-user {name}: no such user; make one, for example: useradd --system {name}") from error
+        return User(entry.pw_uid, frozenset(os.getgrouplist(entry.pw_name, entry.pw_gid)))
+
+    def may(self, path: Path, bit: int) -> bool:
+        """Whether mode bits grant ``bit`` (4 read, 2 write, 1 enter) on ``path`` itself; an access list counts as yes."""
+        if self.uid == 0:
+            return True
+        status = path.stat()
+        if _has_acl(path):
+            return True
+        mode = stat.S_IMODE(status.st_mode)
+        if status.st_uid == self.uid:
+            return True  # an owner can change the mode
+        if status.st_gid in self.gids:
+            return bool(mode >> 3 & bit)
+        return bool(mode & bit)
+
+    def can_read(self, path: Path) -> bool:
+        """Whether the user can come to ``path`` and read it, or change who may."""
+        path = path.resolve()
+        on_the_way = list(path.parents)
+        if any(not self.may(folder, 1) for folder in on_the_way):
+            return False
+        return self.may(path, 4) or self.may(path, 2) or (path.is_dir() and self.may(path, 1))
+
+
+def group_id(name: str) -> int:
+    """Return the number of a group; UserError when the system does not know it."""
+    try:
+        return int(name) if name.isdigit() else grp.getgrnam(name).gr_gid
+    except KeyError as error:
+        raise UserError(f"--group {name}: no such group; make one, for example: groupadd --system {name}") from error
+
+
+def exposed(user: User, private: Iterable[Path]) -> Path | None:
+    """Return the first private path that ``user`` can read, None when there is none."""
+    closed: set[Path] = set()  # folders known to let the user read nothing below
+    for path in private:
+        folder = path.parent
+        if folder in closed:
+            continue
+        if user.can_read(path):
+            return path
+        if not user.may(folder.resolve(), 1):
+            closed.add(folder)
+    return None
+
+
+def _has_acl(path: Path) -> bool:
+    with contextlib.suppress(OSError, AttributeError):  # a file system or a platform without access lists
+        return ACL in os.listxattr(path)
+    return False
