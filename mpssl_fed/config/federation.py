@@ -67,7 +67,9 @@ class Federation(Section):
     strategy: Strategy = Strategy()
     anchor: Anchor = Anchor()
     eval_every: int = Field(1, ge=1, description="Rounds between two evaluations on the server's test set.")
-    backend: Literal["inprocess", "ray"] = Field("inprocess", description="Engine of a simulation.")
+    backend: Literal["inprocess", "ray", "deployment"] = Field(
+        "inprocess", description="Engine of a simulation; `deploy` and `submit` set deployment."
+    )
 
     @model_validator(mode="after")
     def _enough(self) -> Federation:

@@ -30,6 +30,7 @@ class Output(Section):
 
     dir: str | None = Field(None, description="The run directory itself; default runs/CONFIG-STEM.")
     overwrite: bool = Field(False, description="Delete a run directory that exists.")
+    resume: bool = Field(False, description="Continue the run in the run directory.")
 
 
 class Runtime(Section):
@@ -64,6 +65,16 @@ class Partition(Section):
         return own_options(fields, "iid", PARTITION_OPTIONS)
 
 
+class Task(Section):
+    """What sites that hold their own images agree on with the server."""
+
+    classes: tuple[str, ...] = Field(min_length=2, description="Class names; their order is that of the classifier's outputs.")
+    size: int = Field(32, ge=8, le=1024, description="Height and width in pixels that the classifier sees.")
+    stored_size: int | None = Field(None, ge=8, le=2048, description="Size that labelled images are kept at; null: size.")
+    channels: Literal[1, 3] = Field(3, description="1 grey, 3 colour.")
+    flip: bool = Field(False, description="Whether a mirrored image keeps its label.")
+
+
 class Data(Section):
     """The labelled images of a study; a deployed site reads its own instead."""
 
@@ -83,6 +94,7 @@ class Data(Section):
     subjects: Literal["parent"] | None = Field(None, description="image-folder: the folder above an image names its subject.")
     download: bool = Field(False, description="Permit the download of a data set that is not found.")
     partition: Partition = Partition()
+    task: Task | None = Field(None, description="Of a deployment; a server with a data set fills it in by itself.")
 
     @model_validator(mode="before")
     @classmethod
