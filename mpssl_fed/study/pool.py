@@ -13,7 +13,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from mpssl_fed.method import METHOD_VERSION
-from mpssl_fed.study.cell import Task, log_file, run_cell
+from mpssl_fed.study.cell import Task, log_file, run_cell, stored_row
 from mpssl_fed.study.results import Row, failed_row
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
@@ -73,7 +73,8 @@ class _Worker:
         except (EOFError, OSError):
             self.dead = True
             self.process.join()
-            return failed_row(self.task.cell, METHOD_VERSION, self._obituary())
+            done = stored_row(Path(self.task.output), self.task.cell)  # it may have died after the work was done
+            return done or failed_row(self.task.cell, METHOD_VERSION, self._obituary())
         return row
 
     def end(self) -> None:

@@ -22,7 +22,7 @@ from mpssl_fed.study.run import finished_rows, read_outcome, run_study
 from mpssl_fed.study.study_report import write_study_report
 from tests.study.runs import plan_of, write_study
 
-GRID = {"method.augment": ["weak", "half-strong"], "optim.lr": [0.01, 0.03]}
+GRID = {"method.name": ["base"], "method.augment": ["weak", "half-strong"]}
 COMMAND = [sys.executable, "-c", "from mpssl_fed.study.command import app; app()"]
 
 
@@ -58,10 +58,8 @@ def alive(pid: int) -> bool:
 
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
-    """Four arms and two seeds on real digits."""
-    return plan_of(
-        tmp_path_factory.mktemp("plan"), grid=GRID | {"method.name": ["base"]}, seeds=2, baseline={"method.augment": "weak"}
-    )
+    """Two arms and three seeds on real digits."""
+    return plan_of(tmp_path_factory.mktemp("plan"), grid=GRID, seeds=3, baseline={"method.augment": "weak"})
 
 
 def test_a_cell_is_a_run_directory_with_its_report_and_row(tmp_path: Path, plan: Plan) -> None:
@@ -83,7 +81,7 @@ def test_a_cell_that_cannot_run_is_a_row_that_says_why(tmp_path: Path) -> None:
     assert not row.finished
     assert row.error is not None
     assert "none" in row.error
-    huge = {"method.batch": [10**12], "method.name": ["vic-gssl"]}
+    huge = {"model.name": ["small-cnn"], "method.name": ["vic-gssl"], "method.batch": [10**12]}
     row = run_cell(Task.of(plan_of(tmp_path, grid=huge, seeds=1).cells[0], tmp_path))
     assert not row.finished
     assert row.error
@@ -92,7 +90,7 @@ def test_a_cell_that_cannot_run_is_a_row_that_says_why(tmp_path: Path) -> None:
 def test_killed_study_goes_on_and_a_dead_worker_costs_its_cell_alone(tmp_path: Path, plan: Plan) -> None:
     """One study, in four lives: killed, then run while a worker is killed, then run to the end, then run again."""
     file, output = (
-        write_study(tmp_path, grid=GRID | {"method.name": ["base"]}, seeds=2, baseline={"method.augment": "weak"}),
+        write_study(tmp_path, grid=GRID, seeds=3, baseline={"method.augment": "weak"}),
         tmp_path / "out",
     )
     assert load_study(file).cells == plan.cells
@@ -107,24 +105,19 @@ def test_killed_study_goes_on_and_a_dead_worker_costs_its_cell_alone(tmp_path: P
     wait_for(lambda: not any(alive(pid) for pid in workers), 10)
 
     before = {path: path.stat().st_mtime_ns for path in output.glob("cells/*/result.json")}
-    missing = len(plan.cells) - len(before)
     assert 0 < len(before) < len(plan.cells)
 
     def kill_a_worker() -> None:
         wait_for(lambda: workers_of(os.getpid()))
-        victim = workers_of(os.getpid())[0]
-        wait_for(lambda: len(list(output.glob("cells/*/result.json"))) > len(before))
-        os.kill(victim, signal.SIGKILL)
+        os.kill(workers_of(os.getpid())[0], signal.SIGKILL)  # it is importing still, its first cell in hand
 
     killer = threading.Thread(target=kill_a_worker)
     killer.start()
     second = run_study(plan, output, 1)
     killer.join()
     assert len(second.rows) == len(plan.cells)
-    assert len(second.failed) == min(1, missing - 1)
-    for row in second.failed:
-        assert row.error is not None
-        assert "SIGKILL" in row.error
+    assert len(second.failed) == 1
+    assert "SIGKILL" in str(second.failed[0].error)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert read_outcome(plan, output).failed == second.failed
 
