@@ -112,8 +112,8 @@ class Aggregator:
         mean = {key: np.zeros_like(value) for key, value in here.items()}
         for reply, size in zip(replies, sizes, strict=True):
             bounded = self._bounded(here, reply)
-            for key, value in mean.items():
-                value += (size / total) * bounded[key]
+            for key in mean:
+                mean[key] += (size / total) * bounded[key]
         return mean
 
     def _bounded(self, here: dict[str, Any], reply: TrainReply) -> dict[str, Any]:

@@ -118,7 +118,7 @@ def _wait_for_start(folder: Path, child: multiprocessing.process.BaseProcess) ->
 
 def test_resume_wants_the_same_config(run_tiny: Runner) -> None:
     run_tiny()
-    with pytest.raises(UserError, match="federation.rounds was 2, now 5"):
+    with pytest.raises(UserError, match=r"federation\.rounds was 2, now 5"):
         run_tiny("federation.rounds=5", resume=True)
 
 

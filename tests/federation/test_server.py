@@ -154,7 +154,7 @@ def test_a_run_without_any_answer_fails_and_says_why(run_tiny: Runner, tmp_path:
 
 def test_sites_that_do_not_join_end_the_wait(run_tiny: Runner) -> None:
     start = time.monotonic()
-    with pytest.raises(UserError, match=r"0 of at least 1 sites joined within federation.join_deadline_s=0.5 s; refused: .*app-raised"):
+    with pytest.raises(UserError, match=r"0 of at least 1 sites joined within .*=0.5 s; refused: .*app-raised"):
         run_tiny("federation.join_deadline_s=0.5", client=lambda message, context: _raise(message))
     assert time.monotonic() - start < 5
 
