@@ -9,7 +9,7 @@ from torch import Tensor
 from mpssl_fed.config.learning import FreeMatch as Settings
 from mpssl_fed.config.learning import Method
 from mpssl_fed.method.losses import LOSSES
-from mpssl_fed.models import Classifier, Params
+from mpssl_fed.models import Classifier, Params, widened
 
 TINY = 1e-12
 
@@ -37,10 +37,9 @@ class FreeMatch:
         """Return L_u + w_f L_f at theta; pseudo-labels carry no gradient."""
         with classifier.still_statistics():
             with torch.no_grad():
-                q = classifier.logits(theta, weak).float().softmax(1)  # [n, K]
-            logits = classifier.logits(theta, strong)
-        logits = logits.float() if logits.dtype == torch.bfloat16 else logits
-        return self.of(q.to(logits.dtype), logits)
+                q = widened(classifier.logits(theta, weak)).softmax(1)  # [n, K]
+            logits = widened(classifier.logits(theta, strong))
+        return self.of(q, logits)
 
     def of(self, q: Tensor, logits: Tensor) -> Tensor:
         """Return the loss for weak probabilities q [n, K] and strong logits [n, K]."""
@@ -74,7 +73,7 @@ class FreeMatch:
     def observe(self, classifier: Classifier, theta: Params, weak: Tensor) -> None:
         """Move tau, p~ and h~ towards this batch of weak views."""
         with classifier.still_statistics():
-            self.observe_probabilities(classifier.logits(theta, weak).float().softmax(1))
+            self.observe_probabilities(widened(classifier.logits(theta, weak)).softmax(1))
 
     def observe_probabilities(self, q: Tensor) -> None:
         """Move tau, p~ and h~ towards weak probabilities q [n, K]."""

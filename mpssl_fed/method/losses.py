@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mpssl_fed.config.learning import Method
-from mpssl_fed.models import Classifier, Params
+from mpssl_fed.models import Classifier, Params, widened
 from mpssl_fed.registry import Registry
 
 
@@ -48,10 +48,7 @@ class FeatureLoss:
     def __call__(self, classifier: Classifier, theta: Params, weak: Tensor, strong: Tensor) -> Tensor:
         """Return compare(g(weak), g(strong)); both views in one pass."""
         with classifier.still_statistics():
-            features = classifier.features(theta, torch.cat([weak, strong]))
-        if features.dtype == torch.bfloat16:
-            features = features.float()
-        first, second = features.chunk(2)
+            first, second = widened(classifier.features(theta, torch.cat([weak, strong]))).chunk(2)
         return self.compare(first, second)
 
     def observe(self, classifier: Classifier, theta: Params, weak: Tensor) -> None:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mpssl_fed.data.datasets import Images
-from mpssl_fed.models import Classifier, Params
+from mpssl_fed.models import Classifier, Params, widened
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -103,7 +103,7 @@ class ExactPrivateData:
         """Return the gradient of the mean cross-entropy of one augmented batch of D_train."""
         x, y = self._draw(self.train)
         with self.autocast():
-            loss = F.cross_entropy(self.classifier.logits(theta, self.augment(x, self.augment_rng)).float(), y)
+            loss = F.cross_entropy(widened(self.classifier.logits(theta, self.augment(x, self.augment_rng))), y)
         self.last_loss = float(loss.detach())
         return dict(zip(theta, torch.autograd.grad(loss, list(theta.values())), strict=True))
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from mpssl_fed.models.classifier import Classifier, Params, build_classifier
+from mpssl_fed.models.classifier import Classifier, Params, build_classifier, widened
 
-__all__ = ["Classifier", "Params", "build_classifier"]
+__all__ = ["Classifier", "Params", "build_classifier", "widened"]

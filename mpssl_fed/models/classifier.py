@@ -113,6 +113,11 @@ class Classifier(nn.Module):
         return shared
 
 
+def widened(x: Tensor) -> Tensor:
+    """Return x in float32 where autocast made it 16 bits wide; wider types stay."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
 def build_classifier(
     name: str,
     classes: tuple[str, ...] | list[str],
