@@ -58,7 +58,11 @@ def test_what_is_in_it(wheel: Path) -> None:
 
 
 def test_it_runs_outside_the_checkout(installed: Path, tmp_path: Path) -> None:
-    program = "import mpssl_fed, clients, server; from mpssl_fed.config import config_folder as f; print(mpssl_fed.__file__, clients.__file__, server.__file__, f())"
+    program = (
+        "import mpssl_fed, clients, server\n"
+        "from mpssl_fed.config import config_folder\n"
+        "print(mpssl_fed.__file__, clients.__file__, server.__file__, config_folder())"
+    )
     for place in _run([str(installed / "bin" / "python"), "-c", program], tmp_path).split():
         assert Path(place).is_relative_to(installed), place
     tiny = ["federation.local_steps=1", "data.test_limit=20", "method.lmo_every=1", "method.batch=4", "method.lmo_batch=4"]
