@@ -1,11 +1,11 @@
-"""The ClientApp: hands each message to the site at this node. No logic of its own."""
+"""The ClientApp: hands each message to the daemon of this node's owner, or to the simulated site. No logic of its own."""
 
 from __future__ import annotations
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from mpssl_fed.federation.client import answer_query, answer_train
+from mpssl_fed.federation.relay import relay_query, relay_train, relays
 
 app = ClientApp()
 
@@ -13,10 +13,18 @@ app = ClientApp()
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train one round at this node's site."""
+    if relays(context):
+        return relay_train(message, context)
+    from mpssl_fed.federation.client import answer_train  # torch comes in where there is no daemon that holds it
+
     return answer_train(message, context)
 
 
 @app.query()
 def query(message: Message, context: Context) -> Message:
     """Say which site this node is."""
+    if relays(context):
+        return relay_query(message, context)
+    from mpssl_fed.federation.client import answer_query
+
     return answer_query(message, context)

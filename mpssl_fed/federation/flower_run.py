@@ -14,6 +14,7 @@ from mpssl_fed.config import Config
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation.client import site_folder
 from mpssl_fed.federation.collect import Roster
+from mpssl_fed.federation.deployed_run import serve_deployment
 from mpssl_fed.federation.progress import Lines
 from mpssl_fed.federation.run_directory import open_run
 from mpssl_fed.federation.samples import write_labels, write_samples
@@ -29,6 +30,9 @@ def serve_flower_run(grid: Grid, context: Context, bundle: Path) -> None:
     """
     lines = Lines()
     config = resolve(context, bundle)
+    if config.federation.backend == "deployment":
+        serve_deployment(grid, config, context.run_id)
+        return
     simulated = _simulated_nodes(grid, config)
     if simulated:
         lines.write(

@@ -9,11 +9,25 @@ import numpy as np
 import torch
 
 from mpssl_fed.config import Config, from_json
+from mpssl_fed.config.learning import Task
 from mpssl_fed.data.datasets import Dataset, Images, load_dataset
 from mpssl_fed.data.partition import choose_labelled, partition
+from mpssl_fed.federation.refusal import Refusal
+from mpssl_fed.federation.site_local import OwnData, task_of
 from mpssl_fed.generators.base import Generator, load_generator
 from mpssl_fed.method import needs_generator
 from mpssl_fed.models import Classifier, build_classifier
+
+
+class _Own:
+    """The images of the one deployed site that this process is, if it is one."""
+
+    data: OwnData | None = None
+
+
+def hold(data: OwnData | None) -> None:
+    """Make this process a deployed site: whatever a message says, the labelled images are ``data``."""
+    _Own.data = data
 
 
 def device(config: Config) -> torch.device:
@@ -28,6 +42,11 @@ def dataset(config: Config) -> Dataset:
     """Return the data set of ``config.data``."""
     data = config.data
     return _dataset(data.name, data.root, data.size, data.download, data.subjects)
+
+
+def task(config: Config) -> Task:
+    """Return the classes and the shape of the images: as the config says in a deployment, else those of the data set."""
+    return config.data.task or task_of(dataset(config))
 
 
 def generator(config: Config) -> Generator | None:
@@ -53,7 +72,7 @@ def initial_classifier(config: Config) -> Classifier:
 
 def _architecture(config: Config) -> tuple[Any, ...]:
     """Return the arguments of ``build_classifier``, in its order."""
-    data, model = dataset(config), config.model
+    data, model = task(config), config.model
     share_frozen = config.warm_start.part in ("body", "both")
     shape = (model.name, data.classes, data.channels, data.size)
     return (*shape, model.norm, model.trainable, share_frozen, model.pretrained, config.seed)
@@ -65,7 +84,9 @@ def shares(config: Config) -> tuple[np.ndarray, ...]:
 
 
 def labelled(config: Config, site: int) -> Images:
-    """Return the labelled images of a simulated site."""
+    """Return the labelled images of a simulated site, or this process's own; Refusal where they are not of the task."""
+    if _Own.data is not None:
+        return _Own.data.labelled(config)
     return dataset(config).train.take(shares(config)[site])
 
 
@@ -73,6 +94,8 @@ def unlabeled(config: Config, site: int) -> Images | None:
     """Return a simulated site's real unlabeled images for ``ssl-real``, None for every other source."""
     if config.method.source != "real":
         return None
+    if _Own.data is not None:
+        raise Refusal("policy")
     mine = _split(config)[1][site]
     return dataset(config).train.take(mine[: config.data.unlabeled])
 

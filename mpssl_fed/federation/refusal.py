@@ -16,10 +16,15 @@ CODES: dict[str, int] = {
     "policy": 109,
     "budget": 110,
     "size": 111,
+    "classes": 112,
+    "no-daemon": 113,
+    "too-large": 114,
+    "busy": 115,
 }
 """Code -> number in a Flower ``Error``. 101: the site raised; its own log says what. 107: the site no longer has the
 latents from before that round. 108: the node holds no site. 109, 110: the site's policy or privacy budget says no.
-111: a number of examples that is not a positive number."""
+111: a number of examples that is not a positive number. 112: the site agreed to other classes. 113: the site's daemon does not
+answer. 114: a weight beyond any that training ends at. 115: the site has too much to do."""
 
 FLOWER_CODES: dict[int, str] = {
     0: "unknown",

@@ -38,6 +38,8 @@ class Job:
     progress: Progress = field(default_factory=Progress)
     stop: threading.Event = field(default_factory=threading.Event)
     expected_sites: int | None = None
+    travels: Config | None = None
+    """What sites get to see of the config, where that is not all of it."""
 
 
 def serve(grid: Grid, job: Job) -> None:
@@ -84,7 +86,7 @@ class _Server:
         self.aggregator = Aggregator(config.federation)
         self.classifier = parts.initial_classifier(config)
         self.test = test_images(config)
-        self.plan = Plan.of(job.run.run_id, config)
+        self.plan = Plan.of(job.run.run_id, job.travels or config)
         self.roster = Roster(grid)
         self.joined = False
 

@@ -74,7 +74,7 @@ def build_site_learner(config: Config, site: int) -> Any:
         parts.classifier(config),
         parts.generator(config),
         labelled,
-        flip=parts.dataset(config).flip,
+        flip=parts.task(config).flip,
         site=site,
         unlabeled=parts.unlabeled(config, site),
         private=_private_data(config, labelled),
@@ -98,7 +98,7 @@ def check_privacy(config: Config) -> None:
 
 def _public_count(config: Config, site: int) -> int:
     """Return the site's weight in the average; under DP the declared size, never the exact count."""
-    return config.privacy.public_size or 1 if config.privacy.on else len(parts.shares(config)[site])
+    return config.privacy.public_size or 1 if config.privacy.on else len(parts.labelled(config, site))
 
 
 def _require_finite(update: Weights) -> None:

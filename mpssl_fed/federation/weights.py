@@ -16,6 +16,8 @@ Weights = dict[str, Tensor]
 """What is federated: float32 CPU tensors by their name in the classifier (``Classifier.shared_state``)."""
 
 NUMPY_STYPE = "numpy.ndarray"
+LARGEST = 1e6
+"""No trained weight comes near it; a reply with a larger one is broken or hostile, finite or not."""
 
 
 def to_record(weights: Mapping[str, Tensor]) -> ArrayRecord:
@@ -24,7 +26,8 @@ def to_record(weights: Mapping[str, Tensor]) -> ArrayRecord:
 
 
 def from_record(record: ArrayRecord, like: Mapping[str, Tensor]) -> Weights:
-    """Return the tensors of ``record``; Refusal unless names, shapes and dtype are those of ``like`` and all are finite.
+    """Return the tensors of ``record``; Refusal unless names, shapes and dtype are those of ``like`` and all are finite
+    and at most :data:`LARGEST`.
 
     The declared shape and size are compared before a byte is parsed, so a reply cannot make the receiver allocate more.
     """
@@ -46,6 +49,8 @@ def from_record(record: ArrayRecord, like: Mapping[str, Tensor]) -> Weights:
             raise Refusal("misshapen")
         if not np.isfinite(values).all():
             raise Refusal("non-finite")
+        if values.size and np.abs(values).max() > LARGEST:
+            raise Refusal("too-large")
         weights[key] = torch.from_numpy(np.array(values, order="C"))
     return weights
 

@@ -1,0 +1,73 @@
+"""Between relay and daemon: HTTP on a Unix socket, JSON for scalars, safetensors for arrays; no pickle, no torch.
+
+    POST /v1/train   safetensors, the request as JSON under the metadata key "request"; the reply likewise under "metrics"
+    GET  /v1/card    {"site": number}
+    GET  /v1/status  for the owner alone
+A refusal is {"code": CODE} with status 4xx or 5xx.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+
+TRAIN, CARD, STATUS = "/v1/train", "/v1/card", "/v1/status"
+ARRAYS_TYPE = "application/x-safetensors"
+MOST_BYTES = 2 << 30
+MOST_HEADER = 1 << 20
+Arrays = dict[str, np.ndarray]
+
+
+class Connection(http.client.HTTPConnection):
+    """An HTTP connection over the Unix socket ``path``."""
+
+    def __init__(self, path: str | Path, timeout: float | None) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self.path = str(path)
+
+    def connect(self) -> None:
+        """Connect; OSError where no one listens."""
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self.path)
+
+
+def call(path: str | Path, method: str, target: str, body: bytes | None = None, timeout: float | None = 30.0) -> tuple[int, bytes]:
+    """Return (status, body) of one request; OSError or http.client.HTTPException when it breaks."""
+    connection = Connection(path, timeout)
+    try:
+        connection.request(method, target, body, {"Content-Type": ARRAYS_TYPE} if body else {})
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
+
+
+def pack(arrays: Mapping[str, np.ndarray], key: str, fields: Mapping[str, Any]) -> bytes:
+    """Return ``arrays`` as safetensors with ``fields`` as JSON under the metadata ``key``."""
+    contiguous = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
+    return safetensors.numpy.save(contiguous, {key: json.dumps(fields, allow_nan=False)})
+
+
+def unpack(body: bytes, key: str) -> tuple[Arrays, str]:
+    """Return (arrays, the JSON text under ``key``); ValueError unless ``body`` is safetensors with that key alone."""
+    if len(body) < 8:
+        raise ValueError("too short")
+    (length,) = struct.unpack("<Q", body[:8])
+    if length > min(MOST_HEADER, len(body) - 8):
+        raise ValueError("header too long")
+    metadata = json.loads(body[8 : 8 + length]).get("__metadata__")
+    if not isinstance(metadata, dict) or set(metadata) != {key}:
+        raise ValueError("metadata")
+    try:
+        return safetensors.numpy.load(body), str(metadata[key])
+    except (safetensors.SafetensorError, KeyError) as error:
+        raise ValueError("not safetensors") from error
