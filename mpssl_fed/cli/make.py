@@ -57,6 +57,7 @@ def pretrain_generator(
     channel_width: Annotated[int, typer.Option(help="BigGAN's channel width; at least 4.")] = 16,
     min_fonts: Annotated[int, typer.Option(help="Fewer usable fonts than this are an error.")] = 100,
     max_fonts: Annotated[int | None, typer.Option(help="Read at most this many font files.")] = None,
+    foundation_steps: Annotated[int, typer.Option(help="Training steps of the foundation classifier.")] = 3000,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder --out if it exists.")] = False,
 ) -> None:
     """Train a small class-conditional BigGAN on glyphs rendered from fonts. Ctrl-C keeps what it has learned so far."""
@@ -70,7 +71,7 @@ def pretrain_generator(
     with Steps() as steps:
         manifest = pretrain(
             fonts, classes, out, settings,
-            min_fonts=min_fonts, max_fonts=max_fonts, overwrite=overwrite, report=steps.show,
+            min_fonts=min_fonts, max_fonts=max_fonts, foundation_steps=foundation_steps, overwrite=overwrite, report=steps.show,
         )  # fmt: skip
     quality, training = manifest["quality"], manifest["training"]
     early = f" (stopped early, after {training['iterations_done']} iterations)" if training["interrupted"] else ""

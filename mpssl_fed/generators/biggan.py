@@ -6,7 +6,6 @@ import json
 import math
 import os
 import pickle
-from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,14 +38,15 @@ class BigGANGenerator(Generator):
         self.name, self.classes, self.z_dim = name, classes, int(config.z_dim)
         self.size = 4 * 2 ** sum(bool(layer[0]) for layer in config.layers)
         self.truncation = truncation
+        self._argument = argument_for_row(truncation, config.n_stats)
         self.model = model
 
     def forward(self, z: Tensor, soft_label: Tensor) -> Tensor:
         """Map z [n, z_dim] and soft_label [n, K] to images [n, 3, size, size] in [-1, 1]."""
-        images: Tensor = self.model(z, soft_label, self.truncation)
+        images: Tensor = self.model(z, soft_label, self._argument)
         return images
 
-    def train(self, mode: bool = True) -> BigGANGenerator:  # noqa: ARG002
+    def train(self, mode: bool = True) -> BigGANGenerator:
         """Stay in eval mode whatever is asked: a frozen generator has nothing to train."""
         super().train(False)
         return self
@@ -72,15 +72,16 @@ def load_folder(folder: Path, name: str, truncation: float = 1.0) -> BigGANGener
     model.eval()
     fold_spectral_norm(model)
     model.requires_grad_(False)
-    exact = exact_truncation(truncation, config["n_stats"])
-    return BigGANGenerator(name, model, _class_names(folder, config["num_classes"]), exact)
+    return BigGANGenerator(name, model, _class_names(folder, config["num_classes"]), truncation)
 
 
-def exact_truncation(truncation: float, n_stats: int) -> float:
-    """Return the float next to ``truncation`` for which the package picks exactly one row of statistics.
+def argument_for_row(truncation: float, n_stats: int) -> float:
+    """Return the argument in (0, 1] with which the package uses the statistics of ``truncation`` and of no other row.
 
-    BigGANBatchNorm splits truncation x (n_stats - 1) by ``math.modf`` and interpolates with swapped coefficients, so
-    .14 of 51 rows (6.999...) already lands on the wrong row. UserError where the value is no row at all.
+    BigGANBatchNorm splits truncation x (n_stats - 1) by ``math.modf`` and, where that leaves a fraction f, weighs rows k
+    and k + 1 by f and 1 - f: swapped. So .14 of 51 rows (7.000000000000001) gives row 8. Where no float near the row is
+    split exactly, one just above the row below it is: f is 1e-16 there and the swap works in our favour. UserError where
+    ``truncation`` is no row.
     """
     step = 1.0 / (n_stats - 1)
     row = round(truncation / step)
@@ -90,10 +91,20 @@ def exact_truncation(truncation: float, n_stats: int) -> float:
             f"generator.truncation is {truncation}, but this generator holds statistics for multiples of {step:.4g} "
             f"only. Use {low:.4g} or {high:.4g}."
         )
-    value = row * step
-    while math.modf(value / step) != (0.0, float(row)):
-        value = math.nextafter(value, 1.0 if value / step < row else 0.0)
-    return value
+    exact = [value for value in _neighbours(row * step) if math.modf(value / step) == (0.0, row)]
+    below = [
+        value for value in _neighbours((row - 1) * step)
+        if value > 0 and math.floor(value / step) == row - 1 and 0 < value / step - (row - 1) < 1e-9
+    ]
+    return min(exact + below, key=lambda value: abs(value - row * step))
+
+
+def _neighbours(value: float) -> list[float]:
+    up, down = [value], [value]
+    for _ in range(8):
+        up.append(math.nextafter(up[-1], 2.0))
+        down.append(math.nextafter(down[-1], -1.0))
+    return [candidate for candidate in up + down if candidate <= 1]
 
 
 def fold_spectral_norm(model: nn.Module) -> None:
@@ -215,9 +226,7 @@ def _class_names(folder: Path, count: int) -> tuple[str, ...]:
         return tuple(map(str, range(count)))
     from torchvision.models import ResNet18_Weights
 
-    names = ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
-    often = Counter(names)  # "crane" is a bird and a machine
-    return tuple(f"{name} ({index})" if often[name] > 1 else name for index, name in enumerate(names))
+    return tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
 
 
 def _few(items: list[str]) -> str:

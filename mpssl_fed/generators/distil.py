@@ -59,7 +59,7 @@ class BatchStatistics(BigGANBatchNorm):
 
     last: tuple[Tensor, Tensor]
 
-    def forward(self, x: Tensor, truncation: float, condition_vector: Tensor | None = None) -> Tensor:  # noqa: ARG002
+    def forward(self, x: Tensor, truncation: float, condition_vector: Tensor | None = None) -> Tensor:
         """Normalise x [n, C, H, W]; ``truncation`` is the package's signature and does not matter here."""
         if not torch.is_grad_enabled():
             self.last = x.mean((0, 2, 3)), x.var((0, 2, 3), unbiased=False)
@@ -184,7 +184,7 @@ def _train(
                 with torch.no_grad():
                     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - keep)
                 losses.append(loss.item())
-                if done % 50 == 0 or done == settings.iterations:
+                if done % 50 == 0 or done in (1, settings.iterations):
                     report(done, settings.iterations, sum(losses[-50:]) / len(losses[-50:]))
     except KeyboardInterrupt:
         interrupted = True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
@@ -75,8 +74,9 @@ def write_folder(
 ) -> dict[str, Any]:
     """Train the foundation classifier, measure, and put every file of ``out`` in place at once; return the manifest."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-    try:
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
+        work = Path(scratch) / "new"
+        work.mkdir()
         report("foundation classifier", 0, 1, None)
         classifier, record = train_glyph_classifier(bank, foundation_steps, settings.seed)
         save_glyph_classifier(classifier, record, work)
@@ -100,12 +100,9 @@ def write_folder(
         text = json.dumps({**manifest, "fonts": []}, indent=2, ensure_ascii=False)
         lines = ",\n".join("    " + json.dumps(font, ensure_ascii=False) for font in manifest["fonts"])
         write_atomic(work / MANIFEST, text.replace('"fonts": []', f'"fonts": [\n{lines}\n  ]') + "\n")
-        work.chmod(0o755)
         if out.exists():
-            shutil.rmtree(out)
+            out.rename(work.with_name("replaced"))
         work.rename(out)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     report("foundation classifier", 1, 1, None)
     return manifest
 

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mpssl_fed.errors import UserError
+from mpssl_fed.generators import foundation_classifier, load_generator
+from mpssl_fed.generators.distil import DistilSettings
+from mpssl_fed.generators.pretrain import pretrain
+
+SMALL = DistilSettings(iterations=3, channel_width=4, batch=6, bake_images=24, n_stats=3)
+
+
+def run(fonts, out, **changes):
+    stages = []
+    options = {"min_fonts": 3, "foundation_steps": 5, **changes}
+    manifest = pretrain(fonts, "chars:TLV", out, SMALL, report=lambda *step: stages.append(step), **options)
+    return manifest, stages
+
+
+def test_short_run_writes_a_folder_that_loads(fonts, tmp_path):
+    manifest, stages = run(fonts, tmp_path / "mine")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    assert json.loads((tmp_path / "mine" / "manifest.json").read_text()) == json.loads(json.dumps(manifest))
+    assert {stage for stage, *_ in stages} == {"fonts", "distil", "foundation classifier"}
+    generator = load_generator("biggan", tmp_path / "mine", truncation=0.5)
+    assert generator.classes == ("T", "L", "V")
+    assert generator.state_hash() == manifest["state_hash"]
+    assert foundation_classifier("mine", tmp_path / "mine").classes == generator.classes
+    assert manifest["training"]["iterations_done"] == 3
+    assert set(manifest["quality"]) == {"sample_accuracy", "render_accuracy", "worst_class", "spread"}
+    assert all(len(font["sha256"]) == 64 for font in manifest["fonts"])
+
+
+def test_existing_folder_is_kept_unless_told(fonts, tmp_path):
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / "precious").write_text("x")
+    with pytest.raises(UserError, match=r"--out .*mine exists.*--overwrite"):
+        run(fonts, out)
+    assert (out / "precious").exists()
+    run(fonts, out, overwrite=True)
+    assert not (out / "precious").exists()
+    assert load_generator("biggan", out).z_dim == SMALL.z_dim
+
+
+@pytest.mark.parametrize("stage", ["fonts", "foundation classifier"])
+def test_ctrl_c_outside_training_writes_nothing(fonts, tmp_path, stage):
+    def interrupt(name, done, total, loss):
+        if name == stage:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(fonts, "chars:TLV", tmp_path / "mine", SMALL, min_fonts=3, foundation_steps=5, report=interrupt)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_too_large_a_generator_is_refused(fonts, tmp_path):
+    wide = DistilSettings(iterations=1, channel_width=32, batch=6, bake_images=6, n_stats=2)
+    with pytest.raises(UserError, match=r"over 2000000; lower --channel-width"):
+        pretrain(fonts, "chars:TLV", tmp_path / "w", wide, min_fonts=3, foundation_steps=5, report=lambda *_: None)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(UserError, match="--iterations is 0"):
+        pretrain(fonts, "chars:TLV", tmp_path / "w", DistilSettings(iterations=0), min_fonts=3)
