@@ -1,0 +1,138 @@
+"""Seconds and peak memory of a base step, an SCR step and an LMO step (naive, torchopt, decoupled, in slices), side by side.
+
+    python -m benchmarks.step [--model small-cnn resnet18] [--repeats 5] [--output FILE]
+
+CPU seconds of one thread, the least of the repeats; memory above the level before the work. On CUDA: wall seconds between
+synchronisations and the allocator's peak. Real digits, the embedded generator.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+
+import torch
+import torch.nn.functional as F
+
+from benchmarks.memory import cost
+from mpssl_fed.config import from_mapping
+from mpssl_fed.data.datasets import load_dataset
+from mpssl_fed.data.partition import choose_labelled
+from mpssl_fed.federation.manifest import versions
+from mpssl_fed.files import write_atomic
+from mpssl_fed.generators.base import load_generator
+from mpssl_fed.method import Learner, build_learner
+from mpssl_fed.method.lmo import MetaSettings, meta_gradient
+from mpssl_fed.method.private_data import ExactPrivateData
+from mpssl_fed.method.sources import MetaOptimised
+from mpssl_fed.models import build_classifier
+from tests.method import oracles
+
+BATCH = 32
+
+
+def learner(model: str, method: str, device: str) -> Learner:
+    """Return a learner on 25 digits a class, ready to step."""
+    data = load_dataset("mnist-5k")
+    config = from_mapping(
+        {
+            "model": {"name": model},
+            "method": {"name": method, "batch": BATCH, "lmo_batch": BATCH},
+            "federation": {"sites": 1, "rounds": 1, "local_steps": 1000},
+        }
+    )
+    chosen = data.train.take(choose_labelled(data.train.y.numpy(), 25, None, 0))
+    classifier = build_classifier(model, data.classes, 1, 32).to(device)
+    one = build_learner(config, classifier, load_generator("glyphs-digits", device=device), chosen, flip=False, site=0)
+    one._begin(1)
+    return one
+
+
+def works(model: str, device: str) -> dict[str, Callable[[], object]]:
+    """Return the pieces of work by name; all at one point, none moves the latents."""
+    base, scr, lmo = learner(model, "base", device), learner(model, "mp-ssl-wo-lmo", device), learner(model, "mp-ssl", device)
+    source, private, loss = lmo.source, lmo.private, lmo.loss
+    assert isinstance(source, MetaOptimised)
+    assert isinstance(private, ExactPrivateData)
+    assert loss is not None
+    classifier, theta = lmo.classifier, lmo.classifier.theta()
+    g_sup = private.supervised_gradient(theta)
+    draw = source.draw(BATCH, torch.Generator().manual_seed(0))
+    views = lmo.views.fixed_pair(BATCH, torch.Generator().manual_seed(1))
+
+    def decoupled(micro_batch: int | None) -> object:
+        settings = MetaSettings(0.05, 5.0, 0.0, micro_batch)
+        return meta_gradient(classifier, loss, private, source, theta, g_sup, draw, views, settings)
+
+    def naive() -> object:
+        settings = MetaSettings(0.05, 5.0, 0.0)
+        return oracles.naive(source, oracles.objective(classifier, loss, private, source, theta, g_sup, draw, views, settings))
+
+    def torchopt() -> object:
+        x, y = private.train[0][:BATCH], private.train[1][:BATCH]
+        supervised = F.cross_entropy(classifier(x), y)
+        return oracles.by_torchopt(classifier, loss, private, source, supervised, draw, views, MetaSettings(0.05, 5.0, 0.0))
+
+    return {
+        "base step": lambda: base.step(1),
+        "SCR step (reused synthetic batch)": lambda: scr.step(1),
+        "SCR step (fresh synthetic batch)": lambda: scr.step(0),
+        "LMO, naive create_graph": naive,
+        "LMO, torchopt MetaSGD (with its own supervised pass)": torchopt,
+        "LMO, decoupled": lambda: decoupled(None),
+        "LMO, decoupled, slices of 16": lambda: decoupled(16),
+        "LMO, decoupled, slices of 8": lambda: decoupled(8),
+    }
+
+
+def cuda_cost(work: Callable[[], object], repeats: int) -> tuple[float, float]:
+    """Return (wall seconds, allocator's peak MiB above the start) on the GPU."""
+    work()
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    seconds = []
+    for _ in range(repeats):
+        start = perf_counter()
+        work()
+        torch.cuda.synchronize()
+        seconds.append(perf_counter() - start)
+    return min(seconds), (torch.cuda.max_memory_allocated() - before) / 2**20
+
+
+def main() -> None:
+    """Measure and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", nargs="+", default=["small-cnn", "resnet18"])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--output", type=Path, default=None)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    card = torch.cuda.get_device_name() if options.device == "cuda" else "one CPU thread"
+    lines = [
+        f"# A step's cost, {today}",
+        "",
+        f"{card}; load {os.getloadavg()[0]:.1f}; batch {BATCH} real and {BATCH} synthetic, 32 px.",
+    ]
+    lines += ["", *(f"- {name} {version}" for name, version in versions().items())]
+    for model in options.model:
+        lines += ["", f"## {model}", "", "| work | seconds | / naive LMO | peak MiB |", "|---|---|---|---|"]
+        measured = {}
+        for name, work in works(model, options.device).items():
+            measured[name] = cuda_cost(work, options.repeats) if options.device == "cuda" else cost(work, options.repeats)
+            print(f"{model}: {name}: {measured[name][0]:.4f} s, {measured[name][1]:.0f} MiB", flush=True)
+        reference = measured["LMO, naive create_graph"][0]
+        lines += [f"| {name} | {s:.4f} | {s / reference:.2f} | {m:.0f} |" for name, (s, m) in measured.items()]
+    output = options.output or Path(__file__).parent / "results" / f"step-{options.device}-{today}.md"
+    write_atomic(output, "\n".join(lines) + "\n")
+    print(f"written to {output}")
+
+
+if __name__ == "__main__":
+    main()
