@@ -208,3 +208,14 @@ def test_evaluation_is_as_rare_as_asked(run_tiny: Runner) -> None:
     assert [record["test_accuracy"] is not None for record in read_history(run.folder)] == [True, False, True, True]
 
 
+
+
+def test_a_warm_start_moves_the_initial_model_and_every_site_gets_it(run_tiny: Runner, tmp_path: Any) -> None:
+    options = ("warm_start={part: body, steps: 2, batch: 4}", "model.trainable=head", "federation.rounds=1")
+    warm = run_tiny(*options, folder=tmp_path / "warm").checkpoint()
+    cold = run_tiny("federation.rounds=1", folder=tmp_path / "cold").checkpoint()
+    assert warm is not None
+    assert cold is not None
+    assert warm.weights.keys() == cold.weights.keys()  # the frozen body travels, since the sites cannot make it themselves
+    body = [key for key in warm.weights if key.startswith("body.")]
+    assert any(not torch.equal(warm.weights[key], cold.weights[key]) for key in body)
