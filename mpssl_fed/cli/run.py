@@ -1,4 +1,4 @@
-"""Commands that train: ``simulate``."""
+"""Commands that train: ``simulate``, and ``study`` from its own package."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from typing import Annotated
 
 import typer
 
+from mpssl_fed.study.command import app as study_app
+
 app = typer.Typer()
+app.registered_commands.extend(study_app.registered_commands)
 
 
 @app.command()
@@ -26,6 +29,7 @@ def simulate(
     """Simulate a federation of sites on this machine."""
     from mpssl_fed.api import simulate as run_simulation
     from mpssl_fed.cli.live import progress
+    from mpssl_fed.study.report import write_run_report
 
     shorthands = {"federation.sites": sites, "federation.rounds": rounds, "federation.backend": backend, "output.dir": output}
     words = [*(overrides or []), *(f"{key}={value}" for key, value in shorthands.items() if value is not None)]
@@ -37,4 +41,4 @@ def simulate(
         line = shlex.join(["mpssl-fed", *again, "--resume"])
         print(f"\ninterrupted; every finished round is kept. Continue with: {line}", file=sys.stderr)
         raise typer.Exit(130) from None
-    print(f"test accuracy {run.accuracy:.4f}   {run.folder}")
+    print(f"test accuracy {run.accuracy:.4f}   {write_run_report(run.folder)}")

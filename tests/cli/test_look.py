@@ -1,0 +1,66 @@
+"""The commands ``report``, ``data`` and ``generate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from mpssl_fed.cli import build
+from mpssl_fed.errors import UserError
+from tests.study.runs import write_run
+
+
+def call(*words: str | Path) -> Result:
+    """Call the command line and return what came of it."""
+    return CliRunner().invoke(build(), [str(word) for word in words])
+
+
+def test_report_rebuilds_a_run(tmp_path: Path) -> None:
+    page = write_run(tmp_path, [0.1, 0.5]) / "report.html"
+    result = call("report", tmp_path)
+    assert (result.exit_code, result.output.strip()) == (0, str(page))
+    assert "50.0 %" in page.read_text()
+    assert isinstance(call("report", tmp_path / "none").exception, UserError)
+
+
+def test_data_tells_who_holds_what(tmp_path: Path) -> None:
+    result = call("data", "demo", "federation.sites=3", "data.labels_per_class=2", "--plot", tmp_path / "plots")
+    assert result.exit_code == 0, result.exception
+    assert "mnist-5k: 10 classes" in result.output
+    assert "3 sites hold 60 labelled images" in result.output
+    with Image.open(tmp_path / "plots" / "labels.png") as image:
+        assert image.size[0] > 300
+    assert "Did you mean 'federation.sites'" not in str(result.exception)
+
+
+def test_data_refuses_a_misspelt_key() -> None:
+    error = call("data", "demo", "federation.site=3").exception
+    assert isinstance(error, UserError)
+    assert "Did you mean 'sites'" in str(error)
+
+
+def test_generate_writes_a_sheet(tmp_path: Path) -> None:
+    small, large = tmp_path / "a.png", tmp_path / "b.png"
+    assert call("generate", "--out", small, "--per-class", "2", "--classes", "A,7").exit_code == 0
+    assert call("generate", "--out", large, "--per-class", "2", "--classes", "A,B,C,7").exit_code == 0
+    with Image.open(small) as one, Image.open(large) as other:
+        assert one.size[1] < other.size[1]
+        assert len(set(one.convert("L").tobytes())) > 30
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--classes", "A,Ä"], "has no class 'Ä'"),
+        (["--generator", "glyphs-digit"], "Did you mean 'glyphs-digits'"),
+        (["--per-class", "0"], "1 or more"),
+        (["--truncation", "3"], "truncation"),
+    ],
+)
+def test_generate_refuses(tmp_path: Path, words: list[str], said: str) -> None:
+    error = call("generate", "--out", tmp_path / "x.png", *words).exception
+    assert isinstance(error, UserError), error
+    assert said in str(error)
