@@ -27,7 +27,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 
     Flower walks through all files below, and an environment has some ten thousands.
     """
-    ignore = shutil.ignore_patterns(".venv", "venv", ".git", ".*_cache", "__pycache__", "runs")
+    ignore = shutil.ignore_patterns(".venv", "venv", ".git", ".*_cache", "__pycache__", "runs", "data")
     checkout = shutil.copytree(HOUSE, tmp_path_factory.mktemp("clone") / "mpssl-fed", ignore=ignore)
     return zipfile.ZipFile(io.BytesIO(build_fab_from_disk(checkout)))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,17 @@ from mpssl_fed.errors import UserError, nearest
 
 PROTOCOL_VERSION = 1
 """Raised when the meaning of a message or of a config key changes; a site refuses a config of another version."""
+
+
+class PlainYaml(yaml.SafeLoader):
+    """YAML whose only booleans are true and false, as in version 1.2: ``scope: off`` and a class named ``no`` stay words."""
+
+
+PlainYaml.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in rules if tag != "tag:yaml.org,2002:bool"]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+PlainYaml.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
 
 
 class Config(Section):
@@ -97,7 +109,7 @@ def find(path: str | Path) -> Path:
 def read_mapping(path: str | Path) -> dict[str, Any]:
     """Return the mapping in a YAML file; UserError that names the file when it is not one."""
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), PlainYaml)  # a SafeLoader
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {error}") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -132,7 +144,7 @@ def override(fields: dict[str, Any], overrides: list[str] | tuple[str, ...]) -> 
                 raise UserError(f"override '{item}': '{parent}' is a value, not a section")
             level = child
         try:
-            level[leaf] = yaml.safe_load(value)
+            level[leaf] = yaml.load(value, PlainYaml)
         except yaml.YAMLError as error:
             raise UserError(f"override '{item}': the value is not valid YAML: {error}") from error
     return fields

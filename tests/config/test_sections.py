@@ -1,0 +1,127 @@
+"""Rules between keys: pairs with a name, options that belong to one name, and what differential privacy refuses."""
+
+from __future__ import annotations
+
+import pytest
+
+from mpssl_fed import config as configs
+from mpssl_fed.config import METHODS, Config
+from mpssl_fed.config.federation import STRATEGY_OPTIONS
+from mpssl_fed.config.learning import LAMBDA, PARTITION_OPTIONS
+from mpssl_fed.errors import UserError
+
+PRIVATE = ("privacy.epsilon=8", "privacy.public_size=100", "privacy.delta=1e-4")
+
+
+def _config(*words: str) -> Config:
+    return configs.from_mapping(configs.override({}, words))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_is_its_pair(name: str) -> None:
+    method = _config(f"method.name={name}").method
+    assert (method.source, method.loss) == METHODS[name]
+    assert method.lambda_ == LAMBDA.get(METHODS[name][1], 1.0)
+    assert _config(f"method.name={name}", f"method.source={METHODS[name][0]}").method == method
+
+
+def test_pairs_of_ones_own() -> None:
+    method = _config("method.source=random", "method.loss=scr-stopgrad").method
+    assert (method.name, method.lambda_) == (None, 5.0)
+    assert _config("method.name=null", "method.source=random", "method.loss=vicreg", "method.lambda=0").method.lambda_ == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["method.name=mp-ssl", "method.loss=vicreg"], "mp-ssl means source=meta-optimised and loss=scr, but loss=vicreg"),
+        (["method.name=mpssl"], r"unknown method.name 'mpssl'. Did you mean 'mp-ssl'\?"),
+        (["method.name=null"], "give both method.source and method.loss"),
+        (["method.source=random"], "give both method.source and method.loss"),
+        (["method.source=none", "method.loss=scr"], "either both are none or neither is"),
+        (["method.source=random", "method.loss=none"], "either both are none or neither is"),
+        (["method.name=vic-gssl", "method.micro_batch=4"], "vicreg compares the images of a batch"),
+        (["data.labels_per_class=3", "data.label_fraction=0.1"], "both set; set one of them to null"),
+        (["federation.sites=2", "federation.min_sites=3"], "min_sites=3 is more than sites=2"),
+    ],
+)
+def test_contradictions(words: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        _config(*words)
+
+
+def test_a_label_fraction_replaces_the_default_count() -> None:
+    assert _config("data.label_fraction=0.1").data.labels_per_class is None
+
+
+OWNED = [
+    (section, name, option, value)
+    for section, table in (("data.partition", PARTITION_OPTIONS), ("federation.strategy", STRATEGY_OPTIONS))
+    for name, options in table.items()
+    for option, value in options.items()
+]
+
+
+@pytest.mark.parametrize(("section", "name", "option", "default"), OWNED)
+def test_an_option_belongs_to_its_name(section: str, name: str, option: str, default: object) -> None:
+    def part(*words: str) -> object:
+        found: object = _config(*words)
+        for key in section.split("."):
+            found = getattr(found, key)
+        return found
+
+    assert getattr(part(f"{section}.name={name}"), option) == default
+    assert getattr(part(f"{section}.name={name}", f"{section}.{option}={default}"), option) == default
+    table = PARTITION_OPTIONS if section == "data.partition" else STRATEGY_OPTIONS
+    for other in (other for other, options in table.items() if option not in options):
+        with pytest.raises(UserError, match=rf"key '{option}' belongs to .*{name}.*, not to '{other}'"):
+            part(f"{section}.name={other}", f"{section}.{option}={default}")
+        assert getattr(part(f"{section}.name={other}"), option) is None
+
+
+def test_a_plug_ins_options_pass_as_they_are() -> None:
+    strategy = _config("federation.strategy.name=theirs", "federation.strategy.options={alpha: 3}").federation.strategy
+    assert strategy.options == {"alpha": 3}
+
+
+def test_privacy_is_off_until_epsilon_is_set_and_then_end_to_end() -> None:
+    assert _config().privacy.scope == "off"
+    assert _config(*PRIVATE).privacy.scope == "end-to-end"
+    assert _config(*PRIVATE, "privacy.scope=off").privacy.on is False
+
+
+def test_off_and_no_are_words_in_yaml_and_true_is_not() -> None:
+    config = _config("runtime.autocast=off", "warm_start.class_map={no: yes}", "data.download=true", "output.overwrite=yes")
+    assert config.runtime.autocast == "off"
+    assert config.warm_start.class_map == {"no": "yes"}
+    assert config.data.download is config.output.overwrite is True
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["privacy.epsilon=8"], "needs privacy.epsilon and privacy.public_size"),
+        (["privacy.scope=end-to-end", "privacy.public_size=100"], "needs privacy.epsilon and privacy.public_size"),
+        (["privacy.scope=labelled-step"], "needs privacy.epsilon and privacy.public_size"),
+        ([*PRIVATE, "privacy.delta=0.0011"], r"delta=0.0011 is above 1/\(10 public_size\) = 0.001"),
+        ([*PRIVATE, "privacy.public_size=1001"], r"above 1/\(10 public_size\)"),
+        ([*PRIVATE, "optim.batch_size=32"], "optim.batch_size=32 is refused under differential privacy"),
+        ([*PRIVATE, "model.norm=batch"], "model.norm=batch is refused under differential privacy"),
+        ([*PRIVATE, "privacy.scope=labelled-step", "model.norm=batch"], "model.norm=batch is refused"),
+        ([*PRIVATE, "privacy.sample_rate=0"], "privacy.sample_rate=0: .*greater than 0"),
+        ([*PRIVATE, "privacy.epochs=3"], "unknown key 'privacy.epochs'"),
+        ([*PRIVATE, "optim.epochs=3"], "unknown key 'optim.epochs'"),
+    ],
+)
+def test_what_differential_privacy_refuses(words: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        _config(*words)
+
+
+def test_what_is_refused_under_privacy_is_fine_without() -> None:
+    config = _config("optim.batch_size=32", "model.norm=batch", "privacy.public_size=1001", "privacy.delta=0.01")
+    assert (config.optim.batch_size, config.model.norm) == (32, "batch")
+
+
+def test_delta_may_equal_its_bound() -> None:
+    assert _config(*PRIVATE, "privacy.delta=0.001").privacy.delta == 0.001
