@@ -23,7 +23,7 @@ CLASS_SETS: dict[str, str] = {
     # One case where both look alike, one script where two share a shape, and nothing of LIKE_DIGITS.
     "letters": "ACEFHJKLMNPQRTUVWXYadfhmnrtyΓΔΛΞΠΣΦΨΩβλμξπφψωДЖИЛЦШЩЪЫЮЯ&@#?+=*€£¥§",
 }
-LIKE_DIGITS = {  # left out of "letters": by look_alike 0.6 or more, or the digit itself in fonts with a bare or open form
+LIKE_DIGITS = {  # left out of "letters": look_alike above 0.6, or the digit itself in fonts with a bare or open form
     "0": "OoDGeθΘΟοОое", "1": "IliІ", "2": "Zz", "3": "ЗзЭэ", "4": "Чч", "5": "Ss", "6": "bбδЄ", "8": "BßεБ", "9": "gqρ",
 }
 GLYPH_SIZE = 48  # side of a stored glyph; the drawn part fills BOX of it, as an MNIST digit fills 20 of 32
