@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -102,18 +104,43 @@ def _ray(job: Job, client_app: AppFactory) -> None:
     }
     before = os.environ.get("PYTHONPATH")
     try:
-        run_simulation(
-            server_app=_server_app(job),
-            client_app=_with_state(client_app, job.run.sites.absolute()),
-            num_supernodes=config.federation.sites,
-            backend_config=backend,
-        )
+        with _stopped_by_control_c(job.stop):
+            run_simulation(
+                server_app=_server_app(job),
+                client_app=_with_state(client_app, job.run.sites.absolute()),
+                num_supernodes=config.federation.sites,
+                backend_config=backend,
+            )
     finally:
-        job.stop.set()
         if before is None:
             os.environ.pop("PYTHONPATH", None)
         else:
             os.environ["PYTHONPATH"] = before
+
+
+@contextmanager
+def _stopped_by_control_c(stop: threading.Event) -> Iterator[None]:
+    """Let the first Ctrl-C end the round loop, which runs in a thread, before Ray goes away under it; raise it afterwards."""
+    if threading.current_thread() is not threading.main_thread():
+        try:
+            yield
+        finally:
+            stop.set()
+        return
+
+    def ask_to_stop(_number: int, _frame: object) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second one ends it at once
+
+    before = signal.signal(signal.SIGINT, ask_to_stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        stopped = stop.is_set()
+        stop.set()
+    if stopped:
+        raise KeyboardInterrupt
 
 
 def _with_state(client_app: AppFactory, folder: Path) -> ClientApp:
