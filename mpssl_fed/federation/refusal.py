@@ -20,11 +20,30 @@ CODES: dict[str, int] = {
     "no-daemon": 113,
     "too-large": 114,
     "busy": 115,
+    "no-policy": 120,
+    "scope": 121,
+    "epsilon": 122,
+    "delta": 123,
+    "sigma": 124,
+    "sample-rate": 125,
+    "clip": 126,
+    "steps": 127,
+    "rounds": 128,
+    "model-size": 129,
+    "method": 130,
+    "generator": 131,
+    "metric": 132,
+    "noise": 133,
+    "path": 134,
+    "unit": 135,
+    "plan": 136,
+    "ledger": 137,
 }
 """Code -> number in a Flower ``Error``. 101: the site raised; its own log says what. 107: the site no longer has the
 latents from before that round. 108: the node holds no site. 109, 110: the site's policy or privacy budget says no.
 111: a number of examples that is not a positive number. 112: the site agreed to other classes. 113: the site's daemon does not
-answer. 114: a weight beyond any that training ends at. 115: the site has too much to do."""
+answer. 114: a weight beyond any that training ends at. 115: the site has too much to do.
+120 and above: what in the request is beyond the site's policy."""
 
 FLOWER_CODES: dict[int, str] = {
     0: "unknown",

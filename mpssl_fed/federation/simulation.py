@@ -26,7 +26,7 @@ from mpssl_fed.federation.progress import Progress
 from mpssl_fed.federation.run_directory import RunDirectory
 from mpssl_fed.federation.samples import write_labels, write_samples
 from mpssl_fed.federation.server import Job, serve
-from mpssl_fed.federation.site import build_site_learner, check_privacy
+from mpssl_fed.federation.site import build_site_learner
 from mpssl_fed.federation.strategy import STRATEGIES
 
 AppFactory = Callable[[], ClientApp]
@@ -46,7 +46,6 @@ def preflight(config: Config) -> None:
             f"sites {empty[:8]} hold no labelled image with data.partition={config.data.partition.name}; "
             "lower federation.sites, raise data.labels_per_class or set data.partition.min_per_site=1"
         )
-    check_privacy(config)
     build_site_learner(config, 0)
 
 

@@ -5,27 +5,34 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from mpssl_fed.config import Config
-from mpssl_fed.data.datasets import Images
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
+from mpssl_fed.federation.budget import refuse_reads, simulated_budget
 from mpssl_fed.federation.messages import EXAMPLES, REPLY_METRICS, TrainReply, TrainRequest
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.federation.site_state import Entry, SiteState, snapshot
 from mpssl_fed.federation.weights import Weights, digest, from_record
-from mpssl_fed.method import build_learner
+from mpssl_fed.method import Learner, build_learner
+from mpssl_fed.method.private_data import PrivateData
+from mpssl_fed.privacy.build import private_data
+from mpssl_fed.privacy.noise import Noise
+from mpssl_fed.privacy.plan import plan_for
 
 
 @dataclass(frozen=True)
 class Site:
-    """One data owner of a simulation: number ``partition``, with everything that stays there under ``folder``."""
+    """One data owner of a simulation: number ``partition``, with everything that stays there under ``folder``.
+
+    noise: where draws and noise come from, for tests; by default what ``privacy.noise`` names.
+    """
 
     partition: int
     folder: Path
+    noise: Noise | None = None
 
     def train_round(self, request: TrainRequest) -> TrainReply:
         """Return the classifier after ``local_steps`` steps from the request's weights.
@@ -44,8 +51,14 @@ class Site:
         if stored is not None:
             return stored
 
-        learner = build_site_learner(config, self.partition)
         before = state.before(request.plan.run_id, request.round)
+        budget = simulated_budget(config, self.folder)
+        private = None
+        if budget is not None:
+            labelled = parts.labelled(config, self.partition)
+            charge = budget.reserve(request.plan.run_id, request.round, before is None, labelled)
+            private = budget.releases(classifier, labelled, parts.task(config).flip, charge, self.noise)
+        learner = build_site_learner(config, self.partition, private)
         if before is not None:
             learner.load_state(before)
         before = snapshot(learner.state())
@@ -57,48 +70,34 @@ class Site:
         update = classifier.shared_state()
         _require_finite(update)
         metrics = {key: float(losses[key]) for key in REPLY_METRICS if key in losses}
-        metrics[EXAMPLES] = float(_public_count(config, self.partition))
+        metrics[EXAMPLES] = float((budget and budget.public_size) or len(parts.labelled(config, self.partition)))
         metrics["serialise_s"] = time.perf_counter() - started - (trained_to - trained_from)
         reply = TrainReply(update, metrics)
         state.save(Entry(request.plan.run_id, request.round, sha256, before, snapshot(learner.state()), reply))
         return reply
 
 
-def build_site_learner(config: Config, site: int) -> Any:
-    """Return the learner of a simulated site, around the process's classifier, in its initial state."""
+def build_site_learner(config: Config, site: int, private: PrivateData | None = None) -> Learner:
+    """Return the learner of a simulated site, around the process's classifier, in its initial state.
+
+    private: its releases; without them exact reads or, under differential privacy, none at all.
+    """
     labelled = parts.labelled(config, site)
-    if not len(labelled):
+    if not len(labelled) and not config.privacy.on:
         raise UserError(f"site {site} holds no labelled image; lower federation.sites or change data.partition")
+    classifier, flip = parts.classifier(config), parts.task(config).flip
+    if private is None and config.privacy.on:
+        private = private_data(config, classifier, labelled, flip=flip, plan=plan_for(config), charge=refuse_reads)
     return build_learner(
         config,
-        parts.classifier(config),
+        classifier,
         parts.generator(config),
         labelled,
-        flip=parts.task(config).flip,
+        flip=flip,
         site=site,
         unlabeled=parts.unlabeled(config, site),
-        private=_private_data(config, labelled),
+        private=private,
     )
-
-
-def _private_data(config: Config, labelled: Images) -> Any:  # noqa: ARG001
-    """Return the source of noised releases about ``labelled``, or None for exact reads (scope off)."""
-    if not config.privacy.on:
-        return None
-    raise UserError(
-        f"privacy.scope={config.privacy.scope}: this version has no differentially private releases; set privacy.scope=off"
-    )
-
-
-def check_privacy(config: Config) -> None:
-    """Raise UserError, before any site is asked, when this version cannot keep what ``config.privacy`` promises."""
-    if config.privacy.on:
-        _private_data(config, parts.labelled(config, 0))
-
-
-def _public_count(config: Config, site: int) -> int:
-    """Return the site's weight in the average; under DP the declared size, never the exact count."""
-    return config.privacy.public_size or 1 if config.privacy.on else len(parts.labelled(config, site))
 
 
 def _require_finite(update: Weights) -> None:
