@@ -25,4 +25,7 @@ def read_model(path: Path) -> Classifier:
         classifier.load_state_dict(state)
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{file}: not a model of this toolkit: {error}") from error
+    broken = [key for key, value in state.items() if not value.isfinite().all()]
+    if broken:
+        raise UserError(f"{file}: weights that are not finite in {', '.join(broken[:3])}; training diverged or the file is damaged")
     return classifier.eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import io
 import json
@@ -49,7 +50,7 @@ def export(trained: Trained, form: str = "onnx", out: str | Path | None = None, 
     file = Path(out).expanduser() if out else trained.file.with_suffix(SUFFIX[form])
     if file.is_dir() or (file.exists() and not overwrite):
         raise UserError(f"--out {file} exists; choose another file{'' if file.is_dir() else ' or add --overwrite'}")
-    classifier = trained.classifier.cpu()
+    classifier = copy.deepcopy(trained.classifier).cpu()
     to_bytes, reader = {"onnx": (_to_onnx, _read_onnx), "torch-export": (_to_program, _read_program)}[form]
     write_atomic(file, to_bytes(classifier, _metadata(classifier)))
     difference, allowed = _compare(classifier, reader(file))

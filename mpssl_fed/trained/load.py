@@ -84,9 +84,6 @@ def load_trained(run: str | Path, device: str = "auto") -> Trained:
         )
     classifier = read_model(path)
     file = path / MODEL if path.is_dir() else path
-    broken = [key for key, value in classifier.state_dict().items() if not value.isfinite().all()]
-    if broken:
-        raise UserError(f"{file}: weights that are not finite in {', '.join(broken[:3])}; training diverged or the file is damaged")
     data = read_config(file.parent).data.name if (file.parent / CONFIG).is_file() else None
     return Trained(_move(classifier, device), file, data)
 

@@ -63,6 +63,7 @@ def test_ece_is_the_definition(n: int, k: int, bins: int, seed: int) -> None:
     assert np.sum(result.confusion) == n
 
 
+@settings(deadline=None)
 @given(n=st.integers(1, 500), share=st.floats(0, 1))
 def test_wilson_inverts_the_score_test(n: int, share: float) -> None:
     right = round(share * n)

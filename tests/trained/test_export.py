@@ -56,7 +56,12 @@ def test_torch_export_through_the_command(cli: Cli, run: mpssl_fed.Run, trained:
 
 @pytest.mark.parametrize(
     ("name", "channels", "size", "norm"),
-    [("small-cnn", 3, 28, "batch"), ("hog", 1, 28, "group"), ("pixels", 3, 28, "group"), ("resnet18", 1, 32, "group")],
+    [
+        ("small-cnn", 3, 28, "batch"),
+        ("hog", 1, 28, "group"),
+        ("pixels", 3, 28, "group"),
+        pytest.param("resnet18", 1, 32, "group", marks=pytest.mark.slow),
+    ],
 )
 def test_every_kind_of_body(name: str, channels: int, size: int, norm: str, tmp_path: Path) -> None:
     model = build_classifier(name, ("a", "b", "c"), channels, size, norm).eval()

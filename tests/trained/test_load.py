@@ -51,8 +51,9 @@ def test_weights_that_are_not_finite(trained: Trained, poison: float, tmp_path: 
     state = safetensors.torch.load_file(trained.file)
     state["head.bias"][3] = poison
     safetensors.torch.save_file(state, tmp_path / "model.safetensors", metadata)
-    with pytest.raises(UserError, match=r"weights that are not finite in head\.bias"):
-        load_trained(tmp_path)
+    for load in (load_trained, mpssl_fed.load):
+        with pytest.raises(UserError, match=r"weights that are not finite in head\.bias"):
+            load(tmp_path)
 
 
 def test_a_device_that_is_not_there(trained: Trained) -> None:
