@@ -31,7 +31,7 @@ def units_of(images: Images, unit: Unit) -> list[Tensor]:
     UserError where subjects are asked for and the images name none.
     """
     if unit == "image":
-        return list(torch.arange(len(images)).split(1))
+        return list(torch.arange(len(images)).unsqueeze(1))
     if images.subjects is None:
         raise UserError("privacy.unit=subject, but the data set names no subjects; set data.subjects or privacy.unit=image")
     _, subject = np.unique(np.asarray(images.subjects, dtype=str), return_inverse=True)
