@@ -24,6 +24,14 @@ def test_round_trip_is_exact() -> None:
     assert digest(back) == digest(LIKE) == digest(dict(reversed(LIKE.items())))
 
 
+@pytest.mark.parametrize("shape", [(), (0,), (7,), (3, 1, 5), (2, 3, 4, 5)])
+def test_arrays_are_what_flower_would_make_and_read(shape: tuple[int, ...]) -> None:
+    tensor = torch.randn(*shape, generator=torch.Generator().manual_seed(0)).transpose(0, -1) if shape else torch.tensor(0.5)
+    ours, flowers = to_record({"a": tensor})["a"], Array(np.array(tensor.numpy(), order="C"))
+    assert (ours.dtype, ours.shape, ours.stype, ours.data) == (flowers.dtype, flowers.shape, flowers.stype, flowers.data)
+    assert torch.equal(from_record(ArrayRecord({"a": flowers}), {"a": tensor})["a"], tensor)
+
+
 def _with(key: str, value: np.ndarray) -> ArrayRecord:
     record = to_record(LIKE)
     record[key] = Array(value)
