@@ -85,11 +85,11 @@ class DPPrivateData:
 
     def supervised_gradient(self, theta: Params) -> Params:
         """Release (a): the gradient of L_sup at theta, keyed like theta."""
-        return dict(zip(theta, self._release("gradient", lambda batch: self.gradient_sum(theta, batch)).values, strict=True))
+        return dict(zip(theta, self.release("gradient", lambda batch: self.gradient_sum(theta, batch)).values, strict=True))
 
     def validation_gradient(self, theta_prime: Params) -> Params:
         """Release (b): the gradient of L_val at theta' with respect to ``meta_keys``."""
-        release = self._release("meta", lambda batch: self.meta_sum(theta_prime, batch))
+        release = self.release("meta", lambda batch: self.meta_sum(theta_prime, batch))
         return dict(zip(self.meta_keys, release.values, strict=True))
 
     def mean_feature(self, psi: Params) -> FeatureMeans:
@@ -98,7 +98,7 @@ class DPPrivateData:
         A noisy sum over a noisy count, floored at ``count_floor`` times the count that public numbers lead to expect; a row
         whose count is below the floor is not present.
         """
-        release = self._release("feature", lambda batch: self.feature_sum(psi, batch))
+        release = self.release("feature", lambda batch: self.feature_sum(psi, batch))
         noisy = release.values[0]  # [R, d + 1], divided by q x public_size
         weight = self.feature_weight()
         share = noisy[:, -1] / weight  # noisy count / (q x public_size)
@@ -112,7 +112,7 @@ class DPPrivateData:
 
         The noisy sum of probabilities, negative ones set to zero, is normalised; rows stand in its proportions.
         """
-        released = self._release("pseudo-label", lambda batch: self.label_sum(foundation, batch)).values[0].clamp_min(0)
+        released = self.release("pseudo-label", lambda batch: self.label_sum(foundation, batch)).values[0].clamp_min(0)
         share = (released + 1e-12).double().cumsum(0)  # uniform where the noise left nothing
         places = (torch.arange(LABEL_ROWS, dtype=share.dtype, device=share.device) + 0.5) / LABEL_ROWS * share[-1]
         return F.one_hot(torch.searchsorted(share, places), len(share)).to(released)
@@ -157,7 +157,7 @@ class DPPrivateData:
         """
         return self.settings.clip_feature / math.sqrt(1 + math.sqrt(self.classifier.feature_dim))
 
-    def _release(self, kind: Kind, total: Callable[[Sequence[Tensor]], list[Tensor]]) -> Answer:
+    def release(self, kind: Kind, total: Callable[[Sequence[Tensor]], list[Tensor]]) -> Answer:
         """Charge, draw a batch of this release's own, sum, add noise, divide by a public number."""
         mechanism = self.settings.mechanism(kind)
         self.charge(kind, mechanism.sigma, mechanism.q)

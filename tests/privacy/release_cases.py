@@ -123,7 +123,7 @@ def clipped_sum(private: DPPrivateData, kind: Kind, units: Sequence[int]) -> Ten
 def answer(private: DPPrivateData, kind: Kind) -> Tensor:
     """Return what one release answered, flat; of (c), the sum and count before their quotient."""
     total = {"gradient": private.gradient_sum, "meta": private.meta_sum, "feature": private.feature_sum}[kind]
-    released = private._release(kind, lambda batch: total(private.classifier.theta(), batch))
+    released = private.release(kind, lambda batch: total(private.classifier.theta(), batch))
     return torch.cat([part.flatten() for part in released.values]).double()
 
 

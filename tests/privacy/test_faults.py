@@ -42,7 +42,7 @@ def test_honest_releases_pass(check: Callable[[Make], None]) -> None:
 class HalfNoise(DPPrivateData):
     """Adds half the noise it charges."""
 
-    def _release(self, kind: Kind, total: Total) -> Answer:
+    def release(self, kind: Kind, total: Total) -> Answer:
         whole = self.noise
 
         class Halved:
@@ -55,7 +55,7 @@ class HalfNoise(DPPrivateData):
 
         self.noise = Halved()
         try:
-            return super()._release(kind, total)
+            return super().release(kind, total)
         finally:
             self.noise = whole
 
@@ -65,7 +65,7 @@ class OneBatch(DPPrivateData):
 
     batch: np.ndarray | None = None
 
-    def _release(self, kind: Kind, total: Total) -> Answer:
+    def release(self, kind: Kind, total: Total) -> Answer:
         def again(batch: Sequence[Tensor]) -> list[Tensor]:
             self.batch = batch if self.batch is None else self.batch
             return total(self.batch)
@@ -83,7 +83,7 @@ class OneBatch(DPPrivateData):
 
             self.noise = Silent()
         try:
-            return super()._release(kind, again)
+            return super().release(kind, again)
         finally:
             self.noise = source
 
@@ -91,14 +91,14 @@ class OneBatch(DPPrivateData):
 class TrueBatch(DPPrivateData):
     """Divides by the number of units that were drawn."""
 
-    def _release(self, kind: Kind, total: Total) -> Answer:
+    def release(self, kind: Kind, total: Total) -> Answer:
         drawn = []
 
         def counted(batch: Sequence[Tensor]) -> list[Tensor]:
             drawn.append(max(1, len(batch)))
             return total(batch)
 
-        released = super()._release(kind, counted)
+        released = super().release(kind, counted)
         factor = released.mechanism.denominator / drawn[0]
         return replace(released, values=[value * factor for value in released.values])
 

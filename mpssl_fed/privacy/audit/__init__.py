@@ -1,0 +1,1 @@
+"""What an attacker could measure, beside what is claimed."""
