@@ -23,7 +23,7 @@ def run_on_ray(tasks: Sequence[Task], workers: int) -> Generator[Row]:
         import ray
     except ImportError as error:
         raise UserError("--executor ray needs the package ray: pip install 'mpssl-fed[ray]'") from error
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own 15 lets any other process on the machine starve the cells
     ours = not ray.is_initialized()
     if ours:
         _connect(ray, workers)

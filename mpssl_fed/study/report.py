@@ -88,5 +88,6 @@ def _warning(run: RunDirectory) -> str:
     reasons = left_out(run)
     if reasons:
         words = ", ".join(f"{n} {reason}" for reason, n in reasons.items())
-        warnings.append(f"{sum(reasons.values())} replies are not in the result: {words}.")
+        n = sum(reasons.values())
+        warnings.append(f"{n} {'reply is' if n == 1 else 'replies are'} not in the result: {words}.")
     return " ".join(warnings)

@@ -91,10 +91,14 @@ def _warning(outcome: Outcome) -> str:
     missing = len(outcome.plan.cells) - len(outcome.rows)
     words = []
     if outcome.failed:
-        words.append(f"{len(outcome.failed)} cells failed, see below; their arms have fewer seeds.")
+        words.append(f"{_cells(len(outcome.failed))} failed, see below; an arm with one has fewer seeds.")
     if missing:
-        words.append(f"{missing} cells have not run yet; the same command goes on.")
+        words.append(f"{_cells(missing)} not run yet; the same command goes on.")
     return " ".join(words)
+
+
+def _cells(n: int) -> str:
+    return f"{n} cell{'s' if n != 1 else ''}"
 
 
 def _figures(outcome: Outcome, arms: Sequence[Arm]) -> list[dict[str, str]]:

@@ -89,7 +89,8 @@ def cost_table(costs: Sequence[Cost], target: float | None) -> Table:
         columns.append(f"s to {100 * target:g} %")
         for line, cost in zip(lines, costs, strict=True):
             line.append(f"{_number(cost.seconds_to_target)} ({cost.reached} of {cost.n})")
-    return make_table(columns, lines, ["arm"])
+    measured = [n for n in range(len(columns)) if not lines or any(line[n] != NOTHING for line in lines)]
+    return make_table([columns[n] for n in measured], [[line[n] for n in measured] for line in lines], ["arm"])
 
 
 def cells_table(outcome: Outcome) -> Table:

@@ -74,7 +74,7 @@ def test_run_report_tells_the_run(tmp_path: Path) -> None:
         "mp-ssl, half-strong augmentation on mnist-5k",
         "87.6 %",
         "2 of 2",
-        "1 replies are not in the result: 1 non-finite",
+        "1 reply is not in the result: 1 non-finite",
         "generator: random latents and classes",
         "site 2",
         "lmo_every: 5",
@@ -114,7 +114,7 @@ def test_study_report_compares(study: Path) -> None:
     text = text_of(write_report(study))
     assert "Does <it> help?" in text
     assert "11 of 12" in text
-    assert "1 cells failed" in text
+    assert "1 cell failed" in text
     assert "MemoryError: <1 TB>" in text
     assert "within noise (n < 3)" in text  # the arm that lost a seed
     assert "better" in text
@@ -145,7 +145,7 @@ def test_a_study_of_nothing_yet_has_a_report(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, grid={"method.name": ["base"]}, show={"method.name": "base"})
     (tmp_path / STUDY_FILE).write_text(plan.to_yaml())
     text = text_of(write_study_report(read_outcome(plan, tmp_path)))
-    assert "3 cells have not run yet" in text
+    assert "3 cells not run yet" in text
 
 
 def test_neither_run_nor_study(tmp_path: Path) -> None:
@@ -169,6 +169,7 @@ def test_reports_in_a_browser(tmp_path: Path, study: Path) -> None:
             assert drawn
             assert all(drawn)
             assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+            assert tab.evaluate("getComputedStyle(document.body).fontFamily.endsWith('sans-serif')")
             ids = tab.evaluate("[...document.querySelectorAll('[id]')].map(e => e.id)")
             assert len(ids) == len(set(ids))
             assert tab.evaluate("getComputedStyle(document.body).backgroundColor === 'rgb(22, 23, 26)'") == dark
