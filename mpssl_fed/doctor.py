@@ -63,8 +63,14 @@ def _python() -> Iterator[Check]:
     found = ".".join(map(str, sys.version_info[:3]))
     good = sys.version_info >= (3, 11)
     yield Check("python", "ok" if good else "missing", f"{found} in {sys.prefix}", "" if good else "Python 3.11 or newer")
-    yield Check(PACKAGE, "ok", f"{version(PACKAGE)} in {Path(__file__).parent}")
-    wanted = [Requirement(text) for text in requires(PACKAGE) or []]
+    installed, where = _version(PACKAGE), Path(__file__).parent
+    yield Check(
+        PACKAGE,
+        "ok" if installed else "missing",
+        f"{installed or 'not installed'}, code in {where}",
+        "" if installed else "pip install -e .",
+    )
+    wanted = [Requirement(text) for text in requires(PACKAGE) or []] if installed else []
     for requirement in (one for one in wanted if one.marker is None or one.marker.evaluate({"extra": ""})):
         have = _version(requirement.name)
         good = have is not None and requirement.specifier.contains(have, prereleases=True)

@@ -59,3 +59,9 @@ def test_an_old_flower_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     flower = next(check for check in doctor._python() if check.name == "flwr")
     assert (flower.state, flower.detail) == ("missing", "1.30.0")
     assert flower.cure.startswith("pip install 'flwr")
+
+
+def test_code_that_is_not_installed_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "PACKAGE", "mpssl-fed-of-nowhere")
+    checks = {check.name: check for check in doctor._python()}
+    assert (checks["mpssl-fed-of-nowhere"].state, checks["mpssl-fed-of-nowhere"].cure) == ("missing", "pip install -e .")
