@@ -1,4 +1,4 @@
-"""Commands that make or fetch a generator: pretrain-generator and fetch."""
+"""Commands that make a generator, and the one that downloads: pretrain-generator and fetch."""
 
 from __future__ import annotations
 
@@ -83,16 +83,35 @@ def pretrain_generator(
 
 @app.command()
 def fetch(
-    name: Annotated[str, typer.Argument(help="biggan-deep-128, biggan-deep-256 or biggan-deep-512.")],
-    sha256: Annotated[str | None, typer.Option("--sha256", help="Expected SHA-256 of pytorch_model.bin.")] = None,
+    name: Annotated[str, typer.Argument(help="biggan-deep-128/256/512, resnet18, resnet50, or a data set.")],
+    root: Annotated[Path | None, typer.Option(help="Data sets: the folder to put them in (default ./data).")] = None,
+    url: Annotated[str | None, typer.Option(help="Data sets: another address of the archive.")] = None,
+    sha256: Annotated[str | None, typer.Option("--sha256", help="Expected SHA-256 of the file.")] = None,
 ) -> None:
-    """Download published generator weights into the cache. An interrupted download continues where it stopped.
+    """Download generator weights, ImageNet weights or a data set. An interrupted download continues where it stopped.
 
-    Without --sha256 the file is trusted on first use: its sum is recorded and checked from then on.
+    Checksums: the published ones where there are any, else --sha256, else BigGAN's weights are trusted on first use.
     """
-    from mpssl_fed.generators.fetch import fetch as fetch_weights
+    from mpssl_fed.generators.biggan import PUBLISHED
+    from mpssl_fed.models.fetch import WEIGHTS, fetch_resnet
 
-    with Steps() as steps:
-        folder = fetch_weights(name, sha256, steps.show)
-    trust = "checked against --sha256" if sha256 else "trusted on first use: recorded in sha256.json, checked from now on"
-    typer.echo(f"{name} is in {folder}; its SHA-256 was {trust}.")
+    if name in PUBLISHED:
+        from mpssl_fed.generators.fetch import fetch as fetch_weights
+
+        folder = fetch_weights(name, sha256)
+        trust = "checked against --sha256" if sha256 else "trusted on first use: recorded in sha256.json, checked from now on"
+        typer.echo(f"{name} is in {folder}; its SHA-256 was {trust}.")
+    elif name in WEIGHTS:
+        typer.echo(f"{name}: set model.pretrained={fetch_resnet(name)}")
+    else:
+        import mpssl_fed.data.datasets  # noqa: F401  (registers the data sets' archives)
+        from mpssl_fed.data.fetch import ARCHIVES, fetch_dataset
+        from mpssl_fed.errors import UserError, nearest
+
+        known = [*PUBLISHED, *WEIGHTS, *ARCHIVES.names()]
+        if name not in known:
+            raise UserError(f"nothing to fetch under the name '{name}'.{nearest(name, known)} Known: {', '.join(known)}")
+        folder = root or Path("data")
+        for path in fetch_dataset(name, folder, url, sha256):
+            typer.echo(f"{name}: {path}")
+        typer.echo(f"Set data.name={name} data.root={folder}")

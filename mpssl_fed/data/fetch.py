@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlparse
 
-from mpssl_fed.data.download import download
+from mpssl_fed.download import download
 from mpssl_fed.errors import UserError
 from mpssl_fed.registry import Registry
 

@@ -22,9 +22,7 @@ from mpssl_fed.generators.base import GENERATORS, Generator
 if TYPE_CHECKING:
     from pytorch_pretrained_biggan import BigGAN
 
-CONFIG, WEIGHTS, CLASSES, MANIFEST, SUMS = (
-    "config.json", "pytorch_model.bin", "classes.json", "manifest.json", "sha256.json"
-)
+CONFIG, WEIGHTS, CLASSES, MANIFEST, SUMS = ("config.json", "pytorch_model.bin", "classes.json", "manifest.json", "sha256.json")
 EMBEDDED = ("glyphs-digits", "glyphs-letters")
 PUBLISHED = ("biggan-deep-128", "biggan-deep-256", "biggan-deep-512")
 
@@ -93,7 +91,8 @@ def argument_for_row(truncation: float, n_stats: int) -> float:
         )
     exact = [value for value in _neighbours(row * step) if math.modf(value / step) == (0.0, row)]
     below = [
-        value for value in _neighbours((row - 1) * step)
+        value
+        for value in _neighbours((row - 1) * step)
         if value > 0 and math.floor(value / step) == row - 1 and 0 < value / step - (row - 1) < 1e-9
     ]
     return min(exact + below, key=lambda value: abs(value - row * step))
@@ -143,7 +142,8 @@ def load_checked(model: nn.Module, state: dict[str, Tensor], path: Path) -> None
     expected = model.state_dict()
     shapes = [
         f"{key} {tuple(state[key].shape)} instead of {tuple(value.shape)}"
-        for key, value in expected.items() if key in state and state[key].shape != value.shape
+        for key, value in expected.items()
+        if key in state and state[key].shape != value.shape
     ]
     if shapes:
         raise UserError(f"{path} does not fit {CONFIG}: {_few(shapes)}.")

@@ -48,9 +48,15 @@ class DistilSettings:
     def config(self, classes: int) -> dict[str, Any]:
         """Return the BigGAN config.json of a 32 x 32 generator with four blocks and no attention."""
         return {
-            "output_dim": IMAGE_SIZE, "z_dim": self.z_dim, "class_embed_dim": self.z_dim, "eps": 1e-4,
-            "channel_width": self.channel_width, "num_classes": classes, "n_stats": self.n_stats,
-            "layers": [[True, 16, 8], [True, 8, 4], [False, 4, 2], [True, 2, 1]], "attention_layer_position": -1,
+            "output_dim": IMAGE_SIZE,
+            "z_dim": self.z_dim,
+            "class_embed_dim": self.z_dim,
+            "eps": 1e-4,
+            "channel_width": self.channel_width,
+            "num_classes": classes,
+            "n_stats": self.n_stats,
+            "layers": [[True, 16, 8], [True, 8, 4], [False, 4, 2], [True, 2, 1]],
+            "attention_layer_position": -1,
         }
 
 

@@ -24,7 +24,15 @@ CLASS_SETS: dict[str, str] = {
     "letters": "ACEFHJKLMNPQRTUVWXYadfhmnrtyΓΔΛΞΠΣΦΨΩβλμξπφψωДЖИЛЦШЩЪЫЮЯ&@#?+=*€£¥§",
 }
 LIKE_DIGITS = {  # left out of "letters": look_alike above 0.6, or the digit itself in fonts with a bare or open form
-    "0": "OoDGeθΘΟοОое", "1": "IliІ", "2": "Zz", "3": "ЗзЭэ", "4": "Чч", "5": "Ss", "6": "bбδЄ", "8": "BßεБ", "9": "gqρ",
+    "0": "OoDGeθΘΟοОое",
+    "1": "IliІ",
+    "2": "Zz",
+    "3": "ЗзЭэ",
+    "4": "Чч",
+    "5": "Ss",
+    "6": "bбδЄ",
+    "8": "BßεБ",
+    "9": "gqρ",
 }
 GLYPH_SIZE = 48  # side of a stored glyph; the drawn part fills BOX of it, as an MNIST digit fills 20 of 32
 BOX = 30
@@ -119,16 +127,20 @@ def render(glyphs: Tensor, nuisance: Tensor) -> Tensor:
     across, along = torch.exp(-0.13 * wide), torch.exp(-0.10 * high)
     slant = 0.25 * shear
     # theta [n, 2, 3]: shear, then scale, of the rotated output grid
-    theta = torch.stack([
-        torch.stack([across * (cos + slant * sin), across * (slant * cos - sin), 0.06 * right], 1),
-        torch.stack([along * sin, along * cos, 0.06 * down], 1),
-    ], 1)
+    theta = torch.stack(
+        [
+            torch.stack([across * (cos + slant * sin), across * (slant * cos - sin), 0.06 * right], 1),
+            torch.stack([along * sin, along * cos, 0.06 * down], 1),
+        ],
+        1,
+    )
     grid = F.affine_grid(theta, [len(glyphs), 1, IMAGE_SIZE, IMAGE_SIZE], align_corners=False)
     x, y = grid[..., 0], grid[..., 1]
     slow, fast = 1.6 * math.pi / 2, 2.2 * math.pi / 2
     a, b, c, d = (0.05 * wave.view(-1, 1, 1) for wave in waves)
-    bent = torch.stack([x + a * torch.sin(slow * y) + b * torch.sin(fast * y),
-                        y + c * torch.sin(slow * x) + d * torch.sin(fast * x)], 3)
+    bent = torch.stack(
+        [x + a * torch.sin(slow * y) + b * torch.sin(fast * y), y + c * torch.sin(slow * x) + d * torch.sin(fast * x)], 3
+    )
     binomial = glyphs.new_tensor([1.0, 2.0, 1.0]) / 4
     soft = F.conv2d(glyphs.unsqueeze(1), (binomial[:, None] * binomial)[None, None], padding=1)
     ink = F.grid_sample(soft, bent, mode="bilinear", padding_mode="zeros", align_corners=False)
@@ -142,8 +154,10 @@ def _draw_font(path: Path, classes: tuple[str, ...]) -> tuple[np.ndarray, np.nda
     """Return glyphs uint8 [classes, 48, 48] and which the font draws, or None for a file FreeType cannot use."""
     try:
         font = ImageFont.truetype(str(path), 96)
-        tofu = {font.getmask(character, mode="L").size: bytes(font.getmask(character, mode="L"))
-                for character in ("\uffff", "\U000ffffd")}
+        tofu = {
+            font.getmask(character, mode="L").size: bytes(font.getmask(character, mode="L"))
+            for character in ("\uffff", "\U000ffffd")
+        }
         glyphs = np.zeros((len(classes), GLYPH_SIZE, GLYPH_SIZE), np.uint8)
         present = np.zeros(len(classes), bool)
         for index, character in enumerate(classes):

@@ -61,7 +61,10 @@ def pretrain(
     digits = load_glyphs(fonts, class_set("chars:0123456789"), 1, max_fonts)
     likeness = {name: [like, round(score, 2)] for name, (like, score) in look_alike(bank, digits).items()}
     manifest = {
-        "class_set": classes, "settings": asdict(settings), "training": record, "nearest_digit": likeness,
+        "class_set": classes,
+        "settings": asdict(settings),
+        "training": record,
+        "nearest_digit": likeness,
         "made_by": f"mpssl-fed pretrain-generator --classes {classes} --iterations {settings.iterations} "
         f"--seed {settings.seed} --channel-width {settings.channel_width}",
     }
@@ -69,7 +72,12 @@ def pretrain(
 
 
 def write_folder(
-    bank: GlyphBank, model: BigGAN, manifest: dict[str, Any], settings: DistilSettings, out: Path, foundation_steps: int,
+    bank: GlyphBank,
+    model: BigGAN,
+    manifest: dict[str, Any],
+    settings: DistilSettings,
+    out: Path,
+    foundation_steps: int,
     report: Report,
 ) -> dict[str, Any]:
     """Train the foundation classifier, measure, and put every file of ``out`` in place at once; return the manifest."""
@@ -89,10 +97,15 @@ def write_folder(
             raise UserError(f"the weights take {len(blob.getvalue())} bytes, over {MAX_BYTES}; lower --channel-width.")
         generator = load_folder(work, out.name)
         manifest = {
-            "name": out.name, "public": True, "training_data": "glyphs rendered from the fonts below; no other images",
-            "made": datetime.now(UTC).isoformat(timespec="seconds"), **manifest,
-            "quality": quality(generator, classifier, bank, settings.seed), "foundation_classifier": record,
-            "state_hash": generator.state_hash(), "parameters": sum(p.numel() for p in generator.parameters()),
+            "name": out.name,
+            "public": True,
+            "training_data": "glyphs rendered from the fonts below; no other images",
+            "made": datetime.now(UTC).isoformat(timespec="seconds"),
+            **manifest,
+            "quality": quality(generator, classifier, bank, settings.seed),
+            "foundation_classifier": record,
+            "state_hash": generator.state_hash(),
+            "parameters": sum(p.numel() for p in generator.parameters()),
             "sha256": {file: sha256(work / file) for file in (WEIGHTS, CONFIG, CLASSES, FILE)},
             "versions": {name: version(name) for name in ("torch", "pytorch-pretrained-biggan", "pillow")},
             "fonts": [asdict(font) for font in bank.fonts],

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from mpssl_fed.data.download import download
+from mpssl_fed.download import download
 from mpssl_fed.data.fetch import ARCHIVES, Archive, fetch_dataset
 from mpssl_fed.errors import UserError
 
