@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 
 SWITCHES: dict[str, str] = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -21,6 +23,12 @@ def apply() -> None:
     """Set each switch in this process, hence in its children; must run before ``import flwr``."""
     for name, value in SWITCHES.items():
         os.environ.setdefault(name, value)
+
+
+def of_flower(home: Path) -> dict[str, str]:
+    """Return what Flower's commands are started with: the switches, their files in ``home``, their helpers on the PATH."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    return {**SWITCHES, "FLWR_HOME": str(home), "PATH": path}
 
 
 def export_lines() -> str:

@@ -21,6 +21,7 @@ class User:
     """A system user with all of its groups."""
 
     uid: int
+    gid: int
     gids: frozenset[int]
 
     @staticmethod
@@ -30,9 +31,9 @@ class User:
             entry = pwd.getpwuid(int(name)) if name.isdigit() else pwd.getpwnam(name)
         except KeyError as error:
             if name.isdigit():
-                return User(int(name), frozenset({int(name)}))
+                return User(int(name), int(name), frozenset({int(name)}))
             raise UserError(f"--supernode-user {name}: no such user; make one, for example: useradd --system {name}") from error
-        return User(entry.pw_uid, frozenset(os.getgrouplist(entry.pw_name, entry.pw_gid)))
+        return User(entry.pw_uid, entry.pw_gid, frozenset(os.getgrouplist(entry.pw_name, entry.pw_gid)))
 
     def may(self, path: Path, bit: int) -> bool:
         """Whether mode bits grant ``bit`` (4 read, 2 write, 1 enter) on ``path`` itself; an access list counts as yes."""

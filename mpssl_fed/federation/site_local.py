@@ -78,7 +78,7 @@ def task_of(data: Dataset) -> Task:
         classes=data.classes,
         size=data.size,
         stored_size=None if stored == data.size else stored,
-        channels=data.channels,  # type: ignore[arg-type]
+        channels=data.channels,
         flip=data.flip,
     )
 

@@ -1,0 +1,189 @@
+"""A whole deployment on one machine: SuperLink, a daemon and a SuperNode a site, one run, and everything down again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mpssl_fed.config import Config
+from mpssl_fed.errors import UserError
+from mpssl_fed.federation import certs, control, environment, parts
+from mpssl_fed.federation.deployed_run import with_task
+from mpssl_fed.federation.private_shares import write_share
+from mpssl_fed.federation.processes import Children
+from mpssl_fed.federation.progress import Progress
+from mpssl_fed.federation.run_directory import refuse_occupied
+from mpssl_fed.federation.simulation import preflight
+from mpssl_fed.federation.site_process import supernode_command
+from mpssl_fed.federation.submit import submit
+from mpssl_fed.files import write_atomic
+from mpssl_fed.privacy.policy import METRICS
+
+HOST = "127.0.0.1"
+START_S = 120.0
+EXACT = {"loss", "supervised", "meta", "gap"}
+
+
+@dataclass
+class Deployment:
+    """One deployment in a private temporary folder; use it as ``with Deployment(config, run) as up: up.serve(progress)``.
+
+    config: a resolved config; run: the run directory to be. Leaving the block ends every process and deletes the folder,
+    whatever happened in it.
+    """
+
+    config: Config
+    run: Path
+    resume: bool = False
+    overwrite: bool = False
+    port: int | None = None
+    note: Callable[[str], None] = print
+    home: Path = field(init=False)
+    children: Children = field(init=False)
+    flower: control.FlowerCommand = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.run = self.run.absolute()
+        federation = self.config.federation.model_copy(update={"backend": "deployment"})
+        self.config = with_task(self.config.model_copy(update={"federation": federation}))
+        refuse_occupied(self.run, resume=self.resume, overwrite=self.overwrite)
+        preflight(self.config)
+
+    def __enter__(self) -> Deployment:
+        self.home = Path(tempfile.mkdtemp(prefix="mpssl-fed-"))
+        self.children = Children(self.home)
+        try:
+            self._start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Keep the sites' state in the run directory, end everything."""
+        try:
+            if self.run.is_dir():
+                _keep(self.home / "sites", self.run / "sites")
+                _keep(self.home / "logs", self.run / "logs")
+        finally:
+            self.children.stop()
+
+    def serve(self, progress: Progress) -> dict[str, Any]:
+        """Submit the run, show it as it goes and return its manifest; UserError with the reason when it fails."""
+        flags = {"resume": self.resume, "overwrite": self.overwrite}
+        return submit(self.flower, self.config, self.run, self.home, progress, **flags, alive=self._require_alive)
+
+    def _start(self) -> None:
+        sites, keys = range(self.config.federation.sites), self.home / "keys"
+        keys.mkdir(mode=0o700)
+        certs.make_ca(keys)
+        certs.make_server_certificate(keys, ("localhost", HOST))
+        (keys / certs.CA_KEY).unlink()  # nothing more will be signed
+        link_port, *node_ports = free_ports(1 + len(sites), self.port)
+        address = f"{HOST}:{link_port}"
+        self.note(f"SuperLink at {address}, {len(sites)} sites, one user for all: {_trust()}")
+        link = control.superlink_command(keys, self.home / "superlink.db", HOST, link_port)
+        self.children.start("superlink", link, environment.of_flower(self.home / "flower"))
+        (self.home / "sites").mkdir()
+        if self.resume and (self.run / "sites").is_dir():
+            shutil.copytree(self.run / "sites", self.home / "sites", dirs_exist_ok=True)
+        policy = self._policy()
+        for site in sites:
+            self._start_daemon(site, policy)
+        self._await(lambda: control.healthy(address, keys / certs.CA_CERT), "the SuperLink")
+        self.flower = control.FlowerCommand(address, keys / certs.CA_CERT, self.home / "flower", self.children.run)
+        for site, port in zip(sites, node_ports, strict=True):
+            private, public = certs.make_site_key(keys, f"site-{site}")
+            self.flower.register(public, f"site-{site}")
+            command = supernode_command(address, keys / certs.CA_CERT, private, self._socket(site), port)
+            self.children.start(f"supernode-{site}", command, environment.of_flower(self.home / "flower"))
+        self._await(lambda: all(self._socket(site).exists() for site in sites), "the site daemons")
+
+    def _start_daemon(self, site: int, policy: Path) -> None:
+        data = self.home / "data" / str(site)
+        listing = data / "labels.csv" if data.is_dir() else write_share(data, self.config, site)
+        task = parts.task(self.config)
+        command = [
+            sys.executable, "-m", "mpssl_fed.cli", "site", "run", "--name", f"site-{site}", "--number", str(site),
+            "--data", str(listing), "--classes", ",".join(task.classes), "--size", str(task.stored_size or task.size),
+            "--channels", str(task.channels), "--policy", str(policy), "--state", str(self.home / "sites" / str(site)),
+            "--socket", str(self._socket(site)), "--trust-bundles",
+        ]  # fmt: skip
+        if self.config.generator.path is not None:
+            command += ["--generator-path", str(Path(self.config.generator.path).absolute())]
+        self.children.start(f"daemon-{site}", command, {**environment.SWITCHES, "OMP_NUM_THREADS": "1"})
+
+    def _policy(self) -> Path:
+        """Write the policy of all sites: what the config asks, and no more."""
+        config, method = self.config, self.config.method
+        size = config.privacy.public_size or 100
+        generator = parts.generator(config)
+        policy: dict[str, Any] = {
+            "dataset": "deploy",
+            "public_size": size,
+            "max_epsilon": config.privacy.epsilon or 1.0,
+            "delta": min(config.privacy.delta, 1 / (10 * size)),
+            "unit": config.privacy.unit,
+            "scope": config.privacy.scope,
+            "max_rounds": config.federation.rounds,
+            "max_local_steps": config.federation.local_steps,
+            "methods": [method.name or f"{method.source}+{method.loss}"],
+            "metrics": [name for name in METRICS if config.privacy.scope != "end-to-end" or name not in EXACT],
+        }
+        if generator is not None:
+            kind = {"name": config.generator.name, "sha256": generator.state_hash(), "trained_on": "as its manifest says"}
+            policy["generators"] = [kind]
+        return write_atomic(self.home / "policy.yaml", yaml.safe_dump(policy, sort_keys=False), mode=0o600)
+
+    def _socket(self, site: int) -> Path:
+        return self.home / f"{site}.sock"
+
+    def _await(self, ready: Callable[[], bool], what: str) -> None:
+        ends = time.monotonic() + START_S
+        while not ready():
+            self._require_alive()
+            if time.monotonic() > ends:
+                raise UserError(f"{what} did not come up within {START_S:g} s")
+            time.sleep(0.2)
+
+    def _require_alive(self) -> None:
+        name = self.children.ended()
+        if name is not None:
+            raise UserError(f"{name} ended by itself. The end of its log:\n{self.children.log_tail(name)}")
+
+
+def free_ports(count: int, first: int | None = None) -> list[int]:
+    """Return ``count`` free TCP ports on loopback; UserError when ``first`` is asked for and taken."""
+    held = []
+    for number in [first or 0, *[0] * (count - 1)]:
+        listener = socket.socket()
+        held.append(listener)
+        try:
+            listener.bind((HOST, number))
+        except OSError as error:
+            raise UserError(f"--port {number}: in use on {HOST}; choose another or leave it out") from error
+    ports = [int(listener.getsockname()[1]) for listener in held]
+    for listener in held:
+        listener.close()
+    return ports
+
+
+def _keep(source: Path, target: Path) -> None:
+    """Copy a folder into the run directory, closed to other users."""
+    if source.is_dir():
+        shutil.copytree(source, target, dirs_exist_ok=True)
+        target.chmod(0o700)
+
+
+def _trust() -> str:
+    return f"a rehearsal, app bundles are trusted (uid {os.geteuid()})"

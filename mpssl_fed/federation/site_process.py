@@ -1,0 +1,150 @@
+"""Starting a site's daemon: what is checked before it serves, and the SuperNode that may run beside it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from mpssl_fed.errors import UserError
+from mpssl_fed.federation import wire
+from mpssl_fed.federation.daemon import Daemon, Door, forbid_tracing
+from mpssl_fed.federation.isolation import User, exposed, group_id
+from mpssl_fed.federation.resident import Resident
+from mpssl_fed.federation.site_local import OwnData, make_private, state_folder
+from mpssl_fed.files import sha256
+from mpssl_fed.privacy.policy import load_policy
+
+TRUST = "this site trusts the app bundles it is sent: SuperNode and daemon share a user, so a hostile bundle could read its data"
+
+
+@dataclass(frozen=True)
+class SiteSettings:
+    """How one site is started; each field is an option of ``mpssl-fed site run``."""
+
+    name: str
+    number: int
+    data: Path
+    classes: tuple[str, ...]
+    policy: Path
+    state: Path | None = None
+    socket: Path | None = None
+    supernode_user: str | None = None
+    group: str | None = None
+    trust_bundles: bool = False
+    size: int = 32
+    channels: int = 3
+    subjects: str | None = None
+    generator_path: str | None = None
+    device: str | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def state_dir(self) -> Path:
+        """Everything of the site that never leaves."""
+        return self.state or state_folder(self.name)
+
+    @property
+    def socket_path(self) -> Path:
+        """Where the daemon listens; beside the state unless said otherwise."""
+        return self.socket or self.state_dir / "site.sock"
+
+
+class Companion(Protocol):
+    """What runs beside the daemon, for as long as it does."""
+
+    def start(self) -> None:
+        """Start it."""
+
+    def stop(self) -> None:
+        """End it."""
+
+
+def serve_site(settings: SiteSettings, node: Companion | None = None) -> None:
+    """Check everything, then serve until SIGTERM or SIGINT; ``node``, if any, runs while the daemon does.
+
+    UserError before the first message for a missing policy, data that do not fit the classes, or files that the SuperNode's
+    user could read.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
+    forbid_tracing()
+    os.umask(0o077)
+    if not settings.policy.is_file():
+        raise UserError(f"--policy {settings.policy}: no such file; a site without a policy answers nothing")
+    policy = load_policy(settings.policy)
+    state = make_private(settings.state_dir)
+    user = User.named(settings.supernode_user or str(os.geteuid()))
+    data = OwnData(settings.data.resolve(), settings.classes, settings.subjects)
+    data.check(settings.size, settings.channels)
+    _refuse_exposed(settings, user, [*data.files(), settings.policy, state])
+    resident = Resident(settings.number, state, data, policy, settings.generator_path, settings.device)
+    door = Door(settings.socket_path, user.uid, None if settings.group is None else group_id(settings.group))
+    facts = {
+        "name": settings.name,
+        "trust_bundles": settings.trust_bundles,
+        "policy_sha256": sha256(settings.policy),
+        "scope": policy.scope,
+        "supernode_uid": user.uid,
+        "state": str(state),
+        **settings.facts,
+    }
+    daemon = Daemon(resident, door, facts)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: daemon.stop())
+    if settings.trust_bundles:
+        logging.getLogger("mpssl_fed.daemon").warning("--trust-bundles: %s", TRUST)
+    if policy.scope == "off":
+        logging.getLogger("mpssl_fed.daemon").warning("scope off: no noise; it protects no image from a hostile server")
+    print(f"site {settings.name} is ready", flush=True)
+    if node is not None:
+        node.start()
+    try:
+        daemon.run()
+    finally:
+        if node is not None:
+            node.stop()
+    os._exit(0)  # a round in work is abandoned: nothing of it was stored, and its thread would hold the exit up
+
+
+def status(settings_state: Path, socket: Path | None = None) -> dict[str, Any]:
+    """Return the running daemon's status; UserError when none answers."""
+    path = socket or settings_state / "site.sock"
+    try:
+        code, answer = wire.call(path, "GET", wire.STATUS, timeout=10)
+    except OSError as error:
+        raise UserError(f"no daemon answers at {path} ({error.strerror or error}); start it with: mpssl-fed site run") from error
+    if code != 200:
+        raise UserError(f"the daemon at {path} answers its owner alone; ask as the user that runs it")
+    found: dict[str, Any] = json.loads(answer)
+    return found
+
+
+def supernode_command(server: str, ca: Path, key: Path, socket: Path, port: int) -> Sequence[str]:
+    """Return the command of the SuperNode that relays to the daemon at ``socket``."""
+    return [
+        str(Path(sys.executable).with_name("flower-supernode")), "--superlink", server, "--root-certificates", str(ca),
+        "--auth-supernode-private-key", str(key), "--port", str(port), "--node-config", f'site-socket="{socket}"',
+    ]  # fmt: skip
+
+
+def _refuse_exposed(settings: SiteSettings, user: User, private: Sequence[Path]) -> None:
+    if settings.trust_bundles:
+        return
+    if user.uid in (0, os.geteuid()):
+        who = "root" if user.uid == 0 else "the user of this daemon"
+        raise UserError(
+            f"the SuperNode's user is {who}, so every app bundle that a server sends could read this site's data. Run it as "
+            "another user and name that with --supernode-user, or accept it with --trust-bundles"
+        )
+    found = exposed(user, private)
+    if found is not None:
+        raise UserError(
+            f"the SuperNode's user (uid {user.uid}) can read {found}; close it (chmod 700 on its folder), or accept that every app "
+            "bundle a server sends may read it with --trust-bundles"
+        )
