@@ -18,6 +18,7 @@ METHODS: dict[str, tuple[str, str]] = {
     "mp-ssl": ("meta-optimised", "scr"),
     "ssl-real": ("real", "freematch"),
     "vic-gssl": ("random", "vicreg"),
+    "generator-only": ("none", "none"),
 }
 """Method name -> (source of the unsupervised batch, unsupervised loss); DESIGN section 3."""
 

@@ -66,6 +66,20 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _generator_only_starts_warm(self) -> Config:
+        if self.method.name == "generator-only" and self.warm_start.part not in ("head", "both"):
+            raise ValueError(
+                f"method.name=generator-only asks no site, so the generator must teach the head: set warm_start.part to both or "
+                f"head, not {self.warm_start.part}"
+            )
+        return self
+
+    @property
+    def private_rounds(self) -> int:
+        """How many rounds ask the sites: none for ``generator-only``, the control that reads no private data."""
+        return 0 if self.method.name == "generator-only" else self.federation.rounds
+
     def dump(self) -> dict[str, Any]:
         """Return the resolved config as plain JSON types, with the names the YAML uses."""
         return self.model_dump(mode="json", by_alias=True)

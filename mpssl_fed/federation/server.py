@@ -56,12 +56,12 @@ def serve(grid: Grid, job: Job) -> None:
     try:
         state = run.checkpoint() or server.begin()
         run.write_metrics(state.history)
-        for number in range(state.round + 1, config.federation.rounds + 1):
+        for number in range(state.round + 1, config.private_rounds + 1):
             state = server.round(number, state)
             run.save(state)
             job.progress.round(state.history[-1])
             _give_up_if_silent(state.history)
-        if not any(record["sites_answered"] for record in state.history):
+        if config.private_rounds and not any(record["sites_answered"] for record in state.history):
             raise UserError(_silence(state.history))
         server.classifier.load_shared(state.weights)
         run.write_model(server.classifier)

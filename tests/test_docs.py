@@ -1,0 +1,40 @@
+"""The reference pages are those of this code, and what the README names exists."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import typer.main
+
+from mpssl_fed import cli
+from mpssl_fed.config import find
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_reference_pages_are_fresh() -> None:
+    done = subprocess.run([sys.executable, "tools/reference.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_readme_names_real_commands_files_and_configs() -> None:
+    text = (ROOT / "README.md").read_text()
+    commands = typer.main.get_command(cli.build()).commands
+    for name in re.findall(r"mpssl-fed ([a-z-]+)", text):
+        assert name in commands, name
+    for name in re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.(?:py|ipynb))`", text):
+        assert (ROOT / name).is_file() or (ROOT / "mpssl_fed" / name).is_file(), name
+    for name in re.findall(r"(?:simulate|study|plan) ((?:[a-z-]+/)?[a-z-]+)(?:\s|$)", text):
+        if name not in ("demo",):
+            assert find(name).is_file()
+    for target in re.findall(r"\]\(([^)h][^)]*)\)", text):
+        assert (ROOT / target).exists(), target
+
+
+def test_make_targets_that_the_readme_names_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"make ([a-z-]+)", (ROOT / "README.md").read_text()):
+        assert re.search(rf"^{target}:", makefile, re.M), target

@@ -1,0 +1,110 @@
+"""Write docs/reference-config.md and docs/reference-cli.md from the schema and the command line itself.
+
+python tools/reference.py [--check]     # --check: write nothing, exit 1 where a page is stale
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+import typer.main
+from annotated_types import Ge, Gt, Le, Lt
+from click import Context, Group
+
+from mpssl_fed import cli
+from mpssl_fed.config import METHODS, Config
+from mpssl_fed.config.section import Section
+
+DOCS = Path(__file__).parents[1] / "docs"
+HEAD = "<!-- written by tools/reference.py; edit the source, not this page -->\n\n"
+
+
+def config_page() -> str:
+    """Return the page of every key: its type and range, its default, its meaning."""
+    lines = ["# Config keys", "", "Set any of them in YAML or as `key.path=value` on the command line.", ""]
+    lines += ["| key | type | default | meaning |", "|---|---|---|---|"]
+    lines += _rows(Config, "")
+    lines += ["", "## Methods", "", "| `method.name` | source | loss |", "|---|---|---|"]
+    lines += [f"| `{name}` | {source} | {loss} |" for name, (source, loss) in METHODS.items()]
+    return HEAD + "\n".join(lines) + "\n"
+
+
+def _rows(model: type[Section], prefix: str) -> list[str]:
+    rows = []
+    for name, field in model.model_fields.items():
+        key = prefix + (field.alias or name)
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Section):
+            rows += _rows(kind, f"{key}.")
+            continue
+        default = field.get_default(call_default_factory=True)
+        shown = "null" if default is None else str(default).replace("|", "\\|")
+        meaning = (field.description or "").replace("|", "\\|")
+        rows.append(f"| `{key}` | {_type(kind)}{_range(field.metadata)} | `{shown}` | {meaning} |")
+    return rows
+
+
+def _type(kind: Any) -> str:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        return ", ".join(f"`{value}`" for value in arguments)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_type(argument) for argument in arguments)
+    if origin is not None:
+        return f"{origin.__name__} of {', '.join(_type(argument) for argument in arguments)}"
+    return {type(None): "null"}.get(kind, getattr(kind, "__name__", str(kind)))
+
+
+def _range(metadata: list[Any]) -> str:
+    signs = {Ge: ("ge", "&ge;"), Gt: ("gt", "&gt;"), Le: ("le", "&le;"), Lt: ("lt", "&lt;")}
+    parts = []
+    for item in metadata:
+        if type(item) in signs:
+            attribute, sign = signs[type(item)]
+            parts.append(f"{sign} {getattr(item, attribute):g}")
+    return f" {', '.join(parts)}" if parts else ""
+
+
+def cli_page() -> str:
+    """Return the page of every command, as its ``--help`` says it."""
+    root = typer.main.get_command(cli.build())
+    return HEAD + "# Commands\n\n" + "\n".join(_commands(root, "mpssl-fed")) + "\n"
+
+
+def _commands(command: Any, path: str) -> list[str]:
+    if isinstance(command, Group):
+        return [line for name, child in command.commands.items() for line in _commands(child, f"{path} {name}")]
+    context = Context(command, info_name=path)
+    lines = [f"## `{path}`", "", (command.help or "").strip(), ""]
+    rows = []
+    for parameter in command.params:
+        record = parameter.get_help_record(context)
+        shown, meaning = record or (parameter.make_metavar(context), getattr(parameter, "help", None) or "")
+        rows.append(f"| `{shown}` | {meaning} |".replace("||", "\\|\\|"))
+    return [*lines, "| argument or option | meaning |", "|---|---|", *rows, ""] if rows else lines
+
+
+def main() -> int:
+    """Write or check both pages; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    stale = []
+    for name, page in (("reference-config.md", config_page()), ("reference-cli.md", cli_page())):
+        file = DOCS / name
+        if check and (not file.is_file() or file.read_text() != page):
+            stale.append(str(file))
+        elif not check:
+            file.write_text(page)
+    if stale:
+        print(f"stale: {', '.join(stale)}; run python tools/reference.py", file=sys.stderr)
+    return bool(stale)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
