@@ -36,5 +36,5 @@ def test_the_readme_names_real_commands_files_and_configs() -> None:
 
 def test_make_targets_that_the_readme_names_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"make ([a-z-]+)", (ROOT / "README.md").read_text()):
+    for target in re.findall(r"^ *`?make ([a-z-]+)", (ROOT / "README.md").read_text(), re.M):
         assert re.search(rf"^{target}:", makefile, re.M), target
