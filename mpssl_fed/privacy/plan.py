@@ -209,11 +209,15 @@ def plan_for(
     return _at(unsolved, _solve(unsolved, budget))
 
 
-@lru_cache(maxsize=256)
 def _solve(plan: Plan, epsilon: float) -> float:
-    """Return sigma of release (a), the others kept in proportion to it."""
-    base = _at(plan, 1.0)
-    return accounting.solve_sigma(lambda sigma: _at(base, sigma).history(), epsilon, plan.delta)
+    """Return sigma of release (a), the others kept in proportion to it; solved once for plans of one price."""
+    priced = replace(_at(plan, 1.0), scope="", unit="", epsilon=0.0, public_size=0, per_class_gap=False)
+    return _solved(replace(priced, clip_gradient=1.0, clip_meta=1.0, clip_feature=1.0), epsilon)
+
+
+@lru_cache(maxsize=256)
+def _solved(base: Plan, epsilon: float) -> float:
+    return accounting.solve_sigma(lambda sigma: _at(base, sigma).history(), epsilon, base.delta)
 
 
 def _at(plan: Plan, sigma: float) -> Plan:
