@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,8 +107,8 @@ def load_study(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) ->
     """Return the plan of a study file, every key and every cell's config checked.
 
     An override ``key.path=value`` fixes a config key in all cells; of a key in the grid it replaces the values. The plain
-    keys ``seeds``, ``metric``, ``workers``, ``baseline`` and ``target_accuracy`` change the study itself. UserError names the
-    file, the key and the cure.
+    keys ``seeds``, ``metric``, ``workers``, ``baseline`` and ``target_accuracy`` change the study itself. Overrides that leave
+    out the ``show`` cell drop it. UserError names the file, the key and the cure.
     """
     file = find(find_study(path))
     fields = read_mapping(file)
@@ -117,7 +117,12 @@ def load_study(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) ->
     if isinstance(fields.get("base"), str):
         fields["base"] = read_mapping(find(fields["base"]))
     study = parse(_override_study(fields, overrides, where), where)
-    return Plan(study, _cells(study, where), name)
+    cells = _cells(study, where)
+    if not overrides:
+        _check_selection(study.show, cells, f"{where}: show", None)
+    elif study.show is not None and not any(_matches({**cell.settings, "seed": cell.seed}, study.show) for cell in cells):
+        study = study.model_copy(update={"show": None})  # the overrides left that cell out
+    return Plan(study, cells, name)
 
 
 def _override_study(fields: dict[str, Any], overrides: list[str] | tuple[str, ...], where: str) -> dict[str, Any]:
@@ -159,7 +164,6 @@ def _cells(study: Study, where: str) -> tuple[Cell, ...]:
                 seen.add(cell.sha256)
                 cells.append(cell)
     _check_selection(study.baseline, cells, f"{where}: baseline", study.metric)
-    _check_selection(study.show, cells, f"{where}: show", None)
     return tuple(cells)
 
 
@@ -189,7 +193,7 @@ def _bundles(study: Study, where: str) -> list[tuple[dict[str, Any], Settings]]:
     return bundles
 
 
-def _check_selection(want: Settings | None, cells: list[Cell], where: str, metric: str | None) -> None:
+def _check_selection(want: Settings | None, cells: Sequence[Cell], where: str, metric: str | None) -> None:
     if want is None:
         return
     known = {**cells[0].settings, **({} if metric else {"seed": 0})}
@@ -197,11 +201,11 @@ def _check_selection(want: Settings | None, cells: list[Cell], where: str, metri
         if key not in known:
             raise UserError(f"{where}: '{key}' is no key of the grid.{nearest(key, known)} Keys: {', '.join(known)}")
     if not any(_matches({**cell.settings, "seed": cell.seed}, want) for cell in cells):
-        raise UserError(f"{where}: no cell has {label(want)}")
+        raise UserError(f"{where}: no cell has {label(want)}; change it, or set it to null")
 
 
 def _matches(settings: Settings, want: Settings) -> bool:
-    return all(_same(settings[key], value) for key, value in want.items())
+    return all(key in settings and _same(settings[key], value) for key, value in want.items())
 
 
 def _same(value: Any, want: Any) -> bool:
