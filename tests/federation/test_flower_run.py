@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +17,7 @@ import pytest
 from clients.app import app as client_app
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation import inprocess
+from mpssl_fed.federation.environment import SWITCHES
 from mpssl_fed.federation.run_directory import read_config, read_history
 from server.app import app as server_app
 
@@ -72,3 +79,62 @@ def test_the_bundle_holds_apps_and_configs_alone() -> None:
     include, exclude = get_user_fab_patterns(config)
     assert include == ["clients/**/*.py", "server/**/*.py", "configs/**/*.yaml"]
     assert exclude is None
+
+
+@pytest.mark.slow
+def test_flwr_run_from_a_checkout(tmp_path: Path) -> None:
+    """The real ``flwr run`` against a SuperLink of our own, from the tracked files alone."""
+    root, port = Path(__file__).parents[2], _free_port()
+    app, home, work = tmp_path / "app", tmp_path / "home", tmp_path / "work"
+    for folder in (app, home, work):
+        folder.mkdir()
+    for name in ("clients", "server", "configs"):
+        shutil.copytree(root / name, app / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md"):
+        if (root / name).is_file():
+            shutil.copy(root / name, app / name)
+    (home / "config.toml").write_text(
+        f'[superlink]\ndefault = "loop"\n\n[superlink.loop]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
+    )
+    scripts = Path(sys.executable).parent
+    own = {"FLWR_HOME": str(home), "XDG_STATE_HOME": str(tmp_path / "state"), "PATH": f"{scripts}:{os.environ['PATH']}"}
+    environment = os.environ | SWITCHES | own  # the SuperLink finds its helpers through PATH
+    with open(tmp_path / "superlink.log", "w") as log:
+        superlink = subprocess.Popen(
+            [scripts / "flower-superlink", "--insecure", "--simulation", "--host", "127.0.0.1", "--port", str(port)],
+            cwd=work,
+            env=environment,
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            _wait_for_port(port)
+            words = [scripts / "flwr", "run", app, "loop", "--stream", "-c", f"overrides='{TINY}'"]
+            nodes = "num-supernodes=2 client-resources-num-cpus=1 init-args-num-cpus=2"
+            command = [*words, "--federation-config", nodes]
+            done = subprocess.run(
+                command, cwd=work, env=environment, capture_output=True, text=True, timeout=400, check=False
+            )
+        finally:
+            superlink.terminate()
+            superlink.wait(60)
+    folders = list((work / "runs").glob("flwr-*")) if (work / "runs").is_dir() else []
+    assert len(folders) == 1, done.stdout + done.stderr + (tmp_path / "superlink.log").read_text()
+    assert [record["sites_answered"] for record in read_history(folders[0])] == [0, 2, 2]
+    assert (folders[0] / "model.safetensors").is_file()
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _wait_for_port(port: int) -> None:
+    ends = time.monotonic() + 90
+    while time.monotonic() < ends:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.3)
+    raise TimeoutError(f"nothing listens on port {port} after 90 s")

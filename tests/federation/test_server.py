@@ -219,3 +219,14 @@ def test_a_warm_start_moves_the_initial_model_and_every_site_gets_it(run_tiny: R
     assert warm.weights.keys() == cold.weights.keys()  # the frozen body travels, since the sites cannot make it themselves
     body = [key for key in warm.weights if key.startswith("body.")]
     assert any(not torch.equal(warm.weights[key], cold.weights[key]) for key in body)
+
+
+def test_fedprox_holds_the_sites_near_the_global_model(run_tiny: Runner, tmp_path: Any) -> None:
+    def moved(folder: str, strategy: str) -> float:
+        options = (f"federation.strategy={strategy}", "federation.rounds=1", "federation.local_steps=6")
+        run = run_tiny(*options, folder=tmp_path / folder)
+        saved = run.checkpoint()
+        assert saved is not None
+        return _difference(saved.weights, parts.initial_classifier(run.config).shared_state())
+
+    assert moved("prox", "{name: fedprox, proximal_mu: 300}") < 0.8 * moved("avg", "{name: fedavg}")
