@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mpssl_fed.config import PROTOCOL_VERSION, Config
 from mpssl_fed.federation import parts, wire
-from mpssl_fed.federation.messages import EXAMPLES, Plan, TrainReply, TrainRequest
+from mpssl_fed.federation.messages import EXAMPLES, REPLY_METRICS, Plan, TrainReply, TrainRequest
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.federation.site import Site
 from mpssl_fed.federation.site_local import OwnData
@@ -103,13 +103,14 @@ class Resident:
 
     def _admit(self, config: Config, entries: int) -> tuple[Config, Granted]:
         """Return the config as this machine runs it and what the policy grants; Refusal with the first reason against it."""
-        self._decide(Request.of(config, parameters=entries))
+        self._decide(Request.of(config, parameters=entries, metrics=self._metrics))
+        self.data.labelled(config)
         local = config.generator.model_copy(update={"path": self.generator_path})
         runtime = config.runtime.model_copy(update={} if self.device is None else {"device": self.device})
         config = config.model_copy(update={"generator": local, "runtime": runtime})
         generator = parts.generator(config)
         fingerprint = None if generator is None else generator.state_hash()
-        return config, self._decide(Request.of(_without_paths(config), parameters=entries, generator_sha256=fingerprint))
+        return config, self._decide(Request.of(_without_paths(config), None, entries, fingerprint, self._metrics))
 
     def _decide(self, request: Request) -> Granted:
         decision = decide(self.policy, request)
@@ -118,6 +119,11 @@ class Resident:
         if decision.granted is None:
             raise Refusal(decision.codes[0])
         return decision.granted
+
+    @property
+    def _metrics(self) -> tuple[str, ...]:
+        """The numbers beside the weights that leave: those the owner listed, of those a reply has."""
+        return () if self.policy is None else tuple(name for name in self.policy.metrics if name in REPLY_METRICS)
 
     def _count(self, code: str) -> None:
         self.refused[code] += 1

@@ -72,7 +72,7 @@ def serve_site(settings: SiteSettings, node: Companion | None = None) -> None:
     UserError before the first message for a missing policy, data that do not fit the classes, or files that the SuperNode's
     user could read.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
+    _log_plainly()
     forbid_tracing()
     os.umask(0o077)
     if not settings.policy.is_file():
@@ -131,6 +131,16 @@ def supernode_command(server: str, ca: Path, key: Path, socket: Path, port: int)
         str(Path(sys.executable).with_name("flower-supernode")), "--superlink", server, "--root-certificates", str(ca),
         "--auth-supernode-private-key", str(key), "--port", str(port), "--node-config", f'site-socket="{socket}"',
     ]  # fmt: skip
+
+
+def _log_plainly() -> None:
+    """Send this package's log, which holds no value of private data, to standard error; apart from every other package's."""
+    logger = logging.getLogger("mpssl_fed")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger.addHandler(handler)
 
 
 def _refuse_exposed(settings: SiteSettings, user: User, private: Sequence[Path]) -> None:

@@ -281,6 +281,7 @@ def outside_references(config: Config) -> tuple[str, ...]:
     named = {
         "data.root": config.data.root,
         "generator.path": config.generator.path,
+        "generator.foundation": config.generator.foundation,
         "model.pretrained": config.model.pretrained,
         "method.options": config.method.options or None,
         "data.partition.options": config.data.partition.options or None,

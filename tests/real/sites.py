@@ -1,0 +1,151 @@
+"""Real site daemons for the tests: a few real digits on disk, a policy, a process, and messages such as a server sends."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from mpssl_fed import config as configs
+from mpssl_fed.config import Config
+from mpssl_fed.federation import parts, wire
+from mpssl_fed.federation.deployed_run import for_sites, with_task
+from mpssl_fed.federation.private_shares import write_share
+
+TINY: dict[str, Any] = {
+    "data": {"name": "mnist-5k", "labels_per_class": 2, "test_limit": 200},
+    "method": {"name": "base"},
+    "federation": {"sites": 2, "rounds": 3, "local_steps": 2, "join_deadline_s": 60, "deadline_s": 90},
+}
+POLICY: dict[str, Any] = {
+    "dataset": "digits",
+    "public_size": 100,
+    "max_epsilon": 1.0,
+    "delta": 1e-5,
+    "scope": "off",
+    "max_rounds": 5,
+    "max_local_steps": 2000,
+    "methods": ["base"],
+    "metrics": ["loss"],
+}
+NOBODY = 65534
+QUIET = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+def tiny(*overrides: str) -> Config:
+    """Return the config of a run of a second or so of training."""
+    return with_task(configs.from_mapping(configs.override(TINY, overrides)))
+
+
+def weights(config: Config) -> wire.Arrays:
+    """Return the initial classifier of a run."""
+    return {key: value.numpy() for key, value in parts.initial_classifier(config).shared_state().items()}
+
+
+def message(config: Config, arrays: wire.Arrays, /, number: int = 1, run: str = "run1", **changes: Any) -> bytes:
+    """Return the body of a train request, as the relay would send it, with some header fields changed."""
+    text = for_sites(config).canonical_json()
+    header = {"protocol": configs.PROTOCOL_VERSION, "run_id": run, "round": number, "config": text, "sha256": _sha256(text)}
+    return wire.pack(arrays, "request", header | changes)
+
+
+def wait_for(ready: Callable[[], object], seconds: float, what: str) -> None:
+    """Wait until ``ready()``; AssertionError after ``seconds``."""
+    ends = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < ends, f"{what} did not happen within {seconds} s"
+        time.sleep(0.1)
+
+
+@dataclass
+class RealSite:
+    """A site in ``folder``: data, policy and state of its owner, all 0700, and the daemon's process."""
+
+    folder: Path
+    config: Config
+    number: int = 0
+    policy: dict[str, Any] = field(default_factory=lambda: dict(POLICY))
+    process: subprocess.Popen[bytes] | None = None
+
+    def __post_init__(self) -> None:
+        self.private = self.folder / "private"
+        self.private.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.state, self.run = self.private / "state", self.folder / "run"
+        self.run.mkdir(exist_ok=True)
+        self.run.chmod(0o755)
+        self.socket = self.run / "site.sock"
+        self.listing = write_share(self.private / "data", self.config, self.number)
+        self.policy_file = self.private / "policy.yaml"
+        self.policy_file.write_text(yaml.safe_dump(self.policy), encoding="utf-8")
+        self.log = self.folder / "daemon.log"
+
+    def start(self, *more: str, wait: bool = True) -> None:
+        """Start the daemon; with its socket open to the user ``nobody``, unless told otherwise."""
+        assert self.config.data.task is not None
+        options = more or ("--supernode-user", str(NOBODY), "--group", str(NOBODY))
+        command = [
+            sys.executable, "-m", "mpssl_fed.cli", "site", "--name", f"site-{self.number}", "--number", str(self.number),
+            "--data", str(self.listing), "--classes", ",".join(self.config.data.task.classes), "--channels", "1",
+            "--policy", str(self.policy_file), "--state", str(self.state), "--socket", str(self.socket), *options,
+        ]  # fmt: skip
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **QUIET}, start_new_session=True)
+        if wait:
+            wait_for(self.up, 90, "the daemon's start")
+
+    def up(self) -> bool:
+        """Whether the daemon answers."""
+        assert self.process is not None
+        assert self.process.poll() is None, self.log.read_text(encoding="utf-8")
+        try:
+            return wire.call(self.socket, "GET", wire.CARD)[0] == 200
+        except OSError:
+            return False
+
+    def train(self, body: bytes) -> tuple[int, Any, dict[str, float]]:
+        """Return (status, weights or code, metrics)."""
+        status, answer = wire.call(self.socket, "POST", wire.TRAIN, body, timeout=120)
+        if status != 200:
+            return status, json.loads(answer)["code"], {}
+        arrays, metrics = wire.unpack(answer, "metrics")
+        return status, arrays, json.loads(metrics)
+
+    def status(self) -> dict[str, Any]:
+        """Return what the owner sees."""
+        found: dict[str, Any] = json.loads(wire.call(self.socket, "GET", wire.STATUS)[1])
+        return found
+
+    def kill(self) -> None:
+        """Kill -9."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        """End the daemon, politely and then not."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(10)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+
+def equal(one: wire.Arrays, other: wire.Arrays) -> bool:
+    """Whether two sets of weights are the same bits."""
+    return one.keys() == other.keys() and all(np.array_equal(one[key], other[key]) for key in one)
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,160 @@
+"""A real site daemon: what it answers, what it refuses, what a kill -9 costs, and what its log and its replies hold."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mpssl_fed import config as configs
+from mpssl_fed.federation import parts, wire
+from mpssl_fed.federation.messages import Plan, TrainRequest
+from mpssl_fed.federation.site import Site
+from mpssl_fed.federation.site_local import wipe
+from mpssl_fed.federation.weights import to_record
+from tests.real.sites import RealSite, equal, message, tiny, wait_for, weights
+
+CONFIG = tiny()
+START = weights(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealSite]:
+    folder = tmp_path_factory.mktemp("site")
+    folder.chmod(0o755)
+    real = RealSite(folder, CONFIG)
+    real.start()
+    yield real
+    real.stop()
+
+
+def test_equals_a_simulated_site(site: RealSite, tmp_path: Path) -> None:
+    status, released, metrics = site.train(message(CONFIG, START))
+    assert status == 200
+    request = TrainRequest(Plan.of("run1", CONFIG), 1, to_record(parts.initial_classifier(CONFIG).shared_state()))
+    expected = Site(0, tmp_path).train_round(request)
+    assert equal(released, {key: value.numpy() for key, value in expected.weights.items()})
+    assert set(metrics) == {"num-examples", "loss"}  # what the policy lists, no timing, no other number
+    assert metrics["loss"] == expected.metrics["loss"]
+    again = site.train(message(CONFIG, START))
+    assert equal(again[1], released)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "code"),
+    [
+        (("privacy={epsilon: 8, public_size: 100}",), "epsilon"),
+        (("method={name: mp-ssl}",), "method"),
+        (("federation.rounds=6",), "rounds"),
+        (("federation.local_steps=2001",), "steps"),
+        (("data.task.classes=['0','1']",), "classes"),
+        (("model.name=/etc/passwd",), "path"),
+    ],
+)
+def test_policy_is_the_upper_bound(site: RealSite, overrides: tuple[str, ...], code: str) -> None:
+    asked = configs.from_mapping(configs.override(CONFIG.dump(), overrides))
+    assert site.train(message(asked, START, run="other"))[:2] == (409, code)
+
+
+@pytest.mark.parametrize("key", ["data.root", "generator.path", "generator.foundation", "model.pretrained"])
+def test_no_path_from_outside_is_followed(site: RealSite, key: str, tmp_path: Path) -> None:
+    trap = tmp_path / "trap"
+    os.mkfifo(trap)  # whoever opened it would wait here for ever
+    section, leaf = key.split(".")
+    fields: dict[str, Any] = json.loads(CONFIG.canonical_json())
+    fields[section][leaf] = str(trap)
+    text = json.dumps(fields)
+    body = message(CONFIG, START, config=text, sha256=hashlib.sha256(text.encode()).hexdigest())
+    assert site.train(body)[:2] == (409, "path")
+
+
+def test_bad_weights_are_refused(site: RealSite) -> None:
+    key = next(iter(START))
+    poisoned = {name: np.full_like(value, np.nan) for name, value in START.items()}
+    assert site.train(message(CONFIG, poisoned, run="bad"))[:2] == (409, "non-finite")
+    assert site.train(message(CONFIG, {name: value + 1e30 for name, value in START.items()}, run="bad"))[:2] == (409, "too-large")
+    assert site.train(message(CONFIG, START | {key: START[key][:1]}, run="bad"))[:2] == (409, "misshapen")
+    assert site.train(message(CONFIG, START | {key: START[key].astype(np.float64)}, run="bad"))[:2] == (409, "misshapen")
+    assert site.train(message(CONFIG, START | {"../x": START[key]}, run="bad"))[:2] == (409, "misshapen")
+
+
+def test_malformed_requests_are_refused(site: RealSite) -> None:
+    good = message(CONFIG, START, run="odd")
+    assert site.train(b"\x80\x04\x95 a pickle")[:2] == (409, "malformed")
+    assert site.train(good[: len(good) // 2])[:2] == (409, "malformed")
+    assert site.train(message(CONFIG, START, run_id="../../etc"))[:2] == (409, "malformed")
+    assert site.train(message(CONFIG, START, extra="field"))[:2] == (409, "malformed")
+    assert site.train(message(CONFIG, START, round="1"))[:2] == (409, "malformed")
+    assert site.train(message(CONFIG, START, protocol=99))[:2] == (409, "protocol")
+    assert site.train(message(CONFIG, START, sha256="0" * 64))[:2] == (409, "config")
+    assert site.train(message(CONFIG, START, number=4))[:2] == (409, "rounds")
+    for target in ("/", "/v1/train/../status", "/private/data/000000.png", "/v1/images", "file:///etc/passwd"):
+        status, answer = wire.call(site.socket, "GET", target)
+        assert (status, answer) == (404, b'{"code": "malformed"}')
+
+
+def test_kill_in_training_costs_nothing_but_time(site: RealSite) -> None:
+    """The same message after a restart gives the weights that an undisturbed round gives."""
+    slow = tiny("federation.local_steps=400")
+    body = message(slow, START, run="killed")
+    undisturbed = site.train(message(slow, START, run="undisturbed"))[1]
+    broken: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            site.train(body)
+        except (OSError, http.client.HTTPException) as error:
+            broken.append(error)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    time.sleep(0.5)
+    site.kill()
+    asking.join()
+    assert broken
+    site.start()
+    status, released, _ = site.train(body)
+    assert status == 200
+    assert equal(released, undisturbed)
+
+
+def test_second_daemon_is_turned_away(site: RealSite) -> None:
+    first = site.process
+    site.start(wait=False)
+    assert site.process is not None
+    assert site.process.wait(90) == 2
+    assert "another daemon serves this site" in site.log.read_text(encoding="utf-8")
+    site.process = first
+    assert site.up()
+
+
+def test_log_and_status_hold_nothing_private(site: RealSite) -> None:
+    assert site.train(message(CONFIG, START, number=4))[:2] == (409, "rounds")
+    wait_for(lambda: "answered" in site.log.read_text(encoding="utf-8"), 5, "a line in the log")
+    log = site.log.read_text(encoding="utf-8")
+    assert str(site.listing.parent) not in log
+    assert ".png" not in log
+    assert "Traceback" not in log
+    found = site.status()
+    assert found["trust_bundles"] is False
+    assert found["refused"] == {"rounds": 1}
+    assert "digits" not in json.dumps(found)
+    assert str(site.listing.parent) not in json.dumps(found)
+
+
+def test_wipe_keeps_the_ledger(site: RealSite) -> None:
+    (site.state / "ledger.sqlite").write_bytes(b"rows")
+    (site.state / "audit").mkdir()
+    assert (site.state / "rounds").is_dir()
+    assert set(wipe(site.state)) == {"rounds", "audit"}
+    assert (site.state / "ledger.sqlite").read_bytes() == b"rows"
+    assert site.train(message(CONFIG, START))[0] == 200
