@@ -59,6 +59,8 @@ def series_panels(folder: Path, name: str, panels: Panels, x_label: str, y_label
                 _ticks_at(axes, sorted({x for panel in panels.values() for points in panel.values() for x, _ in points}))
             else:
                 axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        low, high = grid.flat[0].get_ylim()  # an interval may reach beyond what an accuracy or a loss can be; the axis should not
+        grid.flat[0].set_ylim(max(low, 0.0), min(high, 102.0) if "%" in y_label else high)
         drawn.supxlabel(x_label, fontsize=9.5)
         drawn.supylabel(y_label, fontsize=9.5)
         _legend(drawn, grid.flat[0], names)
