@@ -63,7 +63,6 @@ def test_python_way_in(tmp_path: Path) -> None:
     [
         ("federation.strategy.name=fedsgd", "unknown strategies 'fedsgd'"),
         ("data.name=mnist-6k", "mnist-6k"),
-        ("privacy={epsilon: 1, public_size: 100, delta: 1.0e-4}", "privacy.scope=end-to-end"),
         ("federation.sites=400", "labelled images"),
         ("method={source: dreams, loss: scr}", "dreams"),
     ],
