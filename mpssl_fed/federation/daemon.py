@@ -48,7 +48,7 @@ class Daemon(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
     def __init__(self, resident: Resident, door: Door, facts: dict[str, Any]) -> None:
         self.resident, self.door, self.facts = resident, door, facts
-        _prepare(door)
+        prepare(door)
         super().__init__(str(door.path), Handler, bind_and_activate=False)
         before = os.umask(0o777)  # no one may connect before owner and mode are set
         try:
@@ -153,7 +153,7 @@ def forbid_tracing() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-def _prepare(door: Door) -> None:
+def prepare(door: Door) -> None:
     """Remove a socket that nobody serves any more; UserError when somebody does, or when the path is too long."""
     if len(str(door.path).encode()) > 100:
         raise UserError(f"--socket {door.path}: longer than the 100 bytes that a Unix socket's path may have")

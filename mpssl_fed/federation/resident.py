@@ -81,7 +81,13 @@ class Resident:
 
     def status(self) -> dict[str, Any]:
         """Return what the owner asks for with ``mpssl-fed site status``."""
-        return {"site": self.number, "answered": self.answered, "refused": dict(self.refused), "last": self.last}
+        return {
+            "site": self.number,
+            "at_work": self._waiting,
+            "answered": self.answered,
+            "refused": dict(self.refused),
+            "last": self.last,
+        }
 
     def _round(self, body: bytes) -> bytes:
         started = time.perf_counter()

@@ -19,7 +19,7 @@ from mpssl_fed.federation.isolation import User, exposed, group_id
 from mpssl_fed.federation.resident import Resident
 from mpssl_fed.federation.site_local import OwnData, make_private, state_folder
 from mpssl_fed.files import sha256
-from mpssl_fed.privacy.policy import load_policy
+from mpssl_fed.privacy.policy import Policy, load_policy
 
 TRUST = "this site trusts the app bundles it is sent: SuperNode and daemon share a user, so a hostile bundle could read its data"
 
@@ -66,15 +66,11 @@ class Companion(Protocol):
         """End it."""
 
 
-def serve_site(settings: SiteSettings, node: Companion | None = None) -> None:
-    """Check everything, then serve until SIGTERM or SIGINT; ``node``, if any, runs while the daemon does.
+def check_site(settings: SiteSettings) -> tuple[Policy, OwnData, User]:
+    """Return policy, data and the SuperNode's user, all in order.
 
-    UserError before the first message for a missing policy, data that do not fit the classes, or files that the SuperNode's
-    user could read.
+    UserError for a missing policy, data that do not fit the classes, or files that the SuperNode's user could read.
     """
-    _log_plainly()
-    forbid_tracing()
-    os.umask(0o077)
     if not settings.policy.is_file():
         raise UserError(f"--policy {settings.policy}: no such file; a site without a policy answers nothing")
     policy = load_policy(settings.policy)
@@ -83,6 +79,16 @@ def serve_site(settings: SiteSettings, node: Companion | None = None) -> None:
     data = OwnData(settings.data.resolve(), settings.classes, settings.subjects)
     data.check(settings.size, settings.channels)
     _refuse_exposed(settings, user, [*data.files(), settings.policy, state])
+    return policy, data, user
+
+
+def serve_site(settings: SiteSettings, node: Companion | None = None) -> None:
+    """Check everything (:func:`check_site`), then serve until SIGTERM or SIGINT; ``node``, if any, runs while the daemon does."""
+    _log_plainly()
+    forbid_tracing()
+    os.umask(0o077)
+    policy, data, user = check_site(settings)
+    state = settings.state_dir
     resident = Resident(settings.number, state, data, policy, settings.generator_path, settings.device)
     door = Door(settings.socket_path, user.uid, None if settings.group is None else group_id(settings.group))
     facts = {

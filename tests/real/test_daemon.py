@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,15 @@ import numpy as np
 import pytest
 
 from mpssl_fed import config as configs
+from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts, wire
+from mpssl_fed.federation.daemon import Door, prepare
 from mpssl_fed.federation.messages import Plan, TrainRequest
 from mpssl_fed.federation.site import Site
 from mpssl_fed.federation.site_local import wipe
+from mpssl_fed.federation.site_process import SiteSettings, check_site
 from mpssl_fed.federation.weights import to_record
-from tests.real.sites import RealSite, equal, message, tiny, wait_for, weights
+from tests.real.sites import NOBODY, RealSite, equal, message, tiny, wait_for, weights
 
 CONFIG = tiny()
 START = weights(CONFIG)
@@ -117,6 +121,7 @@ def test_kill_in_training_costs_nothing_but_time(site: RealSite) -> None:
 
     asking = threading.Thread(target=ask)
     asking.start()
+    wait_for(lambda: site.status()["at_work"], 30, "training")
     time.sleep(0.5)
     site.kill()
     asking.join()
@@ -128,13 +133,22 @@ def test_kill_in_training_costs_nothing_but_time(site: RealSite) -> None:
 
 
 def test_second_daemon_is_turned_away(site: RealSite) -> None:
-    first = site.process
-    site.start(wait=False)
-    assert site.process is not None
-    assert site.process.wait(90) == 2
-    assert "another daemon serves this site" in site.log.read_text(encoding="utf-8")
-    site.process = first
+    with pytest.raises(UserError, match="another daemon serves this site"):
+        prepare(Door(site.socket, NOBODY))
     assert site.up()
+
+
+def test_starts_that_cannot_end_well(tmp_path: Path) -> None:
+    """No policy, or a class that nobody agreed to: an error before the first message."""
+    real = RealSite(tmp_path, CONFIG)
+    assert CONFIG.data.task is not None
+    settings = SiteSettings("site-0", 0, real.listing, CONFIG.data.task.classes, real.policy_file, real.state, trust_bundles=True)
+    with pytest.raises(UserError, match="without a policy answers nothing"):
+        check_site(replace(settings, policy=tmp_path / "none.yaml"))
+    with pytest.raises(UserError, match=r"labels\.csv, line \d+: '.' is not a class of this task"):
+        check_site(replace(settings, classes=("one", "two")))
+    policy, data, user = check_site(settings)
+    assert (policy.scope, user.uid, len(data.images(32, 3))) == ("off", os.geteuid(), len(parts.shares(CONFIG)[0]))
 
 
 def test_log_and_status_hold_nothing_private(site: RealSite) -> None:
