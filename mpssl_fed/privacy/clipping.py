@@ -25,7 +25,7 @@ def unit_norms(vectors: Sequence[Tensor]) -> Tensor:
             parts.append(torch.linalg.vector_norm(rows[:, :whole].unflatten(1, (-1, BLOCK)), dim=2))
         if whole < rows.shape[1]:
             parts.append(torch.linalg.vector_norm(rows[:, whole:], dim=1, keepdim=True))
-    return torch.cat(parts, dim=1).to("cpu", torch.float64).square().sum(1).sqrt()
+    return torch.cat(parts, dim=1).cpu().double().square().sum(1).sqrt()
 
 
 def clip_factors(norms: Tensor, bound: float) -> Tensor:

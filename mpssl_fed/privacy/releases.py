@@ -113,8 +113,8 @@ class DPPrivateData:
         The noisy sum of probabilities, negative ones set to zero, is normalised; rows stand in its proportions.
         """
         released = self.release("pseudo-label", lambda batch: self.label_sum(foundation, batch)).values[0].clamp_min(0)
-        share = (released + 1e-12).double().cumsum(0)  # uniform where the noise left nothing
-        places = (torch.arange(LABEL_ROWS, dtype=share.dtype, device=share.device) + 0.5) / LABEL_ROWS * share[-1]
+        share = (released.cpu().double() + 1e-12).cumsum(0)  # uniform where the noise left nothing
+        places = (torch.arange(LABEL_ROWS, dtype=share.dtype) + 0.5) / LABEL_ROWS * share[-1]
         return F.one_hot(torch.searchsorted(share, places), len(share)).to(released)
 
     def gradient_sum(self, theta: Params, batch: Sequence[Tensor]) -> list[Tensor]:
@@ -165,10 +165,10 @@ class DPPrivateData:
         # one unit at least is drawn from, so that an empty data set takes the same path
         drawn = self.noise.draw(max(1, len(self.units)), mechanism.q)
         sums = total([self.units[i] for i in drawn if i < len(self.units)])
-        flat = torch.cat([part.flatten() for part in sums]).to("cpu", torch.float64).numpy()
+        flat = torch.cat([part.flatten() for part in sums]).cpu().double().numpy()
         answer = torch.from_numpy(mechanism.answer(flat, self.noise))
         parts = answer.split([part.numel() for part in sums])
-        return Answer([a.view(part.shape).to(part) for a, part in zip(parts, sums, strict=True)], mechanism)
+        return Answer([a.view(part.shape).to(part.dtype).to(part.device) for a, part in zip(parts, sums, strict=True)], mechanism)
 
 
 class LabelledStepPrivateData:

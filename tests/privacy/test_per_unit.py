@@ -45,7 +45,7 @@ def test_clipped_sums_are_those_of_one_backward_pass_an_image(
 ) -> None:
     """In float64; (a) on all of theta, (b) on the norm layers."""
     monkeypatch.setattr(per_unit, "VMAP_BYTES", 1 << 30)
-    size, n = (SIZE, 4) if name == "small-cnn" else (16, 2)
+    size, n = (SIZE, 4) if name == "small-cnn" else (8, 2)
     model, images = classifier(name, size).double(), middle(digits(n), size)
     bound = 2.0 if kind == "gradient" else 0.5
     private = make(images, model=model, backend=backend, max_physical_batch=3, clip_gradient=bound, clip_meta=bound)

@@ -1,0 +1,191 @@
+"""What privacy costs: releases beside the plain gradient and Opacus, and whole mp-ssl steps beside the plain ones.
+
+    python -m benchmarks.privacy [--model small-cnn resnet18] [--repeats 6 1] [--output FILE]
+
+CPU seconds of one thread, the least of the repeats; peak resident memory above the level before the work. Each draw has
+exactly 32 of 320 units, so that every row works on as many images. Real digits, the embedded generator.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import datetime
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from benchmarks.memory import cost
+from mpssl_fed.config import Config, from_mapping
+from mpssl_fed.data.datasets import Images, load_dataset
+from mpssl_fed.data.partition import choose_labelled
+from mpssl_fed.federation.manifest import versions
+from mpssl_fed.files import write_atomic
+from mpssl_fed.generators.base import load_generator
+from mpssl_fed.method import Learner, build_learner
+from mpssl_fed.models import Classifier, Params, build_classifier
+from mpssl_fed.privacy.build import private_data
+from mpssl_fed.privacy.noise import SecureNoise
+from mpssl_fed.privacy.plan import plan_for
+from mpssl_fed.privacy.releases import DPPrivateData
+from tests.privacy.opacus_oracle import OpacusSums, no_addition_in_place
+
+UNITS, BATCH, STEPS = 320, 32, 5
+
+
+class ThirtyTwo(SecureNoise):
+    """The secure source, but each draw has just 32 units."""
+
+    def draw(self, units: int, q: float) -> NDArray[np.int64]:
+        """Return the first 32 of a secret order."""
+        return np.sort(np.argsort(self.normals(units))[:BATCH])
+
+
+class OpacusData(DPPrivateData):
+    """Release (a) through Opacus on a copy of the classifier, wrapped once; the rest as usual."""
+
+    opacus: OpacusSums
+
+    def gradient_sum(self, theta: Params, batch: Sequence[Tensor]) -> list[Tensor]:
+        """Return Opacus' clipped sum over the augmented batch."""
+        with torch.no_grad():
+            for mine, other in zip(self.opacus.model.parameters(), theta.values(), strict=True):
+                mine.copy_(other)
+        found = self.opacus(*self._augmented.load(torch.cat(list(batch))))
+        return [found[name] for name in theta]
+
+
+def config_of(model: str, backend: str = "vmap", private: bool = True, method: str = "mp-ssl") -> Config:
+    """Return the config of the default method at epsilon 8."""
+    privacy = {"epsilon": 8.0, "public_size": UNITS, "sample_rate": BATCH / UNITS, "delta": 1e-4, "per_unit": backend}
+    return from_mapping(
+        {
+            "model": {"name": model},
+            "method": {"name": method, "lmo_every": STEPS},
+            "federation": {"sites": 1, "rounds": 1, "local_steps": 1000},
+            "privacy": privacy if private else {},
+        }
+    )
+
+
+def site(model: str) -> tuple[Classifier, Images]:
+    """Return a classifier and 32 digits a class."""
+    data = load_dataset("mnist-5k")
+    labelled = data.train.take(choose_labelled(data.train.y.numpy(), UNITS // 10, None, 0))
+    return build_classifier(model, data.classes, 1, data.size), labelled
+
+
+def releases(model: str, backend: str, mode: str | None = None) -> DPPrivateData:
+    """Return the releases of a site, their (a) through Opacus where ``mode`` is hooks or ghost."""
+    config = config_of(model, backend)
+    classifier, labelled = site(model)
+    plan = plan_for(config)
+    private = private_data(config, classifier, labelled, flip=False, plan=plan, charge=lambda *_: None, noise=ThirtyTwo())
+    assert isinstance(private, DPPrivateData)
+    if mode is not None:
+        private.__class__ = OpacusData
+        private.opacus = OpacusSums(copy.deepcopy(classifier), private.settings.clip_gradient, mode)  # type: ignore[attr-defined]
+    return private
+
+
+def learner(model: str, private: DPPrivateData | None) -> Learner:
+    """Return a learner of mp-ssl, ready to step."""
+    classifier, labelled = site(model)
+    config = config_of(model, private=private is not None)
+    one = build_learner(
+        config,
+        private.classifier if private else classifier,
+        load_generator("glyphs-digits"),
+        labelled,
+        flip=False,
+        site=0,
+        private=private,
+    )
+    one._begin(1)
+    return one
+
+
+def single_reads(model: str) -> dict[str, Callable[[], object]]:
+    """Return one read each, by name."""
+    classifier, labelled = site(model)
+    x, y = labelled.floats()[:BATCH], labelled.y[:BATCH]
+    theta = classifier.theta()
+
+    def plain() -> object:
+        return torch.autograd.grad(F.cross_entropy(classifier(x), y), list(theta.values()))
+
+    own, loop = releases(model, "vmap"), releases(model, "loop")
+    hooks, ghost = releases(model, "vmap", "hooks"), releases(model, "vmap", "ghost")
+    return {
+        "plain gradient of the batch": plain,
+        "release (a), vmap": lambda: own.supervised_gradient(own.classifier.theta()),
+        "release (a), loop": lambda: loop.supervised_gradient(loop.classifier.theta()),
+        "release (a), Opacus hooks": lambda: hooks.supervised_gradient(hooks.classifier.theta()),
+        "release (a), Opacus ghost": lambda: ghost.supervised_gradient(ghost.classifier.theta()),
+        "release (b), norm layers, vmap": lambda: own.validation_gradient(own.classifier.theta()),
+        "release (b), norm layers, loop": lambda: loop.validation_gradient(loop.classifier.theta()),
+        "release (c)": lambda: own.mean_feature(own.classifier.theta()),
+    }
+
+
+def whole_steps(model: str) -> dict[str, Callable[[], object]]:
+    """Return five steps of mp-ssl each, the first with latent meta-optimisation, by name."""
+    learners = {
+        "not private": learner(model, None),
+        "end-to-end": learner(model, releases(model, "vmap")),
+        "end-to-end, (a) by Opacus hooks": learner(model, releases(model, "vmap", "hooks")),
+        "end-to-end, (a) by Opacus ghost": learner(model, releases(model, "vmap", "ghost")),
+    }
+    return {name: lambda one=one: [one.step(t) for t in range(STEPS)] for name, one in learners.items()}
+
+
+def table(title: str, works: dict[str, Callable[[], object]], steps: int, repeats: int) -> list[str]:
+    """Return the lines of one table; the first row is the reference of the ratios."""
+    lines = ["", f"## {title}", "", "| work | CPU s | / first | peak MiB | / first |", "|---|---|---|---|---|"]
+    first: tuple[float, float] | None = None
+    for name, work in works.items():
+        seconds, peak = cost(work, repeats)
+        seconds /= steps
+        first = first or (seconds, peak)
+        print(f"{title}: {name}: {seconds:.4f} s, {peak:.0f} MiB", flush=True)
+        ratios = seconds / first[0], peak / max(first[1], 1e-3)
+        lines.append(f"| {name} | {seconds:.4f} | {ratios[0]:.2f} | {peak:.0f} | {ratios[1]:.2f} |")
+    return lines
+
+
+def main() -> None:
+    """Measure and write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", nargs="+", default=["small-cnn", "resnet18"])
+    parser.add_argument("--repeats", type=int, nargs="+", default=[6, 1], help="one number a model")
+    parser.add_argument("--output", type=Path, default=None)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", message="Full backward hook is firing")
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    lines = [
+        f"# What privacy costs, {today}",
+        "",
+        f"One CPU thread; load {os.getloadavg()[0]:.1f}; {BATCH} real images of 32 px a draw, 48 synthetic ones a step, latent "
+        f"meta-optimisation of 24 every {STEPS} steps; secure noise and draws; max_physical_batch 32.",
+        "",
+        *(f"- {name} {version}" for name, version in versions().items()),
+    ]
+    with no_addition_in_place():
+        for model, repeats in zip(options.model, options.repeats, strict=True):
+            lines += table(f"One read, {model}", single_reads(model), 1, repeats)
+            lines += table(f"A step of mp-ssl, {model}", whole_steps(model), STEPS, repeats)
+    output = options.output or Path(__file__).parent / "results" / f"privacy-{today}.md"
+    write_atomic(output, "\n".join(lines) + "\n")
+    print(f"written to {output}")
+
+
+if __name__ == "__main__":
+    main()
