@@ -59,6 +59,9 @@ class Budget:
         """
         assert self.plan is not None
         assert self.limit is not None
+        if not 1 <= number <= self.plan.rounds:
+            log.warning("declined (plan): round %d is outside the plan of %d rounds", number, self.plan.rounds)
+            raise Refusal("plan")
         end_to_end = self.plan.scope == "end-to-end"
         releases = self.plan.round_history(number, first)
         with _coded():
@@ -97,7 +100,7 @@ class Budget:
 
     def _open(self) -> Ledger:
         ledger = Ledger(self.ledger)
-        if not self.ledger.exists() and not ledger.files.head.exists():
+        if ledger.files.absent:
             return Ledger.create(self.ledger, simulated=self.simulated)
         return ledger
 

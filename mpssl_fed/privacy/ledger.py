@@ -77,9 +77,7 @@ class Ledger:
         files = ledger.files
         files.database.parent.mkdir(parents=True, exist_ok=True)
         with files.lock():
-            for old in (files.database, files.head):
-                if old.exists():
-                    raise LedgerError(f"{old}: exists already; a ledger was here. Move its files away to start anew")
+            files.begin_creation()
             key = files.make_key()
             os.close(os.open(files.database, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
             with ledger._connect() as db:
@@ -89,6 +87,7 @@ class Ledger:
                 row = ledger._append(db, key, None, ALL, "created", "", 0, body)
                 db.execute("COMMIT")
             files.write_head(key, Head(row.seq, row.mac))
+            files.end_creation()
         return ledger
 
     @property

@@ -95,6 +95,40 @@ class LedgerFiles:
         """Held while rows and head are written, so that no process sees one without the other."""
         return self.database.with_name(self.database.name + ".lock")
 
+    @property
+    def unfinished(self) -> Path:
+        """Stands there while a ledger is made; as long as it does, nothing can be read from it or charged to it."""
+        return self.database.with_name(self.database.name + ".unfinished")
+
+    @property
+    def absent(self) -> bool:
+        """Whether no ledger is or was here: at most what a process left that was killed while it made one."""
+        return self.unfinished.exists() or not (self.database.exists() or self.head.exists())
+
+    def begin_creation(self) -> None:
+        """Remove the parts of a creation that was killed and mark a new one; LedgerError where a ledger is or was."""
+        if self.unfinished.exists():
+            journal = self.database.with_name(self.database.name + "-journal")
+            for part in (self.database, journal, self.key, self.head):
+                part.unlink(missing_ok=True)
+        for old in (self.database, self.head):
+            if old.exists():
+                raise LedgerError(f"{old}: exists already; a ledger was here. Move its files away to start anew")
+        os.close(os.open(self.unfinished, os.O_CREAT | os.O_WRONLY, 0o600))
+        self._sync_folder()
+
+    def end_creation(self) -> None:
+        """Take the mark away: from now on the ledger counts."""
+        self.unfinished.unlink()
+        self._sync_folder()
+
+    def _sync_folder(self) -> None:
+        handle = os.open(self.database.parent, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
     def make_key(self) -> bytes:
         """Write and return a fresh key; LedgerError where one exists."""
         key = secrets.token_bytes(32)
@@ -115,6 +149,8 @@ class LedgerFiles:
 
     def load_key(self) -> bytes:
         """Return the key. MissingLedgerError without it, ExposedKeyError when its mode lets others read it."""
+        if self.unfinished.exists():
+            raise MissingLedgerError(f"{self.database}: its making was cut short and it holds nothing; create it again")
         try:
             mode, key = self.key.stat().st_mode, self.key.read_bytes()
         except FileNotFoundError as error:

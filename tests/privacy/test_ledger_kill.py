@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mpssl_fed.privacy.ledger import Ledger
+from mpssl_fed.privacy.ledger_files import MissingLedgerError
 
 SITE = """
 import os, sys
@@ -69,3 +70,36 @@ def test_thirty_kills_lose_no_reservation(tmp_path: Path) -> None:
 def test_a_thousand_kills_lose_no_reservation(tmp_path: Path) -> None:
     released, spent = kill_often(tmp_path, 1000, seed=1)
     assert 1000 < released <= spent
+
+
+MAKER = """
+import os, sys
+from mpssl_fed.privacy.ledger import Ledger
+os.write(1, b"ready")
+for number in range(10**6):
+    os.mkdir(f"{sys.argv[1]}/{number}")
+    Ledger.create(f"{sys.argv[1]}/{number}/l")
+"""
+
+
+def test_a_kill_while_a_ledger_is_made_leaves_no_site_stuck(tmp_path: Path) -> None:
+    rng, unfinished = random.Random(2), 0
+    for k in range(12):
+        folder = tmp_path / str(k)
+        folder.mkdir()
+        with subprocess.Popen([sys.executable, "-c", MAKER, folder], stdout=subprocess.PIPE) as maker:
+            assert maker.stdout is not None
+            assert maker.stdout.read(5) == b"ready"
+            time.sleep(rng.uniform(0, 0.1))
+            maker.kill()
+        last = folder / str(len(list(folder.iterdir())) - 1) / "l" if any(folder.iterdir()) else folder / "l"
+        ledger = Ledger(last)
+        if not ledger.files.absent:
+            assert ledger.verify() == 1
+            continue
+        unfinished += 1
+        with pytest.raises(MissingLedgerError):
+            ledger.rows()
+        assert Ledger.create(last).verify() == 1
+        assert not ledger.files.unfinished.exists()
+    assert unfinished, "no kill hit the making of a ledger"
