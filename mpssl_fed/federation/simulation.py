@@ -41,7 +41,7 @@ def preflight(config: Config) -> None:
     STRATEGIES[config.federation.strategy.name]
     parts.dataset(config)
     empty = [site for site, share in enumerate(parts.shares(config)) if not len(share)]
-    if empty:
+    if empty and not config.privacy.on:  # under differential privacy a site without images answers like any other
         raise UserError(
             f"sites {empty[:8]} hold no labelled image with data.partition={config.data.partition.name}; "
             "lower federation.sites, raise data.labels_per_class or set data.partition.min_per_site=1"

@@ -22,6 +22,9 @@ from mpssl_fed.privacy.build import private_data
 from mpssl_fed.privacy.noise import Noise
 from mpssl_fed.privacy.plan import plan_for
 
+RELEASED_ONCE = ("source.rows",)
+"""Learner state that was read from private data once a run, whatever the weights: P-SSL's foundation probabilities."""
+
 
 @dataclass(frozen=True)
 class Site:
@@ -73,7 +76,9 @@ class Site:
         metrics[EXAMPLES] = float((budget and budget.public_size) or len(parts.labelled(config, self.partition)))
         metrics["serialise_s"] = time.perf_counter() - started - (trained_to - trained_from)
         reply = TrainReply(update, metrics)
-        state.save(Entry(request.plan.run_id, request.round, sha256, before, snapshot(learner.state()), reply))
+        after = snapshot(learner.state())
+        kept = {key: after[key].clone() for key in RELEASED_ONCE if key in after}  # the round may be asked anew
+        state.save(Entry(request.plan.run_id, request.round, sha256, before | kept, after, reply))
         return reply
 
 

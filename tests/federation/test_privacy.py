@@ -1,0 +1,462 @@
+"""Privacy where it counts, at a site's round: planned is spent, spent is on disk first, and beyond that there is only a code."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Context, Message
+from safetensors.torch import load_file
+
+from clients.app import app
+from mpssl_fed.config import Config
+from mpssl_fed.data.datasets import Images
+from mpssl_fed.federation import parts
+from mpssl_fed.federation.budget import policy_budget
+from mpssl_fed.federation.messages import EXAMPLES, Plan, TrainReply, TrainRequest
+from mpssl_fed.federation.progress import Progress
+from mpssl_fed.federation.refusal import Refusal, to_error
+from mpssl_fed.federation.run_directory import RunDirectory, open_run, read_history
+from mpssl_fed.federation.simulation import preflight, simulate
+from mpssl_fed.federation.site import Site
+from mpssl_fed.federation.site_local import OwnData, task_of
+from mpssl_fed.federation.weights import Weights, to_record
+from mpssl_fed.privacy import accounting
+from mpssl_fed.privacy.ledger import Ledger, Row
+from mpssl_fed.privacy.noise import SecureNoise, Tape
+from mpssl_fed.privacy.plan import plan_for
+from mpssl_fed.privacy.policy import Policy
+from tests.federation.conftest import tiny_config
+
+MP_SSL = "method={name: mp-ssl, batch: 4, lmo_batch: 4, lmo_every: 2, refresh_every: 1, buffer: 1}"
+PRIVACY = "privacy={epsilon: 8, delta: 1.0e-4, public_size: 50, sample_rate: 1.0}"  # q 1 is priced in no time
+CLOCKS = ("train_s", "generate_s", "serialise_s")
+Runner = Callable[..., RunDirectory]
+
+
+def private_config(*overrides: str) -> Config:
+    return tiny_config(MP_SSL, PRIVACY, *overrides)
+
+
+def ask(config: Config, number: int, weights: Weights | None = None, run: str = "run1") -> TrainRequest:
+    start = parts.initial_classifier(config).shared_state() if weights is None else weights
+    return TrainRequest(Plan.of(run, config), number, to_record(start))
+
+
+def moved(weights: Weights, by: float = 0.01) -> Weights:
+    return {key: value + by for key, value in weights.items()}
+
+
+def rows(folder: Path) -> list[Row]:
+    return Ledger(folder / "ledger.sqlite").rows()
+
+
+def history(folder: Path) -> dict[tuple[float, float], int]:
+    return Ledger(folder / "ledger.sqlite").spent("mnist-5k").history
+
+
+def test_what_was_planned_is_what_was_spent(run_tiny: Runner) -> None:
+    run = run_tiny(MP_SSL, PRIVACY)
+    plan = plan_for(run.config)
+    assert len(plan.history()) == 2, "(a) and (b) share sigma and q, (c) has its own"
+    assert 0.97 * 8 < plan.price() <= 8
+    for site in ("0", "1", "2"):
+        ledger = Ledger(run.sites / site / "ledger.sqlite")
+        assert ledger.simulated
+        spent = ledger.spent("mnist-5k")
+        assert spent.history == plan.history() == spent.runs[run.run_id].planned
+        assert accounting.epsilon(spent.history, plan.delta) == pytest.approx(plan.price(), abs=1e-9)
+        assert not spent.unaccounted
+        assert spent.runs[run.run_id].commitment == plan.commitment()
+        kinds = [row.kind for row in ledger.rows()]
+        assert kinds == ["created", "records", "run", "reserve", "reserve"]
+    assert [(record["sites_answered"], record["rejected"]) for record in read_history(run.folder)[1:]] == [(3, {})] * 2
+    assert all(record["train_loss"] is None for record in read_history(run.folder)), "a private loss reached the server"
+
+
+def test_a_reply_weighs_the_declared_size_and_tells_no_loss(tmp_path: Path) -> None:
+    reply = Site(0, tmp_path).train_round(ask(private_config(), 1))
+    assert reply.metrics[EXAMPLES] == 50
+    assert set(reply.metrics) == {EXAMPLES, "unsupervised", "gap", *CLOCKS}
+
+
+def test_the_same_message_is_free_and_other_weights_are_charged_anew(tmp_path: Path) -> None:
+    config = private_config()
+    site, plan = Site(0, tmp_path), plan_for(config)
+    first = site.train_round(ask(config, 1))
+    before = rows(tmp_path)
+    again = site.train_round(ask(config, 1))
+    assert rows(tmp_path) == before
+    assert all(torch.equal(first.weights[key], again.weights[key]) for key in first.weights)
+
+    site.train_round(ask(config, 1, moved(first.weights)))
+    assert history(tmp_path) == {key: 2 * n for key, n in plan.round_history(1).items()} == plan.history()
+    with pytest.raises(Refusal, match="plan"):  # two rounds were planned, two were taken
+        site.train_round(ask(config, 2, first.weights))
+    assert history(tmp_path) == plan.history()
+
+
+def test_pseudo_labels_are_released_once_a_run_whatever_is_asked_again(tmp_path: Path) -> None:
+    config = private_config("method={name: p-ssl, batch: 4, buffer: 1}", "federation.rounds=3")
+    site, plan = Site(0, tmp_path), plan_for(config)
+    first = site.train_round(ask(config, 1))
+    assert history(tmp_path) == plan.round_history(1)
+    other = site.train_round(ask(config, 1, moved(first.weights)))
+    site.train_round(ask(config, 2, other.weights))
+    assert history(tmp_path) == plan.history()
+    assert plan.sigma_pseudo_label is not None
+    assert history(tmp_path)[plan.sigma_pseudo_label, 1.0] == 1
+
+
+@pytest.mark.parametrize("number", [0, 3])
+def test_a_round_outside_the_plan_is_refused_before_any_read(tmp_path: Path, number: int) -> None:
+    with pytest.raises(Refusal, match="plan"):
+        Site(0, tmp_path).train_round(ask(private_config(), number))
+    assert not (tmp_path / "ledger.sqlite").exists() or history(tmp_path) == {}
+
+
+def test_a_plan_changed_in_the_middle_of_a_run_is_refused(tmp_path: Path) -> None:
+    site, config = Site(0, tmp_path), private_config()
+    site.train_round(ask(config, 1))
+    with pytest.raises(Refusal, match="plan"):
+        site.train_round(ask(private_config("privacy.epsilon=9"), 2))
+    assert history(tmp_path) == plan_for(config).round_history(1)
+
+
+def test_a_spent_budget_is_refused_by_code_and_the_round_goes_on(tmp_path: Path) -> None:
+    config = private_config()
+    run = open_run(config, tmp_path / "run")
+    Site(1, run.sites / "1").train_round(ask(config, 1, run="earlier"))
+    preflight(run.config)
+    simulate(run, lambda: app, Progress())
+    for record in read_history(run.folder)[1:]:
+        assert (record["sites_asked"], record["sites_answered"], record["rejected"]) == (3, 2, {"budget": 1})
+    assert set(Ledger(run.sites / "1" / "ledger.sqlite").spent("mnist-5k").runs) == {"earlier"}
+    start = parts.initial_classifier(config).shared_state()
+    assert any(not value.equal(start[key]) for key, value in load_file(run.folder / "model.safetensors").items() if key in start)
+
+
+def test_a_ledger_that_was_changed_stops_the_site_by_code(tmp_path: Path) -> None:
+    site, config = Site(0, tmp_path), private_config()
+    first = site.train_round(ask(config, 1))
+    files = Ledger(tmp_path / "ledger.sqlite").files
+    files.head.unlink()
+    with pytest.raises(Refusal, match="ledger"):
+        site.train_round(ask(config, 2, first.weights))
+
+
+def test_labelled_step_is_on_record_as_unaccounted_before_its_first_read(tmp_path: Path) -> None:
+    config = private_config("privacy.scope=labelled-step")
+    Site(0, tmp_path).train_round(ask(config, 1))
+    kinds = [row.kind for row in rows(tmp_path)]
+    assert kinds == ["created", "records", "unaccounted", "run", "reserve"]
+    spent = Ledger(tmp_path / "ledger.sqlite").spent("mnist-5k")
+    assert spent.unaccounted
+    assert spent.history == plan_for(config).round_history(1)
+    with pytest.raises(Refusal, match="budget"):  # no end-to-end promise can be made about this data any more
+        Site(0, tmp_path).train_round(ask(private_config(), 1, run="run2"))
+
+
+class Logged(SecureNoise):
+    """Secure noise that writes each release down, outside the ledger, as it happens."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    def add(self, total: np.ndarray, std: float) -> np.ndarray:
+        with open(self.path, "a", encoding="ascii") as log:
+            log.write(f"{std!r}\n")
+        return super().add(total, std)
+
+
+KILLED = (MP_SSL, PRIVACY, "federation.sites=2", "federation.rounds=4")
+
+
+def logging_client(folder: Path) -> Callable[[Message, Context], Message]:
+    """Return the client of a run whose sites log their releases under ``folder``."""
+
+    def client(message: Message, context: Context) -> Message:
+        if message.metadata.message_type != "train":
+            return app(message, context)
+        partition = int(str(context.node_config["partition-id"]))
+        site = Site(partition, Path(str(context.node_config["state-dir"])) / str(partition), Logged(folder / f"{partition}.log"))
+        try:
+            reply = site.train_round(TrainRequest.from_record(message.content))
+        except Refusal as refusal:
+            return Message(to_error(refusal.code), reply_to=message)
+        return Message(reply.to_record(), reply_to=message)
+
+    return client
+
+
+def _child(folder: str) -> None:
+    config = tiny_config(*KILLED)
+    preflight(config)
+    run = open_run(config, Path(folder) / "run", resume=True)
+    (Path(folder) / "started").touch()
+    simulate(run, lambda: logging_client(Path(folder)), Progress())  # type: ignore[arg-type,return-value]
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(30, marks=pytest.mark.slow)])
+def test_killed_during_training_the_ledger_never_counts_too_little(tmp_path: Path, kills: int) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "pytorch_pretrained_biggan"])
+    seed = random.SystemRandom().randrange(2**32)
+    print(f"seed {seed}")
+    draw, plan = random.Random(seed), plan_for(tiny_config(*KILLED))
+    std = {release.noise_std: (release.sigma, release.q) for release in plan.releases()}
+    for k in range(kills + 1):
+        child = context.Process(target=_child, args=(str(tmp_path),))
+        child.start()
+        ends = time.monotonic() + 90
+        while not (tmp_path / "started").exists() and child.is_alive() and time.monotonic() < ends:
+            time.sleep(0.01)
+        if k < kills:
+            time.sleep(draw.uniform(0, 0.5))
+            os.kill(int(child.pid or 0), signal.SIGKILL)
+        child.join()
+        (tmp_path / "started").unlink(missing_ok=True)
+        for site in ("0", "1"):
+            log, ledger = tmp_path / f"{site}.log", Ledger(tmp_path / "run" / "sites" / site / "ledger.sqlite")
+            released = Counter(std[float(word)] for word in log.read_text("ascii").split()) if log.exists() else Counter()
+            if ledger.files.absent:
+                assert not released
+                continue
+            ledger.verify()
+            spent = ledger.spent("mnist-5k").history
+            assert all(spent.get(key, 0) >= n for key, n in released.items()), f"kill {k}: {released} released, {spent} spent"
+            assert all(n <= plan.history()[key] for key, n in spent.items())
+    if kills <= 3:
+        assert child.exitcode == 0
+        left_out: Counter[str] = Counter()
+        for record in read_history(tmp_path / "run"):
+            left_out.update(record["rejected"])
+        assert set(left_out) <= {"plan"}, "a round lost to a kill is paid for; the plan's last ones are then refused"
+
+
+@dataclass
+class Trace:
+    """What a site's run leaves behind: replies, latents, ledger rows without the owner's record of her own units, epsilon."""
+
+    replies: list[TrainReply]
+    state: dict[str, torch.Tensor]
+    ledger: list[tuple[Any, ...]]
+    epsilon: float
+
+    def same(self, other: Trace) -> dict[str, bool]:
+        def tensors(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
+            return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+
+        pairs = list(zip(self.replies, other.replies, strict=True))
+        timeless = [[{k: v for k, v in r.metrics.items() if k not in CLOCKS} for r in t.replies] for t in (self, other)]
+        return {
+            "weights": all(tensors(one.weights, two.weights) for one, two in pairs),
+            "messages": timeless[0] == timeless[1],
+            "latents": tensors(self.state, other.state),
+            "ledger": self.ledger == other.ledger,
+            "epsilon": self.epsilon == other.epsilon,
+        }
+
+
+@pytest.fixture
+def own_data() -> Iterator[Callable[[Images], None]]:
+    """Make this process a deployed site with the given images, whatever the config says."""
+
+    def hold(images: Images) -> None:
+        classes = parts.dataset(tiny_config()).classes
+        parts.hold(OwnData(Path("/nowhere"), classes, _loaded={(32, 1): images}))
+
+    yield hold
+    parts.hold(None)
+
+
+def one_site(folder: Path, noise: Any, *overrides: str) -> Trace:
+    config = private_config(*overrides)
+    config = config.model_copy(update={"data": config.data.model_copy(update={"task": task_of(parts.dataset(config))})})
+    site, replies, weights = Site(0, folder, noise), [], None
+    for number in (1, 2):
+        replies.append(site.train_round(ask(config, number, weights)))
+        weights = replies[-1].weights
+    stored = load_file(next(folder.glob("run1-000002.safetensors")))
+    state = {key: value for key, value in stored.items() if key.startswith(("before/", "after/"))}
+    ledger = [(row.kind, row.run, row.round, row.body) for row in rows(folder) if row.kind != "records"]
+    return Trace(replies, state, ledger, accounting.epsilon(history(folder), config.privacy.delta))
+
+
+@pytest.mark.parametrize("method", ["mp-ssl", "p-ssl", "base"])
+def test_with_the_releases_replayed_nothing_else_of_the_data_comes_out(
+    tmp_path: Path, own_data: Callable[[Images], None], method: str
+) -> None:
+    more = () if method == "mp-ssl" else (f"method={{name: {method}, batch: 4, buffer: 1}}",)
+    pool = parts.dataset(tiny_config()).train
+    mine = pool.take(range(40))
+    others = pool.take(range(2000, 2075))
+    others = others.take(torch.nonzero(others.y != 3).flatten())  # another size, a class missing
+    assert len(others) not in (0, 40)
+
+    tape = Tape()
+    own_data(mine)
+    first = one_site(tmp_path / "mine", tape, *more)
+    own_data(others)
+    replayed = one_site(tmp_path / "others", Tape(releases=tape.releases), *more)
+    assert all(first.same(replayed).values()), first.same(replayed)
+
+    free = one_site(tmp_path / "free", None, *more)
+    assert not first.same(free)["weights"]
+    assert first.same(free)["ledger"]
+    assert first.same(free)["epsilon"]
+
+
+@pytest.mark.parametrize("which", ["empty", "one image", "one class", "no class 3"])
+def test_sites_short_of_images_answer_like_any_other(tmp_path: Path, own_data: Callable[[Images], None], which: str) -> None:
+    pool = parts.dataset(tiny_config()).train
+    index = {
+        "empty": [],
+        "one image": [7],
+        "one class": torch.nonzero(pool.y == 1).flatten()[:20].tolist(),
+        "no class 3": torch.nonzero(pool.y != 3).flatten()[:20].tolist(),
+    }[which]
+    own_data(pool.take(index))
+    trace = one_site(tmp_path, None)
+    assert all(bool(value.isfinite().all()) for reply in trace.replies for value in reply.weights.values())
+    assert history(tmp_path) == plan_for(private_config()).history()
+    assert {reply.metrics[EXAMPLES] for reply in trace.replies} == {50.0}
+
+
+def test_a_simulation_with_an_empty_site_runs_under_privacy(run_tiny: Runner) -> None:
+    skewed = "data={labels_per_class: 1, labels_over: all-sites, partition: {name: dirichlet, alpha: 0.02, min_per_site: 0}}"
+    run = run_tiny(MP_SSL, PRIVACY, skewed, "federation.sites=8", "federation.rounds=1")
+    assert min(len(share) for share in parts.shares(run.config)) == 0, "no site is empty: the test would prove nothing"
+    assert read_history(run.folder)[1]["sites_answered"] == 8
+
+
+POLICY = Policy(
+    dataset="chest",
+    public_size=50,
+    max_epsilon=8,
+    delta=1e-4,
+    min_sigma=1.0,
+    max_sample_rate=1.0,
+    max_clip=2,
+    max_rounds=4,
+    max_local_steps=4,
+    methods=("base", "mp-ssl", "vic-gssl"),
+    generators=(
+        {  # type: ignore[arg-type]
+            "name": "glyphs-digits",
+            "sha256": "db7b56196dd2d0612aa3cae73a3e5021aa702fa8af6c6b6e13f7c12e668fb85b",
+            "trained_on": "digits printed in public fonts",
+            "public": True,
+        },
+    ),
+)
+
+REFUSED = {
+    "privacy.epsilon=8.5": "epsilon",
+    "privacy.sigma_feature_ratio=0.05": "sigma",
+    "federation.local_steps=5": "steps",
+    "federation.rounds=5": "rounds",
+    "privacy.clip.gradient=3": "clip",
+    "privacy.noise=fast": "noise",
+    "privacy={epsilon: 8, delta: 1.0e-2, public_size: 10, sample_rate: 1.0}": "delta",
+    "privacy.scope=labelled-step": "scope",
+    "privacy={scope: off}": "scope",
+    "method.name=naive-gssl": "method",
+    "method.name=ssl-real": "method",
+    "generator.name=glyphs-letters": "generator",
+    "generator.path=/etc/passwd": "path",
+    "data.root=/home": "path",
+    "model.pretrained=weights.bin": "path",
+    "model.name=evil.module:Model": "path",
+}
+
+
+def over_the_wire(config: Config) -> Config:
+    """Return the config as a site reads it out of a message."""
+    record = TrainRequest(Plan.of("run1", config), 1, to_record({"head.bias": torch.zeros(2)})).to_record()
+    return TrainRequest.from_record(record).config()
+
+
+@pytest.mark.parametrize("override", REFUSED)
+def test_a_message_beyond_the_policy_is_refused_by_its_code(tmp_path: Path, override: str) -> None:
+    more = {"method.name=ssl-real": ("method={name: ssl-real}",), "method.name=naive-gssl": ("method={name: naive-gssl}",)}
+    config = over_the_wire(private_config(*more.get(override, (override,))))
+    with pytest.raises(Refusal) as refused:
+        policy_budget(POLICY, config, tmp_path / "ledger.sqlite")
+    assert refused.value.code == REFUSED[override]
+    assert not (tmp_path / "ledger.sqlite").exists()
+
+
+def test_what_policies_and_models_differ_in_is_refused_by_its_code(tmp_path: Path) -> None:
+    config, path = over_the_wire(private_config()), tmp_path / "ledger.sqlite"
+    for code, policy, more in [
+        ("no-policy", None, {}),
+        ("metric", POLICY, {"metrics": ("loss",)}),
+        ("sample-rate", POLICY.model_copy(update={"max_sample_rate": 0.5}), {}),
+        ("generator", POLICY, {"generator_sha256": "0" * 64}),
+        ("model-size", POLICY.model_copy(update={"max_parameters": 1000}), {"parameters": 1001}),
+    ]:
+        with pytest.raises(Refusal, match=code):
+            policy_budget(policy, config, path, **more)  # type: ignore[arg-type]
+    granted = policy_budget(POLICY, config, path, parameters=1000)
+    assert granted.dataset == "chest"
+    assert granted.plan == plan_for(config)
+
+
+def test_the_tighter_of_request_and_policy_is_planned(tmp_path: Path) -> None:
+    config = over_the_wire(private_config())
+    tight = POLICY.model_copy(update={"delta": 1e-6, "public_size": 40})
+    plan = policy_budget(tight, config, tmp_path / "ledger.sqlite").plan
+    assert plan is not None
+    assert (plan.delta, plan.public_size) == (1e-6, 40)
+    assert plan.sigma_gradient > plan_for(config).sigma_gradient
+
+
+def test_runs_of_a_deployed_site_add_up_to_its_lifetime_budget(tmp_path: Path) -> None:
+    """Two small runs fit into the policy's budget, and at some run nothing does: whichever server asks."""
+    config = over_the_wire(private_config("privacy.epsilon=2"))
+    budget = policy_budget(POLICY, config, tmp_path / "ledger.sqlite")
+    assert budget.plan is not None
+    assert budget.limit is not None
+    images, admitted = parts.dataset(config).train.take(range(10)), 0
+    with pytest.raises(Refusal, match="budget"):
+        for number in range(50):
+            for turn in (1, 2):
+                budget.reserve(f"run{number}", turn, turn == 1, images)
+            admitted += 1
+    assert admitted >= 2
+    spent = Ledger(tmp_path / "ledger.sqlite").spent("chest").history
+    assert budget.limit.epsilon(spent) <= POLICY.max_epsilon
+    assert accounting.rdp_epsilon(spent, POLICY.delta) <= POLICY.max_epsilon
+
+
+def test_each_site_declines_by_its_own_policy_and_the_server_sees_codes(tmp_path: Path) -> None:
+    policies = {0: POLICY, 1: POLICY.model_copy(update={"max_epsilon": 1.0}), 2: None}
+
+    def client(message: Message, context: Context) -> Message:
+        if message.metadata.message_type == "train":
+            site = int(str(context.node_config["partition-id"]))
+            try:
+                policy_budget(policies[site], TrainRequest.from_record(message.content).config(), tmp_path / "none.sqlite")
+            except Refusal as refusal:
+                return Message(to_error(refusal.code), reply_to=message)
+        return app(message, context)
+
+    run = open_run(private_config(), tmp_path / "run")
+    preflight(run.config)
+    simulate(run, lambda: client, Progress())  # type: ignore[arg-type,return-value]
+    for record in read_history(run.folder)[1:]:
+        assert record["sites_answered"] == 1
+        assert record["rejected"] == {"epsilon": 1, "no-policy": 1}
