@@ -26,7 +26,7 @@ STRATEGY_OPTIONS: dict[str, dict[str, Any]] = {
 class Strategy(Section):
     """How the server turns replies into new weights."""
 
-    name: str = Field("fedavg", description="fedavg, fedprox, fedavgm, fedadam, fedyogi, or a plug-in.")
+    name: str = Field("fedavg", description="fedavg, fedprox, fedavgm, fedadam, fedyogi, fedmedian, fedtrimmedavg, krum, multikrum, plug-in.")
     proximal_mu: float | None = Field(None, ge=0, description="fedprox: weight of the proximal term (default 0.01).")
     server_lr: float | None = Field(None, gt=0, description="fedavgm (default 1), fedadam, fedyogi (default 0.01).")
     server_momentum: float | None = Field(None, ge=0, lt=1, description="fedavgm (default 0.9).")
@@ -75,6 +75,9 @@ class Federation(Section):
     def _enough(self) -> Federation:
         if self.min_sites > self.sites:
             raise ValueError(f"min_sites={self.min_sites} is more than sites={self.sites}")
+        hostile = self.strategy.hostile
+        if hostile is not None and self.sites < 2 * hostile + 3:
+            raise ValueError(f"strategy.hostile={hostile} needs at least {2 * hostile + 3} sites, not {self.sites}")
         return self
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mpssl_fed.config.federation import Federation
 from mpssl_fed.federation.messages import EXAMPLES, TrainReply
+from mpssl_fed.federation.robust import ROBUST
 from mpssl_fed.federation.weights import Weights
 from mpssl_fed.registry import Registry
 
@@ -53,6 +54,10 @@ def _fedyogi(section: Any) -> FedYogi:
     return FedYogi(eta=section.server_lr, beta_1=section.beta_1, beta_2=section.beta_2, tau=section.tau)
 
 
+for _name, _factory in ROBUST.items():
+    STRATEGIES.add(_name)(_factory)
+
+
 @dataclass
 class Aggregator:
     """A strategy with its state, for one run."""
@@ -71,7 +76,8 @@ class Aggregator:
             raise ValueError("a round without replies has nothing to aggregate")
         keys = sorted(current)
         here = {key: current[key].double().numpy() for key in keys}
-        sizes = [reply.examples if self.federation.weighting == "size" else 1.0 for reply in replies]
+        by_size = self.federation.weighting == "size" and not getattr(self.strategy, "ignores_sizes", False)
+        sizes = [reply.examples if by_size else 1.0 for reply in replies]
         self._show_current(here)
         if getattr(self.strategy, "wants_every_reply", False):
             messages = [_message(self._bounded(here, reply), size) for reply, size in zip(replies, sizes, strict=True)]
@@ -133,7 +139,14 @@ def _record(arrays: dict[str, Any]) -> ArrayRecord:
 def _message(arrays: dict[str, Any], size: float) -> Message:
     content = RecordDict({"arrays": _record(arrays), "metrics": MetricRecord({EXAMPLES: float(size)})})
     metadata = Metadata(
-        run_id=0, message_id="", src_node_id=0, dst_node_id=0, reply_to_message_id="", group_id="", created_at=0.0, ttl=1.0,
+        run_id=0,
+        message_id="",
+        src_node_id=0,
+        dst_node_id=0,
+        reply_to_message_id="",
+        group_id="",
+        created_at=0.0,
+        ttl=1.0,
         message_type="train",
     )
     return make_message(metadata=metadata, content=content)

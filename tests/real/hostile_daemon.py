@@ -1,4 +1,4 @@
-"""A site that means harm, as a process: round 1 NaN, round 2 wrong shapes, round 3 numbers of 1e30, then the global weights times -1."""
+"""A site that means harm, as a process: NaN, then wrong shapes, then numbers of 1e30, then the global weights times -1."""
 
 from __future__ import annotations
 

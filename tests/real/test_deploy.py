@@ -8,7 +8,6 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -39,7 +38,7 @@ def mpssl(*words: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A deployment's run, config, temporary folder and output."""
     here = tmp_path_factory.mktemp("deploy")
     (here / "tmp").mkdir()
@@ -49,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, check=False, timeout=400)
     (here / "output").write_text(done.stdout + done.stderr, encoding="utf-8")
     assert done.returncode == 0, done.stdout + done.stderr
-    yield here
+    return here
 
 
 def test_equals_a_simulation(folder: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ class Story(Progress):
 
 
 @pytest.fixture(scope="module")
-def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Story, Path, list[BaseException]]]:
+def story(tmp_path_factory: pytest.TempPathFactory) -> tuple[Story, Path, list[BaseException]]:
     run, story, failed = tmp_path_factory.mktemp("faults") / "run", Story(), list[BaseException]()
     with Deployment(CONFIG, run, note=lambda _: None) as up:
         token, home = up.children.token, up.home
@@ -66,7 +66,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Story, Pat
         assert not running.is_alive()
     assert not marked(token)
     assert not home.exists()
-    yield story, run, failed
+    return story, run, failed
 
 
 def test_run_ends_well(story: tuple[Story, Path, list[BaseException]]) -> None:
