@@ -100,16 +100,3 @@ class Answer:
 
     values: list[Tensor]
     mechanism: Mechanism
-
-
-class Reservation:
-    """A :data:`Charge` that allows what a round reserved, {(sigma, q): releases}, and refuses one release more."""
-
-    def __init__(self, releases: dict[tuple[float, float], int]) -> None:
-        self.left = dict(releases)
-
-    def __call__(self, kind: Kind, sigma: float, q: float) -> None:
-        """Count one release. RuntimeError before the private read where none is left."""
-        if self.left.get((sigma, q), 0) < 1:
-            raise RuntimeError(f"release '{kind}' (sigma {sigma:g}, q {q:g}) is not among those this round reserved")
-        self.left[sigma, q] -= 1

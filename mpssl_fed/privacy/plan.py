@@ -18,6 +18,7 @@ from mpssl_fed.privacy.accounting import History, merge
 PSEUDO_LABEL_RATIO = 10.0
 """Noise multiplier of the one pseudo-label release of P-SSL (all units, once) over that of release (a)."""
 
+HEAD_LOSSES = ("freematch",)
 FROZEN_BODIES = ("pixels", "hog", "random")
 MOST_POINTS = 50
 
@@ -155,9 +156,10 @@ class Plan:
 
 
 def has_lmo(config: Config) -> bool:
-    """Whether a run optimises latents: never where the feature extractor is frozen, since nothing of v is left there."""
+    """Whether a run optimises latents: not where the feature extractor is frozen and the loss, seeing features alone, reaches
+    nothing that is trained."""
     frozen = config.model.trainable == "head" or config.model.name in FROZEN_BODIES
-    return config.method.source == "meta-optimised" and not frozen
+    return config.method.source == "meta-optimised" and (not frozen or config.method.loss in HEAD_LOSSES)
 
 
 def plan_for(
