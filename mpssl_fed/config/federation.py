@@ -26,7 +26,9 @@ STRATEGY_OPTIONS: dict[str, dict[str, Any]] = {
 class Strategy(Section):
     """How the server turns replies into new weights."""
 
-    name: str = Field("fedavg", description="fedavg, fedprox, fedavgm, fedadam, fedyogi, fedmedian, fedtrimmedavg, krum, multikrum, plug-in.")
+    name: str = Field(
+        "fedavg", description="fedavg, fedprox, fedavgm, fedadam, fedyogi, fedmedian, fedtrimmedavg, krum, multikrum, or a plug-in."
+    )
     proximal_mu: float | None = Field(None, ge=0, description="fedprox: weight of the proximal term (default 0.01).")
     server_lr: float | None = Field(None, gt=0, description="fedavgm (default 1), fedadam, fedyogi (default 0.01).")
     server_momentum: float | None = Field(None, ge=0, lt=1, description="fedavgm (default 0.9).")

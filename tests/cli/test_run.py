@@ -104,8 +104,16 @@ def test_the_live_table_shows_what_was_left_out() -> None:
     table = LiveTable(console)
     table.start(from_mapping({"federation": {"rounds": 2}}), "runs/x")
     record = {
-        "round": 1, "test_accuracy": 0.5, "test_loss": 1.0, "train_loss": 2.25, "seconds": 3.0, "sites_asked": 4,
-        "sites_answered": 2, "missing": 1, "rejected": {"non-finite": 1}, "timings": {},
+        "round": 1,
+        "test_accuracy": 0.5,
+        "test_loss": 1.0,
+        "train_loss": 2.25,
+        "seconds": 3.0,
+        "sites_asked": 4,
+        "sites_answered": 2,
+        "missing": 1,
+        "rejected": {"non-finite": 1},
+        "timings": {},
     }
     table.round(record)
     table.end()

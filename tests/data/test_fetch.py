@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from mpssl_fed.download import download
 from mpssl_fed.data.fetch import ARCHIVES, Archive, fetch_dataset
+from mpssl_fed.download import download
 from mpssl_fed.errors import UserError
 
 BODY = bytes(range(256)) * 40_000  # 10 MB, so that a broken transfer leaves whole chunks behind

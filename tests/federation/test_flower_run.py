@@ -112,9 +112,7 @@ def test_flwr_run_from_a_checkout(tmp_path: Path) -> None:
             words = [scripts / "flwr", "run", app, "loop", "--stream", "-c", f"overrides='{TINY}'"]
             nodes = "num-supernodes=2 client-resources-num-cpus=1 init-args-num-cpus=2"
             command = [*words, "--federation-config", nodes]
-            done = subprocess.run(
-                command, cwd=work, env=environment, capture_output=True, text=True, timeout=400, check=False
-            )
+            done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, timeout=400, check=False)
         finally:
             superlink.terminate()
             superlink.wait(60)

@@ -208,8 +208,6 @@ def test_evaluation_is_as_rare_as_asked(run_tiny: Runner) -> None:
     assert [record["test_accuracy"] is not None for record in read_history(run.folder)] == [True, False, True, True]
 
 
-
-
 def test_a_warm_start_moves_the_initial_model_and_every_site_gets_it(run_tiny: Runner, tmp_path: Any) -> None:
     options = ("warm_start={part: body, steps: 2, batch: 4}", "model.trainable=head", "federation.rounds=1")
     warm = run_tiny(*options, folder=tmp_path / "warm").checkpoint()

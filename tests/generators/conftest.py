@@ -12,8 +12,15 @@ import torch
 from matplotlib import get_data_path
 
 TINY = {
-    "output_dim": 32, "z_dim": 4, "class_embed_dim": 4, "channel_width": 8, "num_classes": 5, "n_stats": 11, "eps": 1e-4,
-    "layers": [[True, 16, 8], [True, 8, 4], [False, 4, 2], [True, 2, 1]], "attention_layer_position": 2,
+    "output_dim": 32,
+    "z_dim": 4,
+    "class_embed_dim": 4,
+    "channel_width": 8,
+    "num_classes": 5,
+    "n_stats": 11,
+    "eps": 1e-4,
+    "layers": [[True, 16, 8], [True, 8, 4], [False, 4, 2], [True, 2, 1]],
+    "attention_layer_position": 2,
 }
 
 
