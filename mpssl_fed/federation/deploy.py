@@ -31,6 +31,7 @@ from mpssl_fed.privacy.policy import METRICS
 
 HOST = "127.0.0.1"
 START_S = 120.0
+AGAIN_S, MOST_DEATHS = 5.0, 20
 EXACT = {"loss", "supervised", "meta", "gap"}
 
 
@@ -51,6 +52,8 @@ class Deployment:
     home: Path = field(init=False)
     children: Children = field(init=False)
     flower: control.FlowerCommand = field(init=False)
+    _deaths: dict[str, int] = field(default_factory=dict)
+    _again: list[tuple[float, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.run = self.run.absolute()
@@ -81,7 +84,7 @@ class Deployment:
     def serve(self, progress: Progress) -> dict[str, Any]:
         """Submit the run, show it as it goes and return its manifest; UserError with the reason when it fails."""
         flags = {"resume": self.resume, "overwrite": self.overwrite}
-        return submit(self.flower, self.config, self.run, self.home, progress, **flags, alive=self._require_alive)
+        return submit(self.flower, self.config, self.run, self.home, progress, **flags, alive=self._supervise)
 
     def _start(self) -> None:
         sites, keys = range(self.config.federation.sites), self.home / "keys"
@@ -155,6 +158,26 @@ class Deployment:
             if time.monotonic() > ends:
                 raise UserError(f"{what} did not come up within {START_S:g} s")
             time.sleep(0.2)
+
+    def _supervise(self) -> None:
+        """Start daemons and SuperNodes that died again; without its SuperLink a run is over.
+
+        A SuperNode may be turned away for about a minute, until the SuperLink has given up the one before it.
+        """
+        for name in list(self.children.running):
+            if self.children.running[name].poll() is None:
+                continue
+            self._deaths[name] = self._deaths.get(name, 0) + 1
+            if name == "superlink" or self._deaths[name] > MOST_DEATHS:
+                tail = self.children.log_tail(name)
+                raise UserError(f"{name} ended by itself; the run is continued with --resume. The end of its log:\n{tail}")
+            self._again.append((time.monotonic() + AGAIN_S, name))
+            del self.children.running[name]
+            self.note(f"{name} ended; it is started again")
+        due = [name for at, name in self._again if time.monotonic() >= at]
+        self._again = [(at, name) for at, name in self._again if name not in due]
+        for name in due:
+            self.children.restart(name)
 
     def _require_alive(self) -> None:
         name = self.children.ended()

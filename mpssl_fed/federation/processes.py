@@ -33,11 +33,13 @@ class Children:
         self.logs = folder / "logs"
         self.logs.mkdir(parents=True, exist_ok=True)
         self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self._how: dict[str, tuple[Sequence[str], Mapping[str, str] | None, Path | None]] = {}
         guard = [sys.executable, "-S", str(Path(__file__)), self.token, str(folder)]
         self._guard = subprocess.Popen(guard, stdin=subprocess.PIPE, start_new_session=True, env={"PATH": os.defpath})
 
     def start(self, name: str, command: Sequence[str], env: Mapping[str, str] | None = None, cwd: Path | None = None) -> None:
         """Start ``command`` in a session of its own, so that Ctrl-C in the terminal reaches this process alone."""
+        self._how[name] = (command, env, cwd)
         with open(self.logs / f"{name}.log", "ab") as log:
             self.running[name] = subprocess.Popen(
                 list(command), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
@@ -59,6 +61,12 @@ class Children:
     def ended(self) -> str | None:
         """Return the name of a process that is no longer running, None while all run."""
         return next((name for name, child in self.running.items() if child.poll() is not None), None)
+
+    def restart(self, name: str) -> None:
+        """Start a process anew as it was started before; what is left of it is killed first."""
+        if name in self.running:
+            self.kill(name)
+        self.start(name, *self._how[name])
 
     def kill(self, name: str) -> None:
         """Kill one process and what it started in its session."""
