@@ -24,7 +24,7 @@ from mpssl_fed.federation.processes import Children
 from mpssl_fed.federation.progress import Progress
 from mpssl_fed.federation.run_directory import refuse_occupied
 from mpssl_fed.federation.simulation import preflight
-from mpssl_fed.federation.site_process import supernode_command
+from mpssl_fed.federation.site_process import relaying, supernode_command
 from mpssl_fed.federation.submit import submit
 from mpssl_fed.files import write_atomic
 from mpssl_fed.privacy.policy import METRICS
@@ -50,6 +50,7 @@ class Deployment:
     port: int | None = None
     note: Callable[[str], None] = print
     home: Path = field(init=False)
+    address: str = field(init=False)
     children: Children = field(init=False)
     flower: control.FlowerCommand = field(init=False)
     _deaths: dict[str, int] = field(default_factory=dict)
@@ -93,7 +94,7 @@ class Deployment:
         certs.make_server_certificate(keys, ("localhost", HOST))
         (keys / certs.CA_KEY).unlink()  # nothing more will be signed
         link_port, *node_ports = free_ports(1 + len(sites), self.port)
-        address = f"{HOST}:{link_port}"
+        self.address = address = f"{HOST}:{link_port}"
         self.note(f"SuperLink at {address}, {len(sites)} sites, one user for all: {_trust()}")
         link = control.superlink_command(keys, self.home / "superlink.db", HOST, link_port)
         self.children.start("superlink", link, environment.of_flower(self.home / "flower"))
@@ -108,9 +109,15 @@ class Deployment:
         for site, port in zip(sites, node_ports, strict=True):
             private, public = certs.make_site_key(keys, f"site-{site}")
             self.flower.register(public, f"site-{site}")
-            command = supernode_command(address, keys / certs.CA_CERT, private, self._socket(site), port)
+            command = supernode_command(address, keys / certs.CA_CERT, private, self._node_config(site), port)
             self.children.start(f"supernode-{site}", command, environment.of_flower(self.home / "flower"))
-        self._await(lambda: all(self._socket(site).exists() for site in sites), "the site daemons")
+        self._await(lambda: all(self._ready(site) for site in sites), "the site daemons")
+
+    def _ready(self, site: int) -> bool:
+        return self._socket(site).exists()
+
+    def _node_config(self, site: int) -> str:
+        return relaying(self._socket(site))
 
     def _start_daemon(self, site: int, policy: Path) -> None:
         data = self.home / "data" / str(site)

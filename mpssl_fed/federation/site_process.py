@@ -16,6 +16,7 @@ from mpssl_fed.errors import UserError
 from mpssl_fed.federation import wire
 from mpssl_fed.federation.daemon import Daemon, Door, forbid_tracing
 from mpssl_fed.federation.isolation import User, exposed, group_id
+from mpssl_fed.federation.relay import SOCKET
 from mpssl_fed.federation.resident import Resident
 from mpssl_fed.federation.site_local import OwnData, make_private, state_folder
 from mpssl_fed.files import sha256
@@ -131,12 +132,17 @@ def status(settings_state: Path, socket: Path | None = None) -> dict[str, Any]:
     return found
 
 
-def supernode_command(server: str, ca: Path, key: Path, socket: Path, port: int) -> Sequence[str]:
-    """Return the command of the SuperNode that relays to the daemon at ``socket``."""
+def supernode_command(server: str, ca: Path, key: Path, node_config: str, port: int) -> Sequence[str]:
+    """Return the command of a SuperNode; see :func:`relaying` for its ``node_config``."""
     return [
         str(Path(sys.executable).with_name("flower-supernode")), "--superlink", server, "--root-certificates", str(ca),
-        "--auth-supernode-private-key", str(key), "--port", str(port), "--node-config", f'site-socket="{socket}"',
+        "--auth-supernode-private-key", str(key), "--port", str(port), "--node-config", node_config,
     ]  # fmt: skip
+
+
+def relaying(socket: Path) -> str:
+    """Return the node config of a SuperNode that relays to the daemon at ``socket``."""
+    return f'{SOCKET}="{socket}"'
 
 
 def _log_plainly() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from mpssl_fed.federation import environment
 from mpssl_fed.federation.isolation import User
 from mpssl_fed.federation.processes import MARK, kill_marked
-from mpssl_fed.federation.site_process import supernode_command
+from mpssl_fed.federation.site_process import relaying, supernode_command
 
 log = logging.getLogger("mpssl_fed.supernode")
 AGAIN_AFTER_S = 5.0
@@ -48,7 +48,7 @@ class SuperNode:
         return f"node-{os.getpid()}"
 
     def _keep_running(self) -> None:
-        command = supernode_command(self.server, self.ca, self.key, self.socket, self.port)
+        command = supernode_command(self.server, self.ca, self.key, relaying(self.socket), self.port)
         with tempfile.TemporaryDirectory(prefix="mpssl-fed-node-") as home:
             variables = {**os.environ, **environment.of_flower(Path(home)), MARK: self._token}
             user = None if self.user is None else User.named(self.user)
