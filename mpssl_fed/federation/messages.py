@@ -20,8 +20,10 @@ from mpssl_fed.federation.weights import Weights, from_record, to_record
 ARRAYS, CONFIG, METRICS, SITE = "arrays", "config", "metrics", "site"
 
 EXAMPLES = "num-examples"
-REPLY_METRICS = (EXAMPLES, "loss", "supervised", "unsupervised", "meta", "gap", "train_s", "generate_s", "serialise_s")
-"""The only scalars a reply carries; others that the learner returns stay at the site."""
+TRAINING = ("loss", "supervised", "unsupervised", "meta", "gap", "generated", "train_s", "generate_s", "serialise_s")
+REPLY_METRICS = (EXAMPLES, *TRAINING)
+"""The only scalars a reply carries; others that the learner returns stay at the site. ``generated``: images that went through
+the generator, a number that config and public streams alone set."""
 
 
 @dataclass(frozen=True)

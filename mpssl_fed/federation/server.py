@@ -138,6 +138,7 @@ class _Server:
             replies, serialise=packed + reading.seconds, aggregate=aggregated - collected, evaluate=ended - aggregated
         )
         record = _record(number, accuracy, loss, _mean_loss(replies), ended - start, asked, answers, timings)
+        record["generated"] = _generated(replies)
         if failed:
             record["failed"] = True
         return Checkpoint(state.run_id, number, weights, self.aggregator.state(), [*state.history, record])
@@ -222,8 +223,15 @@ def _record(
         "sites_answered": len(answers.good),
         "missing": answers.missing,
         "rejected": dict(sorted(answers.rejected.items())),
+        "generated": None,
         "timings": timings,
     }
+
+
+def _generated(replies: Sequence[TrainReply]) -> int | None:
+    """Return the images that went through the generators of a round's sites; None where no site tells."""
+    told = [reply.metrics["generated"] for reply in replies if "generated" in reply.metrics]
+    return round(sum(told)) if told else None
 
 
 def _give_up_if_silent(history: History) -> None:

@@ -17,7 +17,7 @@ from mpssl_fed.errors import UserError, nearest
 SCOPES = ("off", "labelled-step", "end-to-end")
 """From the loosest to the tightest."""
 
-METRICS = ("loss", "supervised", "unsupervised", "meta", "gap", "train_s", "generate_s", "serialise_s")
+METRICS = ("loss", "supervised", "unsupervised", "meta", "gap", "generated", "train_s", "generate_s", "serialise_s")
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 

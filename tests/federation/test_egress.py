@@ -19,7 +19,7 @@ MP_SSL = (
     "federation.sites=2",
     "federation.anchor={weight: 1.0, images: 8, batch: 4}",
 )
-SCALARS = {"num-examples", "loss", "unsupervised", "gap", "train_s", "generate_s", "serialise_s"}
+SCALARS = {"num-examples", "loss", "unsupervised", "gap", "generated", "train_s", "generate_s", "serialise_s"}
 
 
 class Wire:
