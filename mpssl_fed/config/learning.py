@@ -32,6 +32,7 @@ class Output(Section):
     dir: str | None = Field(None, description="The run directory itself; default runs/CONFIG-STEM.")
     overwrite: bool = Field(False, description="Delete a run directory that exists.")
     resume: bool = Field(False, description="Continue the run in the run directory.")
+    tensorboard: bool = Field(False, description="Write TensorBoard events below the run directory; extra [tensorboard].")
 
 
 class Runtime(Section):

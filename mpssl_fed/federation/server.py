@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ from mpssl_fed.federation import parts
 from mpssl_fed.federation.checkpoint import Checkpoint, History
 from mpssl_fed.federation.collect import Answers, Roster, ask
 from mpssl_fed.federation.evaluate import evaluate, test_images
+from mpssl_fed.federation.events import Events
 from mpssl_fed.federation.manifest import now
 from mpssl_fed.federation.messages import Plan, TrainReply, TrainRequest
 from mpssl_fed.federation.progress import Progress
@@ -56,11 +58,14 @@ def serve(grid: Grid, job: Job) -> None:
     try:
         state = run.checkpoint() or server.begin()
         run.write_metrics(state.history)
-        for number in range(state.round + 1, config.private_rounds + 1):
-            state = server.round(number, state)
-            run.save(state)
-            job.progress.round(state.history[-1])
-            _give_up_if_silent(state.history)
+        with Events(run.folder / "tensorboard", state.round) if config.output.tensorboard else nullcontext() as events:
+            for number in range(state.round + 1, config.private_rounds + 1):
+                state = server.round(number, state)
+                run.save(state)
+                job.progress.round(state.history[-1])
+                if events:
+                    events.round(state.history[-1])
+                _give_up_if_silent(state.history)
         if config.private_rounds and not any(record["sites_answered"] for record in state.history):
             raise UserError(_silence(state.history))
         server.classifier.load_shared(state.weights)
