@@ -81,11 +81,12 @@ def _run(cell: Cell, output: Path) -> Row:
 
     folder = cell_folder(output, cell)
     version = output / "logs" / f"{cell.id}.version"
-    resume = any((folder / "checkpoints").glob("*")) and _read(version) == str(METHOD_VERSION)
+    begun = f"{METHOD_VERSION} {cell.config.sha256()}"  # the whole config: a checkpoint of an older schema is not gone on from
+    resume = any((folder / "checkpoints").glob("*")) and _read(version) == begun
     if folder.is_dir() and not resume:
         shutil.rmtree(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(version, str(METHOD_VERSION))
+    write_atomic(version, begun)
     config = cell.config.model_copy(update={"output": cell.config.output.model_copy(update={"dir": str(folder)})})
     _reset_peak_memory()
     started = time.process_time()

@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import yaml
 
 from mpssl_fed.config import Config, find, from_mapping, override, read_mapping
 from mpssl_fed.errors import UserError, nearest
+from mpssl_fed.study.cell_key import cell_key
 from mpssl_fed.study.keys import check_key, get_key, set_key, short_names, show_value
 from mpssl_fed.study.schema import Study, parse
 
@@ -27,14 +29,16 @@ class Cell:
     config: Config
     settings: Settings
 
-    @property
+    @cached_property
     def sha256(self) -> str:
-        """The config's SHA-256."""
-        return self.config.sha256()
+        """The cell's key: the SHA-256 of what its config sets otherwise than the defaults, and of the method version."""
+        from mpssl_fed.method import METHOD_VERSION  # here: it brings torch in
+
+        return cell_key(self.config, METHOD_VERSION)
 
     @property
     def id(self) -> str:
-        """The start of the config's SHA-256: the name of the cell's folder."""
+        """The start of the key: the name of the cell's folder."""
         return self.sha256[:12]
 
     @property
@@ -157,11 +161,12 @@ def _cells(study: Study, where: str) -> tuple[Cell, ...]:
             resolved = config.dump()
             full = {"variant": settings["variant"]} if "variant" in settings else {}
             cell = Cell(config, full | {key: get_key(resolved, key) for key in given})
-            if names.setdefault(cell.sha256, arm_of(cell.settings)) != arm_of(cell.settings):
-                first = label(json.loads(names[cell.sha256]))
+            key = cell_key(config, 0)
+            if names.setdefault(key, arm_of(cell.settings)) != arm_of(cell.settings):
+                first = label(json.loads(names[key]))
                 raise UserError(f"{where}: '{first}' and '{cell.label}' are the same config; remove one or let them differ")
-            if cell.sha256 not in seen:
-                seen.add(cell.sha256)
+            if key not in seen:
+                seen.add(key)
                 cells.append(cell)
     _check_selection(study.baseline, cells, f"{where}: baseline", study.metric)
     return tuple(cells)

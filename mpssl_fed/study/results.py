@@ -23,7 +23,7 @@ FAILED = "failed"
 
 @dataclass(frozen=True)
 class Row:
-    """What a study keeps of a cell. ``config_sha256`` and ``method_version`` are its key; the rest may be unknown (None)."""
+    """What a study keeps of a cell. ``config_sha256`` is its key (see ``cell_key``); what was measured may be unknown (None)."""
 
     config_sha256: str
     method_version: int
@@ -110,7 +110,7 @@ def write_csv(path: Path, rows: Iterable[Row], keys: Sequence[str]) -> None:
 
 
 def read_csv(path: Path, cells: Sequence[Cell], method_version: int) -> dict[str, Row]:
-    """Return config SHA-256 -> finished row for those of ``cells`` that a results table holds at this method version.
+    """Return key -> finished row for those of ``cells`` that a results table holds at this method version.
 
     UserError when the file cannot be read, lacks a column or holds something that is no number.
     """

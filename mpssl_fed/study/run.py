@@ -73,7 +73,7 @@ def run_study(
 ) -> Outcome:
     """Run the cells that have no result yet and return all rows.
 
-    Results count when config SHA-256 and method version agree; they are sought in ``output`` and in the table ``from_csv``.
+    Results count when the cell's key and the method version agree; they are sought in ``output`` and in the table ``from_csv``.
     A failed cell is a row with its error and does not stop the rest; it is tried again next time. On Ctrl-C the workers are
     ended, what is finished stays and the outcome says ``interrupted``. UserError when ``output`` is something else, or in
     use by another study.
@@ -105,7 +105,7 @@ def run_study(
 
 
 def finished_rows(plan: Plan, output: Path) -> dict[str, Row]:
-    """Return config SHA-256 -> row of the cells that have finished in ``output`` at this method version."""
+    """Return key -> row of the cells that have finished in ``output`` at this method version."""
     stored = ((cell.sha256, stored_row(output, cell)) for cell in plan.cells)
     return {sha: row for sha, row in stored if row is not None}
 

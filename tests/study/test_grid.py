@@ -9,6 +9,8 @@ import pytest
 
 from mpssl_fed.config import config_folder, from_mapping
 from mpssl_fed.errors import UserError
+from mpssl_fed.method import METHOD_VERSION
+from mpssl_fed.study.cell_key import cell_key
 from mpssl_fed.study.grid import arm_of, find_study, load_study
 from tests.study.runs import TINY, plan_of, write_study
 
@@ -32,7 +34,7 @@ def test_a_cell_is_the_config_a_user_would_write(tmp_path: Path) -> None:
         "seed": 7, "method": {"name": "vic-gssl"}, "data": {**TINY["data"], "partition": {"name": "dirichlet", "alpha": 0.2}},
     })  # fmt: skip
     assert cell.config == wanted
-    assert cell.sha256 == wanted.sha256()
+    assert cell.sha256 == cell_key(wanted, METHOD_VERSION)
     assert cell.sha256.startswith(cell.id)
 
 

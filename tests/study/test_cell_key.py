@@ -1,0 +1,99 @@
+"""The key of a cell: stable when the schema grows, different whenever a result may differ."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mpssl_fed.config import METHODS, Config, from_mapping
+from mpssl_fed.study.cell_key import cell_key, differing
+
+
+def config_of(**fields: Any) -> Config:
+    """Return the config of these keys."""
+    return from_mapping(fields)
+
+
+def test_the_default_differs_in_nothing() -> None:
+    assert differing(Config()) == {}
+
+
+def test_only_what_is_set_is_in_the_key() -> None:
+    config = config_of(seed=3, method={"name": "vic-gssl", "vicreg": {"variance": 2.0}}, data={"label_fraction": 0.5})
+    assert differing(config) == {
+        "seed": 3,
+        "method": {"name": "vic-gssl", "source": "random", "loss": "vicreg", "vicreg": {"variance": 2.0}},
+        "data": {"labels_per_class": None, "label_fraction": 0.5},
+    }
+
+
+def test_a_default_spelt_out_is_the_same_cell() -> None:
+    short = config_of(method={"name": "base"}, data={"partition": {"name": "dirichlet"}})
+    spelt = config_of(
+        method={"name": "base", "source": "none", "loss": "none", "lambda": 0.0, "lmo_every": 5},
+        data={"partition": {"name": "dirichlet", "alpha": 0.3, "min_per_site": 1}, "labels_per_class": 10},
+        output={"dir": "elsewhere"},
+    )
+    assert differing(short) == {
+        "method": {"name": "base", "source": "none", "loss": "none"},
+        "data": {"partition": {"name": "dirichlet"}},
+    }
+    assert cell_key(short, 1) == cell_key(spelt, 1)
+
+
+def test_a_new_key_with_a_default_leaves_the_key_and_changes_the_protocol_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The schema gains a key: the resolved config, which travels in messages, has another hash; the cell is the same one."""
+    config = config_of(method={"name": "base"}, optim={"lr": 0.01})
+    key, sha256 = cell_key(config, 1), config.sha256()
+    dump = Config.dump
+
+    def grown(self: Config) -> dict[str, Any]:
+        fields = dump(self)
+        fields["optim"]["gradient_clip"] = None
+        return fields
+
+    monkeypatch.setattr(Config, "dump", grown)
+    monkeypatch.setattr("mpssl_fed.study.cell_key._plain", lambda: json.dumps(Config().dump()))
+    assert config.sha256() != sha256
+    assert cell_key(config, 1) == key
+
+
+def test_the_method_version_is_part_of_the_key() -> None:
+    assert cell_key(Config(), 1) != cell_key(Config(), 2)
+
+
+ONE_OF = st.sampled_from
+METHOD = st.fixed_dictionaries(
+    {"name": ONE_OF([name for name in METHODS if name != "generator-only"])},
+    optional={"lambda": ONE_OF([0.0, 1.0, 5.0]), "augment": ONE_OF(["weak", "half-strong"])},
+)
+SPLITS = [{"name": "iid"}, {"name": "dirichlet", "alpha": 0.3}, {"name": "dirichlet", "alpha": 1}, {"name": "quantity"}]
+STRATEGIES = [{"name": "fedavg"}, {"name": "fedprox"}, {"name": "fedprox", "proximal_mu": 0.1}]
+CHANGES = st.fixed_dictionaries(
+    {},
+    optional={
+        "seed": st.integers(0, 3),
+        "method": METHOD,
+        "data": st.fixed_dictionaries({"partition": ONE_OF(SPLITS)}, optional={"labels_per_class": ONE_OF([1, 10])}),
+        "federation": st.fixed_dictionaries({"strategy": ONE_OF(STRATEGIES)}, optional={"sites": ONE_OF([1, 4])}),
+        "warm_start": st.fixed_dictionaries({}, optional={"part": ONE_OF(["none", "body"])}),
+    },
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(CHANGES, CHANGES)
+def test_keys_agree_exactly_where_resolved_configs_do(one: dict[str, Any], other: dict[str, Any]) -> None:
+    first, second = from_mapping(one), from_mapping(other)
+    assert (cell_key(first, 1) == cell_key(second, 1)) == (first.canonical_json() == second.canonical_json())
+
+
+@settings(max_examples=30, deadline=None)
+@given(CHANGES)
+def test_what_differs_rebuilds_the_config(fields: dict[str, Any]) -> None:
+    config = from_mapping(fields)
+    assert from_mapping(differing(config)) == config
