@@ -25,8 +25,9 @@ from mpssl_fed.method.views import Views
 from mpssl_fed.models import Classifier, Params
 from mpssl_fed.privacy import per_unit
 from mpssl_fed.privacy.audit.one_run import epsilon_one_run, gaussian_epsilon, mu_one_run
+from mpssl_fed.privacy.audit.uncharged import Uncharged
 from mpssl_fed.privacy.build import labelled_view, release_settings
-from mpssl_fed.privacy.mechanism import Answer, Kind, Reservation
+from mpssl_fed.privacy.mechanism import Answer, Kind
 from mpssl_fed.privacy.noise import Noise, noise_source
 from mpssl_fed.privacy.plan import plan_for
 from mpssl_fed.privacy.releases import DPPrivateData, LabelledStepPrivateData
@@ -221,7 +222,7 @@ def audit_run(
         labelled_view(config.method.augment, flip, classifier.size),
         views.plain,
         release_settings(plan, config.privacy),
-        Reservation(plan.history()),
+        Uncharged(plan.history()),
         noise or noise_source(config.privacy.noise),
     )
     private: PrivateData = released
