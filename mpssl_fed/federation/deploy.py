@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -194,17 +195,15 @@ class Deployment:
 
 def free_ports(count: int, first: int | None = None) -> list[int]:
     """Return ``count`` free TCP ports on loopback; UserError when ``first`` is asked for and taken."""
-    held = []
-    for number in [first or 0, *[0] * (count - 1)]:
-        listener = socket.socket()
-        held.append(listener)
-        try:
-            listener.bind((HOST, number))
-        except OSError as error:
-            raise UserError(f"--port {number}: in use on {HOST}; choose another or leave it out") from error
-    ports = [int(listener.getsockname()[1]) for listener in held]
-    for listener in held:
-        listener.close()
+    with ExitStack() as held:
+        ports = []
+        for number in [first or 0, *[0] * (count - 1)]:
+            listener = held.enter_context(socket.socket())
+            try:
+                listener.bind((HOST, number))
+            except OSError as error:
+                raise UserError(f"--port {number}: in use on {HOST}; choose another or leave it out") from error
+            ports.append(int(listener.getsockname()[1]))
     return ports
 
 

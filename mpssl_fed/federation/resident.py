@@ -18,14 +18,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mpssl_fed.config import PROTOCOL_VERSION, Config
 from mpssl_fed.federation import parts, wire
+from mpssl_fed.federation.budget import Budget, policy_budget
 from mpssl_fed.federation.messages import EXAMPLES, REPLY_METRICS, Plan, TrainReply, TrainRequest
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.federation.site import Site
 from mpssl_fed.federation.site_local import OwnData
-from mpssl_fed.privacy.policy import Granted, Policy, Request, decide
+from mpssl_fed.federation.site_report import write_site_report
+from mpssl_fed.privacy.policy import Policy
 
 log = logging.getLogger("mpssl_fed.daemon")
 MOST_WAITING = 4
+LEDGER = "ledger.sqlite"
+"""In the state folder; `wipe` never touches it."""
 
 
 class Header(BaseModel):
@@ -56,7 +60,8 @@ class Resident:
 
     def __post_init__(self) -> None:
         parts.hold(self.data)
-        self.site = Site(self.number, self.state / "rounds")
+        self._granted: Budget | None = None
+        self.site = Site(self.number, self.state / "rounds", granted=self._budget)
         # One thread trains, one message at a time: the same thread settings, the same bits.
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="train")
         self._waiting = 0
@@ -98,33 +103,45 @@ class Resident:
             raise Refusal("config")
         weights = ArrayRecord({key: Array(value) for key, value in arrays.items()})
         asked = TrainRequest(Plan(header.run_id, header.config, header.sha256), header.round, weights)
-        config, granted = self._admit(asked.config(), sum(value.size for value in arrays.values()))
+        config = self._admit(asked.config(), sum(value.size for value in arrays.values()))
         if header.round > config.federation.rounds:
             raise Refusal("rounds")
         reply = self.site.train_round(TrainRequest(Plan.of(header.run_id, config), header.round, weights))
         self.answered += 1
         self.last = {"run": header.run_id, "round": header.round, "seconds": round(time.perf_counter() - started, 3)}
         log.info("run %s round %d answered in %.2f s", header.run_id, header.round, self.last["seconds"])
-        return _released(reply, granted)
+        if header.round in (1, config.federation.rounds):
+            self._worker.submit(self._report, header.run_id, config)
+        return _released(reply, self._metrics)
 
-    def _admit(self, config: Config, entries: int) -> tuple[Config, Granted]:
-        """Return the config as this machine runs it and what the policy grants; Refusal with the first reason against it."""
-        self._decide(Request.of(config, parameters=entries, metrics=self._metrics))
+    def _report(self, run_id: str, config: Config) -> None:
+        """Write the owner's report, after the answer has left; that it fails costs the round nothing."""
+        assert self.policy is not None
+        try:
+            images, ledger = self.data.labelled(config), self.state / LEDGER
+            write_site_report(self.state, config, run_id, self.number, images, self.policy, ledger)
+        except Exception as error:  # noqa: BLE001  as in train: no text of an error may reach the log
+            log.error("the site's report was not written: %s at %s", type(error).__name__, _where(error))
+
+    def _admit(self, config: Config, entries: int) -> Config:
+        """Return the config as this machine runs it; Refusal with the first reason of the policy against it.
+
+        What the policy grants is kept for the site, which reserves it in the ledger before it reads an image.
+        """
+        ledger = self.state / LEDGER
+        policy_budget(self.policy, config, ledger, entries, None, self._metrics)
         self.data.labelled(config)
-        local = config.generator.model_copy(update={"path": self.generator_path})
+        section = config.generator.model_copy(update={"path": self.generator_path})
         runtime = config.runtime.model_copy(update={} if self.device is None else {"device": self.device})
-        config = config.model_copy(update={"generator": local, "runtime": runtime})
-        generator = parts.generator(config)
+        local = config.model_copy(update={"generator": section, "runtime": runtime})
+        generator = parts.generator(local)
         fingerprint = None if generator is None else generator.state_hash()
-        return config, self._decide(Request.of(_without_paths(config), None, entries, fingerprint, self._metrics))
+        self._granted = policy_budget(self.policy, config, ledger, entries, fingerprint, self._metrics)
+        return local
 
-    def _decide(self, request: Request) -> Granted:
-        decision = decide(self.policy, request)
-        for refusal in decision.refusals:
-            log.warning("declined (%s): %s", refusal.code, refusal.text)
-        if decision.granted is None:
-            raise Refusal(decision.codes[0])
-        return decision.granted
+    def _budget(self, _config: Config) -> Budget:
+        assert self._granted is not None
+        return self._granted
 
     @property
     def _metrics(self) -> tuple[str, ...]:
@@ -144,16 +161,11 @@ def _read(body: bytes) -> tuple[wire.Arrays, Header]:
         raise Refusal("malformed") from error
 
 
-def _released(reply: TrainReply, granted: Granted) -> bytes:
+def _released(reply: TrainReply, metrics: tuple[str, ...]) -> bytes:
     """Return the bytes that leave: the classifier's weights and the scalars that the policy allows, nothing else."""
     weights = {key: np.asarray(value.numpy(), dtype=np.float32) for key, value in reply.weights.items()}
-    allowed = {EXAMPLES, *granted.metrics}
+    allowed = {EXAMPLES, *metrics}
     return wire.pack(weights, "metrics", {key: float(value) for key, value in reply.metrics.items() if key in allowed})
-
-
-def _without_paths(config: Config) -> Config:
-    """Return ``config`` without the owner's own path, which is no path from outside."""
-    return config.model_copy(update={"generator": config.generator.model_copy(update={"path": None})})
 
 
 def _where(error: BaseException) -> str:

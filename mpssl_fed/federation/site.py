@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from mpssl_fed.config import Config
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
-from mpssl_fed.federation.budget import refuse_reads, simulated_budget
+from mpssl_fed.federation.budget import Budget, refuse_reads, simulated_budget
 from mpssl_fed.federation.messages import EXAMPLES, REPLY_METRICS, TrainReply, TrainRequest
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.federation.site_state import Entry, SiteState, snapshot
@@ -28,14 +29,16 @@ RELEASED_ONCE = ("source.rows",)
 
 @dataclass(frozen=True)
 class Site:
-    """One data owner of a simulation: number ``partition``, with everything that stays there under ``folder``.
+    """One data owner: number ``partition``, with everything that stays there under ``folder``.
 
-    noise: where draws and noise come from, for tests; by default what ``privacy.noise`` names.
+    noise: where draws and noise come from, for tests; by default what ``privacy.noise`` names. granted: what the policy of a
+    deployed site grants to a config; by default a simulated site's own budget.
     """
 
     partition: int
     folder: Path
     noise: Noise | None = None
+    granted: Callable[[Config], Budget] | None = None
 
     def train_round(self, request: TrainRequest) -> TrainReply:
         """Return the classifier after ``local_steps`` steps from the request's weights.
@@ -55,9 +58,11 @@ class Site:
             return stored
 
         before = state.before(request.plan.run_id, request.round)
-        budget = simulated_budget(config, self.folder)
+        budget = simulated_budget(config, self.folder) if self.granted is None else self.granted(config)
         private = None
-        if budget is not None:
+        if budget is not None and budget.plan is None:
+            budget.mark_unaccounted(request.plan.run_id)
+        elif budget is not None:
             labelled = parts.labelled(config, self.partition)
             charge = budget.reserve(request.plan.run_id, request.round, before is None, labelled)
             private = budget.releases(classifier, labelled, parts.task(config).flip, charge, self.noise)

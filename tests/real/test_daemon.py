@@ -25,6 +25,7 @@ from mpssl_fed.federation.site import Site
 from mpssl_fed.federation.site_local import wipe
 from mpssl_fed.federation.site_process import SiteSettings, check_site
 from mpssl_fed.federation.weights import to_record
+from mpssl_fed.privacy.ledger import Ledger
 from tests.real.sites import NOBODY, RealSite, equal, message, tiny, wait_for, weights
 
 CONFIG = tiny()
@@ -165,10 +166,26 @@ def test_log_and_status_hold_nothing_private(site: RealSite) -> None:
     assert str(site.listing.parent) not in json.dumps(found)
 
 
+def test_owner_has_a_report_of_its_own(site: RealSite) -> None:
+    """Written after the first round: labels, and that scope off leaves no finite epsilon; 0600 in a 0700 folder."""
+    report = site.state / "site-report.html"
+    wait_for(report.is_file, 30, "the report")
+    text = report.read_text(encoding="utf-8")
+    counts = np.bincount(parts.labelled(CONFIG, 0).y.numpy(), minlength=10)
+    assert "epsilon is infinite" in text
+    assert all(f"<tr><td>{name}<td>" in text for name in "0123456789")
+    assert [int(row.split("<")[0]) for row in text.split("</svg><td>")[1:]] == counts.tolist()
+    assert (report.stat().st_mode & 0o777, site.state.stat().st_mode & 0o777) == (0o600, 0o700)
+    assert site.status()["privacy"]["epsilon"] is None
+
+
 def test_wipe_keeps_the_ledger(site: RealSite) -> None:
-    (site.state / "ledger.sqlite").write_bytes(b"rows")
+    """Scope off leaves a row that says so: from then on these images have no finite epsilon."""
+    assert site.train(message(CONFIG, START))[0] == 200
+    ledger = Ledger(site.state / "ledger.sqlite")
+    before = [row.mac for row in ledger.rows()]
+    assert ledger.spent("digits").unaccounted
     (site.state / "audit").mkdir()
-    assert (site.state / "rounds").is_dir()
-    assert set(wipe(site.state)) == {"rounds", "audit"}
-    assert (site.state / "ledger.sqlite").read_bytes() == b"rows"
+    assert set(wipe(site.state)) == {"rounds", "audit", "site-report.html"}
+    assert [row.mac for row in ledger.rows()] == before
     assert site.train(message(CONFIG, START))[0] == 200

@@ -1,0 +1,97 @@
+"""Deployments that are cut short, by Ctrl-C, by kill -9 and by the death of the server; each goes on with --resume."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import yaml
+from safetensors.numpy import load_file
+
+import mpssl_fed
+from mpssl_fed.errors import UserError
+from mpssl_fed.federation.deploy import Deployment
+from mpssl_fed.federation.processes import marked
+from mpssl_fed.federation.progress import Progress
+from mpssl_fed.federation.run_directory import read_history, read_manifest
+from tests.real.sites import QUIET, TINY, equal, tiny, wait_for
+
+pytestmark = pytest.mark.slow
+ROUNDS = {"sites": 2, "rounds": 3, "local_steps": 2, "join_deadline_s": 90, "deadline_s": 60}
+
+
+def alive(folder: Path) -> list[bytes]:
+    """Return the command lines of what is still running of a deployment."""
+    mark, found = f"DEPLOY_TEST={folder}".encode(), []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (process / "environ").read_bytes().split(b"\0"):
+                found.append((process / "cmdline").read_bytes())
+        except OSError:
+            continue
+    return found
+
+
+def start(folder: Path, *words: str) -> subprocess.Popen[str]:
+    """Start `mpssl-fed deploy` in ``folder``."""
+    (folder / "tmp").mkdir(exist_ok=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(TINY | {"federation": ROUNDS}), encoding="utf-8")
+    command = [sys.executable, "-m", "mpssl_fed.cli", "deploy", "config.yaml", "--output", "run", *words]
+    environment = {**os.environ, **QUIET, "TMPDIR": str(folder / "tmp"), "DEPLOY_TEST": str(folder)}
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)])
+def test_cut_short_and_resumed(tmp_path: Path, number: signal.Signals, status: int) -> None:
+    first = start(tmp_path)
+    wait_for(lambda: len(read_history(tmp_path / "run")) > 1, 240, "round 1")
+    first.send_signal(number)
+    output, _ = first.communicate(timeout=60)
+    assert first.returncode == status, output
+    wait_for(lambda: not alive(tmp_path), 20, "the end of every process")
+    wait_for(lambda: not list((tmp_path / "tmp").iterdir()), 20, "the end of the temporary folder")
+    second = start(tmp_path, "--resume")
+    output, _ = second.communicate(timeout=300)
+    assert second.returncode == 0, output
+    assert [record["round"] for record in read_history(tmp_path / "run")] == [0, 1, 2, 3]
+    whole = mpssl_fed.simulate(TINY | {"federation": ROUNDS}, f"output.dir={tmp_path / 'whole'}")
+    assert equal(load_file(tmp_path / "run" / "model.safetensors"), load_file(whole.folder / "model.safetensors"))
+    assert not alive(tmp_path)
+
+
+@pytest.mark.parametrize("victim", ["superlink", "serverapp"])
+def test_server_is_killed(tmp_path: Path, victim: str) -> None:
+    config, run, ended = tiny(f"federation={ROUNDS | {'local_steps': 300}}"), tmp_path / "run", list[str]()
+    with Deployment(config, run, note=lambda _: None) as up:
+
+        def serve() -> None:
+            try:
+                up.serve(Progress())
+            except UserError as error:
+                ended.append(str(error))
+
+        running = threading.Thread(target=serve)
+        running.start()
+        wait_for(lambda: len(read_history(run)) > 1, 240, "round 1")
+        found = up.children.running["superlink"].pid if victim == "superlink" else server_app(up.children.token)
+        os.kill(found, signal.SIGKILL)
+        running.join(180)
+        assert not running.is_alive()
+    assert ended
+    assert read_manifest(run)["status"] != "finished"
+    with Deployment(config, run, resume=True, note=lambda _: None) as up:
+        up.serve(Progress())
+    assert read_manifest(run)["status"] == "finished"
+    assert [record["round"] for record in read_history(run)] == [0, 1, 2, 3]
+
+
+def server_app(token: str) -> int:
+    """Return the process of a deployment's ServerApp."""
+    return next(pid for pid in marked(token) if b"flwr-serverapp" in Path(f"/proc/{pid}/cmdline").read_bytes())

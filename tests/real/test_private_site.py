@@ -1,0 +1,89 @@
+"""A real daemon under differential privacy: spent before read, once a round, never twice, kill -9 or not, and never beyond."""
+
+from __future__ import annotations
+
+import http.client
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from mpssl_fed.privacy.ledger import Ledger
+from mpssl_fed.privacy.plan import plan_for
+from tests.real.sites import POLICY, RealSite, equal, message, tiny, wait_for, weights
+
+POLICY_DP = POLICY | {"scope": "end-to-end", "max_epsilon": 20.0, "public_size": 200, "metrics": []}
+PRIVACY = "privacy={epsilon: 2.0, public_size: 200, sample_rate: 0.1}"
+CONFIG = tiny(PRIVACY, "federation.rounds=2")
+START = weights(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealSite]:
+    real = RealSite(tmp_path_factory.mktemp("private"), CONFIG, policy=POLICY_DP)
+    real.start("--trust-bundles")
+    yield real
+    real.stop()
+
+
+def spent(site: RealSite) -> int:
+    """Return the releases that the ledger has, all together."""
+    return sum(Ledger(site.state / "ledger.sqlite").spent("digits").history.values())
+
+
+def test_a_round_is_charged_once_and_noised(site: RealSite) -> None:
+    status, released, metrics = site.train(message(CONFIG, START, run="one"))
+    assert status == 200
+    assert metrics == {"num-examples": 200.0}  # the declared size; the site holds another number
+    assert spent(site) == CONFIG.federation.local_steps
+    again = site.train(message(CONFIG, START, run="one"))
+    assert equal(again[1], released)
+    assert spent(site) == CONFIG.federation.local_steps
+    moved = {key: value + np.float32(0.001) for key, value in START.items()}
+    assert site.train(message(CONFIG, moved, run="one"))[0] in (200, 409)
+    assert spent(site) in (CONFIG.federation.local_steps, 2 * CONFIG.federation.local_steps)  # never fewer than were made
+
+
+def test_scope_off_and_exact_metrics_are_refused(site: RealSite) -> None:
+    before = spent(site)
+    assert site.train(message(tiny(), START, run="bare"))[:2] == (409, "scope")
+    fast = tiny("privacy={epsilon: 2.0, public_size: 200, sample_rate: 0.1, noise: fast}")
+    assert site.train(message(fast, START, run="fast"))[:2] == (409, "noise")
+    other = tiny("privacy={epsilon: 2.0, public_size: 200, sample_rate: 0.15}", "federation.rounds=2")
+    assert site.train(message(other, START, run="one", number=2))[:2] == (409, "plan")  # not the plan that the run began with
+    assert spent(site) == before
+
+
+def test_kill_in_a_round_never_refunds(site: RealSite) -> None:
+    """What a killed round reserved stays spent; the same round afterwards is charged anew, within the run's plan or not at all."""
+    slow = tiny(PRIVACY, "federation={sites: 2, rounds: 2, local_steps: 300}")
+    before = spent(site)
+
+    def ask() -> None:
+        try:
+            site.train(message(slow, START, run="slow"))
+        except (OSError, http.client.HTTPException):
+            return
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    wait_for(lambda: spent(site) > before, 60, "the reservation")
+    site.kill()
+    asking.join()
+    reserved = spent(site)
+    assert reserved == before + 300
+    site.start("--trust-bundles")
+    assert spent(site) == reserved
+    assert Ledger(site.state / "ledger.sqlite").verify() > 3
+
+
+def test_spent_is_spent(site: RealSite) -> None:
+    """A run whose plan does not fit what is left of the data set's life is refused before its first read."""
+    greedy = tiny(
+        "privacy={epsilon: 19.0, public_size: 200, sample_rate: 0.1}", "federation={sites: 2, rounds: 2, local_steps: 300}"
+    )
+    assert plan_for(greedy).price() <= 19.0
+    before = spent(site)
+    assert site.train(message(greedy, START, run="greedy"))[:2] == (409, "budget")
+    assert spent(site) == before
