@@ -92,6 +92,7 @@ class Resident:
             "answered": self.answered,
             "refused": dict(self.refused),
             "last": self.last,
+            "privacy": None if self.policy is None else lifetime(self.state / LEDGER, self.policy),
         }
 
     def _round(self, body: bytes) -> bytes:
