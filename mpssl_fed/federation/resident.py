@@ -23,7 +23,7 @@ from mpssl_fed.federation.messages import EXAMPLES, REPLY_METRICS, Plan, TrainRe
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.federation.site import Site
 from mpssl_fed.federation.site_local import OwnData
-from mpssl_fed.federation.site_report import write_site_report
+from mpssl_fed.federation.site_report import lifetime, write_site_report
 from mpssl_fed.privacy.policy import Policy
 
 log = logging.getLogger("mpssl_fed.daemon")
