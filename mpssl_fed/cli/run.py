@@ -29,6 +29,7 @@ def simulate(
     """Simulate a federation of sites on this machine."""
     from mpssl_fed.api import simulate as run_simulation
     from mpssl_fed.cli.live import progress
+    from mpssl_fed.study.diagnosis import diagnose
     from mpssl_fed.study.report import write_run_report
 
     shorthands = {"federation.sites": sites, "federation.rounds": rounds, "federation.backend": backend, "output.dir": output}
@@ -41,4 +42,5 @@ def simulate(
         line = shlex.join(["mpssl-fed", *again, "--resume"])
         print(f"\ninterrupted; every finished round is kept. Continue with: {line}", file=sys.stderr)
         raise typer.Exit(130) from None
+    diagnose(run.folder)
     print(f"test accuracy {run.accuracy:.4f}   {write_run_report(run.folder)}")

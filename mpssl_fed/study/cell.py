@@ -77,6 +77,7 @@ def run_cell(task: Task) -> Row:
 
 def _run(cell: Cell, output: Path) -> Row:
     from mpssl_fed import simulate
+    from mpssl_fed.study.diagnosis import diagnose
     from mpssl_fed.study.report import write_run_report
 
     folder = cell_folder(output, cell)
@@ -93,6 +94,7 @@ def _run(cell: Cell, output: Path) -> Row:
     simulate(config, resume=resume)
     cpu_seconds = None if resume else round(time.process_time() - started, 3)
     row = row_of_run(cell, folder, METHOD_VERSION, cpu_seconds=cpu_seconds, peak_memory_mb=_peak_memory_mb())
+    diagnose(folder)
     write_run_report(folder)
     write_result(folder / "result.json", row)
     return row

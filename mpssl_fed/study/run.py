@@ -28,6 +28,7 @@ RUN_FILES = (
     "model.safetensors",
     "labels.json",
     "generator.png",
+    "diagnosis.json",
     "checkpoints",
     "sites",
 )

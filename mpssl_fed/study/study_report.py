@@ -8,6 +8,7 @@ from typing import Any
 
 from mpssl_fed.study import plots
 from mpssl_fed.study.analysis import LABELS_KEY, Arm, arms_of, costs_of, hue_key
+from mpssl_fed.study.diagnosis_sections import study_diagnosis
 from mpssl_fed.study.grid import label
 from mpssl_fed.study.keys import show_value
 from mpssl_fed.study.page import write_page
@@ -65,7 +66,7 @@ def write_study_report(outcome: Outcome) -> Any:
         cost_note=COST_NOTE,
         run=run,
         run_label=f"{shown.label}, seed {shown.seed}" if shown is not None else "",
-        extra=[],
+        extra=study_diagnosis(outcome, arms),
         failures=failures_table(outcome.failed, outcome) if outcome.failed else None,
         cells=cells_table(outcome),
         study=(output / STUDY_FILE).read_text(encoding="utf-8"),

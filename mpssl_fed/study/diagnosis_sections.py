@@ -1,0 +1,108 @@
+"""What a report shows of the diagnosis: of one run, of a study's arms, and where a study's gain vanishes with more labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from mpssl_fed.study.analysis import LABELS_KEY, Arm
+from mpssl_fed.study.diagnosis import collapsed, read_diagnosis, varies_little
+from mpssl_fed.study.grid import arm_of, label
+from mpssl_fed.study.keys import short_names, show_value
+from mpssl_fed.study.run import Outcome
+from mpssl_fed.study.tables import make_table
+
+LABEL_KEYS = (LABELS_KEY, "data.label_fraction")
+NOTE = (
+    "Features of the trained model. Gap: squared distance of the mean features, over the spread of real ones. Coverage: share of "
+    "held-out real images with a synthetic one nearer than their fifth real neighbour; precision: share of synthetic images that "
+    "near to a real one. Cosines compare a weak and a strong view. Collapsed: different images look the same to the model."
+)
+MEASURES = (
+    ("feature gap to real images", "gap", 2),
+    ("coverage of real images", "coverage", 2),
+    ("precision", "precision", 2),
+    ("cosine of two views of one image", "pair", 3),
+    ("its standard deviation", "pair_std", 3),
+    ("cosine of views of two images", "others", 3),
+    ("directions that the features fill", "rank", 1),
+    ("pixels changed between views, over the distance of two images", "change", 2),
+)
+
+
+def run_diagnosis(folder: Path) -> list[dict[str, Any]]:
+    """Return the section of one run; none where it was not diagnosed."""
+    found = read_diagnosis(folder)
+    if found is None:
+        return []
+    lines = [[name, *(f"{found[of][key]:.{digits}f}" for of in ("synthetic", "real"))] for name, key, digits in MEASURES]
+    for name, flag in (("collapsed", collapsed), ("views vary too little", varies_little)):
+        lines.append([name, *("yes" if flag(found[of]) else "no" for of in ("synthetic", "real"))])
+    table = make_table(["measure", "synthetic images", "other real images"], lines, ["measure"])
+    return [{"title": "Diagnosis", "note": f"{found['images']} images of a kind. {NOTE}", "table": table}]
+
+
+def study_diagnosis(outcome: Outcome, arms: Sequence[Arm]) -> list[dict[str, Any]]:
+    """Return the sections of a study: means of the diagnosis by arm, and the label count at which each gain vanishes."""
+    sections = []
+    lines = [line for arm in arms if (line := _arm_line(outcome, arm)) is not None]
+    if lines:
+        columns = ["arm", "gap", "coverage", "precision", "cosine of views", "of two images", "collapsed", "views too alike"]
+        sections.append({"title": "Diagnosis", "note": f"Means over seeds. {NOTE}", "table": make_table(columns, lines, ["arm"])})
+    vanishing = vanishing_points(outcome, arms)
+    if vanishing:
+        note = (
+            "Per arm, over the label counts of this study: the largest at which it is better than the baseline (corrected p), and "
+            "what follows. The third sign of failure: beyond that point labels, not synthetic images, pay."
+        )
+        table = make_table(
+            ["arm", "gain at each label count", "better up to", "the gain vanishes"], vanishing, ["arm", "the gain vanishes"]
+        )
+        sections.append({"title": "Labels and the gain", "note": note, "table": table})
+    return sections
+
+
+def vanishing_points(outcome: Outcome, arms: Sequence[Arm]) -> list[list[str]]:
+    """Return (arm, gains, last label count with a gain, where it vanishes) of each arm compared at two or more label counts."""
+    key = next((k for k in LABEL_KEYS if len({arm_of({k: arm.settings.get(k)}) for arm in arms}) > 1), None)
+    if key is None:
+        return []
+    series: dict[str, list[Arm]] = {}
+    for arm in arms:
+        if arm.comparison is not None and arm.settings.get(key) is not None:
+            series.setdefault(arm_of({k: v for k, v in arm.settings.items() if k != key}), []).append(arm)
+    telling = outcome.plan.telling(arms[0].settings)
+    unit = short_names([key])[key]
+    lines = []
+    for group in series.values():
+        group.sort(key=lambda arm: arm.settings[key])
+        if len(group) < 2:
+            continue
+        counts = [show_value(arm.settings[key]) for arm in group]
+        better = [arm.comparison is not None and arm.comparison.verdict == "better" for arm in group]
+        last = max((n for n, gain in enumerate(better) if gain), default=None)
+        where = "no gain seen" if last is None else "not within this study"
+        if last is not None and last + 1 < len(group):
+            where = f"between {counts[last]} and {counts[last + 1]} {unit}"
+        name = label({k: v for k, v in group[0].settings.items() if k != key and k in telling})
+        gains = ", ".join(f"{count}: {_gain(arm, outcome.plan.study.metric)}" for count, arm in zip(counts, group, strict=True))
+        lines.append([name, gains, "–" if last is None else counts[last], where])
+    return lines
+
+
+def _gain(arm: Arm, metric: str) -> str:
+    assert arm.comparison is not None
+    mean = arm.comparison.difference.mean
+    return f"{mean:+.3f}" if metric == "loss" else f"{100 * mean:+.1f}"
+
+
+def _arm_line(outcome: Outcome, arm: Arm) -> list[str] | None:
+    found = [d["synthetic"] for row in arm.rows if (d := read_diagnosis(outcome.folder(row))) is not None]
+    if not found:
+        return None
+    means = [fmean(d[key] for d in found) for key in ("gap", "coverage", "precision", "pair", "others")]
+    numbers = [f"{value:.{3 if n > 2 else 2}f}" for n, value in enumerate(means)]
+    flags = [f"{sum(map(flag, found))} of {len(found)}" for flag in (collapsed, varies_little)]
+    return [arm.label, *numbers, *flags]
