@@ -25,9 +25,8 @@ from mpssl_fed.federation.messages import Plan, TrainReply, TrainRequest
 from mpssl_fed.federation.progress import Progress
 from mpssl_fed.federation.run_directory import RunDirectory
 from mpssl_fed.federation.strategy import Aggregator
+from mpssl_fed.federation.warm import start_warm
 from mpssl_fed.federation.weights import Weights, to_record
-from mpssl_fed.generators.base import Generator
-from mpssl_fed.method.warm_start import warm_start
 from mpssl_fed.seeds import numpy_rng
 
 SILENT_ROUNDS = 3
@@ -103,7 +102,7 @@ class _Server:
         generator = parts.generator(self.config)
         if generator is not None:
             self.job.run.update_manifest(generator={"name": self.config.generator.name, "sha256": generator.state_hash()})
-            self._warm_start(generator)
+            self._warm_start()
         accuracy, loss = evaluate(self.classifier, self.test)
         spent = time.perf_counter() - start
         record = _record(0, accuracy, loss, None, spent, [], Answers(), _timings([], evaluate=spent))
@@ -112,12 +111,12 @@ class _Server:
         self.job.progress.round(record)
         return state
 
-    def _warm_start(self, generator: Generator) -> None:
+    def _warm_start(self) -> None:
         part = self.config.warm_start.part
         if part == "none":
             return
         self.job.progress.note(f"warm start of {part} from {self.config.generator.name}, {self.config.warm_start.steps} steps")
-        warm_start(self.config, self.classifier, generator, parts.dataset(self.config).flip)
+        start_warm(self.config, self.classifier)
 
     def round(self, number: int, state: Checkpoint) -> Checkpoint:
         """Return the state after round ``number``; with too few answers the weights stay and the round counts as failed."""

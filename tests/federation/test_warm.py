@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import torch
+
+from mpssl_fed.config import from_mapping
+from mpssl_fed.federation import parts, warm
+from mpssl_fed.method.warm_start import warm_start
+
+FIELDS = {
+    "data": {"labels_per_class": 1},
+    "model": {"name": "pixels"},
+    "warm_start": {"part": "head", "steps": 2, "batch": 2},
+    "federation": {"sites": 2, "rounds": 1, "local_steps": 1},
+}
+PRIVATE = {"privacy": {"epsilon": 1, "public_size": 20, "delta": 1e-3}}
+
+
+def test_cells_that_differ_past_the_warm_start_share_it_and_get_the_weights_it_alone_would_give() -> None:
+    warm._trained.cache_clear()
+    config = from_mapping(FIELDS)
+    alone = parts.initial_classifier(config)
+    generator = parts.generator(config)
+    assert generator is not None
+    warm_start(config, alone, generator, parts.dataset(config).flip)
+    for other in (config, from_mapping(FIELDS | PRIVATE | {"optim": {"lr": 0.5}})):
+        classifier = parts.initial_classifier(other)
+        warm.start_warm(other, classifier)
+        assert all(torch.equal(a, b) for a, b in zip(alone.parameters(), classifier.parameters(), strict=True))
+        with torch.no_grad():
+            classifier.head.weight.zero_()  # a run changes its own weights, not those of the next
+    assert warm._trained.cache_info().misses == 1
+
+
+def test_another_seed_or_another_warm_start_is_trained_anew() -> None:
+    warm._trained.cache_clear()
+    for fields in (FIELDS, FIELDS | {"seed": 1}, FIELDS | {"warm_start": {"part": "head", "steps": 3, "batch": 2}}):
+        config = from_mapping(fields)
+        warm.start_warm(config, parts.initial_classifier(config))
+    assert warm._trained.cache_info().misses == 3
+
+
+def test_no_warm_start_leaves_the_weights() -> None:
+    config = from_mapping(FIELDS | {"warm_start": {"part": "none"}})
+    classifier, before = parts.initial_classifier(config), parts.initial_classifier(config)
+    warm.start_warm(config, classifier)
+    assert all(torch.equal(a, b) for a, b in zip(before.parameters(), classifier.parameters(), strict=True))
