@@ -66,6 +66,17 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="before")
+    @classmethod
+    def _generator_only_warms_both(cls, fields: Any) -> Any:
+        """Let ``generator-only`` start body and head warm unless the config says which."""
+        if not isinstance(fields, dict) or not isinstance(fields.get("method"), dict):
+            return fields
+        warm = fields.get("warm_start", {})
+        if fields["method"].get("name") != "generator-only" or not isinstance(warm, dict) or "part" in warm:
+            return fields
+        return {**fields, "warm_start": {**warm, "part": "both"}}
+
     @model_validator(mode="after")
     def _generator_only_starts_warm(self) -> Config:
         if self.method.name == "generator-only" and self.warm_start.part not in ("head", "both"):
