@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from mpssl_fed.config import Config
 from mpssl_fed.data.datasets import Images
+from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
 from mpssl_fed.models import Classifier
 from mpssl_fed.seeds import torch_rng
@@ -14,16 +15,32 @@ from mpssl_fed.seeds import torch_rng
 BATCH = 500
 
 
-def test_images(config: Config) -> Images:
-    """Return the test set, or with ``data.test_limit`` the first so many of it in seeded random order."""
+NO_DATA = "none"
+"""``data.name`` of a server that holds no images at all: the sites train, nobody tests."""
+
+
+def test_images(config: Config) -> Images | None:
+    """Return the test set, or with ``data.test_limit`` the first so many of it in seeded random order.
+
+    None where the server has none: ``data.name=none``, which needs ``data.task``.
+    """
+    if config.data.name == NO_DATA:
+        if config.data.task is None:
+            raise UserError("data.name=none: a server without images must say data.task (classes, size, channels)")
+        return None
     images, limit = parts.dataset(config).test, config.data.test_limit
     if limit is None or limit >= len(images):
         return images
     return images.take(torch.randperm(len(images), generator=torch_rng(config.seed, "test"))[:limit])
 
 
-def evaluate(classifier: Classifier, images: Images) -> tuple[float, float]:
-    """Return (accuracy in 0..1, mean cross-entropy) of ``classifier`` on ``images``, in eval mode on its own device."""
+def evaluate(classifier: Classifier, images: Images | None) -> tuple[float | None, float | None]:
+    """Return (accuracy in 0..1, mean cross-entropy) of ``classifier`` on ``images``, in eval mode on its own device.
+
+    (None, None) without images.
+    """
+    if images is None:
+        return None, None
     where = next(classifier.parameters()).device
     was_training = classifier.training
     classifier.eval()

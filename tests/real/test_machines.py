@@ -19,7 +19,11 @@ from tests.real.sites import QUIET, TINY, RealSite, tiny, wait_for
 
 HOUSE = Path(__file__).parents[2]
 SERVER, FRONT = "10.77.0.1", "10.77.0.1:9092"
-CONFIG = TINY | {"federation": TINY["federation"] | {"rounds": 1, "min_sites": 2}}
+SITES = tiny("federation.sites=2")
+CONFIG = TINY | {
+    "data": {"name": "none", "task": SITES.dump()["data"]["task"]},  # a server that holds no image at all
+    "federation": TINY["federation"] | {"rounds": 1, "min_sites": 2},
+}
 TOOLS = ("ip", "nginx", "curl")
 
 pytestmark = pytest.mark.skipif(
@@ -84,7 +88,7 @@ class Federation:
     def __init__(self, folder: Path, network: Network) -> None:
         self.folder, self.network, self.keys = folder, network, folder / "keys"
         self.children = Children(folder / "tmp")
-        self.sites = [RealSite(folder / f"site-{number}", tiny("federation.sites=2"), number) for number in (0, 1)]
+        self.sites = [RealSite(folder / f"site-{number}", SITES, number) for number in (0, 1)]
 
     def on(self, name: str, command: Sequence[str], timeout: float = 240) -> subprocess.CompletedProcess[str]:
         """Run a command on a machine to its end."""
@@ -166,6 +170,8 @@ def test_two_sites_train_through_the_front(federation: Federation) -> None:
     assert "finished" in federation.operator(*words)
     assert read_manifest(run)["status"] == "finished"
     assert read_history(run)[1]["sites_answered"] == 2
+    assert read_history(run)[1]["test_accuracy"] is None
+    assert (run / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize("what", ["register", "submit"])

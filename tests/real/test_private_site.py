@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import os
+import subprocess
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mpssl_fed.federation.site_local import wipe
 from mpssl_fed.privacy.ledger import Ledger
 from mpssl_fed.privacy.plan import plan_for
 from tests.real.sites import POLICY, RealSite, equal, message, tiny, wait_for, weights
@@ -87,3 +92,30 @@ def test_spent_is_spent(site: RealSite) -> None:
     before = spent(site)
     assert site.train(message(greedy, START, run="greedy"))[:2] == (409, "budget")
     assert spent(site) == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_full_disk_stops_before_the_first_read(tmp_path: Path) -> None:
+    """Nothing is reserved, nothing is read, the server gets a code; with room again the site answers."""
+    full = RealSite(tmp_path / "full", CONFIG, policy=POLICY_DP)
+    full.state.mkdir(mode=0o700)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(full.state)], check=False).returncode:
+        pytest.skip("mounting is not permitted here")
+    try:
+        full.start("--trust-bundles")
+        assert full.train(message(CONFIG, START, run="fits"))[0] == 200
+        before = spent(full)
+        with open(full.state / "ballast", "wb", buffering=0) as ballast, contextlib.suppress(OSError):
+            while True:
+                ballast.write(bytes(1024))
+        code = full.train(message(CONFIG, START, run="full"))[1]
+        assert code in ("ledger", "site-failed")
+        (full.state / "ballast").unlink()
+        charged = spent(full) - before
+        assert charged in (0, CONFIG.federation.local_steps)  # a reply that could not be stored is not given, and stays charged
+        wipe(full.state)
+        assert full.train(message(CONFIG, START, run="again"))[0] == 200
+        assert Ledger(full.state / "ledger.sqlite").verify() > 1
+    finally:
+        full.stop()
+        subprocess.run(["umount", str(full.state)], check=False)
