@@ -53,7 +53,7 @@ def call(path: str | Path, method: str, target: str, body: bytes | None = None, 
 
 def pack(arrays: Mapping[str, np.ndarray], key: str, fields: Mapping[str, Any]) -> bytes:
     """Return ``arrays`` as safetensors with ``fields`` as JSON under the metadata ``key``."""
-    contiguous = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
+    contiguous = {name: np.asarray(value, order="C") for name, value in arrays.items()}
     return safetensors.numpy.save(contiguous, {key: json.dumps(fields, allow_nan=False)})
 
 
