@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from mpssl_fed.privacy.build import private_data
 from mpssl_fed.privacy.filter import BudgetExceededError, RenyiFilter, admit_round, admit_run
 from mpssl_fed.privacy.ledger import Ledger
 from mpssl_fed.privacy.ledger_files import LedgerError, OutsidePlanError
-from mpssl_fed.privacy.mechanism import Charge, Kind, Reservation
+from mpssl_fed.privacy.mechanism import Kind
 from mpssl_fed.privacy.noise import Noise
 from mpssl_fed.privacy.per_unit import units_of
 from mpssl_fed.privacy.plan import Plan, plan_for
@@ -50,7 +51,7 @@ class Budget:
         """The declared size, the site's weight in the average; None outside differential privacy."""
         return self.plan.public_size if self.plan else None
 
-    def reserve(self, run: str, number: int, first: bool, labelled: Images) -> Charge:
+    def reserve(self, run: str, number: int, first: bool, labelled: Images) -> Callable[[Kind, float, float], None]:
         """Reserve all releases of round ``number`` on disk and return the charge that each private read must pass.
 
         first: the site has no state of this run yet. Raises Refusal ``budget``, ``plan`` or ``ledger``; the text goes to the
@@ -76,7 +77,7 @@ class Budget:
                 judge=admit_run(self.limit, run, self.plan.history(), end_to_end),
             )
             ledger.reserve(self.dataset, run, number, releases, admit_round(self.limit, run, releases, end_to_end))
-        return Reservation(releases)
+        return _allowance(releases)
 
     def mark_unaccounted(self, run: str) -> None:
         """Record, before the first read, that this run reads the data outside any accounting (scope ``off``)."""
@@ -88,7 +89,7 @@ class Budget:
         classifier: Classifier,
         labelled: Images,
         flip: bool,
-        charge: Charge,
+        charge: Callable[[Kind, float, float], None],
         noise: Noise | None,
     ) -> ReleasingData:
         """Return the private data of a round whose releases ``charge`` was reserved for."""
@@ -153,6 +154,18 @@ def policy_budget(
         raise Refusal("plan") from error
     granted(min(release.sigma for release in plan.releases()))
     return Budget(config, ledger, limits.dataset, plan, RenyiFilter(limits.lifetime_epsilon, limits.delta))
+
+
+def _allowance(releases: dict[tuple[float, float], int]) -> Callable[[Kind, float, float], None]:
+    """Return the charge of a round: it counts down what was reserved and raises on one release more."""
+    left = Counter(releases)
+
+    def charge(kind: Kind, sigma: float, q: float) -> None:
+        if left[sigma, q] < 1:
+            refuse_reads(kind, sigma, q)
+        left[sigma, q] -= 1
+
+    return charge
 
 
 def _identities(labelled: Images, unit: str) -> Iterator[bytes]:
