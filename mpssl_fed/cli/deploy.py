@@ -237,7 +237,7 @@ def site_status(
 ) -> None:
     """Say what the daemon has answered and refused, under which policy, and whether it trusts bundles."""
     from mpssl_fed.federation.site_local import state_folder
-    from mpssl_fed.federation.site_process import TRUST, status
+    from mpssl_fed.federation.site_process import status, warnings_of
 
     found: dict[str, Any] = status(state or state_folder(name), socket)
     if as_json:
@@ -245,10 +245,8 @@ def site_status(
         return
     for field, value in found.items():
         typer.echo(f"{field:<14} {value}")
-    if found["trust_bundles"]:
-        typer.echo(f"warning        {TRUST}")
-    if found["scope"] == "off":
-        typer.echo("warning        scope off: no noise is added; it protects no image from a hostile server")
+    for warning in warnings_of(found["trust_bundles"], found["scope"]):
+        typer.echo(f"warning        {warning}")
 
 
 @site_app.command("wipe")

@@ -23,7 +23,7 @@ from mpssl_fed.federation.messages import EXAMPLES, REPLY_METRICS, Plan, TrainRe
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.federation.site import Site
 from mpssl_fed.federation.site_local import OwnData
-from mpssl_fed.federation.site_report import lifetime, write_site_report
+from mpssl_fed.federation.site_report import Owned, lifetime, write_site_report
 from mpssl_fed.privacy.policy import Policy
 
 log = logging.getLogger("mpssl_fed.daemon")
@@ -54,6 +54,7 @@ class Resident:
     policy: Policy | None
     generator_path: str | None = None
     device: str | None = None
+    warnings: tuple[str, ...] = ()
     refused: Counter[str] = field(default_factory=Counter)
     answered: int = 0
     last: dict[str, Any] = field(default_factory=dict)
@@ -120,7 +121,7 @@ class Resident:
         assert self.policy is not None
         try:
             images, ledger = self.data.labelled(config), self.state / LEDGER
-            write_site_report(self.state, config, run_id, self.number, images, self.policy, ledger)
+            write_site_report(Owned(self.state, self.number, images, self.policy, ledger, self.warnings), config, run_id)
         except Exception as error:  # noqa: BLE001  as in train: no text of an error may reach the log
             log.error("the site's report was not written: %s at %s", type(error).__name__, _where(error))
 

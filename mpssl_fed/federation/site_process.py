@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -85,12 +86,15 @@ def check_site(settings: SiteSettings) -> tuple[Policy, OwnData, User]:
 
 def serve_site(settings: SiteSettings, node: Companion | None = None) -> None:
     """Check everything (:func:`check_site`), then serve until SIGTERM or SIGINT; ``node``, if any, runs while the daemon does."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        raise UserError("a site daemon needs Linux: this system does not say which user calls on a Unix socket")
     _log_plainly()
     forbid_tracing()
     os.umask(0o077)
     policy, data, user = check_site(settings)
     state = settings.state_dir
-    resident = Resident(settings.number, state, data, policy, settings.generator_path, settings.device)
+    warnings = warnings_of(settings.trust_bundles, policy.scope)
+    resident = Resident(settings.number, state, data, policy, settings.generator_path, settings.device, warnings)
     door = Door(settings.socket_path, user.uid, None if settings.group is None else group_id(settings.group))
     facts = {
         "name": settings.name,
@@ -104,10 +108,8 @@ def serve_site(settings: SiteSettings, node: Companion | None = None) -> None:
     daemon = Daemon(resident, door, facts)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: daemon.stop())
-    if settings.trust_bundles:
-        logging.getLogger("mpssl_fed.daemon").warning("--trust-bundles: %s", TRUST)
-    if policy.scope == "off":
-        logging.getLogger("mpssl_fed.daemon").warning("scope off: no noise; it protects no image from a hostile server")
+    for warning in warnings:
+        logging.getLogger("mpssl_fed.daemon").warning(warning)
     print(f"site {settings.name} is ready", flush=True)
     if node is not None:
         node.start()
@@ -117,6 +119,12 @@ def serve_site(settings: SiteSettings, node: Companion | None = None) -> None:
         if node is not None:
             node.stop()
     os._exit(0)  # a round in work is abandoned: nothing of it was stored, and its thread would hold the exit up
+
+
+def warnings_of(trust_bundles: bool, scope: str) -> tuple[str, ...]:
+    """Return what the daemon's log, its status and the owner's report say aloud."""
+    bare = "scope off: no noise is added; it protects no image from a hostile server"
+    return (*((TRUST,) if trust_bundles else ()), *((bare,) if scope == "off" else ()))
 
 
 def status(settings_state: Path, socket: Path | None = None) -> dict[str, Any]:

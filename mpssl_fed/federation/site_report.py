@@ -6,6 +6,7 @@ import base64
 import html
 import io
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -39,22 +40,35 @@ def lifetime(ledger: Path, policy: Policy) -> dict[str, float | int | None]:
     return {"epsilon": epsilon, **limit, "releases": sum(spent.history.values())}
 
 
-def write_site_report(state: Path, config: Config, run_id: str, site: int, images: Images, policy: Policy, ledger: Path) -> Path:
+@dataclass(frozen=True)
+class Owned:
+    """What a report is about: the site's folder, number, images, policy and ledger, and warnings its owner accepted."""
+
+    state: Path
+    number: int
+    images: Images
+    policy: Policy
+    ledger: Path
+    warnings: tuple[str, ...] = ()
+
+
+def write_site_report(site: Owned, config: Config, run_id: str) -> Path:
     """Write ``site-report.html`` (0600) into the site's state folder; one file, no network."""
     assert config.data.task is not None
     classes = config.data.task.classes
-    counts = torch.bincount(images.y, minlength=len(classes)).tolist()
+    counts = torch.bincount(site.images.y, minlength=len(classes)).tolist()
     parts = [
-        f"<h1>Site {site}</h1><p>For the owner of this site alone: nothing on this page has left it.</p>",
-        f"<h2>Privacy</h2><p>{_spent(lifetime(ledger, policy), policy)}</p>",
+        f"<h1>Site {site.number}</h1><p>For the owner of this site alone: nothing on this page has left it.</p>",
+        f"<h2>Privacy</h2><p>{_spent(lifetime(site.ledger, site.policy), site.policy)}</p>",
+        *(f"<p><strong>{html.escape(warning)}</strong></p>" for warning in site.warnings),
         f"<h2>Labelled images</h2>{_bars(classes, counts)}",
     ]
-    samples = _samples(state, config, run_id, site)
+    samples = _samples(site.state, config, run_id, site.number)
     if samples is not None:
         parts.append(f'<h2>Synthetic images</h2><img alt="Synthetic images of the last round" src="{_data_url(samples)}">')
-    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Site {site}</title><style>{STYLE}</style>'
+    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Site {site.number}</title><style>{STYLE}</style>'
     page = f"{head}{''.join(parts)}</html>\n"
-    return write_atomic(state / REPORT, page, mode=0o600)
+    return write_atomic(site.state / REPORT, page, mode=0o600)
 
 
 def _spent(life: dict[str, float | int | None], policy: Policy) -> str:

@@ -6,6 +6,8 @@ import hashlib
 import http.client
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -173,10 +175,21 @@ def test_owner_has_a_report_of_its_own(site: RealSite) -> None:
     text = report.read_text(encoding="utf-8")
     counts = np.bincount(parts.labelled(CONFIG, 0).y.numpy(), minlength=10)
     assert "epsilon is infinite" in text
+    assert "protects no image from a hostile server" in text
     assert all(f"<tr><td>{name}<td>" in text for name in "0123456789")
     assert [int(row.split("<")[0]) for row in text.split("</svg><td>")[1:]] == counts.tolist()
     assert (report.stat().st_mode & 0o777, site.state.stat().st_mode & 0o777) == (0o600, 0o700)
     assert site.status()["privacy"]["epsilon"] is None
+
+
+def test_status_command(site: RealSite, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mpssl_fed.cli", "site", "status", "--state", str(site.state), "--socket"]
+    done = subprocess.run([*command, str(site.socket)], capture_output=True, text=True, check=True)
+    assert "trust_bundles  False" in done.stdout
+    assert "warning        scope off" in done.stdout
+    none = subprocess.run([*command, str(tmp_path / "none.sock")], capture_output=True, text=True, check=False)
+    assert none.returncode == 2
+    assert "start it with: mpssl-fed site run" in none.stderr
 
 
 def test_wipe_keeps_the_ledger(site: RealSite) -> None:
