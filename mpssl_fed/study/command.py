@@ -78,5 +78,30 @@ def _print_plan(plan: Plan, folder: Path, console: Console) -> None:
         f"{len(plan.cells)} cells: {len(arms)} arms x {len(plan.study.seeds)} seeds ({seeds}), into {folder}", soft_wrap=True
     )
     console.print(f"{len(done)} finished already, {len(plan.cells) - len(done)} to run")
-    for name in arms.values():
-        console.print(f"  {name}", soft_wrap=True)
+    _print_estimates(plan, console)
+
+
+def _print_estimates(plan: Plan, console: Console) -> None:
+    """Build what each arm's cells would build and print what a run takes, then what all of them do and what is missing."""
+    from mpssl_fed.study.dry_run import estimate
+    from mpssl_fed.study.grid import arm_of
+    from mpssl_fed.study.tables import NOTHING, make_table, to_terminal
+
+    firsts = {arm_of(cell.settings): cell for cell in reversed(plan.cells)}
+    found = {name: estimate(cell) for name, cell in reversed(firsts.items())}
+    lines = []
+    for name, one in found.items():
+        numbers = () if one is None else (one.classifier, one.latents, one.generator, one.steps, one.images)
+        words = [f"{value:,}" for value in numbers] + ([] if one is None else [f"{one.memory:,.0f}"])
+        lines.append([firsts[name].label, *(words or [NOTHING] * 6)])
+    columns = ["arm", "parameters", "of latents", "of generator", "steps a run", "generator images", "memory (MiB)"]
+    console.print(to_terminal(make_table(columns, lines, ["arm"])))
+    cells = [found[arm_of(cell.settings)] for cell in plan.cells]
+    steps, images = (sum(getattr(one, what) for one in cells if one is not None) for what in ("steps", "images"))
+    console.print(
+        f"All cells: {steps:,} steps, {images:,} generator images. Memory is an estimate of tensors alone, libraries apart."
+    )
+    if None in cells:
+        console.print("Not estimated: data sets whose classes only their files tell.")
+    for file in dict.fromkeys(file for one in found.values() if one is not None for file in one.missing):
+        console.print(f"missing: {file}", soft_wrap=True)

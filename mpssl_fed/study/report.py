@@ -9,6 +9,7 @@ from typing import Any
 from mpssl_fed.errors import UserError
 from mpssl_fed.study.diagnosis_sections import run_diagnosis
 from mpssl_fed.study.page import write_page
+from mpssl_fed.study.privacy_section import privacy_sections
 from mpssl_fed.study.run_sections import left_out, run_sections
 from mpssl_fed.study.rundir import RunDirectory
 from mpssl_fed.study.tables import seconds_words
@@ -53,7 +54,7 @@ def write_run_report(folder: str | Path) -> Path:
         facts=facts,
         warning=_warning(run),
         run=run_sections(run, run.path / "plots"),
-        extra=run_diagnosis(run.path),
+        extra=[*privacy_sections(run), *run_diagnosis(run.path)],
         config=run.config_text,
         manifest=json.dumps(run.manifest, indent=2),
     )

@@ -12,6 +12,7 @@ from mpssl_fed.study.diagnosis_sections import study_diagnosis
 from mpssl_fed.study.grid import label
 from mpssl_fed.study.keys import show_value
 from mpssl_fed.study.page import write_page
+from mpssl_fed.study.pareto import pareto_figures, pareto_sections
 from mpssl_fed.study.results import write_csv
 from mpssl_fed.study.run import STUDY_FILE, Outcome
 from mpssl_fed.study.run_sections import run_sections
@@ -61,12 +62,12 @@ def write_study_report(outcome: Outcome) -> Any:
         warning=_warning(outcome),
         comparison=comparison,
         comparison_note=COMPARISON_NOTE,
-        figures=_figures(outcome, arms),
+        figures=[*pareto_figures(outcome, arms), *_figures(outcome, arms)],
         cost=costs,
         cost_note=COST_NOTE,
         run=run,
         run_label=f"{shown.label}, seed {shown.seed}" if shown is not None else "",
-        extra=study_diagnosis(outcome, arms),
+        extra=[*pareto_sections(outcome, arms), *study_diagnosis(outcome, arms)],
         failures=failures_table(outcome.failed, outcome) if outcome.failed else None,
         cells=cells_table(outcome),
         study=(output / STUDY_FILE).read_text(encoding="utf-8"),

@@ -12,6 +12,8 @@ from mpssl_fed.method import METHOD_VERSION
 from mpssl_fed.study.analysis import arms_of
 from mpssl_fed.study.diagnosis import collapsed, diagnose, reach, read_diagnosis, similarity, varies_little
 from mpssl_fed.study.diagnosis_sections import study_diagnosis, vanishing_points
+from mpssl_fed.study.dry_run import estimate
+from mpssl_fed.study.grid import Cell
 from mpssl_fed.study.report import write_run_report
 from mpssl_fed.study.results import FINISHED, Row
 from mpssl_fed.study.run import Outcome
@@ -63,6 +65,9 @@ def test_a_real_run_is_diagnosed_and_its_report_says_so(tmp_path: Path) -> None:
     run = simulate("demo", *words, method, f"output.dir={tmp_path / 'run'}")
     # A site: fresh batches of 4 at steps 0, 2 | 4; latents at steps 0, 2 | 4 on 2 images each.
     assert [record["generated"] for record in run.history] == [None, 2 * (2 * 4 + 2 * 2), 2 * (4 + 2)]
+    planned = estimate(Cell(run.config, {}))
+    assert planned is not None
+    assert planned.images == sum(record["generated"] or 0 for record in run.history)
     found = diagnose(run.folder)
     assert found is not None
     assert found == read_diagnosis(run.folder)

@@ -1,0 +1,136 @@
+"""The front against points worked out by hand, and the page of a study that really ran privately."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from mpssl_fed.config import from_mapping
+from mpssl_fed.study import pareto
+from mpssl_fed.study.analysis import arms_of
+from mpssl_fed.study.pareto import Point, front, front_table
+from mpssl_fed.study.run import Outcome, run_study
+from mpssl_fed.study.statistics import Estimate
+from mpssl_fed.study.study_report import write_study_report
+from tests.study.runs import plan_of
+
+PRIVATE = {
+    "data": {"labels_per_class": 2, "test_limit": 50},
+    "model": {"name": "pixels"},
+    "method": {"name": "base"},
+    "warm_start": {"steps": 2, "batch": 2},
+    "federation": {"sites": 2, "rounds": 2, "local_steps": 2},
+    "privacy": {"public_size": 20, "delta": 1e-3, "sample_rate": 0.5, "noise": "fast"},
+}
+
+
+def test_the_front_of_points_on_a_page() -> None:
+    points = [(0.0, 0.70), (1.0, 0.65), (1.0, 0.84), (1.0, 0.80), (2.0, 0.84), (4.0, 0.90), (8.0, 0.89), (math.inf, 0.95)]
+    assert front(points) == [True, False, True, False, False, True, False, True]
+
+
+def test_equal_points_are_both_on_the_front() -> None:
+    assert front([(1.0, 0.8), (1.0, 0.8)]) == [True, True]
+
+
+def test_one_point_and_none() -> None:
+    assert front([(math.inf, 0.1)]) == [True]
+    assert front([]) == []
+
+
+def test_epsilon_is_what_the_run_claims() -> None:
+    terms = {"public_size": 600, "delta": 5e-5}
+    assert pareto.epsilon_of(from_mapping({"privacy": terms | {"epsilon": 2}})) == 2
+    assert pareto.epsilon_of(from_mapping({"privacy": terms})) == math.inf
+    assert pareto.epsilon_of(from_mapping({"method": {"name": "generator-only"}, "warm_start": {"part": "both"}})) == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "uses"),
+    [
+        ({"method": {"name": "base"}}, False),
+        ({"method": {"name": "ssl-real"}}, False),
+        ({"method": {"name": "vic-gssl"}}, True),
+        ({"method": {"name": "base"}, "warm_start": {"part": "body"}}, True),
+        ({"method": {"name": "base"}, "federation": {"anchor": {"weight": 1}}}, True),
+    ],
+)
+def test_a_run_uses_the_generator_where_anything_trained_has_seen_it(fields: dict[str, object], uses: bool) -> None:
+    assert pareto.uses_generator(from_mapping(fields)) is uses
+
+
+def test_the_table_lists_the_front_by_epsilon_and_drops_a_column_nobody_filled() -> None:
+    points = [
+        Point("b", "digits", 8.0, Estimate(0.9, 0.01, 5), True, True, None, True),
+        Point("a", "digits", 1.0, Estimate(0.8, None, 1), False, True, None, True),
+        Point("c", "digits", 1.0, Estimate(0.7, 0.01, 5), False, True),
+    ]
+    table = front_table(points)
+    assert "attack AUROC" not in table.columns
+    assert [[cell.text for _, cell in row.cells] for row in table.rows] == [
+        ["digits", "1", "a", "80.0", "1", "without it"],
+        ["digits", "8", "b", "90.0 ± 1.0", "5", "with the public generator"],
+    ]
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """A study that trained: epsilon 0, 2 and infinity on a few real digits."""
+    folder = tmp_path_factory.mktemp("study")
+    plan = plan_of(
+        folder,
+        base=PRIVATE,
+        grids=[
+            {"warm_start.part": ["head"], "method.name": ["generator-only"]},
+            {"warm_start.part": ["none", "head"], "privacy.epsilon": [2, None]},
+        ],
+        seeds=1,
+    )
+    done = run_study(plan, folder / "out", 1)
+    assert [row.error for row in done.failed] == []
+    return done
+
+
+def test_the_page_holds_front_plot_and_what_the_ledgers_say(outcome: Outcome) -> None:
+    page = Path(write_study_report(outcome)).read_text()
+    for words in ("Epsilon against accuracy", "Pareto front", "Epsilon planned and spent"):
+        assert words in page
+    assert (outcome.output / "plots" / "pareto.png").is_file()
+    arms = arms_of(outcome)
+    rows = [dict(row.cells) for row in pareto.spent_table(outcome, arms).rows]
+    assert len(rows) == 2  # both private arms, none of the others
+    for row in rows:
+        assert row["ledgers"].text == "2"
+        assert float(row["planned"].text) <= 2
+        assert row["least spent"].text == row["most spent"].text == row["planned"].text
+
+
+def test_only_the_generator_alone_stands_at_epsilon_zero(outcome: Outcome) -> None:
+    points = pareto.points_of(outcome, arms_of(outcome))
+    assert sorted(point.epsilon for point in points) == [0, 2, 2, math.inf, math.inf]
+    assert [point.generator for point in points if point.epsilon == 0] == [True]
+    assert any(point.on_front for point in points if point.epsilon == 0)
+
+
+def test_a_private_run_says_what_it_spent_and_what_that_leaves_out(outcome: Outcome) -> None:
+    pages = [(outcome.folder(row) / "report.html").read_text() for row in outcome.finished]
+    private = [page for page in pages if "Epsilon by site" in page]
+    assert len(private) == 2
+    for page in private:
+        assert "one image, added or removed, at one site" in page
+        assert "the search for hyper-parameters" in page
+        assert "0.001" in page
+
+
+def test_attack_success_is_the_best_attack_of_each_audited_site(outcome: Outcome) -> None:
+    row = outcome.finished[0]
+    assert pareto.attack_success(outcome, [row]) is None
+    for site, areas in (("0", (0.5, 0.7)), ("1", (0.6,))):
+        file = outcome.folder(row) / "sites" / site / "audit" / "audit.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        numbers = [{"attack": "a", "auroc": {"value": area, "low": 0, "high": 1}} for area in areas]
+        file.write_text(json.dumps({"facts": {}, "audits": {"membership": {"lines": [], "numbers": numbers}}}))
+    assert pareto.attack_success(outcome, [row]) == pytest.approx((0.7 + 0.6) / 2)

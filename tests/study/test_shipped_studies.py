@@ -1,0 +1,129 @@
+"""The studies that ship: the promised grids, and a dry run that builds everything without data, weights or a network."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+from typer.testing import CliRunner
+
+from mpssl_fed.cli import build
+from mpssl_fed.config import METHODS
+from mpssl_fed.data import fine_grained
+from mpssl_fed.data.datasets import load_dataset
+from mpssl_fed.errors import UserError
+from mpssl_fed.study.dry_run import LAYERS, estimate
+from mpssl_fed.study.grid import Plan, load_study
+from mpssl_fed.study.known_data import KNOWN
+from tests.study.runs import plan_of
+
+ALL = set(METHODS) - {"generator-only"}  # that one needs a warm start of the head
+
+
+def values(plan: Plan, key: str) -> set[object]:
+    """Return the values of a grid key."""
+    return {cell.settings[key] if not isinstance(cell.settings[key], dict) else cell.settings[key]["name"] for cell in plan.cells}
+
+
+def test_the_papers_study() -> None:
+    plan = load_study("paper-10pct")
+    assert len(plan.cells) == 6 * len(ALL) * 3
+    assert values(plan, "method.name") == ALL
+    assert {cell.config.data.name for cell in plan.cells} == {"aircraft", "birds", "cars", "dtd", "flowers", "pets"}
+    for cell in plan.cells:
+        config = cell.config
+        assert (config.data.size, config.data.label_fraction, config.federation.sites) == (224, 0.1, 1)
+        assert (config.generator.name, config.model.name, config.optim.batch_size) == ("biggan-deep-256", "resnet18", 64)
+
+
+def test_every_method_at_one_site() -> None:
+    plan = load_study("methods-one-site")
+    assert values(plan, "method.name") == ALL
+    assert values(plan, "data.labels_per_class") == {1, 4, 10, 25}
+    assert values(plan, "data.name") == {"mnist-5k", "fashion-mnist"}
+    assert len(plan.cells) == 2 * len(ALL) * 2 * 4 * 5
+    assert {cell.config.federation.sites for cell in plan.cells} == {1}
+    assert len({cell.config.federation.rounds * cell.config.federation.local_steps for cell in plan.cells}) == 1
+
+
+def test_the_federated_study() -> None:
+    plan = load_study("methods-federated")
+    assert values(plan, "data.partition") == {"iid", "dirichlet", "pathological"}
+    assert values(plan, "generator.name") == {"glyphs-digits", "glyphs-letters"}
+    assert {cell.config.federation.sites for cell in plan.cells} == {5}
+    combined = {
+        (c.config.method.name, c.config.federation.anchor.weight > 0, c.config.warm_start.part) for c in plan.cells
+        if c.config.model.name == "small-cnn" and c.config.federation.strategy.name == "fedavg"
+    }  # fmt: skip
+    pays = {(m, a, w) for m in ("base", "mp-ssl", "vic-gssl") for a in (False, True) for w in ("none", "body")}
+    assert combined == pays | {("ssl-real", False, "none"), ("generator-only", False, "both")}
+    assert {cell.config.model.name for cell in plan.cells} == {"small-cnn", "random", "pixels", "hog"}
+    assert {cell.config.federation.strategy.name for cell in plan.cells} == {"fedavg", "fedprox"}
+    assert len(plan.cells) == (12 * 2 * 3 * 2 + 5 * 3 * 2 + 1) * 5
+    with_base = {(c.settings["generator.name"], str(c.settings["data.partition"]), c.settings["method.augment"]) for c in plan.cells
+                 if c.settings["variant"] == "base"}  # fmt: skip
+    assert len(with_base) == 2 * 3 * 2  # every arm has a baseline to be compared with
+
+
+def test_a_dry_run_touches_neither_data_nor_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_network(*_: object) -> NoReturn:
+        raise AssertionError("a dry run opened a connection")
+
+    monkeypatch.setattr(socket.socket, "connect", no_network)
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(build(), ["study", "paper-10pct", "method.name=[base,p-ssl,mp-ssl]", "--dry-run"])
+    assert result.exit_code == 0, result.exception
+    assert "54 cells: 18 arms x 3 seeds" in result.output
+    assert "missing: weights of biggan-deep-256 (mpssl-fed fetch biggan-deep-256)" in result.output
+    for name in ("aircraft", "birds", "cars", "dtd", "flowers", "pets"):
+        assert f"missing: data.root data/{name} (mpssl-fed fetch {name})" in result.output
+    assert "missing: model.pretrained data/resnet18-f37072fd.pth" in result.output
+    assert "missing: p-ssl's ImageNet classifier" in result.output
+    assert "55,880,833" in result.output  # BigGAN-deep at 256 px: the published file holds 56 million floats
+    assert f"{11_176_512 + 513 * 200:,}" in result.output  # torchvision's ResNet-18 without its head, and a head of 200 birds
+    assert f"{2000 // 5 * 48 + 2000 // 5 * 24:,}" in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_published_generators_have_their_sizes() -> None:
+    for name, layers in LAYERS.items():
+        assert 4 * 2 ** sum(bool(up) for up, _, _ in layers) == int(name.rpartition("-")[2])
+        assert all(before[2] == after[1] for before, after in itertools.pairwise(layers))
+
+
+def test_what_a_dry_run_knows_of_the_data_is_so() -> None:
+    data, known = load_dataset("mnist-5k"), KNOWN["mnist-5k"]
+    assert (known.classes, known.train, known.test) == (len(data.classes), len(data.train), len(data.test))
+    assert (known.channels, known.size, known.flip) == (data.channels, data.size, data.flip)
+    assert known.stored_bytes(32) == data.train.x.nbytes + data.test.x.nbytes
+    for name in ("aircraft", "birds", "cars", "dtd", "flowers", "pets"):
+        line = f"{KNOWN[name].train:,} + {KNOWN[name].test:,}"
+        assert any(line in text and name in text.lower() for text in str(fine_grained.__doc__).splitlines()), name
+
+
+@pytest.mark.parametrize(
+    ("grid", "words"),
+    [
+        ({"data.name": ["mnist-5k"], "data.labels_per_class": [400]}, "it has 300"),
+        ({"data.name": ["mnits-5k"]}, "Did you mean 'mnist-5k'?"),
+        ({"data.partition": [{"name": "pathological", "classes_per_site": 1}]}, "covers at most 2 of 10 classes"),
+        ({"generator.name": ["glyphs-digit"]}, "Did you mean 'glyphs-digits'?"),
+        ({"method.loss": ["ssr"], "method.source": ["random"], "method.name": [None]}, "Did you mean 'scr'?"),
+        ({"federation.strategy.name": ["fedavgg"]}, "Did you mean 'fedavg'?"),
+        ({"model.name": ["resnet19"]}, "Did you mean 'resnet18'?"),
+    ],
+)
+def test_a_dry_run_refuses_what_a_run_would(tmp_path: Path, grid: dict[str, list[object]], words: str) -> None:
+    with pytest.raises(UserError) as error:
+        estimate(plan_of(tmp_path, grid=grid, seeds=1).cells[0])
+    assert words in str(error.value)
+
+
+def test_own_images_are_planned_without_an_estimate(tmp_path: Path) -> None:
+    grid = {"data.name": ["image-folder"], "data.root": [str(tmp_path)]}
+    assert estimate(plan_of(tmp_path, grid=grid, seeds=1).cells[0]) is None
