@@ -11,7 +11,7 @@ import typer
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation.environment import apply
 
-GROUPS = ("run", "deploy", "look", "trained", "guard", "make")
+GROUPS = ("run", "deploy", "look", "trained", "guard", "audit", "make")
 """Modules of this package with a typer ``app``. They import torch and Flower inside their commands, never on top."""
 
 

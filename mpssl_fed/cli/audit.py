@@ -1,0 +1,99 @@
+"""The command ``audit``: what an attacker could measure of a run, beside what is claimed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mpssl_fed.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from mpssl_fed.federation.auditing import Audited
+
+app = typer.Typer()
+
+WHAT = ("mechanism", "canary", "membership", "samples", "inversion")
+AT_A_SITE = ("mechanism", "canary", "inversion")
+
+
+@app.command("audit")
+def audit_command(
+    run: Annotated[Path, typer.Argument(help="Run directory of a simulation; with --data a deployed run's config.yaml.")],
+    site: Annotated[int, typer.Option(min=0, help="Whose images are audited.")] = 0,
+    what: Annotated[str | None, typer.Option(help=f"Some of {','.join(WHAT)}; default: all that the run allows.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="At a deployed site: folder or CSV file of its own images; the report stays here.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="With --data: the site, whose 0700 state folder takes the report.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the report, made 0700; default RUN/sites/SITE/audit.")] = None,
+    seed: Annotated[int, typer.Option(help="Of all but draws and noise, which are those of real releases.")] = 0,
+    canaries: Annotated[int, typer.Option(min=100, help="Canaries of the one-run audit.")] = 20_000,
+    trials: Annotated[int, typer.Option(min=1000, help="Trials of the mechanism audit.")] = 400_000,
+    shadows: Annotated[int, typer.Option(min=0, help="Shadow models of the membership attack, an even number; 0: none.")] = 8,
+    iterations: Annotated[int, typer.Option(min=1, help="Iterations of gradient inversion.")] = 300,
+) -> None:
+    """Audit a run: claimed epsilon, audited lower bound and attack success side by side. Exit 1 where a claim is contradicted."""
+    from mpssl_fed.federation.auditing import AUDITS, facts
+    from mpssl_fed.privacy.audit.report import contradictions, write_audit
+
+    if shadows % 2:
+        raise UserError(f"--shadows {shadows}: want an even number, so that each image is in half of them")
+    audited, folder, default = _subject(run, site, data, name, seed, (canaries, trials, shadows, iterations))
+    names = _chosen(what, default)
+    sections = []
+    for number, audit in enumerate(names, start=1):
+        typer.echo(f"[{number}/{len(names)}] {audit}")
+        sections.append(AUDITS[audit](audited))
+        for line in sections[-1].lines:
+            epsilon = "" if line.lower_bound is None else f"  claimed {line.claimed:.3f}, proved from below {line.lower_bound:.3f}"
+            typer.echo(f"      {line.audit}{epsilon}  {line.success}".rstrip())
+    typer.echo(str(write_audit(output or folder, facts(audited), sections)))
+    if wrong := contradictions(sections):
+        typer.echo(f"{len(wrong)} line(s) contradict the claim: {'; '.join(line.audit.strip() for line in wrong)}", err=True)
+        raise typer.Exit(1)
+
+
+def _chosen(what: str | None, default: tuple[str, ...]) -> tuple[str, ...]:
+    names = tuple(word.strip() for word in what.split(",")) if what else default
+    for name in names:
+        if name not in WHAT:
+            raise UserError(f"--what {name}: no such audit.{nearest(name, WHAT)} Known: {', '.join(WHAT)}")
+    return names
+
+
+def _subject(
+    run: Path, site: int, data: Path | None, name: str | None, seed: int, sizes: tuple[int, int, int, int]
+) -> tuple[Audited, Path, tuple[str, ...]]:
+    """Return what is audited, where the report goes, and the audits it allows."""
+    from mpssl_fed.config import load
+    from mpssl_fed.federation import parts
+    from mpssl_fed.federation.auditing import Audited
+    from mpssl_fed.federation.run_directory import MODEL, read_config, read_manifest
+    from mpssl_fed.federation.site_local import OwnData, make_private, state_folder
+    from mpssl_fed.trained.load import load_trained
+
+    if data is not None:
+        config = load(run / "config.yaml" if run.is_dir() else run)
+        if config.data.task is None:
+            raise UserError(f"{run}: has no data.task; give the config.yaml of a deployed run, which names its classes")
+        if name is None:
+            raise UserError("--data needs --name, the site whose state folder takes the report")
+        parts.hold(OwnData(data, config.data.task.classes))
+        folder = make_private(state_folder(name)) / "audit"
+        return Audited(config, site, seed, None, None, None, *sizes, progress=_progress), folder, AT_A_SITE
+    config = read_config(run)
+    if config.federation.backend == "deployment":
+        raise UserError(f"{run}: a deployment's sites keep their images; run this at a site, with --data and --name")
+    if site >= config.federation.sites:
+        raise UserError(f"--site {site}: the run has sites 0 to {config.federation.sites - 1}")
+    trained = load_trained(run, "cpu").classifier if (run / MODEL).is_file() else None
+    allowed = WHAT if trained is not None else tuple(audit for audit in WHAT if audit != "membership")
+    run_id = read_manifest(run)["run_id"]
+    audited = Audited(config, site, seed, run_id, run / "sites", trained, *sizes, progress=_progress)
+    return audited, run / "sites" / str(site) / "audit", allowed
+
+
+def _progress(text: str) -> None:
+    typer.echo(f"      {text}", err=True)
