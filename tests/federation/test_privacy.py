@@ -88,7 +88,7 @@ def test_what_was_planned_is_what_was_spent(run_tiny: Runner) -> None:
 def test_a_reply_weighs_the_declared_size_and_tells_no_loss(tmp_path: Path) -> None:
     reply = Site(0, tmp_path).train_round(ask(private_config(), 1))
     assert reply.metrics[EXAMPLES] == 50
-    assert set(reply.metrics) == {EXAMPLES, "unsupervised", "gap", *CLOCKS}
+    assert set(reply.metrics) == {EXAMPLES, "unsupervised", "gap", "generated", *CLOCKS}
 
 
 def test_the_same_message_is_free_and_other_weights_are_charged_anew(tmp_path: Path) -> None:
