@@ -53,5 +53,9 @@ class Registry(Generic[T]):
     def __contains__(self, name: str) -> bool:
         return name in self._parts or name in self._plugins()
 
+    def is_plugin(self, name: str) -> bool:
+        """Return whether ``name`` is of another package."""
+        return name not in self._parts and name in self._plugins()
+
     def _plugins(self) -> dict[str, Any]:
         return {point.name: point for point in entry_points(group=f"mpssl_fed.{self.kind}")}

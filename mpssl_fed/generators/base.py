@@ -70,13 +70,53 @@ def load_generator(
     """Return the generator ``name``, ready to use: eval mode, frozen, spectral norm folded, channels-last, on ``device``.
 
     ``path`` is a folder that overrides where the name is looked for (the name ``biggan`` always needs it). UserError for
-    an unknown name, missing or unfit files, or a truncation outside (0, 1] or off the rows the file has statistics for.
+    an unknown name, missing or unfit files, a truncation outside (0, 1] or off the rows the file has statistics for, or
+    another package's generator that is none (:func:`check_generator`).
     """
     if not 0 < truncation <= 1:
         raise UserError(f"generator.truncation is {truncation}; it must be above 0 and at most 1.")
     generator = GENERATORS[name](path, truncation)
+    if GENERATORS.is_plugin(name):
+        check_generator(name, generator)
     generator.eval().requires_grad_(False)
     return generator.to(torch.device(device)).to(memory_format=torch.channels_last)
+
+
+def check_generator(name: str, generator: object) -> None:
+    """Draw two images from another package's generator; UserError unless it keeps the protocol of :class:`Generator`.
+
+    That is: its attributes are there, images come as [2, 3, size, size], finite and in [-1, 1], with a gradient to z and label.
+    """
+    where = f"generator '{name}' of another package"
+    if not isinstance(generator, Generator):
+        raise UserError(f"{where} is a {type(generator).__name__}; its entry point must return a mpssl_fed.generators.Generator")
+    lacking = [key for key in ("name", "z_dim", "classes", "size", "truncation") if not hasattr(generator, key)]
+    if lacking:
+        raise UserError(f"{where} lacks the attribute(s) {', '.join(lacking)}; see docs/extending.md")
+    if len(generator.classes) < 2 or generator.channels != 3:
+        raise UserError(f"{where} has {len(generator.classes)} class(es) and {generator.channels} channels; want 2 or more, and 3")
+    generator.eval()
+    try:
+        z = generator.sample_z(2, torch.Generator().manual_seed(0)).requires_grad_()
+        label = torch.full((2, len(generator.classes)), 1 / len(generator.classes), dtype=z.dtype, requires_grad=True)
+        images = generator(z, label)
+    except (RuntimeError, ValueError, TypeError, IndexError, StopIteration) as error:
+        raise UserError(
+            f"{where} failed to draw two images from z [2, {generator.z_dim}]: {type(error).__name__}: {error}"
+        ) from error
+    want = [2, 3, generator.size, generator.size]
+    if not isinstance(images, Tensor) or list(images.shape) != want:
+        got = list(images.shape) if isinstance(images, Tensor) else type(images).__name__
+        raise UserError(f"{where} gives images {got}; want {want}, by its attributes channels and size")
+    if not images.isfinite().all():
+        raise UserError(f"{where} gives images that are not finite; its weights are damaged, or their training diverged")
+    low, high = float(images.detach().min()), float(images.detach().max())
+    if low < -1.001 or high > 1.001:
+        raise UserError(f"{where} gives pixels from {low:.3g} to {high:.3g}; want [-1, 1], as from tanh")
+    gradients = torch.autograd.grad(images.sum(), [z, label], allow_unused=True) if images.requires_grad else (None, None)
+    for what, gradient in zip(("z", "the soft label"), gradients, strict=True):
+        if gradient is None or not gradient.isfinite().all():
+            raise UserError(f"{where}: no finite gradient from its images to {what}; latent meta-optimisation needs one")
 
 
 def fit_images(x: Tensor, channels: int, size: int) -> Tensor:

@@ -1,0 +1,1 @@
+"""A loss and a data set for mpssl-fed from outside the package."""
