@@ -220,10 +220,10 @@ def site_node(
 ) -> None:
     """Run the SuperNode that relays to a daemon; as another user than the daemon's."""
     from mpssl_fed.federation import environment
+    from mpssl_fed.federation.site_local import make_private, state_folder
     from mpssl_fed.federation.site_process import relaying, supernode_command
 
-    home = Path(tempfile.mkdtemp(prefix="mpssl-fed-node-"))
-    os.environ.update(environment.of_flower(home))
+    os.environ.update(environment.of_flower(make_private(state_folder("node"))))
     command = supernode_command(server, ca.absolute(), key.absolute(), relaying(socket.absolute()), node_port)
     os.execv(command[0], list(command))
 
