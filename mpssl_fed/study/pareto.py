@@ -23,8 +23,8 @@ from mpssl_fed.study.tables import NOTHING, Table, make_table
 WITH, WITHOUT = "with the public generator", "without it"
 CAPTION = (
     "Mean over seeds with 95 % interval; ringed and joined: no arm has as high a mean accuracy at a smaller epsilon, or a higher "
-    "one at the same. Larger: more of its training images are found by membership attacks, where audited. Epsilon 0 reads no private image; hollow: labelled-step, whose epsilon leaves out what the method reads "
-    "besides, so it is never on the front."
+    "one at the same. Larger: more of its training images are found by membership attacks, where audited. Epsilon 0 reads no "
+    "private image; hollow: labelled-step, whose epsilon leaves out what the method reads besides, so it is never on the front."
 )
 SPENT_NOTE = (
     "Planned: the price of the whole plan at delta, which sigma is solved for. Spent: by the ledgers of the simulated sites in the "
