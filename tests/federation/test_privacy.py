@@ -209,7 +209,7 @@ def _child(folder: str) -> None:
     simulate(run, lambda: logging_client(Path(folder)), Progress())  # type: ignore[arg-type,return-value]
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(30, marks=pytest.mark.slow)])
 def test_killed_during_training_the_ledger_never_counts_too_little(tmp_path: Path, kills: int) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, "pytorch_pretrained_biggan"])
