@@ -93,7 +93,10 @@ class FlowerCommand:
         self._flwr(["stop", run_id, CONNECTION], f"run {run_id} was not stopped")
 
     def _flwr(self, words: Sequence[str], failure: str) -> Any:
-        done = self._run([tool("flwr"), *words, "--format", "json"], environment.of_flower(self.home))
+        try:
+            done = self._run([tool("flwr"), *words, "--format", "json"], environment.of_flower(self.home))
+        except subprocess.TimeoutExpired as error:
+            raise UserError(f"{failure}: no answer within {error.timeout:g} s; is the SuperLink up?") from error
         try:
             answer = json.loads(done.stdout[done.stdout.index("{") :])
         except ValueError:

@@ -14,7 +14,7 @@ from mpssl_fed.federation import control
 from mpssl_fed.federation.progress import Progress
 from mpssl_fed.federation.run_directory import MANIFEST, read_history, read_manifest, refuse_occupied
 
-LOOK_EVERY_S, ASK_EVERY_S = 0.5, 20.0
+LOOK_EVERY_S, ASK_EVERY_S, MOST_UNANSWERED = 0.5, 20.0, 3
 
 
 def submit(
@@ -57,8 +57,9 @@ def submit(
 def _follow(
     flower: control.FlowerCommand, run_id: str, run: Path, progress: Progress, shown: int, alive: Callable[[], None]
 ) -> None:
-    asked = time.monotonic()
+    asked, unanswered = time.monotonic(), 0
     while True:
+        alive()
         manifest = _manifest(run)
         mine = str(manifest.get("flower_run")) == run_id
         history = read_history(run) if mine else []
@@ -69,12 +70,16 @@ def _follow(
         if mine and manifest["status"] == "finished":
             return
         if (mine and manifest["status"] == "failed") or time.monotonic() - asked > ASK_EVERY_S:
-            said = flower.status(run_id)
+            try:
+                said, unanswered = flower.status(run_id), 0
+            except UserError:  # a busy SuperLink is no reason to give a run up; one that stays silent is
+                said, unanswered = "not known", unanswered + 1
+                if unanswered == MOST_UNANSWERED:
+                    raise
             asked = time.monotonic()
             manifest = _manifest(run)
             if said.startswith("finished") and not (str(manifest.get("flower_run")) == run_id and manifest["status"] == "finished"):
                 raise UserError(f"the run ended as '{said}': {manifest.get('error') or 'see the log of the SuperLink'}")
-        alive()
         time.sleep(LOOK_EVERY_S)
 
 
