@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import os
+import re
 import shutil
 import sys
 import time
@@ -12,6 +14,7 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from mpssl_fed.config import Config
 from mpssl_fed.errors import UserError
@@ -64,15 +67,50 @@ def run_cell(task: Task) -> Row:
     The run directory gets ``report.html`` and, last and atomically, ``result.json``: the mark of a finished cell.
     """
     cell, output = task.cell, Path(task.output)
-    with _output_to(log_file(output, cell)):
+    with _output_to(log_file(output, cell)), _listening() as heard:
         try:
             return _run(cell, output)
         except UserError as error:
             print(error)
-            return failed_row(cell, METHOD_VERSION, str(error))
+            words = str(error)
         except Exception as error:  # noqa: BLE001  one bad cell, whatever is wrong with it, must not stop the others
             traceback.print_exc()
-            return failed_row(cell, METHOD_VERSION, f"{type(error).__name__}: {error}".strip(": "))
+            words = f"{type(error).__name__}: {error}".strip(": ")
+    return failed_row(cell, METHOD_VERSION, _explained(words, heard.raised))
+
+
+def _explained(words: str, raised: str) -> str:
+    """Return why a cell failed, with what a site raised (its message carries a code alone) and the cure where memory ran out."""
+    if raised and "site-failed" in words:
+        words += f" A site raised {raised[:300]}."
+    if re.search(r"MemoryError|out of memory|allocate memory", words):
+        words += (
+            " Memory ran out: lower method.batch, method.lmo_batch or optim.batch_size, set method.micro_batch, or fewer --workers"
+        )
+    return words
+
+
+class _Listener(logging.StreamHandler[TextIO]):
+    """Prints what the package logs, and remembers the last exception in it."""
+
+    raised = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record."""
+        if record.exc_info and record.exc_info[1] is not None:
+            error = record.exc_info[1]
+            self.raised = f"{type(error).__name__}: {error}"
+        super().emit(record)
+
+
+@contextlib.contextmanager
+def _listening() -> Iterator[_Listener]:
+    logger, heard = logging.getLogger("mpssl_fed"), _Listener(sys.stderr)
+    logger.addHandler(heard)
+    try:
+        yield heard
+    finally:
+        logger.removeHandler(heard)
 
 
 def _run(cell: Cell, output: Path) -> Row:

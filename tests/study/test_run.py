@@ -84,7 +84,9 @@ def test_a_cell_that_cannot_run_is_a_row_that_says_why(tmp_path: Path) -> None:
     huge = {"model.name": ["small-cnn"], "method.name": ["vic-gssl"], "method.batch": [10**12]}
     row = run_cell(Task.of(plan_of(tmp_path, grid=huge, seeds=1).cells[0], tmp_path))
     assert not row.finished
-    assert row.error
+    assert row.error is not None
+    assert "allocate memory" in row.error
+    assert "Memory ran out: lower method.batch" in row.error
 
 
 def test_killed_study_goes_on_and_a_dead_worker_costs_its_cell_alone(tmp_path: Path, plan: Plan) -> None:
