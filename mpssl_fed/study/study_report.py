@@ -47,7 +47,8 @@ def write_study_report(outcome: Outcome) -> Any:
     costs = cost_table(costs_of(outcome, arms), study.target_accuracy)
     write_csv(output / "results.csv", outcome.ordered, outcome.plan.keys)
     title = study.title or f"Study {outcome.plan.name}"
-    _write_markdown(outcome, title, to_markdown(comparison), to_markdown(costs))
+    private = pareto_sections(outcome, arms)
+    _write_markdown(outcome, title, to_markdown(comparison), to_markdown(costs), private)
     shown = outcome.plan.shown()
     shown_folder = output / "cells" / shown.id if shown is not None else None
     run = None
@@ -67,7 +68,7 @@ def write_study_report(outcome: Outcome) -> Any:
         cost_note=COST_NOTE,
         run=run,
         run_label=f"{shown.label}, seed {shown.seed}" if shown is not None else "",
-        extra=[*pareto_sections(outcome, arms), *study_diagnosis(outcome, arms)],
+        extra=[*private, *study_diagnosis(outcome, arms)],
         failures=failures_table(outcome.failed, outcome) if outcome.failed else None,
         cells=cells_table(outcome),
         study=(output / STUDY_FILE).read_text(encoding="utf-8"),
@@ -175,9 +176,11 @@ def _a_manifest(outcome: Outcome) -> str:
     return ""
 
 
-def _write_markdown(outcome: Outcome, title: str, comparison: str, costs: str) -> None:
+def _write_markdown(outcome: Outcome, title: str, comparison: str, costs: str, more: Sequence[dict[str, Any]]) -> None:
     from mpssl_fed.files import write_atomic
 
     warning = _warning(outcome)
     parts = [f"# {title}", outcome.plan.study.note or "", warning, comparison, COMPARISON_NOTE, "## Cost", costs, COST_NOTE]
+    for section in more:
+        parts += [f"## {section['title']}", section["note"], to_markdown(section["table"])]
     write_atomic(outcome.output / "results.md", "\n\n".join(part.strip() for part in parts if part) + "\n")

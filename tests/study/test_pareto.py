@@ -12,6 +12,7 @@ from mpssl_fed.config import from_mapping
 from mpssl_fed.study import pareto
 from mpssl_fed.study.analysis import arms_of
 from mpssl_fed.study.pareto import Point, front, front_table
+from mpssl_fed.study.results import Row
 from mpssl_fed.study.run import Outcome, run_study
 from mpssl_fed.study.statistics import Estimate
 from mpssl_fed.study.study_report import write_study_report
@@ -74,6 +75,24 @@ def test_the_table_lists_the_front_by_epsilon_and_drops_a_column_nobody_filled()
         ["digits", "1", "a", "80.0", "1", "without it"],
         ["digits", "8", "b", "90.0 ± 1.0", "5", "with the public generator"],
     ]
+
+
+def test_what_the_generator_adds_is_paired_by_seed(tmp_path: Path) -> None:
+    grid = {"warm_start.part": ["none", "head"], "privacy.epsilon": [1, 8]}
+    plan = plan_of(tmp_path, base=PRIVATE, grid=grid, seeds=3, baseline={"warm_start.part": "none"})
+    accuracies = {("none", 1.0): (0.80, 0.82, 0.81), ("head", 1.0): (0.85, 0.86, 0.87), ("none", 8.0): (0.70, 0.71, 0.72)}
+    rows = {}
+    for cell in plan.cells:
+        found = accuracies.get((cell.config.warm_start.part, cell.config.privacy.epsilon or 0))
+        if found is not None:
+            rows[cell.sha256] = Row(cell.sha256, 1, cell.seed, "finished", cell.settings, accuracy=found[cell.seed])
+    outcome = Outcome(plan, tmp_path, rows)
+    table = pareto.against_table(outcome, arms_of(outcome))
+    lines = [[cell.text for _, cell in row.cells] for row in table.rows]
+    assert [line[1] for line in lines] == ["1", "1"]  # at 8 nothing with the generator has finished
+    # differences 5, 4 and 6 points: mean 5, deviation 1, half the interval 4.303 / sqrt(3)
+    assert lines[0][4:6] == ["+5.0 ± 2.5", "3"]
+    assert lines[1][4:6] == ["+15.0 ± 0.0", "3"]
 
 
 @pytest.fixture(scope="module")
