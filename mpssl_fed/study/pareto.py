@@ -21,6 +21,8 @@ from mpssl_fed.study.svg import INK, MUTED, SERIES, figure, plain_grid, save
 from mpssl_fed.study.tables import NOTHING, Table, make_table
 
 WITH, WITHOUT = "with the public generator", "without it"
+SIDE = {True: 0.09, False: -0.09}
+"""Where a point stands beside its epsilon's tick, by whether its arm uses the generator."""
 CAPTION = (
     "Mean over seeds with 95 % interval; ringed and joined: no arm has as high a mean accuracy at a smaller epsilon, or a higher "
     "one at the same. Larger: more of its training images are found by membership attacks, where audited. Epsilon 0 reads no "
@@ -236,13 +238,20 @@ def plot(folder: Path, points: Sequence[Point]) -> str:
         for axes, group in zip(panels, groups, strict=True):
             own = [point for point in points if point.group == group]
             best = sorted((point for point in own if point.on_front), key=lambda point: point.epsilon)
-            at = [values.index(point.epsilon) for point in best]
+            at = [values.index(point.epsilon) + SIDE[point.generator] for point in best]
             axes.step(at, [100 * p.accuracy.mean for p in best], where="post", color=MUTED, linewidth=1.0, zorder=1)
             axes.plot(at, [100 * p.accuracy.mean for p in best], "o", markersize=11, markerfacecolor="none", color=MUTED, zorder=1)
-            for name, generator, side, marker in ((WITHOUT, False, -0.09, "s"), (WITH, True, 0.09, "o")):
+            for name, generator, marker in ((WITHOUT, False, "s"), (WITH, True, "o")):
                 chosen = [point for point in own if point.generator == generator]
                 for number, point in enumerate(chosen):
-                    _draw(axes, point, values.index(point.epsilon) + side, SERIES[int(generator)], marker, "" if number else name)
+                    _draw(
+                        axes,
+                        point,
+                        values.index(point.epsilon) + SIDE[generator],
+                        SERIES[int(generator)],
+                        marker,
+                        "" if number else name,
+                    )
             axes.set_xticks(range(len(values)), [epsilon_words(value) for value in values])
             axes.set(
                 xlabel="Epsilon", title=group if len(groups) > 1 else "", ylabel="Test accuracy (%)" if axes is panels[0] else ""
