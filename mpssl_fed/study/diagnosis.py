@@ -36,7 +36,8 @@ too little: they change the pixels by less than ``CHANGE`` of what tells two ima
 def diagnose(folder: Path) -> dict[str, Any] | None:
     """Measure the finished simulation in ``folder``, write ``diagnosis.json`` there and return its content.
 
-    None, and no file, under differential privacy, in a deployment, or where no generator took part.
+    None, and no file, under differential privacy, in a deployment, where no generator took part, or where the features are not
+    finite.
     """
     config = read_config(folder)
     if config.privacy.on or config.federation.backend == "deployment" or not (folder / "sites").is_dir():
@@ -51,11 +52,13 @@ def diagnose(folder: Path) -> dict[str, Any] | None:
     views = Views(data.flip, classifier.size)
     with torch.no_grad():
         g = {name: _features(classifier.body, x) for name, x in (("real", real), ("other", other), ("synthetic", synthetic))}
-        found = {
+        found: dict[str, Any] = {
             "images": n,
             "synthetic": reach(g["real"], g["synthetic"]) | _views(classifier.body, views, synthetic, config.seed),
             "real": reach(g["real"], g["other"]) | _views(classifier.body, views, real, config.seed),
         }
+    if not all(map(math.isfinite, [*found["synthetic"].values(), *found["real"].values()])):
+        return None  # the model's features overflow: its accuracy already says that it diverged
     write_json(folder / FILE, found)
     return found
 
