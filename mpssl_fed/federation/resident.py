@@ -24,10 +24,15 @@ from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.federation.site import Site
 from mpssl_fed.federation.site_local import OwnData
 from mpssl_fed.federation.site_report import Owned, lifetime, write_site_report
+from mpssl_fed.federation.weights import LARGEST
+from mpssl_fed.privacy.egress import NumberSpec, allow, like
 from mpssl_fed.privacy.policy import Policy
 
 log = logging.getLogger("mpssl_fed.daemon")
 MOST_WAITING = 4
+LARGEST_NUMBER = 1e12
+"""Bound of any number beside the weights."""
+
 LEDGER = "ledger.sqlite"
 """In the state folder; `wipe` never touches it."""
 
@@ -56,6 +61,7 @@ class Resident:
     device: str | None = None
     warnings: tuple[str, ...] = ()
     refused: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
     answered: int = 0
     last: dict[str, Any] = field(default_factory=dict)
 
@@ -92,6 +98,7 @@ class Resident:
             "at_work": self._waiting,
             "answered": self.answered,
             "refused": dict(self.refused),
+            "dropped": dict(self.dropped),
             "last": self.last,
             "privacy": None if self.policy is None else lifetime(self.state / LEDGER, self.policy),
         }
@@ -114,7 +121,17 @@ class Resident:
         log.info("run %s round %d answered in %.2f s", header.run_id, header.round, self.last["seconds"])
         if header.round in (1, config.federation.rounds):
             self._worker.submit(self._report, header.run_id, config)
-        return _released(reply, self._metrics)
+        return self._release(reply, arrays)
+
+    def _release(self, reply: TrainReply, asked: wire.Arrays) -> bytes:
+        """Return the bytes that leave: weights as asked and the listed numbers; the rest is dropped and counted."""
+        weights = {key: np.asarray(value.numpy(), dtype=np.float32) for key, value in reply.weights.items()}
+        numbers = {name: NumberSpec(-LARGEST_NUMBER, LARGEST_NUMBER) for name in (EXAMPLES, *self._metrics)}
+        arrays, scalars = allow(weights, like(asked, LARGEST)), allow(reply.metrics, numbers)
+        self.dropped.update(Counter(arrays.dropped) + Counter(scalars.dropped))
+        if not arrays.complete or EXAMPLES not in scalars.record:
+            raise Refusal("misshapen")
+        return wire.pack(arrays.record, "metrics", scalars.record)
 
     def _report(self, run_id: str, config: Config) -> None:
         """Write the owner's report, after the answer has left; that it fails costs the round nothing."""
@@ -161,13 +178,6 @@ def _read(body: bytes) -> tuple[wire.Arrays, Header]:
         return arrays, Header.model_validate_json(text)
     except (ValueError, ValidationError) as error:
         raise Refusal("malformed") from error
-
-
-def _released(reply: TrainReply, metrics: tuple[str, ...]) -> bytes:
-    """Return the bytes that leave: the classifier's weights and the scalars that the policy allows, nothing else."""
-    weights = {key: np.asarray(value.numpy(), dtype=np.float32) for key, value in reply.weights.items()}
-    allowed = {EXAMPLES, *metrics}
-    return wire.pack(weights, "metrics", {key: float(value) for key, value in reply.metrics.items() if key in allowed})
 
 
 def _where(error: BaseException) -> str:
