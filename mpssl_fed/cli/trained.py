@@ -58,7 +58,10 @@ def predict(
     table = Table("file", "class", "probability")
     for one in chain([first], found):
         table.add_row(str(one.file), one.label, f"{one.probability:.4f}")
-    Console(soft_wrap=True).print(table)
+    console = Console()
+    if not console.is_terminal:
+        console.width = 1000  # a pipe has no width: a long file name stays on its line
+    console.print(table)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import random
@@ -96,7 +97,8 @@ def test_killed_at_random_moments(run_tiny: Runner, tmp_path: Path) -> None:
         assert child.pid is not None
         _wait_for_start(cut, child)
         time.sleep(draw.uniform(0, 0.6 * usual))
-        os.kill(child.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it may have ended well just now
+            os.kill(child.pid, signal.SIGKILL)
         child.join()
         moments.append(",".join(sorted(path.name for path in cut.rglob("*.safetensors"))))
     ended = run_tiny(*MP_SSL, folder=cut, resume=True)

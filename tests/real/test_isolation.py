@@ -65,8 +65,7 @@ print(json.dumps(done))
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealSite]:
     folder = tmp_path_factory.mktemp("site")
-    for parent in (folder, *folder.parents[:2]):
-        parent.chmod(0o755)
+    _open_the_way(folder)
     real = RealSite(folder, CONFIG)
     real.start()
     yield real
@@ -108,8 +107,7 @@ def test_third_users_are_not_even_heard(site: RealSite) -> None:
 
 def test_readable_files_stop_the_start(tmp_path: Path) -> None:
     user = User.named(str(NOBODY))
-    for parent in (tmp_path, *tmp_path.parents[:2]):
-        parent.chmod(0o755)
+    _open_the_way(tmp_path)
     folder, image = tmp_path / "images", tmp_path / "images" / "a.png"
     folder.mkdir(mode=0o700)
     image.touch(mode=0o644)
@@ -138,8 +136,7 @@ def test_daemon_refuses_to_start_where_bundles_could_read(tmp_path: Path) -> Non
     with pytest.raises(UserError, match="trust-bundles"):
         check_site(same)
     (tmp_path / "open").mkdir(mode=0o755)
-    for parent in (tmp_path, *tmp_path.parents[:2]):
-        parent.chmod(0o755)
+    _open_the_way(tmp_path)
     exposed_policy = tmp_path / "open" / "policy.yaml"
     exposed_policy.write_bytes(site.policy_file.read_bytes())
     exposed_policy.chmod(0o644)
@@ -148,6 +145,14 @@ def test_daemon_refuses_to_start_where_bundles_could_read(tmp_path: Path) -> Non
     )
     with pytest.raises(UserError, match=r"can read .*policy\.yaml"):
         check_site(other)
+
+
+def _open_the_way(folder: Path) -> None:
+    """Let others pass through pytest's own folders down to ``folder``; with parallel workers there is one more of them."""
+    for parent in (folder, *folder.parents):
+        parent.chmod(0o755)
+        if parent.name.startswith("pytest-of-"):
+            return
 
 
 def _plain_python() -> str:
