@@ -5,24 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from mpssl_fed.privacy.ledger import Ledger
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    ledger = Ledger.create(tmp_path / "site.sqlite")
-    plan = {(1.5, 0.02): 12_000}
-    ledger.begin_run("chest", "run", plan={}, commitment="c", history=plan, scope="end-to-end", judge=lambda spent: "shared")
-    return ledger
-
-
-def reserve(ledger: Ledger) -> None:
-    ledger.reserve("chest", "run", 1, {(1.5, 0.02): 12}, lambda spent: None)
-
+from tests.privacy.conftest import reserve
 
 FULL = """
 import resource, signal, sys

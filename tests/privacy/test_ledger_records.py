@@ -4,24 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from pathlib import Path
 
 import pytest
 
 from mpssl_fed.privacy.ledger import Ledger
 from mpssl_fed.privacy.ledger_files import EditedRowError, SharedRecordsError, SwappedDataError
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    ledger = Ledger.create(tmp_path / "site.sqlite")
-    plan = {(1.5, 0.02): 12_000}
-    ledger.begin_run("chest", "run", plan={}, commitment="c", history=plan, scope="end-to-end", judge=lambda spent: "shared")
-    return ledger
-
-
-def reserve(ledger: Ledger) -> None:
-    ledger.reserve("chest", "run", 1, {(1.5, 0.02): 12}, lambda spent: None)
+from tests.privacy.conftest import reserve
 
 
 def units(*range_: int) -> list[bytes]:
