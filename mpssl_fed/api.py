@@ -25,7 +25,7 @@ class Run:
 
     @property
     def accuracy(self) -> float:
-        """Test accuracy of the last round that was evaluated, 0..1."""
+        """Accuracy on the held-out images (``data.held_out``) of the last round that was evaluated, 0..1."""
         return float(next(record["test_accuracy"] for record in reversed(self.history) if record["test_accuracy"] is not None))
 
     def classifier(self) -> Classifier:

@@ -65,7 +65,8 @@ def deploy(
     with up:
         manifest = up.serve(progress())
     result = manifest["result"]
-    typer.echo(f"test accuracy {result['test_accuracy']:.4f}   {folder}" if result["test_accuracy"] is not None else str(folder))
+    accuracy = result["test_accuracy"]
+    typer.echo(f"{resolved.data.held_out} accuracy {accuracy:.4f}   {folder}" if accuracy is not None else str(folder))
 
 
 @certs_app.command("ca")

@@ -17,17 +17,18 @@ SHOWN = 20
 
 
 class LiveTable(Progress):
-    """One row a round: loss, test accuracy, seconds, sites that answered; and what was left out."""
+    """One row a round: loss, test or validation accuracy, seconds, sites that answered; and what was left out."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self.records: list[dict[str, Any]] = []
-        self.rounds, self.title = 0, ""
+        self.rounds, self.title, self.held_out = 0, "", "test"
         self.live: Live | None = None
 
     def start(self, config: Config, folder: str) -> None:
         """Show the empty table."""
         self.rounds = config.federation.rounds
+        self.held_out = config.data.held_out
         self.title = f"{config.method.name or 'own method'}, {config.federation.sites} sites -> {folder}"
         self.live = Live(self._view(), console=self.console, refresh_per_second=4)
         self.live.start()
@@ -54,7 +55,9 @@ class LiveTable(Progress):
         return Group(self._table(), waiting)
 
     def _table(self) -> Table:
-        table = Table("round", "loss", "test accuracy", "seconds", "sites", "left out", title=self.title, title_justify="left")
+        table = Table(
+            "round", "loss", f"{self.held_out} accuracy", "seconds", "sites", "left out", title=self.title, title_justify="left"
+        )
         for record in self.records[-SHOWN:]:
             left_out = [f"{n} {code}" for code, n in record["rejected"].items()]
             left_out += [f"{record['missing']} missing"] if record["missing"] else []

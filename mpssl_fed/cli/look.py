@@ -33,9 +33,9 @@ def data(
     resolved = load(config, overrides or [])
     dataset, shares = parts.dataset(resolved), parts.shares(resolved)
     labels = dataset.train.y.numpy()
-    images = (
-        f"{len(labels)} images to train on, {len(dataset.test)} to test on, {dataset.channels} x {dataset.size} x {dataset.size}"
-    )
+    shape = f"{dataset.channels} x {dataset.size} x {dataset.size}"
+    held_out = "to test on" if resolved.data.held_out == "test" else "of the training pool held out to validate on"
+    images = f"{len(labels)} images to train on, {len(dataset.test)} {held_out}, {shape}"
     print(f"{dataset.name}: {len(dataset.classes)} classes; {images}")
     print(f"{sum(map(len, shares))} are labelled and dealt out: {resolved.data.partition.name}, seed {resolved.seed}\n")
     print(describe_partition(labels, shares, dataset.classes))

@@ -43,4 +43,4 @@ def simulate(
         print(f"\ninterrupted; every finished round is kept. Continue with: {line}", file=sys.stderr)
         raise typer.Exit(130) from None
     diagnose(run.folder)
-    print(f"test accuracy {run.accuracy:.4f}   {write_run_report(run.folder)}")
+    print(f"{run.config.data.held_out} accuracy {run.accuracy:.4f}   {write_run_report(run.folder)}")

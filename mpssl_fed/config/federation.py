@@ -68,7 +68,7 @@ class Federation(Section):
     weighting: Literal["size", "equal"] = Field("size", description="By labelled images (public_size under DP), or equally.")
     strategy: Strategy = Strategy()
     anchor: Anchor = Anchor()
-    eval_every: int = Field(1, ge=1, description="Rounds between two evaluations on the server's test set.")
+    eval_every: int = Field(1, ge=1, description="Rounds between two evaluations on the server's held-out images.")
     backend: Literal["inprocess", "ray", "deployment"] = Field(
         "inprocess", description="Engine of a simulation; `deploy` and `submit` set deployment."
     )

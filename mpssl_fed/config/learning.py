@@ -92,7 +92,13 @@ class Data(Section):
         None, gt=0, le=1, description="Labelled share of the pool, where labels_per_class is null."
     )
     val_fraction: float = Field(0.1, ge=0, lt=1, description="Share of a site's labelled images kept for the meta-objective.")
-    test_limit: int | None = Field(None, ge=1, description="Evaluate on the first so many images of the shuffled test set.")
+    held_out: Literal["test", "validation"] = Field(
+        "test", description="What is evaluated on: the test set, or (to tune) a slice of the training pool that no site gets."
+    )
+    held_out_fraction: float = Field(
+        0.2, gt=0, lt=1, description="held_out=validation: share of each class of the training pool, the same for every seed."
+    )
+    test_limit: int | None = Field(None, ge=1, description="Evaluate on the first so many of the shuffled held-out images.")
     unlabeled: int | None = Field(None, ge=1, description="ssl-real: most real unlabeled images a site; null: all of its share.")
     subjects: Literal["parent"] | None = Field(None, description="image-folder: the folder above an image names its subject.")
     download: bool = Field(False, description="Permit the download of a data set that is not found.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -89,6 +89,27 @@ def check_labels(y: Tensor, classes: int, where: str) -> None:
     if len(wrong):
         i = int(wrong[0])
         raise UserError(f"{where}: image {i} has the label {int(y[i])}, out of range 0..{classes - 1}")
+
+
+def validation_split(dataset: Dataset, fraction: float) -> Dataset:
+    """Return ``dataset`` for tuning: ``test`` is a slice of its training images, ``train`` is the rest, the test set is gone.
+
+    The slice is ``fraction`` of each class, chosen by :func:`split_by_key` on the images' subjects, else on their bytes: the
+    same for every seed, method and number of labels. Where training images are stored larger than the classifier sees them,
+    the slice is their centre at the size of the test set. UserError where no class can spare an image.
+    """
+    pool = dataset.train
+    keys = pool.subjects or [hashlib.sha256(image.tobytes()).hexdigest() for image in pool.x.numpy()]
+    rest, held_out = split_by_key(pool.y.numpy(), keys, fraction)
+    if not len(held_out):
+        raise UserError(
+            f"data set '{dataset.name}': data.held_out_fraction={fraction:g} of {len(pool)} training images in "
+            f"{len(dataset.classes)} classes is no image; raise it"
+        )
+    border = (pool.x.shape[-1] - dataset.size) // 2
+    chosen = pool.take(held_out)
+    centre = chosen.x[..., border : border + dataset.size, border : border + dataset.size].contiguous()
+    return replace(dataset, train=pool.take(rest), test=replace(chosen, x=centre))
 
 
 def split_by_key(y: np.ndarray, keys: Sequence[str], test_fraction: float) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""The classifier on the server's held-out test set."""
+"""The classifier on the server's held-out images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NO_DATA = "none"
 
 
 def test_images(config: Config) -> Images | None:
-    """Return the test set, or with ``data.test_limit`` the first so many of it in seeded random order.
+    """Return the images of ``data.held_out``, or with ``data.test_limit`` the first so many of them in seeded random order.
 
     None where the server has none: ``data.name=none``, which needs ``data.task``.
     """

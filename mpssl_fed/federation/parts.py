@@ -10,7 +10,7 @@ import torch
 
 from mpssl_fed.config import Config, from_json
 from mpssl_fed.config.learning import Task
-from mpssl_fed.data.datasets import Dataset, Images, load_dataset
+from mpssl_fed.data.datasets import Dataset, Images, load_dataset, validation_split
 from mpssl_fed.data.partition import choose_labelled, partition
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.federation.site_local import OwnData, task_of
@@ -39,9 +39,10 @@ def device(config: Config) -> torch.device:
 
 
 def dataset(config: Config) -> Dataset:
-    """Return the data set of ``config.data``."""
+    """Return the data set of ``config.data``; with ``held_out=validation`` its ``test`` is a slice of the training pool."""
     data = config.data
-    return _dataset(data.name, data.root, data.size, data.download, data.subjects)
+    validation = data.held_out_fraction if data.held_out == "validation" else None
+    return _dataset(data.name, data.root, data.size, data.download, data.subjects, validation)
 
 
 def task(config: Config) -> Task:
@@ -134,8 +135,11 @@ def _deal(config: Config, y: np.ndarray, pool: np.ndarray) -> tuple[np.ndarray, 
 
 
 @lru_cache(maxsize=4)
-def _dataset(name: str, root: str | None, size: int | None, download: bool, subjects: str | None) -> Dataset:
-    return load_dataset(name, root, size=size, download=download, subjects=subjects)
+def _dataset(
+    name: str, root: str | None, size: int | None, download: bool, subjects: str | None, validation: float | None
+) -> Dataset:
+    data = load_dataset(name, root, size=size, download=download, subjects=subjects)
+    return data if validation is None else validation_split(data, validation)
 
 
 @lru_cache(maxsize=2)

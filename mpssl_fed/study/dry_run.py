@@ -105,6 +105,8 @@ def _estimate(kind: str, config: Config) -> Estimate:
 
 def _build(config: Config) -> Estimate:
     data = KNOWN[config.data.name]
+    if config.data.held_out == "validation":
+        data = data.validation_split(config.data.held_out_fraction)
     STRATEGIES[config.federation.strategy.name]
     smallest = _deal(config, data)
     if config.privacy.on:

@@ -7,7 +7,7 @@ CIFAR-10 Krizhevsky 2009, Fashion-MNIST arXiv 1708.07747. mnist-5k: 500 digits a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -27,6 +27,11 @@ class KnownData:
     def labels(self) -> np.ndarray:
         """Return training labels [train] of classes as even as their number allows; the official ones differ by a few images."""
         return np.sort(np.arange(self.train) % self.classes)
+
+    def validation_split(self, fraction: float) -> KnownData:
+        """Return the set with ``fraction`` of each training class held out in place of the test set."""
+        held_out = sum(min(round(fraction * count), count - 1) for count in np.bincount(self.labels()).tolist())
+        return replace(self, train=self.train - held_out, test=held_out)
 
     def stored_bytes(self, size: int) -> int:
         """Return the bytes of all images in memory at ``size`` x ``size`` pixels."""

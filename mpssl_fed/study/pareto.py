@@ -253,16 +253,14 @@ def plot(folder: Path, points: Sequence[Point]) -> str:
                         "" if number else name,
                     )
             axes.set_xticks(range(len(values)), [epsilon_words(value) for value in values])
-            axes.set(
-                xlabel="Epsilon", title=group if len(groups) > 1 else "", ylabel="Test accuracy (%)" if axes is panels[0] else ""
-            )
+            axes.set(xlabel="Epsilon", title=group if len(groups) > 1 else "", ylabel="Accuracy (%)" if axes is panels[0] else "")
             axes.set_xlim(-0.5, len(values) - 0.5)
             plain_grid(axes, "y")
         low, high = panels[0].get_ylim()  # an interval may reach beyond what an accuracy can be
         panels[0].set_ylim(max(low, 0.0), min(high, 102.0))
         handles = {word: handle for axes in panels for handle, word in zip(*axes.get_legend_handles_labels(), strict=True)}
         drawn.legend(list(handles.values()), list(handles), loc="outside upper left", ncols=2)
-        return save(drawn, folder, "pareto", "Test accuracy against epsilon, arms that no other dominates ringed")
+        return save(drawn, folder, "pareto", "Accuracy against epsilon, arms that no other dominates ringed")
 
 
 def epsilon_words(epsilon: float) -> str:

@@ -25,12 +25,14 @@ MOST_SITES = 40
 NUMBERS_UP_TO = 16  # classes or sites beyond which the counts no longer fit into their boxes
 
 
-def run_curves(folder: Path, accuracy: Sequence[tuple[int, float]], losses: Mapping[str, Sequence[tuple[int, float]]]) -> str:
-    """Plot one run: test accuracy in percent and the losses, by round."""
+def run_curves(
+    folder: Path, accuracy: Sequence[tuple[int, float]], losses: Mapping[str, Sequence[tuple[int, float]]], held_out: str
+) -> str:
+    """Plot one run: accuracy on the held-out images (``held_out``: test or validation) in percent and the losses, by round."""
     with figure("curves", 8.4, 2.9) as drawn:
         left, right = drawn.subplots(1, 2)
         left.plot([r for r, _ in accuracy], [100 * value for _, value in accuracy], **style(0))
-        left.set(xlabel="Round", title="Test accuracy (%)")
+        left.set(xlabel="Round", title=f"{held_out.capitalize()} accuracy (%)")
         for index, (name, values) in enumerate(losses.items()):
             right.plot([r for r, _ in values], [value for _, value in values], label=name, **style(index))
         right.set(xlabel="Round", title="Loss")
@@ -39,7 +41,7 @@ def run_curves(folder: Path, accuracy: Sequence[tuple[int, float]], losses: Mapp
             right.legend()
         for axes in (left, right):
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        return save(drawn, folder, "curves", "Test accuracy and loss by round")
+        return save(drawn, folder, "curves", f"{held_out.capitalize()} accuracy and loss by round")
 
 
 def series_panels(folder: Path, name: str, panels: Panels, x_label: str, y_label: str, log_x: bool = False) -> str:

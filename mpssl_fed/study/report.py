@@ -79,6 +79,7 @@ def _subtitle(run: RunDirectory) -> str:
         f"classifier {config['model']['name']}",
         f"{config['federation']['local_steps']} local steps a round",
         private,
+        *(["evaluated on a validation part of the training pool"] if data.get("held_out") == "validation" else []),
         f"seed {config['seed']}",
     ]
     return ". ".join(part[0].upper() + part[1:] for part in parts) + "."

@@ -24,11 +24,12 @@ PHASES = {
 
 def run_sections(run: RunDirectory, plot_folder: Path) -> dict[str, Any]:
     """Return the values of the template's ``run_sections``; plots go into ``plot_folder`` as SVG and PNG too."""
-    losses = {"test": run.evaluated("test_loss"), "training, mean over sites": run.evaluated("train_loss")}
+    held_out = run.config["data"].get("held_out", "test")  # runs of an older schema know the test set alone
+    losses = {held_out: run.evaluated("test_loss"), "training, mean over sites": run.evaluated("train_loss")}
     labels, note = _labels(run, plot_folder)
     return {
         "curves": plots.run_curves(
-            plot_folder, run.evaluated("test_accuracy"), {name: line for name, line in losses.items() if line}
+            plot_folder, run.evaluated("test_accuracy"), {name: line for name, line in losses.items() if line}, held_out
         ),
         "labels": labels,
         "labels_note": note,

@@ -85,6 +85,7 @@ def _facts(outcome: Outcome, arms: Sequence[Arm]) -> list[tuple[str, str]]:
         ("cells", f"{len(outcome.finished)} of {len(outcome.plan.cells)}"),
         ("arms", str(len(arms))),
         ("seeds", str(len(outcome.plan.study.seeds))),
+        ("evaluated on", _held_out(outcome)),
         *([("best mean", top.label)] if top is not None else []),
         ("time in runs", seconds_words(seconds)),
     ]
@@ -98,6 +99,12 @@ def _warning(outcome: Outcome) -> str:
     if missing:
         words.append(f"{_cells(missing)} not run yet; the same command goes on.")
     return " ".join(words)
+
+
+def _held_out(outcome: Outcome) -> str:
+    """Return what the cells were evaluated on: test, validation, or held-out where cells differ."""
+    kinds = {cell.config.data.held_out for cell in outcome.plan.cells}
+    return kinds.pop() if len(kinds) == 1 else "held-out"
 
 
 def _cells(n: int) -> str:
@@ -117,22 +124,23 @@ def _figures(outcome: Outcome, arms: Sequence[Arm]) -> list[dict[str, str]]:
         groups.setdefault(_without(outcome, arm, hue), {})[show_value(arm.settings[hue])] = values
     name = METRICS[study.metric]
     name = name[0].upper() + name[1:]
+    held_out = _held_out(outcome).capitalize()
     figures = [
         {
             "title": "All arms",
-            "svg": plots.intervals(folder, groups, f"Test {name.lower()}"),
+            "svg": plots.intervals(folder, groups, f"{held_out} {name.lower()}"),
             "caption": "Mean over seeds with 95 % interval; small dots are seeds.",
         }
     ]
     by_labels = _against_labels(outcome, done, hue, study.metric, scale)
     if by_labels:
         svg = plots.series_panels(
-            folder, "labels-per-class", by_labels, "Labelled images a class", f"Test {name.lower()}", log_x=True
+            folder, "labels-per-class", by_labels, "Labelled images a class", f"{held_out} {name.lower()}", log_x=True
         )
         figures.append({"title": "Against the number of labels", "svg": svg, "caption": "Bands are 95 % intervals over seeds."})
     curves = _curves(outcome, done, hue)
     if curves:
-        svg = plots.series_panels(folder, "learning", curves, "Round", "Test accuracy (%)")
+        svg = plots.series_panels(folder, "learning", curves, "Round", f"{held_out} accuracy (%)")
         figures.append({"title": "Learning curves", "svg": svg, "caption": "Mean over seeds; bands are 95 % intervals."})
     return figures
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpssl_fed.config import METHODS, Config, from_mapping
+from mpssl_fed.method import METHOD_VERSION
 from mpssl_fed.study.cell_key import cell_key, differing
+from mpssl_fed.study.grid import load_study
+
+COMMITTED = {"privacy-utility-mnist.csv": "privacy-utility-mnist"}
+"""Table below benchmarks/results -> the shipped study that it holds."""
 
 
 def config_of(**fields: Any) -> Config:
@@ -60,6 +67,16 @@ def test_a_new_key_with_a_default_leaves_the_key_and_changes_the_protocol_hash(m
     monkeypatch.setattr("mpssl_fed.study.cell_key._plain", lambda: json.dumps(Config().dump()))
     assert config.sha256() != sha256
     assert cell_key(config, 1) == key
+
+
+def test_committed_rows_are_cells_of_their_study() -> None:
+    """The keys of committed tables are those that their studies have today; a new key of the schema leaves them alone."""
+    for table, study in COMMITTED.items():
+        with open(Path(__file__).parents[2] / "benchmarks" / "results" / table, newline="") as file:
+            rows = list(csv.DictReader(file))
+        known = {cell.sha256 for cell in load_study(study).cells}
+        assert rows
+        assert {row["config_sha256"] for row in rows if row["method_version"] == str(METHOD_VERSION)} <= known
 
 
 def test_the_method_version_is_part_of_the_key() -> None:

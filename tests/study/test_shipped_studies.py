@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from mpssl_fed.cli import build
 from mpssl_fed.config import METHODS
 from mpssl_fed.data import fine_grained
-from mpssl_fed.data.datasets import load_dataset
+from mpssl_fed.data.datasets import load_dataset, validation_split
 from mpssl_fed.errors import UserError
 from mpssl_fed.study.dry_run import LAYERS, estimate
 from mpssl_fed.study.grid import Plan, load_study
@@ -101,6 +101,8 @@ def test_what_a_dry_run_knows_of_the_data_is_so() -> None:
     assert (known.classes, known.train, known.test) == (len(data.classes), len(data.train), len(data.test))
     assert (known.channels, known.size, known.flip) == (data.channels, data.size, data.flip)
     assert known.stored_bytes(32) == data.train.x.nbytes + data.test.x.nbytes
+    tuned, known_tuned = validation_split(data, 0.15), known.validation_split(0.15)
+    assert (known_tuned.train, known_tuned.test) == (len(tuned.train), len(tuned.test))
     for name in ("aircraft", "birds", "cars", "dtd", "flowers", "pets"):
         line = f"{KNOWN[name].train:,} + {KNOWN[name].test:,}"
         assert any(line in text and name in text.lower() for text in str(fine_grained.__doc__).splitlines()), name
