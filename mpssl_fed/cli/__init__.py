@@ -17,7 +17,7 @@ GROUPS = ("run", "deploy", "look", "trained", "guard", "audit", "make")
 
 def build() -> typer.Typer:
     """Return the whole command line."""
-    root = typer.Typer(name="mpssl-fed", help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+    root = typer.Typer(name="mpssl-fed", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
     root.callback()(_root)
     for name in GROUPS:
         if importlib.util.find_spec(f"{__name__}.{name}") is None:
@@ -29,7 +29,10 @@ def build() -> typer.Typer:
 
 
 def _root() -> None:
-    """Federated learning where each site learns from a few labelled images and a public generator (MP-SSL)."""
+    """Federated learning where each site learns from a few labelled images and a public generator (MP-SSL).
+
+    Begin with: mpssl-fed simulate demo. What this machine has and lacks: mpssl-fed doctor.
+    """
 
 
 def main() -> None:

@@ -12,7 +12,6 @@ import typer
 from mpssl_fed.study.command import app as study_app
 
 app = typer.Typer()
-app.registered_commands.extend(study_app.registered_commands)
 
 
 @app.command()
@@ -44,3 +43,6 @@ def simulate(
         raise typer.Exit(130) from None
     diagnose(run.folder)
     print(f"{run.config.data.held_out} accuracy {run.accuracy:.4f}   {write_run_report(run.folder)}")
+
+
+app.registered_commands.extend(study_app.registered_commands)  # last, so that --help begins with simulate

@@ -93,6 +93,23 @@ def test_control_c_keeps_what_is_done_and_says_how_to_go_on(config: str, tmp_pat
     assert 3 <= len(rounds) < 401
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), ("Begin with: mpssl-fed simulate demo", "Simulate a federation of sites on this machine.")),
+        (("simulate",), ("YAML file, or the name of a shipped config such as 'demo'.", "key.path=value ...")),
+        (("predict",), ("Image files of any size",)),
+    ],
+)
+def test_help_explains_commands_and_their_arguments(
+    words: tuple[str, ...], said: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert _call(monkeypatch, *words, "--help") == 0
+    shown = capsys.readouterr().out
+    assert all(text in shown for text in said), shown
+
+
 def test_help_is_quick_and_imports_no_torch() -> None:
     code = "import sys; from mpssl_fed.cli import build; build(); assert 'torch' not in sys.modules and 'flwr' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
