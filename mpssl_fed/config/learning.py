@@ -18,9 +18,16 @@ METHODS: dict[str, tuple[str, str]] = {
     "mp-ssl": ("meta-optimised", "scr"),
     "ssl-real": ("real", "freematch"),
     "vic-gssl": ("random", "vicreg"),
+    "mp-ssl+": ("meta-optimised", "vicreg"),
     "generator-only": ("none", "none"),
 }
 """Method name -> (source of the unsupervised batch, unsupervised loss); DESIGN section 3."""
+
+METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
+    "mp-ssl+": {"buffer": 30, "random_share": 0.5},
+}
+"""Method name -> what its other keys of the method section are unless set, nested as in YAML. Not the paper's: `mp-ssl+` is the
+best form of meta-optimised samples that was found, a large buffer half of which has random latents."""
 
 LAMBDA = {"none": 0.0}
 """Default weight of each unsupervised loss that wants another one than 1. SCR at 5 helps 300 steps at one site and collapses
@@ -224,7 +231,7 @@ class Method(Section):
             raise ValueError("method.name is null: give both method.source and method.loss")
         if "lambda" not in fields and "lambda_" not in fields:
             fields["lambda"] = LAMBDA.get(str(fields["loss"]), 1.0)
-        return fields
+        return _with_defaults(fields, METHOD_DEFAULTS.get(str(name), {}))
 
     @model_validator(mode="after")
     def _pair(self) -> Method:
@@ -233,6 +240,15 @@ class Method(Section):
         if self.loss in ("vicreg", "infonce") and self.micro_batch is not None:
             raise ValueError(f"method.micro_batch={self.micro_batch}: {self.loss} compares the images of a batch; set it to null")
         return self
+
+
+def _with_defaults(fields: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Return ``fields`` with what they leave out taken from ``defaults``, section by section."""
+    filled = defaults | fields
+    for key, value in defaults.items():
+        if isinstance(value, dict) and isinstance(filled[key], dict):
+            filled[key] = _with_defaults(filled[key], value)
+    return filled
 
 
 class Optim(Section):

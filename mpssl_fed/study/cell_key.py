@@ -14,7 +14,7 @@ from typing import Any
 
 from mpssl_fed.config import Config
 from mpssl_fed.config.federation import Strategy
-from mpssl_fed.config.learning import Method, Partition
+from mpssl_fed.config.learning import METHOD_DEFAULTS, Method, Partition
 
 NAMING = (("method",), ("data", "partition"), ("federation", "strategy"))
 """Sections in which a name decides the defaults of the other keys."""
@@ -30,7 +30,8 @@ def differing(config: Config) -> dict[str, Any]:
     """Return the keys of ``config``, nested, whose values differ from the defaults.
 
     Within a section that a name rules (method, partitioner, strategy) the defaults are those of that name, and the name itself
-    stands there unless it is the default one. Without ``output`` and ``federation.backend``, which change no result.
+    stands there unless it is the default one. What a named method brings of its own (``METHOD_DEFAULTS``) is always there, so that
+    revising it names other cells. Without ``output`` and ``federation.backend``, which change no result.
     """
     own = config.dump()
     del own["output"]
@@ -45,6 +46,8 @@ def differing(config: Config) -> dict[str, Any]:
         named = _named(leaf, section[leaf])
         names = {key: named[key] for key in ("name", "source", "loss") if named.get(key) != default[leaf].get(key)}
         place[leaf] = names | _difference(section[leaf], named)
+    brought = METHOD_DEFAULTS.get(own["method"]["name"] or "", {})
+    fields["method"] = _joined(fields["method"], _at(own["method"], brought))
     return _without_empty(fields)
 
 
@@ -64,6 +67,17 @@ def _difference(own: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str,
         elif key not in default or value != default[key]:
             found[key] = value
     return found
+
+
+def _at(own: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of ``own`` at the nested ``keys``."""
+    return {key: _at(own[key], inner) if isinstance(inner, Mapping) else own[key] for key, inner in keys.items()}
+
+
+def _joined(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    joined = {**one, **other}
+    both = [key for key in one if isinstance(one[key], Mapping) and isinstance(other.get(key), Mapping)]
+    return joined | {key: _joined(one[key], other[key]) for key in both}
 
 
 def _without_empty(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import pytest
 from mpssl_fed import config as configs
 from mpssl_fed.config import METHODS, Config
 from mpssl_fed.config.federation import STRATEGY_OPTIONS
-from mpssl_fed.config.learning import LAMBDA, PARTITION_OPTIONS
+from mpssl_fed.config.learning import LAMBDA, METHOD_DEFAULTS, PARTITION_OPTIONS, Method
 from mpssl_fed.errors import UserError
 
 PRIVATE = ("privacy.epsilon=8", "privacy.public_size=100", "privacy.delta=1e-4")
@@ -23,6 +23,25 @@ def test_a_method_is_its_pair(name: str) -> None:
     assert (method.source, method.loss) == METHODS[name]
     assert method.lambda_ == LAMBDA.get(METHODS[name][1], 1.0)
     assert _config(f"method.name={name}", f"method.source={METHODS[name][0]}").method == method
+
+
+def test_a_named_method_brings_defaults_that_the_user_may_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    plus = _config("method.name=mp-ssl+").method
+    assert (plus.buffer * plus.batch, plus.random_share) == (1440, 0.5)
+    own = _config("method.name=mp-ssl+", "method.buffer=2", "method.gap.weight=0").method
+    assert (own.buffer, own.random_share, own.gap.weight) == (2, 0.5, 0)
+    assert _config("method.name=null", "method.source=meta-optimised", "method.loss=vicreg").method.buffer == 4
+    assert configs.from_json(_config("method={name: mp-ssl+, buffer: 7}").canonical_json()).method.buffer == 7
+    monkeypatch.setitem(METHOD_DEFAULTS, "mp-ssl+", {"gap": {"per_class": False}, "latent": {"temperature": 0.5}})
+    nested = _config("method={name: mp-ssl+, gap: {weight: 3}, latent: {temperature: 0.7}}").method
+    assert (nested.gap.weight, nested.gap.per_class, nested.latent.temperature, nested.buffer) == (3, False, 0.7, 4)
+
+
+def test_defaults_of_methods_are_keys_of_the_section() -> None:
+    assert set(METHOD_DEFAULTS) <= set(METHODS)
+    for name, defaults in METHOD_DEFAULTS.items():
+        assert not {"name", "source", "loss"} & set(defaults)
+        Method.model_validate({"name": name} | defaults)
 
 
 def test_pairs_of_ones_own() -> None:
