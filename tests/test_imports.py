@@ -127,6 +127,15 @@ def test_importing_the_package_is_cheap() -> None:
     assert not {"torch", "flwr", "ray", "opacus", "matplotlib"} & set(done.stdout.split())
 
 
+@pytest.mark.parametrize("module", ["federation.site_process", "federation.submit", "federation.server"])
+def test_a_process_starts_without_what_it_may_never_use(module: str) -> None:
+    """Accountants, torchvision and torch's compiler take longer to import than torch: only who uses them pays."""
+    late = {"opacus", "scipy", "torchvision", "matplotlib", "torch._dynamo"}
+    program = f"import sys, mpssl_fed.{module}; print(*{late} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == "\n"
+
+
 @pytest.mark.parametrize("file", [*FILES, *sorted((HOUSE / "tests").rglob("*.py"))], ids=lambda file: str(file.relative_to(HOUSE)))
 def test_no_file_is_long(file: Path) -> None:
     assert len(file.read_text(encoding="utf-8").splitlines()) <= 350

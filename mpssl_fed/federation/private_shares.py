@@ -6,7 +6,7 @@ import csv
 import io
 from pathlib import Path
 
-from torchvision.transforms.functional import to_pil_image
+from PIL import Image
 
 from mpssl_fed.config import Config
 from mpssl_fed.data.datasets import Images
@@ -28,7 +28,7 @@ def write_share(folder: Path, config: Config, site: int) -> Path:
     writer.writerow(("path", "label") if images.subjects is None else ("path", "label", "subject"))
     for i in range(len(images)):
         name = f"{i:06d}.png"
-        to_pil_image(images.x[i]).save(folder / name)
+        Image.fromarray(images.x[i].permute(1, 2, 0).squeeze(-1).numpy()).save(folder / name)  # [C, S, S] -> [S, S(, 3)]
         writer.writerow([name, classes[int(images.y[i])], *_subject(images, i)])
     return write_atomic(folder / LISTING, rows.getvalue(), mode=0o600)
 

@@ -7,8 +7,6 @@ import io
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.functional import to_pil_image
-from torchvision.utils import make_grid
 
 from mpssl_fed.config import Config
 from mpssl_fed.federation import parts
@@ -61,6 +59,9 @@ def _random_images(config: Config) -> Tensor:
 
 def _png(images: Tensor) -> bytes:
     """Return images [n, C, H, W] in [-1, 1] as one PNG, eight a row."""
+    from torchvision.transforms.functional import to_pil_image  # here: seconds that a site, which draws nothing, need not spend
+    from torchvision.utils import make_grid
+
     grid = make_grid(images.detach().float().cpu().clamp(-1, 1) / 2 + 0.5, nrow=COLUMNS, padding=1, pad_value=1.0)
     file = io.BytesIO()
     to_pil_image(grid).save(file, format="PNG", optimize=True)

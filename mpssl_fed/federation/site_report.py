@@ -11,8 +11,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torchvision.transforms.functional import to_pil_image
-from torchvision.utils import make_grid
 
 from mpssl_fed.config import Config
 from mpssl_fed.data.datasets import Images
@@ -101,6 +99,9 @@ def _samples(state: Path, config: Config, run_id: str, site: int) -> Tensor | No
 
 
 def _data_url(images: Tensor) -> str:
+    from torchvision.transforms.functional import to_pil_image  # here: importing it takes seconds
+    from torchvision.utils import make_grid
+
     grid = make_grid(images.detach().cpu().float(), nrow=8, normalize=True, value_range=(-1, 1))
     buffer = io.BytesIO()
     to_pil_image(grid).save(buffer, "PNG")

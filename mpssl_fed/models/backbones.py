@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
 
 from mpssl_fed.errors import UserError
@@ -124,8 +123,10 @@ class ResNetBody(nn.Module):
 
 def _resnet(name: str, dim: int) -> None:
     def build(_channels: int, size: int, norm: str, pretrained: str | None) -> tuple[nn.Module, int]:
+        from torchvision import models  # here: importing it takes longer than torch itself, since it brings torch's compiler
+
         layer = nn.BatchNorm2d if norm == "batch" else (lambda width: nn.GroupNorm(math.gcd(32, width), width))
-        net = getattr(torchvision.models, name)(norm_layer=layer)
+        net = getattr(models, name)(norm_layer=layer)
         if pretrained is not None:
             if size < 64:
                 raise UserError(f"model.pretrained={pretrained}: ImageNet weights need data.size of 64 or more, not {size}")

@@ -11,14 +11,15 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from opacus.accountants.analysis import prv
-from opacus.accountants.analysis.rdp import compute_rdp
-from scipy.optimize import brentq
 
 from mpssl_fed.errors import UserError
+
+if TYPE_CHECKING:
+    from opacus.accountants.analysis import prv
 
 History = Mapping[tuple[float, float], int]
 """{(sigma, q): number of releases}."""
@@ -62,6 +63,8 @@ def rdp(history: History, orders: Sequence[float] = ORDERS) -> NDArray[np.float6
 
 @lru_cache(maxsize=4096)
 def _one_release(sigma: float, q: float, orders: tuple[float, ...]) -> tuple[float, ...]:
+    from opacus.accountants.analysis.rdp import compute_rdp  # here: two seconds that a run without privacy need not spend
+
     return tuple(compute_rdp(q=q, noise_multiplier=sigma, steps=1, orders=list(orders)))
 
 
@@ -119,6 +122,8 @@ def _trajectory(histories: tuple[_Items, ...], delta: float) -> tuple[float, ...
 
 def _discretise(whole: dict[tuple[float, float], int], delta: float, error: float) -> dict[tuple[float, float], prv.DiscretePRV]:
     """Return each kind of release as a discrete privacy random variable on one grid that is fit for ``whole``."""
+    from opacus.accountants.analysis import prv
+
     if not whole:
         return {}
     variables = {(sigma, q): prv.PoissonSubsampledGaussianPRV(q, sigma) for sigma, q in whole}
@@ -142,6 +147,8 @@ def _compose(
     error: float,
 ) -> float:
     """Return PRV's upper bound on the epsilon of ``history``; infinity where it finds none."""
+    from opacus.accountants.analysis import prv
+
     if not history:
         return 0.0
     try:
@@ -165,6 +172,8 @@ def solve_sigma(history_at: Callable[[float], History], target: float, delta: fl
     ``history_at(sigma)`` is the whole plan at that sigma; its epsilon must fall as sigma grows. Never below 0.2, where
     epsilon is beyond use. UserError when no sigma below 1e5 meets the target.
     """
+    from scipy.optimize import brentq
+
     low, high = SIGMA_RANGE
     if rdp_epsilon(history_at(high), delta) > target:
         raise UserError(

@@ -125,7 +125,7 @@ def test_renyi_takes_over_where_prv_fails(monkeypatch: pytest.MonkeyPatch) -> No
     def fail(*_: object) -> None:
         raise RuntimeError("Discrete mean differs significantly from continuous mean.")
 
-    monkeypatch.setattr(accounting.prv, "discretize", fail)
+    monkeypatch.setattr("opacus.accountants.analysis.prv.discretize", fail)
     assert epsilon(history, DELTA) == rdp_epsilon(history, DELTA) > exact
     accounting._trajectory.cache_clear()
 
