@@ -22,6 +22,7 @@ import torch
 from benchmarks.memory import cost
 from benchmarks.step import cuda_cost
 from mpssl_fed.config import METHODS, Config, from_mapping
+from mpssl_fed.config.learning import CONTROLS
 from mpssl_fed.data.datasets import Dataset, load_dataset
 from mpssl_fed.data.partition import choose_labelled
 from mpssl_fed.federation.evaluate import evaluate
@@ -87,7 +88,7 @@ def to_accuracy(method: str, data: Dataset, device: str, rounds: int, target: fl
 def main() -> None:
     """Measure and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--methods", nargs="+", default=[name for name in METHODS if name != "generator-only"])
+    parser.add_argument("--methods", nargs="+", default=[name for name in METHODS if name not in CONTROLS])
     parser.add_argument("--target", type=float, default=0.8)
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)

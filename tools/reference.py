@@ -18,7 +18,7 @@ from click import Context, Group
 
 from mpssl_fed import cli
 from mpssl_fed.config import METHODS, Config
-from mpssl_fed.config.learning import METHOD_DEFAULTS
+from mpssl_fed.config.learning import CONTROLS, METHOD_DEFAULTS
 from mpssl_fed.config.section import Section
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -30,17 +30,20 @@ def config_page() -> str:
     lines = ["# Config keys", "", "Set any of them in YAML or as `key.path=value` on the command line.", ""]
     lines += ["| key | type | default | meaning |", "|---|---|---|---|"]
     lines += _rows(Config, "")
-    lines += ["", "## Methods", "", "| `method.name` | source | loss | own defaults |", "|---|---|---|---|"]
-    lines += [f"| `{name}` | {source} | {loss} | {_own_defaults(name)} |" for name, (source, loss) in METHODS.items()]
+    lines += ["", "## Methods", "", "| `method.name` | source | loss | sets |", "|---|---|---|---|"]
+    lines += [f"| `{name}` | {source} | {loss} | {_sets(name)} |" for name, (source, loss) in METHODS.items()]
     return HEAD + "\n".join(lines) + "\n"
 
 
-def _own_defaults(method: str) -> str:
+def _sets(method: str) -> str:
     def flat(fields: dict[str, Any], prefix: str) -> list[str]:
-        parts = [flat(v, f"{prefix}{k}.") if isinstance(v, dict) else [f"`{prefix}{k}={v}`"] for k, v in fields.items()]
+        parts = [
+            flat(v, f"{prefix}{k}.") if isinstance(v, dict) else [f"`{prefix}{k}={'null' if v is None else v}`"]
+            for k, v in fields.items()
+        ]
         return [word for part in parts for word in part]
 
-    return ", ".join(flat(METHOD_DEFAULTS.get(method, {}), "method."))
+    return ", ".join([*flat(METHOD_DEFAULTS.get(method, {}), "method."), *flat(CONTROLS.get(method, {}), "")])
 
 
 def _rows(model: type[Section], prefix: str) -> list[str]:

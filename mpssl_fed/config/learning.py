@@ -20,8 +20,22 @@ METHODS: dict[str, tuple[str, str]] = {
     "vic-gssl": ("random", "vicreg"),
     "mp-ssl+": ("meta-optimised", "vicreg"),
     "generator-only": ("none", "none"),
+    "fedprox": ("none", "none"),
+    "linear-random": ("none", "none"),
+    "linear-pixels": ("none", "none"),
+    "linear-hog": ("none", "none"),
 }
 """Method name -> (source of the unsupervised batch, unsupervised loss); DESIGN section 3."""
+
+CONTROLS: dict[str, dict[str, dict[str, Any]]] = {
+    "generator-only": {"warm_start": {"part": "both"}},
+    "fedprox": {"federation": {"strategy": {"name": "fedprox"}}},
+    "linear-random": {"model": {"name": "random", "pretrained": None}},
+    "linear-pixels": {"model": {"name": "pixels", "pretrained": None}},
+    "linear-hog": {"model": {"name": "hog", "pretrained": None}},
+}
+"""Control -> what its name says outside the method section. `base` with the proximal term, or as a linear head on frozen features
+of a random network, on raw pixels or on HOG; `generator-only` asks no site and is what the public generator alone teaches."""
 
 METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
     "mp-ssl+": {"buffer": 30, "random_share": 0.5},

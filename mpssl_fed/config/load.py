@@ -15,7 +15,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from mpssl_fed.config.federation import Federation, Privacy
-from mpssl_fed.config.learning import Data, GeneratorSection, Method, Model, Optim, Output, Runtime, WarmStart
+from mpssl_fed.config.learning import CONTROLS, Data, GeneratorSection, Method, Model, Optim, Output, Runtime, WarmStart
 from mpssl_fed.config.section import Section
 from mpssl_fed.errors import UserError, nearest
 
@@ -68,14 +68,12 @@ class Config(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _generator_only_warms_both(cls, fields: Any) -> Any:
-        """Let ``generator-only`` start body and head warm unless the config says which."""
+    def _controls_set_more_than_a_method(cls, fields: Any) -> Any:
+        """Set what the name of a control says of other sections; ValueError where the config says otherwise."""
         if not isinstance(fields, dict) or not isinstance(fields.get("method"), dict):
             return fields
-        warm = fields.get("warm_start", {})
-        if fields["method"].get("name") != "generator-only" or not isinstance(warm, dict) or "part" in warm:
-            return fields
-        return {**fields, "warm_start": {**warm, "part": "both"}}
+        name = fields["method"].get("name")
+        return _with_control(fields, str(name), CONTROLS.get(str(name), {}))
 
     @model_validator(mode="after")
     def _generator_only_starts_warm(self) -> Config:
@@ -112,6 +110,21 @@ class Config(Section):
     def to_yaml(self) -> str:
         """Return the resolved config as YAML."""
         return yaml.safe_dump(self.dump(), sort_keys=False)
+
+
+def _with_control(fields: dict[str, Any], name: str, sets: dict[str, Any], path: str = "") -> dict[str, Any]:
+    """Return ``fields`` with what the control ``name`` sets; ``generator-only`` may also warm the head alone."""
+    filled = dict(fields)
+    for key, value in sets.items():
+        given = filled.get(key)
+        if isinstance(value, dict):
+            if given is None or isinstance(given, dict):
+                filled[key] = _with_control(given or {}, name, value, f"{path}{key}.")
+        elif key not in filled:
+            filled[key] = value
+        elif given != value and name != "generator-only":
+            raise ValueError(f"method.name={name} means {path}{key}={value}, but {path}{key}={given} is given; remove one of them")
+    return filled
 
 
 def config_folder() -> Path:

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from mpssl_fed.config import Config, find, from_mapping, override, read_mapping
+from mpssl_fed.config.learning import CONTROLS
 from mpssl_fed.errors import UserError, nearest
 from mpssl_fed.study.cell_key import cell_key
 from mpssl_fed.study.keys import check_key, get_key, set_key, short_names, show_value
@@ -194,8 +195,24 @@ def _bundles(study: Study, where: str) -> list[tuple[dict[str, Any], Settings]]:
             for key, value in zip(grid, values, strict=True):
                 set_key(fields, key, value)
                 settings[key] = value
+            chosen_keys = {*grid, *(study.variants[name] if name is not None else {})}
+            _let_control_win(fields, chosen_keys)
             bundles.append((fields, settings))
     return bundles
+
+
+def _let_control_win(fields: dict[str, Any], chosen: set[str]) -> None:
+    """Take out of ``fields`` what only the study's base sets and the control that this arm is means otherwise.
+
+    So a control stands in one grid with the methods, whatever model or strategy those have.
+    """
+    method = fields.get("method")
+    control = method.get("name") if isinstance(method, dict) and "method.name" in chosen else None
+    for section, sets in CONTROLS.get(str(control), {}).items():
+        for key in sets:
+            path = f"{section}.{key}"
+            if isinstance(fields.get(section), dict) and not any(k == section or (k + ".").startswith(path + ".") for k in chosen):
+                fields[section].pop(key, None)
 
 
 def _check_selection(want: Settings | None, cells: Sequence[Cell], where: str, metric: str | None) -> None:

@@ -7,7 +7,7 @@ import pytest
 from mpssl_fed import config as configs
 from mpssl_fed.config import METHODS, Config
 from mpssl_fed.config.federation import STRATEGY_OPTIONS
-from mpssl_fed.config.learning import LAMBDA, METHOD_DEFAULTS, PARTITION_OPTIONS, Method
+from mpssl_fed.config.learning import CONTROLS, LAMBDA, METHOD_DEFAULTS, PARTITION_OPTIONS, Method
 from mpssl_fed.errors import UserError
 
 PRIVATE = ("privacy.epsilon=8", "privacy.public_size=100", "privacy.delta=1e-4")
@@ -44,6 +44,20 @@ def test_defaults_of_methods_are_keys_of_the_section() -> None:
         Method.model_validate({"name": name} | defaults)
 
 
+def test_controls_are_methods_that_set_more() -> None:
+    assert _config("method.name=fedprox").federation.strategy.proximal_mu == 0.01
+    assert _config("method.name=fedprox", "federation.strategy.proximal_mu=0.5").federation.strategy.proximal_mu == 0.5
+    assert {name: _config(f"method.name={name}").model.name for name in CONTROLS if name.startswith("linear")} == {
+        "linear-random": "random", "linear-pixels": "pixels", "linear-hog": "hog",
+    }  # fmt: skip
+    assert _config("method.name=generator-only").warm_start.part == "both"
+    assert _config("method.name=generator-only", "warm_start.part=head").warm_start.part == "head"
+    for name in CONTROLS:
+        config = _config(f"method.name={name}")
+        assert (config.method.source, config.method.loss) == ("none", "none")
+        assert configs.from_json(config.canonical_json()).canonical_json() == config.canonical_json()
+
+
 def test_pairs_of_ones_own() -> None:
     method = _config("method.source=random", "method.loss=scr-stopgrad").method
     assert (method.name, method.lambda_) == (None, 1.0)
@@ -60,6 +74,9 @@ def test_pairs_of_ones_own() -> None:
         (["method.source=none", "method.loss=scr"], "either both are none or neither is"),
         (["method.source=random", "method.loss=none"], "either both are none or neither is"),
         (["method.name=vic-gssl", "method.micro_batch=4"], "vicreg compares the images of a batch"),
+        (["method.name=linear-hog", "model.name=resnet18"], "method.name=linear-hog means model.name=hog, but model.name=resnet18"),
+        (["method.name=fedprox", "federation.strategy.name=krum"], "means federation.strategy.name=fedprox, but .*=krum is given"),
+        (["method.name=generator-only", "warm_start.part=body"], "the generator must teach the head"),
         (["data.labels_per_class=3", "data.label_fraction=0.1"], "both set; set one of them to null"),
         (["federation.sites=2", "federation.min_sites=3"], "min_sites=3 is more than sites=2"),
     ],

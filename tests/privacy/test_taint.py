@@ -12,7 +12,7 @@ import torch
 
 from mpssl_fed import config as configs
 from mpssl_fed.config import Config
-from mpssl_fed.config.learning import METHODS
+from mpssl_fed.config.learning import CONTROLS, METHODS
 from mpssl_fed.data.datasets import Images
 from mpssl_fed.generators import load_generator
 from mpssl_fed.generators.base import Generator
@@ -24,7 +24,7 @@ from mpssl_fed.privacy.plan import plan_for
 from mpssl_fed.privacy.releases import DPPrivateData, LabelledStepPrivateData
 from tests.privacy.release_cases import SIZE, dataset, digits
 
-PRIVATE_METHODS = [name for name in METHODS if METHODS[name][0] != "real" and name != "generator-only"]  # which asks no site
+PRIVATE_METHODS = [name for name in METHODS if METHODS[name][0] != "real" and name not in CONTROLS]  # those are base
 CLOCKS = ("train_s", "generate_s")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from mpssl_fed.config import config_folder, from_mapping
+from mpssl_fed.config.learning import CONTROLS
 from mpssl_fed.errors import UserError
 from mpssl_fed.method import METHOD_VERSION
 from mpssl_fed.study.cell_key import cell_key
@@ -152,3 +153,27 @@ def test_a_misspelt_override_or_study_is_refused(tmp_path: Path) -> None:
         find_study("dmeo")
     with pytest.raises(UserError, match="no such file"):
         load_study(tmp_path / "none.yaml")
+
+
+def test_controls_stand_in_one_grid_with_the_methods(tmp_path: Path) -> None:
+    """What the base sets for the methods gives way to what a control is; what the grid itself sets does not."""
+    base = {
+        **TINY,
+        "model": {"name": "resnet18"},
+        "federation": {"sites": 2, "strategy": {"name": "fedavgm"}},
+        "warm_start": {"part": "none"},
+    }
+    names = ["base", *CONTROLS]
+    plan = plan_of(tmp_path, base=base, grid={"method.name": names}, seeds=1)
+    got = {cell.config.method.name: cell.config for cell in plan.cells}
+    assert list(got) == names
+    assert {name: config.model.name for name, config in got.items()} == {
+        "base": "resnet18", "generator-only": "resnet18", "fedprox": "resnet18",
+        "linear-random": "random", "linear-pixels": "pixels", "linear-hog": "hog",
+    }  # fmt: skip
+    assert {name: config.federation.strategy.name for name, config in got.items()} == {
+        name: "fedprox" if name == "fedprox" else "fedavgm" for name in names
+    }
+    assert got["generator-only"].warm_start.part == "both"
+    with pytest.raises(UserError, match=r"method.name=linear-hog means model.name=hog, but model.name=resnet18 is given"):
+        plan_of(tmp_path, grid={"method.name": ["linear-hog"], "model.name": ["resnet18"]})
