@@ -23,6 +23,7 @@ from mpssl_fed.federation.resident import Resident
 
 log = logging.getLogger("mpssl_fed.daemon")
 PR_SET_DUMPABLE = 4
+MOST_CALLERS, CHUNK = 8, 1 << 16
 STALL_S = 60.0
 """A caller that stops in the middle of a request is cut off."""
 
@@ -41,13 +42,17 @@ class Door:
 
 
 class Daemon(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    """Serves ``resident`` at ``door`` until :meth:`shutdown`; ``facts`` are added to what status shows."""
+    """Serves ``resident`` at ``door`` until :meth:`shutdown`; ``facts`` are added to what status shows.
+
+    Messages of more than ``most_bytes`` are not kept. The SuperNode's user has MOST_CALLERS connections, the owner any.
+    """
 
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, resident: Resident, door: Door, facts: dict[str, Any]) -> None:
-        self.resident, self.door, self.facts = resident, door, facts
+    def __init__(self, resident: Resident, door: Door, facts: dict[str, Any], most_bytes: int = wire.MOST_BYTES) -> None:
+        self.resident, self.door, self.facts, self.most_bytes = resident, door, facts, most_bytes
+        self._room = threading.BoundedSemaphore(MOST_CALLERS)
         prepare(door)
         super().__init__(str(door.path), Handler, bind_and_activate=False)
         before = os.umask(0o777)  # no one may connect before owner and mode are set
@@ -71,6 +76,18 @@ class Daemon(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     def stop(self) -> None:
         """End :meth:`run` from a signal handler."""
         threading.Thread(target=self.shutdown, daemon=True).start()
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Serve one connection, unless its user has too many: what a hostile bundle opens must not use up memory and threads."""
+        if peer_uid(request) in (0, os.geteuid()):
+            super().process_request_thread(request, client_address)
+        elif self._room.acquire(blocking=False):
+            try:
+                super().process_request_thread(request, client_address)
+            finally:
+                self._room.release()
+        else:
+            self.shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A broken connection is the caller's affair: no traceback."""
@@ -117,6 +134,10 @@ class Handler(BaseHTTPRequestHandler):
         length = self.headers.get("Content-Length", "")
         if not length.isdecimal() or int(length) > wire.MOST_BYTES:
             raise Refusal("malformed")
+        if int(length) > self.server.most_bytes:
+            for start in range(0, int(length), CHUNK):  # a caller that is cut off while it sends never reads the answer
+                self.rfile.read(min(CHUNK, int(length) - start))
+            raise Refusal("model-size")
         body = self.rfile.read(int(length))
         if len(body) != int(length):
             raise Refusal("malformed")

@@ -1,4 +1,4 @@
-"""Whether another system user could read a private file: asked before a daemon starts, from owners and modes on the way to it."""
+"""Whether another system user could read or replace a private file: from owners and modes on the way to it."""
 
 from __future__ import annotations
 
@@ -57,6 +57,15 @@ class User:
             return False
         return self.may(path, 4) or self.may(path, 2) or (path.is_dir() and self.may(path, 1))
 
+    def can_swap(self, path: Path) -> Path | None:
+        """Return the folder on the way to ``path`` in which the user can put something else in its place, None without one."""
+        for folder in reversed(path.resolve().parents):
+            if not self.may(folder, 1):
+                return None
+            if self.may(folder, 2) and not folder.stat().st_mode & stat.S_ISVTX:  # sticky: only an owner moves what is in it
+                return folder
+        return None
+
 
 def group_id(name: str) -> int:
     """Return the number of a group; UserError when the system does not know it."""
@@ -67,15 +76,20 @@ def group_id(name: str) -> int:
 
 
 def exposed(user: User, private: Iterable[Path]) -> Path | None:
-    """Return the first private path that ``user`` can read, None when there is none."""
-    closed: set[Path] = set()  # folders known to let the user read nothing below
-    for path in private:
+    """Return the first private path that ``user`` can read, or a folder in which it can replace one; None when there is none."""
+    closed: set[Path] = set()  # folders known to let the user reach nothing in them
+    fixed: set[Path] = set()  # folders known to stay where they are
+    for link in private:
+        path = link.resolve()  # what a link points to is as private as what it stands for
         folder = path.parent
         if folder in closed:
             continue
         if user.can_read(path):
             return path
-        if not user.may(folder.resolve(), 1):
+        if folder not in fixed and (weak := user.can_swap(path)) is not None:
+            return weak
+        fixed.add(folder)
+        if not user.may(folder, 1):
             closed.add(folder)
     return None
 

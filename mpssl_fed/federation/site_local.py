@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import shutil
@@ -58,9 +59,8 @@ class OwnData:
         """Return every file and folder whose reading would show private data."""
         if not self.is_csv:
             return [self.path, *(row[0] for row in list_classes(self.path, self.classes, self.subjects))]
-        lines = self.path.read_text(encoding="utf-8-sig").splitlines()
-        names = [line.split(",")[0].strip('"') for line in lines[1:] if line]
-        return [self.path, *{(self.path.parent / name).resolve() for name in names}]
+        with open(self.path, encoding="utf-8-sig", newline="") as file:
+            return [self.path, *(self.path.parent / row["path"] for row in csv.DictReader(file))]
 
     @property
     def is_csv(self) -> bool:

@@ -105,7 +105,7 @@ def serve_site(settings: SiteSettings, node: Companion | None = None) -> None:
         "state": str(state),
         **settings.facts,
     }
-    daemon = Daemon(resident, door, facts)
+    daemon = Daemon(resident, door, facts, most_bytes=4 * policy.max_parameters + 2 * wire.MOST_HEADER)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: daemon.stop())
     for warning in warnings:
@@ -175,6 +175,6 @@ def _refuse_exposed(settings: SiteSettings, user: User, private: Sequence[Path])
     found = exposed(user, private)
     if found is not None:
         raise UserError(
-            f"the SuperNode's user (uid {user.uid}) can read {found}; close it (chmod 700 on its folder), or accept that every app "
-            "bundle a server sends may read it with --trust-bundles"
+            f"the SuperNode's user (uid {user.uid}) can read {found} or replace what is in it; close it (chmod 700 on its folder), "
+            "or accept that every app bundle a server sends may do so with --trust-bundles"
         )

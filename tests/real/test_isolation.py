@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from mpssl_fed.errors import UserError
+from mpssl_fed.federation.daemon import MOST_CALLERS
 from mpssl_fed.federation.isolation import User, exposed
+from mpssl_fed.federation.site_local import OwnData
 from mpssl_fed.federation.site_process import SiteSettings, check_site
 from tests.real.sites import NOBODY, RealSite, message, tiny, weights
 
@@ -20,7 +22,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a
 CONFIG = tiny()
 
 HOSTILE = """
-import ctypes, http.client, json, os, socket, sys
+import ctypes, http.client, json, os, select, socket, sys, time
 socket_path, private, listing, policy, state, pid, body = sys.argv[1:]
 done = {}
 def attempt(name, work):
@@ -41,6 +43,7 @@ attempt("read an image", lambda: open(os.path.join(os.path.dirname(listing), "00
 attempt("read the list", lambda: open(listing).read())
 attempt("read the policy", lambda: open(policy).read())
 attempt("rewrite the policy", lambda: open(policy, "w").write("max_epsilon: 1000"))
+attempt("move the folder away", lambda: os.rename(private, private + "-gone"))
 attempt("replace the policy", lambda: os.rename("/tmp", policy))
 attempt("list the state", lambda: os.listdir(state))
 attempt("replace the socket", lambda: os.unlink(socket_path))
@@ -58,7 +61,17 @@ done["status"] = call("GET", "/v1/status")
 done["raw images"] = call("GET", "/v1/images")
 done["a file"] = call("GET", listing)
 done["larger epsilon"] = call("POST", "/v1/train", open(body, "rb").read())
-print(json.dumps(done))
+done["too large"] = call("POST", "/v1/train", bytes(130_000_000))
+held = [socket.socket(socket.AF_UNIX) for _ in range(20)]
+for one in held:
+    one.connect(socket_path)
+    one.sendall(b"POST /v1/train HTTP/1.1\\r\\nContent-Length: 9\\r\\n\\r\\n")
+ends = time.monotonic() + 20
+while len(select.select(held, [], [], 0)[0]) < 12 and time.monotonic() < ends:
+    time.sleep(0.1)
+done["cut off"] = len(select.select(held, [], [], 0.3)[0])
+print(json.dumps(done), flush=True)
+sys.stdin.read()
 """
 
 
@@ -80,18 +93,26 @@ def test_hostile_bundle_under_its_own_user_gets_nothing(site: RealSite) -> None:
     assert site.process is not None
     paths = (site.socket, site.private, site.listing, site.policy_file, site.state, site.process.pid, body)
     command = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "/usr/bin/env", "-i"]
-    done = subprocess.run(
-        [*command, _plain_python(), "-S", "-c", HOSTILE, *map(str, paths)], capture_output=True, text=True, check=False, timeout=60
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    answers = {key: found.pop(key) for key in ("card", "status", "raw images", "a file", "larger epsilon")}
-    assert len(found) == 13
+    hostile = subprocess.Popen(
+        [*command, _plain_python(), "-S", "-c", HOSTILE, *map(str, paths)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert hostile.stdout is not None
+    line = hostile.stdout.readline()
+    assert site.up()  # the owner is answered while the other user holds all the connections that it is given
+    _, error = hostile.communicate(timeout=60)
+    assert hostile.returncode == 0, error
+    found = json.loads(line)
+    keys = ("card", "status", "raw images", "a file", "larger epsilon", "too large", "cut off")
+    answers = {key: found.pop(key) for key in keys}
+    assert len(found) == 14
     assert set(found.values()) <= {"PermissionError"}, found
     assert answers["card"] == [200, '{"site": 0}']  # the one thing that the SuperNode's user may ask without a request to train
     assert answers["status"] == [403, '{"code": "policy"}']
     assert answers["raw images"] == answers["a file"] == [404, '{"code": "malformed"}']
     assert answers["larger epsilon"] == [409, '{"code": "epsilon"}']
+    assert answers["too large"] == [409, '{"code": "model-size"}']
+    assert 20 - MOST_CALLERS <= answers["cut off"] < 20
     assert site.up()
 
 
@@ -124,8 +145,25 @@ def test_readable_files_stop_the_start(tmp_path: Path) -> None:
     assert exposed(user, [image]) == image  # an owner can open it up
     folder.chmod(0o700)
     assert exposed(user, [image]) is None
+    shared = tmp_path / "shared"
+    shared.mkdir(mode=0o777)
+    shared.chmod(0o777)
+    (shared / "policy.yaml").touch(mode=0o600)
+    assert exposed(user, [shared / "policy.yaml"]) == shared  # unreadable, but another file may be put in its place
+    shared.chmod(0o1777)
+    assert exposed(user, [shared / "policy.yaml"]) is None
+    (tmp_path / "seen.png").touch(mode=0o644)
+    (folder / "b.png").symlink_to(tmp_path / "seen.png")
+    assert exposed(user, [image, folder / "b.png"]) == tmp_path / "seen.png"  # a link in a closed folder closes nothing
     with pytest.raises(UserError, match="no such user"):
         User.named("no-such-user-here")
+
+
+def test_every_file_that_a_list_names_is_private(tmp_path: Path) -> None:
+    """Whatever the order of the columns and however a name is quoted."""
+    (tmp_path / "list.csv").write_text('label,path\ncat,"a,1.png"\ndog,b.png\n', encoding="utf-8")
+    found = OwnData(tmp_path / "list.csv", ("cat", "dog")).files()
+    assert found == [tmp_path / name for name in ("list.csv", "a,1.png", "b.png")]
 
 
 def test_daemon_refuses_to_start_where_bundles_could_read(tmp_path: Path) -> None:
