@@ -22,6 +22,8 @@ from mpssl_fed.files import write_atomic, write_json
 from mpssl_fed.models import Classifier
 
 MANIFEST, CONFIG, MODEL = "manifest.json", "config.yaml", "model.safetensors"
+STUDY = "study.yaml"
+"""In a study's folder, whose top shows the files of one of its runs."""
 
 
 @dataclass
@@ -95,6 +97,8 @@ def refuse_occupied(folder: Path, *, resume: bool = False, overwrite: bool = Fal
         raise UserError(f"output.dir={folder}: is a file, want a folder")
     if not folder.is_dir() or not any(folder.iterdir()):
         return
+    if (folder / STUDY).is_file():
+        raise UserError(f"run directory {folder} holds a study with all its runs; choose another with --output DIR")
     is_run = (folder / MANIFEST).is_file()
     if not (is_run and (resume or overwrite)) and not (resume and _unborn(folder)):
         hint = "--resume continues it, --overwrite deletes it" if is_run else "and it is not a run, so nothing here deletes it"

@@ -13,6 +13,7 @@ from mpssl_fed.config import Config, load
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation.model_file import read_model
 from mpssl_fed.federation.run_directory import RunDirectory, open_run, read_config, read_history
+from mpssl_fed.study.run import STUDY_FILE
 
 Runner = Callable[..., RunDirectory]
 
@@ -62,6 +63,15 @@ def test_a_folder_that_is_no_run_is_never_deleted(tiny: Callable[..., Config], t
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
     with pytest.raises(UserError, match="is a file, want a folder"):
         open_run(tiny(), tmp_path / "thesis.tex", overwrite=True)
+
+
+def test_a_study_is_never_continued_or_deleted_as_a_run(run_tiny: Runner) -> None:
+    run = run_tiny("federation.rounds=1")
+    (run.folder / STUDY_FILE).write_text("grid: {}\n")  # as `make demo` leaves it: a study with one of its runs at the top
+    for flags in ({"overwrite": True}, {"resume": True}, {}):
+        with pytest.raises(UserError, match=r"holds a study with all its runs; choose another with --output DIR"):
+            run_tiny("federation.rounds=1", **flags)
+    assert (run.folder / "model.safetensors").is_file()
 
 
 def test_an_empty_folder_is_used(tiny: Callable[..., Config], tmp_path: Path) -> None:
