@@ -100,6 +100,38 @@ def test_no_flower_ray_or_opacus_in_the_core(part: str) -> None:
         assert not roots & ({"flwr", "ray", "opacus"} - allowed), f"{_module(file)} imports {roots & {'flwr', 'ray', 'opacus'}}"
 
 
+CORE = """
+from mpssl_fed.config import from_mapping
+from mpssl_fed.data.datasets import load_dataset
+from mpssl_fed.generators.base import load_generator
+from mpssl_fed.method import build_learner
+from mpssl_fed.models import build_classifier
+
+small = {"name": "mp-ssl", "batch": 4, "lmo_batch": 4, "lmo_every": 1}
+config = from_mapping({"method": small, "federation": {"rounds": 1, "local_steps": 2}})
+data, classifier = load_dataset("mnist-5k"), build_classifier("small-cnn", tuple("0123456789"), 1, 32)
+some, private = data.train.take(range(0, 3000, 100)), None
+"""
+PRIVATE = """
+from mpssl_fed.method.views import Views
+from mpssl_fed.privacy.build import labelled_view
+from mpssl_fed.privacy.mechanism import ReleaseSettings
+from mpssl_fed.privacy.noise import SecureNoise
+from mpssl_fed.privacy.releases import DPPrivateData
+
+sigmas = {"sigma_gradient": 1.0, "sigma_meta": 1.0, "sigma_feature": 4.0}
+settings = ReleaseSettings(clip_gradient=1.0, clip_meta=1.0, clip_feature=1.0, q=0.5, public_size=30, **sigmas)
+view, plain = labelled_view("weak", False, 32), Views(False, 32).plain
+private = DPPrivateData(classifier, some, view, plain, settings, lambda *_: None, SecureNoise())
+"""
+STEPS = """
+learner = build_learner(config, classifier, load_generator("glyphs-digits"), some, flip=False, site=0, private=private)
+assert learner.train(1)["gap"] > 0
+"""
+RUNS = {"method": CORE + STEPS, "privacy": CORE + PRIVATE + STEPS}
+"""Two steps of MP-SSL on real digits: with exact reads, and with every read released."""
+
+
 @pytest.mark.parametrize(("part", "absent"), [("method", ("flwr", "ray", "opacus")), ("privacy", ("flwr", "ray"))])
 def test_the_core_runs_without(part: str, absent: tuple[str, ...]) -> None:
     modules = sorted(_module(file) for file in (PACKAGE / part).rglob("*.py"))
@@ -114,6 +146,7 @@ class Absent:
 sys.meta_path.insert(0, Absent())
 for name in {modules!r}:
     importlib.import_module(name)
+{RUNS[part]}
 assert not set({absent!r}) & {{name.split(".")[0] for name in sys.modules}}
 print("fine")
 """
