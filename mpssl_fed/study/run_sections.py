@@ -95,6 +95,8 @@ def _pictures(run: RunDirectory) -> dict[str, Any]:
     pictures += [picture(file, f"site {name}") for name, file in sites[:MOST_PICTURES]]
     hidden = len(sites) - MOST_PICTURES
     note = "The generator's own random images, then what each site drew from it."
+    if run.config.get("method", {}).get("source") == "meta-optimised":
+        note += " Meta-optimised latents are drawn for the task's classes, shown in their order."
     uses_none = run.config.get("method", {}).get("source") == "none"
     return {
         "samples": pictures,
