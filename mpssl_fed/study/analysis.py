@@ -9,7 +9,6 @@ from statistics import fmean
 from mpssl_fed.study.grid import Settings, arm_of, label
 from mpssl_fed.study.results import Row
 from mpssl_fed.study.run import Outcome
-from mpssl_fed.study.rundir import RunDirectory
 from mpssl_fed.study.statistics import Comparison, Estimate, compare, estimate
 
 LABELS_KEY = "data.labels_per_class"
@@ -105,8 +104,7 @@ def costs_of(outcome: Outcome, arms: Sequence[Arm]) -> list[Cost]:
 
 def _cost(outcome: Outcome, arm: Arm) -> Cost:
     target = outcome.plan.study.target_accuracy
-    runs = [RunDirectory(outcome.folder(row)) for row in arm.rows if (outcome.folder(row) / "metrics.jsonl").is_file()]
-    times = [run.seconds_to(target) for run in runs] if target is not None else []
+    times = [row.seconds_to(target) for row in arm.rows if row.curve] if target is not None else []
     reached = [seconds for seconds in times if seconds is not None]
     return Cost(
         label=arm.label,

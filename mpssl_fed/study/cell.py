@@ -21,7 +21,7 @@ from mpssl_fed.errors import UserError
 from mpssl_fed.files import write_atomic
 from mpssl_fed.method import METHOD_VERSION
 from mpssl_fed.study.grid import Cell, Settings
-from mpssl_fed.study.results import Row, failed_row, read_result, row_of_run, write_result
+from mpssl_fed.study.results import Row, completed, failed_row, read_result, row_of_run, write_result
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def stored_row(output: Path, cell: Cell) -> Row | None:
     row = read_result(cell_folder(output, cell) / "result.json")
     if row is None or (row.config_sha256, row.method_version) != (cell.sha256, METHOD_VERSION):
         return None
-    return dataclasses.replace(row, settings=cell.settings)
+    return completed(dataclasses.replace(row, settings=cell.settings), cell_folder(output, cell))
 
 
 def run_cell(task: Task) -> Row:
@@ -131,8 +131,9 @@ def _run(cell: Cell, output: Path) -> Row:
     started = time.process_time()
     simulate(config, resume=resume)
     cpu_seconds = None if resume else round(time.process_time() - started, 3)
-    row = row_of_run(cell, folder, METHOD_VERSION, cpu_seconds=cpu_seconds, peak_memory_mb=_peak_memory_mb())
+    peak = _peak_memory_mb()
     diagnose(folder)
+    row = row_of_run(cell, folder, METHOD_VERSION, cpu_seconds=cpu_seconds, peak_memory_mb=peak)
     write_run_report(folder)
     write_result(folder / "result.json", row)
     return row

@@ -5,7 +5,6 @@ For simulations alone, whose data lie on this machine anyway; never under differ
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,8 @@ from mpssl_fed.files import write_json
 from mpssl_fed.method.anchor import anchor_set
 from mpssl_fed.method.views import Views
 from mpssl_fed.seeds import torch_rng
+from mpssl_fed.study.rundir import DIAGNOSIS_FILE
 
-FILE = "diagnosis.json"
 IMAGES, IMAGES_OF_LARGE, LARGE = 192, 32, 64  # images of a kind; fewer beyond 64 px, where each costs a second on a CPU
 SITES = 4  # whose synthetic images are pooled
 NEIGHBOURS = 5  # as in arXiv 2002.09797
@@ -59,7 +58,7 @@ def diagnose(folder: Path) -> dict[str, Any] | None:
         }
     if not all(map(math.isfinite, [*found["synthetic"].values(), *found["real"].values()])):
         return None  # the model's features overflow: its accuracy already says that it diverged
-    write_json(folder / FILE, found)
+    write_json(folder / DIAGNOSIS_FILE, found)
     return found
 
 
@@ -105,12 +104,6 @@ def collapsed(measured: dict[str, float]) -> bool:
 def varies_little(measured: dict[str, float]) -> bool:
     """Whether weak and strong views are nearly the same picture."""
     return measured["change"] < CHANGE
-
-
-def read_diagnosis(folder: Path) -> dict[str, Any] | None:
-    """Return what :func:`diagnose` wrote, None where it wrote nothing."""
-    file = folder / FILE
-    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
 
 
 def _views(body: Any, views: Views, x: Tensor, seed: int) -> dict[str, float]:

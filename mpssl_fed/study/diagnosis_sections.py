@@ -8,10 +8,11 @@ from statistics import fmean
 from typing import Any
 
 from mpssl_fed.study.analysis import LABELS_KEY, Arm
-from mpssl_fed.study.diagnosis import collapsed, read_diagnosis, varies_little
+from mpssl_fed.study.diagnosis import collapsed, varies_little
 from mpssl_fed.study.grid import arm_of, label
 from mpssl_fed.study.keys import short_names, show_value
 from mpssl_fed.study.run import Outcome
+from mpssl_fed.study.rundir import read_diagnosis
 from mpssl_fed.study.tables import make_table
 
 LABEL_KEYS = (LABELS_KEY, "data.label_fraction")
@@ -47,7 +48,7 @@ def run_diagnosis(folder: Path) -> list[dict[str, Any]]:
 def study_diagnosis(outcome: Outcome, arms: Sequence[Arm]) -> list[dict[str, Any]]:
     """Return the sections of a study: means of the diagnosis by arm, and the label count at which each gain vanishes."""
     sections = []
-    lines = [line for arm in arms if (line := _arm_line(outcome, arm)) is not None]
+    lines = [line for arm in arms if (line := _arm_line(arm)) is not None]
     if lines:
         columns = ["arm", "gap", "coverage", "precision", "cosine of views", "of two images", "collapsed", "views too alike"]
         sections.append({"title": "Diagnosis", "note": f"Means over seeds. {NOTE}", "table": make_table(columns, lines, ["arm"])})
@@ -98,8 +99,8 @@ def _gain(arm: Arm, metric: str) -> str:
     return f"{mean:+.3f}" if metric == "loss" else f"{100 * mean:+.1f}"
 
 
-def _arm_line(outcome: Outcome, arm: Arm) -> list[str] | None:
-    found = [d["synthetic"] for row in arm.rows if (d := read_diagnosis(outcome.folder(row))) is not None]
+def _arm_line(arm: Arm) -> list[str] | None:
+    found = [row.diagnosed for row in arm.rows if row.diagnosis]
     if not found:
         return None
     means = [fmean(d[key] for d in found) for key in ("gap", "coverage", "precision", "pair", "others")]

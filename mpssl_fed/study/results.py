@@ -15,7 +15,7 @@ from mpssl_fed.errors import UserError
 from mpssl_fed.files import write_atomic, write_json
 from mpssl_fed.study.grid import Cell, Settings
 from mpssl_fed.study.keys import short_names, show_value
-from mpssl_fed.study.rundir import RunDirectory
+from mpssl_fed.study.rundir import RunDirectory, read_diagnosis
 
 FINISHED = "finished"
 FAILED = "failed"
@@ -23,7 +23,11 @@ FAILED = "failed"
 
 @dataclass(frozen=True)
 class Row:
-    """What a study keeps of a cell. ``config_sha256`` is its key (see ``cell_key``); what was measured may be unknown (None)."""
+    """What a study keeps of a cell. ``config_sha256`` is its key (see ``cell_key``); what was measured may be unknown (None).
+
+    ``curve``: accuracy by round with the seconds up to it, ``0:0.1020@0.3 1:0.4410@8.1``; ``diagnosis``: what was measured of its
+    synthetic images, ``gap=0.52 coverage=0.31``. So a report needs the table alone, not the run directories.
+    """
 
     config_sha256: str
     method_version: int
@@ -40,12 +44,30 @@ class Row:
     steps: int | None = None
     generator_images: int | None = None
     peak_memory_mb: float | None = None
+    curve: str | None = None
+    diagnosis: str | None = None
     error: str | None = None
 
     @property
     def finished(self) -> bool:
         """Whether the cell has a result."""
         return self.status == FINISHED
+
+    @property
+    def rounds(self) -> list[tuple[int, float, float]]:
+        """(round, accuracy, seconds up to its end) of the rounds that were evaluated; empty where no curve was kept."""
+        points = (word.replace("@", ":").split(":") for word in (self.curve or "").split())
+        return [(int(number), float(accuracy), float(seconds)) for number, accuracy, seconds in points]
+
+    @property
+    def diagnosed(self) -> dict[str, float]:
+        """Measure -> value of the diagnosis; empty where there was none."""
+        pairs = (word.split("=") for word in (self.diagnosis or "").split())
+        return {name: float(value) for name, value in pairs}
+
+    def seconds_to(self, accuracy: float) -> float | None:
+        """Return the seconds up to the first round with this accuracy; None if it was never reached."""
+        return next((seconds for _, reached, seconds in self.rounds if reached >= accuracy), None)
 
     def value(self, metric: str) -> float:
         """Return the value of a study's metric."""
@@ -78,8 +100,33 @@ def row_of_run(cell: Cell, folder: Path, method_version: int, **measured: Any) -
         seconds_generate=round(run.timing("generate"), 3),
         steps=answered * cell.config.federation.local_steps,
         generator_images=sum(generated) if generated else None,
+        curve=curve_of(run),
+        diagnosis=diagnosis_of(folder),
         **measured,
     )
+
+
+def curve_of(run: RunDirectory) -> str:
+    """Return the accuracy of each evaluated round of a run, and the seconds up to its end, as a row keeps them."""
+    words, seconds = [], 0.0
+    for entry in run.rounds:
+        seconds += float(entry.get("seconds") or 0.0)
+        if entry.get("test_accuracy") is not None:
+            words.append(f"{entry['round']}:{entry['test_accuracy']:.4f}@{seconds:.1f}")
+    return " ".join(words)
+
+
+def diagnosis_of(folder: Path) -> str | None:
+    """Return the diagnosis of a run's synthetic images as a row keeps it; None where there is none."""
+    found = read_diagnosis(folder)
+    return None if found is None else " ".join(f"{name}={value:.4f}" for name, value in found["synthetic"].items())
+
+
+def completed(row: Row, folder: Path) -> Row:
+    """Return ``row`` with what its run directory tells and rows of an older schema lack."""
+    if row.curve is None and (folder / "metrics.jsonl").is_file():
+        row = dataclasses.replace(row, curve=curve_of(RunDirectory(folder)))
+    return row if row.diagnosis is not None else dataclasses.replace(row, diagnosis=diagnosis_of(folder))
 
 
 def failed_row(cell: Cell, method_version: int, error: str) -> Row:
@@ -129,9 +176,11 @@ def read_csv(path: Path, cells: Sequence[Cell], method_version: int) -> dict[str
         if cell is not None and line["status"] == FINISHED and line["method_version"] == str(method_version):
             try:
                 measured = {name: _number(name, line.get(name) or "") for name in MEASURED}
+                row = Row(cell.sha256, method_version, cell.seed, FINISHED, cell.settings, **measured)
+                _ = row.rounds, row.diagnosed
             except ValueError as error:
                 raise UserError(f"--from {path}, line {number}: {error}") from error
-            rows[cell.sha256] = Row(cell.sha256, method_version, cell.seed, FINISHED, cell.settings, **measured)
+            rows[cell.sha256] = row
     return rows
 
 
@@ -142,6 +191,6 @@ def column_names(keys: Sequence[str]) -> list[str]:
 
 
 def _number(name: str, text: str) -> Any:
-    if not text or name == "error":
+    if not text or name in ("error", "curve", "diagnosis"):
         return text or None
     return int(text) if name in ("steps", "generator_images") else float(text)

@@ -12,6 +12,8 @@ import yaml
 
 from mpssl_fed.errors import UserError
 
+DIAGNOSIS_FILE = "diagnosis.json"
+
 Round = dict[str, Any]
 """One line of metrics.jsonl."""
 
@@ -76,11 +78,8 @@ class RunDirectory:
         """Seconds of all rounds, those before a resume included."""
         return sum(float(entry.get("seconds") or 0.0) for entry in self.rounds)
 
-    def seconds_to(self, accuracy: float) -> float | None:
-        """Return the seconds of the rounds up to the first with this test accuracy; None if it was never reached."""
-        seconds = 0.0
-        for entry in self.rounds:
-            seconds += float(entry.get("seconds") or 0.0)
-            if entry.get("test_accuracy") is not None and entry["test_accuracy"] >= accuracy:
-                return seconds
-        return None
+
+def read_diagnosis(folder: Path) -> dict[str, Any] | None:
+    """Return the diagnosis of the run in ``folder``; None where none was written."""
+    file = folder / DIAGNOSIS_FILE
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None

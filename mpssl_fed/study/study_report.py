@@ -163,14 +163,13 @@ def _against_labels(
 
 
 def _curves(outcome: Outcome, arms: Sequence[Arm], hue: str) -> dict[str, dict[str, list[tuple[float, list[float]]]]]:
-    """Return accuracy by round of the arms whose run directories are here."""
+    """Return accuracy by round of the arms whose rows hold it."""
     panels: dict[str, dict[str, list[tuple[float, list[float]]]]] = {}
     for arm in arms:
         by_round: dict[float, list[float]] = {}
         for row in arm.rows:
-            if (outcome.folder(row) / "metrics.jsonl").is_file():
-                for number, value in RunDirectory(outcome.folder(row)).evaluated("test_accuracy"):
-                    by_round.setdefault(number, []).append(100 * value)
+            for number, value, _ in row.rounds:
+                by_round.setdefault(number, []).append(100 * value)
         if by_round:
             panels.setdefault(_without(outcome, arm, hue), {})[show_value(arm.settings[hue])] = list(by_round.items())
     return panels

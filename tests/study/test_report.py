@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from mpssl_fed.errors import UserError
+from mpssl_fed.study.grid import load_study
 from mpssl_fed.study.report import write_report
-from mpssl_fed.study.results import failed_row, row_of_run, write_result
-from mpssl_fed.study.run import STUDY_FILE, read_outcome
+from mpssl_fed.study.results import failed_row, read_csv, row_of_run, write_result
+from mpssl_fed.study.run import STUDY_FILE, Outcome, read_outcome
 from mpssl_fed.study.study_report import write_study_report
 from tests.study.browser import Browser, find_browser
 from tests.study.runs import plan_of, write_run
@@ -37,6 +39,9 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         gain = 0.1 * (cell.settings["method.name"] == "vic-gssl")
         base = 0.4 + 0.05 * cell.settings["data.labels_per_class"] + 0.01 * cell.seed + 0.001 * number
         folder = write_run(output / "cells" / cell.id, [0.1, base, base + gain], {"method": {"name": cell.settings["method.name"]}})
+        if gain:
+            measured = dict.fromkeys(("gap", "coverage", "precision", "pair", "pair_std", "others", "rank", "change"), 0.5)
+            (folder / "diagnosis.json").write_text(json.dumps({"images": 9, "synthetic": measured, "real": measured}))
         write_result(folder / "result.json", row_of_run(cell, folder, VERSION, cpu_seconds=1.0, peak_memory_mb=400.0))
     failed = plan.cells[-1]
     (output / "cells" / failed.id / "result.json").unlink()
@@ -139,6 +144,21 @@ def test_rebuilding_changes_nothing(study: Path) -> None:
     first = {file: file.read_bytes() for file in (write_report(study), study / "results.csv", study / "results.md")}
     write_report(study)
     assert first == {file: file.read_bytes() for file in first}
+
+
+def test_a_report_from_the_table_alone_has_all_but_the_runs(study: Path, tmp_path: Path) -> None:
+    """``--from``: what a committed table rebuilds elsewhere is what the study's own report says."""
+    write_report(study)
+    plan = load_study(study / STUDY_FILE)
+    rows = read_csv(study / "results.csv", plan.cells, VERSION)
+    here = Outcome(plan, tmp_path, rows | {row.config_sha256: row for row in read_outcome(plan, study).failed})
+    (tmp_path / STUDY_FILE).write_bytes((study / STUDY_FILE).read_bytes())
+    text = text_of(write_study_report(here))
+    for file in ("results.csv", "results.md"):
+        assert (tmp_path / file).read_bytes() == (study / file).read_bytes(), file
+    assert {file.name for file in (tmp_path / "plots").glob("*.svg")} == {file.name for file in (study / "plots").glob("*.svg")}
+    for heading in ("Learning curves", "Against the number of labels", "Diagnosis", "Labels and the gain", "s to 50 %"):
+        assert heading in text, heading
 
 
 def test_a_study_of_nothing_yet_has_a_report(tmp_path: Path) -> None:

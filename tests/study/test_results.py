@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 
 from mpssl_fed.errors import UserError
-from mpssl_fed.study.results import failed_row, read_csv, read_result, row_of_run, write_csv, write_result
+from mpssl_fed.study.results import completed, failed_row, read_csv, read_result, row_of_run, write_csv, write_result
 from tests.study.runs import plan_of, write_run
 
 GRID = {"method.name": ["base", "vic-gssl"]}
@@ -23,6 +25,22 @@ def test_row_of_a_run_by_hand(tmp_path: Path) -> None:
     assert row.steps == (3 + 2 + 3) * 2  # one reply of round 2 was left out; the study takes 2 steps a round
     assert row.generator_images == 3 * 96
     assert (row.seconds, row.seconds_train, row.seconds_generate, row.cpu_seconds) == (6.0, 4.0, 1.0, 2.5)
+
+
+def test_a_row_holds_curve_and_diagnosis(tmp_path: Path) -> None:
+    cell = plan_of(tmp_path, grid=GRID).cells[1]
+    folder = write_run(tmp_path / "run", [0.1, 0.6, 0.9])
+    plain = row_of_run(cell, folder, 1)
+    assert plain.rounds == [(0, 0.1, 1.5), (1, 0.6, 3.0), (2, 0.9, 4.5)]
+    assert (plain.seconds_to(0.6), plain.seconds_to(0.61), plain.seconds_to(0.95)) == (3.0, 4.5, None)
+    assert (plain.diagnosis, plain.diagnosed) == (None, {})
+    (folder / "diagnosis.json").write_text(
+        json.dumps({"images": 9, "synthetic": {"gap": 0.25, "rank": 12.5}, "real": {"gap": 9.0}})
+    )
+    assert row_of_run(cell, folder, 1).diagnosed == {"gap": 0.25, "rank": 12.5}
+    older = dataclasses.replace(plain, curve=None)
+    assert completed(older, folder) == row_of_run(cell, folder, 1)  # a row from before these columns, beside its run directory
+    assert completed(older, tmp_path / "none") == older
 
 
 def test_results_survive_the_disk(tmp_path: Path) -> None:
@@ -57,6 +75,7 @@ def test_rows_of_another_method_version_or_config_do_not_count(tmp_path: Path) -
     [
         ("accuracy\n0.5\n", "no column config_sha256"),
         ("config_sha256,method_version,status,accuracy\n{sha},1,finished,high\n", "line 2: could not convert string to float"),
+        ("config_sha256,method_version,status,accuracy,curve\n{sha},1,finished,0.5,up\n", "line 2: not enough values to unpack"),
         (None, "cannot be read as a table"),
     ],
 )

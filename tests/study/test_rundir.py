@@ -17,7 +17,6 @@ def test_what_a_run_tells(tmp_path: Path) -> None:
     assert run.evaluated("train_loss") == [(1, 1.0), (2, pytest.approx(2 / 3))]
     assert run.timing("generate") == pytest.approx(0.75)
     assert [site.name for site in run.sites] == [str(n) for n in range(11)]
-    assert (run.seconds_to(0.6), run.seconds_to(0.95)) == (3.0, None)
 
 
 def test_a_last_line_cut_by_a_kill_is_left_out_but_a_damaged_one_before_is_an_error(tmp_path: Path) -> None:
