@@ -30,7 +30,7 @@ def audit_command(
     output: Annotated[Path | None, typer.Option(help="Folder of the report, made 0700; default RUN/sites/SITE/audit.")] = None,
     seed: Annotated[int, typer.Option(help="Of all but draws and noise, which are those of real releases.")] = 0,
     canaries: Annotated[int, typer.Option(min=100, help="Canaries of the one-run audit.")] = 20_000,
-    trials: Annotated[int, typer.Option(min=1000, help="Trials of the mechanism audit.")] = 400_000,
+    trials: Annotated[int, typer.Option(min=1000, help="Trials of the mechanism audit.")] = 1_000_000,
     shadows: Annotated[int, typer.Option(min=0, help="Shadow models of the membership attack, an even number; 0: none.")] = 8,
     iterations: Annotated[int, typer.Option(min=1, help="Iterations of gradient inversion.")] = 300,
 ) -> None:

@@ -21,7 +21,7 @@ from mpssl_fed.models import Classifier
 from mpssl_fed.privacy import accounting
 from mpssl_fed.privacy.audit.canary import audit_config, audit_run
 from mpssl_fed.privacy.audit.inversion import exact_gradient, invert
-from mpssl_fed.privacy.audit.mechanism import audit_release
+from mpssl_fed.privacy.audit.mechanism import CONFIDENCE, TRIALS, audit_release
 from mpssl_fed.privacy.audit.membership import infer, shadow_trainer
 from mpssl_fed.privacy.audit.memorisation import nearest_neighbours
 from mpssl_fed.privacy.audit.report import Line, Section, picture
@@ -50,7 +50,7 @@ class Audited:
     folder: Path | None = None
     trained: Classifier | None = None
     canaries: int = 20_000
-    trials: int = 400_000
+    trials: int = TRIALS
     shadows: int = 8
     iterations: int = 300
     most: int = 1000
@@ -110,8 +110,8 @@ def mechanism(audited: Audited) -> Section:
         )
         numbers.append(asdict(found))
     note = (
-        "The release's own clip, noise and denominator on one image or none, many times; Clopper-Pearson, 95 %. A claim of the "
-        "run is composed of many such releases."
+        f"The release's own clip, noise and denominator on one image or none, many times; Clopper-Pearson, {100 * CONFIDENCE:g} %. "
+        "A claim of the run is composed of many such releases."
     )
     return Section("mechanism", lines, note, numbers)
 

@@ -16,11 +16,19 @@ from mpssl_fed.federation.auditing import Audited, canary
 from mpssl_fed.federation.progress import Progress
 from mpssl_fed.federation.run_directory import RunDirectory, open_run
 from mpssl_fed.federation.simulation import preflight, simulate
+from mpssl_fed.privacy.audit import canary as audit_of_runs
 from tests.federation.conftest import tiny_config
+from tests.privacy.release_cases import fixed
 
 PRIVACY = "privacy={epsilon: 8, delta: 1.0e-4, public_size: 50, sample_rate: 1.0}"
 MP_SSL = "method={name: mp-ssl, batch: 4, lmo_batch: 4, lmo_every: 2, refresh_every: 1, buffer: 1}"
 QUICK = ("--canaries", "2000", "--trials", "20000", "--shadows", "2", "--iterations", "20")
+
+
+@pytest.fixture(autouse=True)
+def same_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """2,000 canaries accuse an honest run by chance once in a thousand times; 20,000 would not, but take long."""
+    monkeypatch.setattr(audit_of_runs, "noise_source", lambda name: fixed("canaries"))
 
 
 def call(*words: str | Path) -> Result:

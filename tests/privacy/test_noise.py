@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import Counter
 
@@ -11,29 +10,13 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from mpssl_fed.privacy.noise import FastNoise, Noise, SecureNoise, Tape, add_and_round, grid, noise_source
+from tests.privacy.release_cases import Entropy, fixed
 
 SOURCES = [SecureNoise, FastNoise]
 
 
-class Entropy:
-    """Fixed bytes that differ at each call, and a record of how many were asked for."""
-
-    def __init__(self, seed: str) -> None:
-        self.seed, self.calls, self.keys = seed, [], []
-
-    def __call__(self, n: int) -> bytes:
-        key = hashlib.shake_256(f"{self.seed}/{len(self.calls)}".encode()).digest(n)
-        self.calls.append(n)
-        self.keys.append(key)
-        return key
-
-
-def fixed(seed: str = "normals") -> SecureNoise:
-    return SecureNoise(Entropy(seed))
-
-
 def test_normals_follow_the_normal_law() -> None:
-    x = fixed().normals(1_000_000)
+    x = fixed("normals").normals(1_000_000)
     assert stats.kstest(x, "norm").pvalue > 1e-3
     assert abs(x.mean()) < 5 / 1e3
     assert abs(x.std() - 1) < 5 / math.sqrt(2e6)
@@ -73,7 +56,7 @@ def test_the_smallest_word_gives_a_finite_tail_and_not_infinity() -> None:
 
 @pytest.mark.parametrize("n", [0, 1, 2, (1 << 16) - 1, 1 << 16, (1 << 16) + 1])
 def test_every_size_is_filled(n: int) -> None:
-    x = fixed().normals(n)
+    x = fixed("normals").normals(n)
     assert x.shape == (n,)
     assert x.dtype == np.float64
     assert (x != 0).all()
@@ -84,12 +67,13 @@ def test_every_size_is_filled(n: int) -> None:
 def test_a_release_has_the_std_it_claims_and_lies_on_the_grid(source: type[Noise], std: float) -> None:
     total = np.full((400, 500), 0.3)
     noised = source().add(total, std)
-    assert abs((noised - total).std() / std - 1) < 5 / math.sqrt(2 * total.size)
-    assert abs((noised - total).mean()) < 5 * std / math.sqrt(total.size)
+    assert abs((noised - total).std() / std - 1) < 7 / math.sqrt(2 * total.size)
+    assert abs((noised - total).mean()) < 7 * std / math.sqrt(total.size)
     np.testing.assert_array_equal(noised, np.rint(noised / grid(std)) * grid(std))
     assert noised.shape == total.shape
 
 
+@settings(deadline=None)
 @given(st.floats(1e-12, 1e12))
 def test_the_grid_is_a_power_of_two_below_a_millionth_of_the_noise(std: float) -> None:
     step = grid(std)
@@ -127,7 +111,8 @@ def test_a_short_key_is_refused() -> None:
 @pytest.mark.parametrize("source", SOURCES)
 def test_two_releases_of_one_sum_differ(source: type[Noise]) -> None:
     noise = source()
-    assert (noise.add(np.zeros(50), 1.0) != noise.add(np.zeros(50), 1.0)).all()
+    same = noise.add(np.zeros(50), 1.0) == noise.add(np.zeros(50), 1.0)
+    assert same.mean() < 0.1  # on one point of the grid once in four million times
 
 
 def test_the_noise_does_not_depend_on_numpy_or_torch_seeds() -> None:
@@ -151,14 +136,22 @@ def test_a_poisson_draw_takes_each_unit_with_probability_q_on_its_own(source: ty
         sizes.append(len(chosen))
         counts.update(chosen.tolist())
         together += {0, 1} <= set(chosen.tolist())
-    assert abs(np.mean(sizes) - q * units) < 5 * math.sqrt(units * q * (1 - q) / draws)
-    assert 0.85 < np.var(sizes) / (units * q * (1 - q)) < 1.15
-    assert max(abs(counts[i] - draws * q) for i in range(units)) < 5.5 * math.sqrt(draws * q * (1 - q))
-    assert together < 60  # 20 expected
+
+    def rarely_outside(n: int, p: float) -> tuple[float, float]:
+        """Return what a binomial number lies within, but for one in 10^10."""
+        return tuple(stats.binom.ppf([5e-11, 1 - 5e-11], n, p))
+
+    low, high = rarely_outside(units * draws, q)
+    assert low <= sum(sizes) <= high
+    assert abs(np.var(sizes) / (units * q * (1 - q)) - 1) < 7.5 * math.sqrt(2 / draws)
+    low, high = rarely_outside(draws, q)
+    assert all(low <= counts[i] <= high for i in range(units))
+    low, high = rarely_outside(draws, q * q)
+    assert low <= together <= high
 
 
 @given(st.integers(0, 300), st.floats(1e-9, 1.0))
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_a_draw_holds_sorted_indices_within_range(units: int, q: float) -> None:
     for noise in (SecureNoise(), FastNoise()):
         chosen = noise.draw(units, q)

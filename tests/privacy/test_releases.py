@@ -88,7 +88,8 @@ def test_an_empty_draw_still_releases_noise() -> None:
     private = make(digits(5), noise=noise, q=1e-9)
     gradient = private.supervised_gradient(private.classifier.theta())
     assert noise.draws == [()]
-    assert all(float(g.abs().min()) > 0 or g.numel() > 1000 for g in gradient.values())
+    # noise on a grid is zero now and then
+    assert all(float((g == 0).double().mean()) < 0.5 for g in gradient.values())
 
 
 def test_without_noise_an_empty_draw_is_no_update() -> None:

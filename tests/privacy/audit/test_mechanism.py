@@ -1,4 +1,9 @@
-"""The mechanism audit stays below an honest claim with margin to see, and above it for each planted fault."""
+"""The mechanism audit stays below an honest claim with margin to see, and above it for each planted fault.
+
+The noise is fresh each time. By the binomial laws of the trials beyond each threshold (a million, sigma 2, claim 1.99): an honest
+release is accused with probability 7e-9 and proves less than 1.1 with 6e-26; half the noise proves less than 2.5 with 5e-23, and
+no clip less than 3 or 3.5 with 0 to double precision.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +18,7 @@ from torch import Tensor
 
 from mpssl_fed.models import Params
 from mpssl_fed.privacy import accounting, per_unit
-from mpssl_fed.privacy.audit.mechanism import MechanismAudit, audit_release, epsilon_lower_bound
+from mpssl_fed.privacy.audit.mechanism import CUTS, MechanismAudit, audit_release, epsilon_lower_bound
 from mpssl_fed.privacy.mechanism import Kind
 from mpssl_fed.privacy.releases import DPPrivateData
 from tests.privacy.release_cases import KINDS, clipped_sum, digits, make
@@ -87,11 +92,25 @@ def test_division_by_the_true_batch_is_caught_by_the_noise_ratio() -> None:
 def test_the_bound_is_that_of_known_distributions() -> None:
     """N(0, 1) against N(mu, 1): below the exact epsilon at delta, and near it; equal distributions prove nothing."""
     rng = np.random.default_rng(0)
-    outside, mu = rng.standard_normal(400_000), 1.0
-    inside = rng.standard_normal(400_000) + mu
+    outside, mu = rng.standard_normal(1_000_000), 1.0
+    inside = rng.standard_normal(1_000_000) + mu
     exact = 4.38  # of the Gaussian mechanism at sigma 1 and delta 1e-5
     divergence = norm.cdf(mu / 2 - exact / mu) - math.exp(exact) * norm.cdf(-mu / 2 - exact / mu)
     assert divergence == pytest.approx(DELTA, rel=0.1)
-    assert 2.5 < epsilon_lower_bound(inside, outside, DELTA) < exact
-    assert epsilon_lower_bound(-outside, -inside, DELTA) == pytest.approx(epsilon_lower_bound(inside, outside, DELTA), rel=0.2)
-    assert epsilon_lower_bound(rng.standard_normal(100_000), rng.standard_normal(100_000), DELTA) < 0.05
+    assert 2.7 < epsilon_lower_bound(inside, outside, DELTA, CUTS) < exact
+    mirrored = epsilon_lower_bound(-outside, -inside, DELTA, CUTS)
+    assert mirrored == pytest.approx(epsilon_lower_bound(inside, outside, DELTA, CUTS), rel=1e-9)
+    assert epsilon_lower_bound(rng.standard_normal(100_000), rng.standard_normal(100_000), DELTA, CUTS) < 0.05
+
+
+def test_the_bound_is_kept_at_its_confidence_and_varies_little() -> None:
+    """Where a threshold lies at the worst place of a mechanism, so that nothing makes the bound loose: randomised response."""
+    rng, epsilon, n = np.random.default_rng(1), 1.0, 20_000
+    truth = math.exp(epsilon) / (1 + math.exp(epsilon))
+    bounds = []
+    for _ in range(400):
+        inside, outside = (np.where(rng.random(n) < p, 1.0, 0.0) for p in (truth, 1 - truth))
+        bounds.append(epsilon_lower_bound(inside, outside, 0.0, np.array([0.5]), confidence=0.9))
+    assert np.mean(np.array(bounds) > epsilon) < 0.1
+    assert epsilon - 0.1 < min(bounds)
+    assert np.std(bounds) < 0.03
