@@ -18,9 +18,9 @@ class FreeMatch:
     """L_u + w_f L_f on weak and strong views; q and Q are the class probabilities of the weak and the strong view.
 
     Thresholds (section 4.1 of the paper), with momentum m: tau <- m tau + (1 - m) mean max q; p~ <- m p~ + (1 - m) mean q;
-    tau(c) = p~(c) / max p~ * tau. Both start at 1/K. L_u is the mean over the batch of 1[max q >= tau(argmax q)]
-    H(argmax q, Q). Fairness (section 4.2): h~ is the running histogram of argmax q, p- and h- are the mean of Q and the
-    histogram of argmax Q over the images above their threshold; L_f = -H(norm(p~ / h~), norm(p- / h-)).
+    tau(c) = p~(c) / max p~ * tau. All start at 1/K as in the paper (USB's later code starts them at 1). L_u is the mean over the
+    batch of 1[max q >= tau(argmax q)] H(argmax q, Q). Fairness (section 4.2): h~ is the running histogram of argmax q, p- and h-
+    are the mean of Q and the histogram of argmax Q over the images above their threshold; L_f = -H(norm(p~ / h~), norm(p- / h-)).
     A ``fixed_threshold`` replaces tau(c): with ``fairness`` 0 that is FixMatch (arXiv 2001.07685).
     """
 

@@ -17,7 +17,9 @@ app = typer.Typer()
 @app.command()
 def study(
     file: Annotated[str, typer.Argument(help="Study file, or the name of a shipped one (demo).")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="key.path=value: fixes a config key in every cell.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key.path=value: fixes a config key in every cell; key.path=[a,b]: compares values.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Cells at once; default: the file's.")] = None,
     executor: Annotated[str, typer.Option(help="processes, or ray: the cluster of RAY_ADDRESS, else a local one.")] = "processes",
     from_csv: Annotated[

@@ -16,7 +16,7 @@ from mpssl_fed.config import Config, find, from_mapping, override, read_mapping
 from mpssl_fed.config.learning import CONTROLS
 from mpssl_fed.errors import UserError, nearest
 from mpssl_fed.study.cell_key import cell_key
-from mpssl_fed.study.keys import check_key, get_key, set_key, short_names, show_value
+from mpssl_fed.study.keys import check_key, get_key, holds_list, set_key, short_names, show_value
 from mpssl_fed.study.schema import Study, parse
 
 Settings = dict[str, Any]
@@ -111,9 +111,10 @@ def find_study(path: str | Path) -> Path:
 def load_study(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Plan:
     """Return the plan of a study file, every key and every cell's config checked.
 
-    An override ``key.path=value`` fixes a config key in all cells; of a key in the grid it replaces the values. The plain
-    keys ``seeds``, ``metric``, ``workers``, ``baseline`` and ``target_accuracy`` change the study itself. Overrides that leave
-    out the ``show`` cell drop it. UserError names the file, the key and the cure.
+    An override ``key.path=value`` fixes a config key in all cells; of a key in the grid it replaces the values, and a list for a
+    key that takes a single value is a new axis of the grid. The plain keys ``seeds``, ``metric``, ``workers``, ``baseline`` and
+    ``target_accuracy`` change the study itself. Overrides that leave out the ``show`` cell drop it.
+    UserError names the file, the key and the cure.
     """
     file = find(find_study(path))
     fields = read_mapping(file)
@@ -143,6 +144,8 @@ def _override_study(fields: dict[str, Any], overrides: list[str] | tuple[str, ..
         blocks = [block for block in [fields.get("grid"), *(fields.get("grids") or [])] if isinstance(block, dict) and key in block]
         if any(isinstance(bundle, dict) and key in bundle for bundle in (fields.get("variants") or {}).values()):
             raise UserError(f"override '{item}': a variant of {where} sets this key; change it there")
+        if not blocks and isinstance(value, list) and not holds_list(key):  # a new axis of every grid
+            blocks = [block for block in fields.get("grids") or [fields.setdefault("grid", {})] if isinstance(block, dict)]
         for block in blocks:
             block[key] = value
         if not blocks:

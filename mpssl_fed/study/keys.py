@@ -38,6 +38,18 @@ def check_key(key: str, where: str) -> None:
         model = _section(fields[part])
 
 
+def holds_list(key: str) -> bool:
+    """Return whether the value of the valid dotted ``key`` is itself a list, as that of optim.betas is."""
+    model: type[Section] = Config
+    *parents, leaf = key.split(".")
+    for part in parents:
+        below = _section({field.alias or name: field.annotation for name, field in model.model_fields.items()}[part])
+        if below is None:
+            return True  # below a free mapping anything may stand
+        model = below
+    return typing.get_origin({f.alias or n: f.annotation for n, f in model.model_fields.items()}[leaf]) in (list, tuple)
+
+
 def config_keys(model: type[Section] = Config, prefix: str = "") -> list[str]:
     """Return every dotted key of the config, leaves and sections, in the schema's order."""
     keys = []

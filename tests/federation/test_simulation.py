@@ -18,8 +18,10 @@ import mpssl_fed
 from clients.app import app
 from mpssl_fed.config import Config
 from mpssl_fed.errors import UserError
-from mpssl_fed.federation import inprocess
+from mpssl_fed.federation import inprocess, parts
 from mpssl_fed.federation.environment import SWITCHES
+from mpssl_fed.federation.run_directory import RunDirectory
+from mpssl_fed.federation.site import build_site_learner
 from tests.federation.conftest import TINY
 
 MP_SSL = "method={name: mp-ssl, batch: 4, lmo_batch: 4, lmo_every: 2, refresh_every: 1, buffer: 1}"
@@ -46,6 +48,18 @@ def _in_ray(folder: Path) -> mpssl_fed.Run:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "round 2/2" in done.stdout
     return mpssl_fed.Run.open(folder / "ray")
+
+
+def test_one_site_and_one_round_is_centralised_training(run_tiny: Callable[..., RunDirectory]) -> None:
+    """The paper's setting: nothing of the federation is left in the numbers."""
+    run = run_tiny(MP_SSL, "federation.sites=1", "federation.rounds=1", "federation.local_steps=5")
+    config = run.config
+    learner = build_site_learner(config, 0)
+    learner.classifier.load_shared(parts.initial_classifier(config).shared_state())
+    learner.train(1)
+    trained = load_file(run.folder / "model.safetensors")
+    assert all(torch.equal(value, trained[key]) for key, value in learner.classifier.shared_state().items())
+    assert len(parts.labelled(config, 0)) == len(parts.dataset(config).classes) * 2
 
 
 def test_python_way_in(tmp_path: Path) -> None:

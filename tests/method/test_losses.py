@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -83,6 +84,44 @@ def test_freematch_loss_and_fairness_by_hand() -> None:
     found = [found[0] / sum(found), 0.0]
     fairness = sum(t * math.log(f + 1e-12) for t, f in zip(target, found, strict=True))
     assert float(loss.of(q, logits)) == pytest.approx(unsupervised + 0.5 * fairness, rel=1e-4)
+
+
+def by_the_paper(
+    q: np.ndarray, logits: np.ndarray, tau: float, p: np.ndarray, h: np.ndarray, m: float, w: float
+) -> tuple[float, float, np.ndarray, np.ndarray]:
+    """Return (loss, tau, p~, h~) after one batch, image by image, from equations 5 to 11 of arXiv 2205.07246."""
+    n, classes = q.shape
+    said = q.argmax(1)
+    tau = m * tau + (1 - m) * q.max(1).mean()
+    p = m * p + (1 - m) * q.mean(0)
+    h = m * h + (1 - m) * np.bincount(said, minlength=classes) / n
+    strong = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    passed = [i for i in range(n) if q[i].max() >= p[said[i]] / p.max() * tau]
+    loss = sum(-math.log(strong[i, said[i]]) for i in passed) / n
+    seen = np.bincount([int(strong[i].argmax()) for i in passed], minlength=classes) / len(passed)
+    mean = np.mean([strong[i] for i in passed], axis=0)
+    share = np.array([mean[c] / seen[c] if seen[c] else 0.0 for c in range(classes)])  # a class no image is in counts for nothing
+    wanted = p / h / (p / h).sum()
+    return loss + w * float((wanted * np.log(share / share.sum() + 1e-12)).sum()), tau, p, h
+
+
+def test_freematch_follows_the_paper_over_many_batches() -> None:
+    rng, classes = np.random.default_rng(0), 5
+    loss = FreeMatch(Settings(ema=0.8, fairness=0.05), classes)
+    tau, p, h = 1 / classes, np.full(classes, 1 / classes), np.full(classes, 1 / classes)
+    rates = []
+    for step in range(12):
+        logits = rng.normal(scale=0.5 + 0.2 * step, size=(2, 16, classes)) + np.linspace(0, 1, classes)  # surer, and skewed
+        q = np.exp(logits[0]) / np.exp(logits[0]).sum(1, keepdims=True)
+        expected, tau, p, h = by_the_paper(q, logits[1], tau, p, h, 0.8, 0.05)
+        weak = torch.from_numpy(q).float()
+        loss.observe_probabilities(weak)
+        assert float(loss.of(weak, torch.from_numpy(logits[1]).float())) == pytest.approx(expected, rel=1e-4)
+        assert float(loss.tau) == pytest.approx(tau, rel=1e-5)
+        assert loss.p.tolist() == pytest.approx(p.tolist(), rel=1e-5)
+        assert loss.histogram.tolist() == pytest.approx(h.tolist(), rel=1e-5)
+        rates.append(float((q.max(1) >= (p / p.max() * tau)[q.argmax(1)]).mean()))
+    assert min(rates) < 1  # the thresholds did reject
 
 
 def test_freematch_with_a_fixed_threshold_is_fixmatch() -> None:

@@ -155,6 +155,18 @@ def test_a_misspelt_override_or_study_is_refused(tmp_path: Path) -> None:
         load_study(tmp_path / "none.yaml")
 
 
+def test_an_override_with_a_list_is_a_new_axis(tmp_path: Path) -> None:
+    file = write_study(tmp_path, grid={"method.name": ["base", "vic-gssl"]})
+    plan = load_study(file, ["optim.lr=[0.01,0.02,0.03]", "seeds=1"])
+    assert [cell.config.optim.lr for cell in plan.cells] == [0.01, 0.02, 0.03] * 2
+    assert plan.keys == ("method.name", "optim.lr")
+    assert load_study(file, ["optim.betas=[0.8,0.9]"]).cells[0].config.optim.betas == (0.8, 0.9)
+    several = write_study(tmp_path / "several", grids=[{"method.name": ["base"]}, {"method.name": ["vic-gssl"]}])
+    assert len(load_study(several, ["optim.lr=[0.01,0.02]", "seeds=1"]).cells) == 4
+    variants = write_study(tmp_path / "variants", variants={"a": {"method.name": "base"}, "b": {"method.name": "vic-gssl"}})
+    assert len(load_study(variants, ["optim.lr=[0.01,0.02]", "seeds=1"]).cells) == 4
+
+
 def test_controls_stand_in_one_grid_with_the_methods(tmp_path: Path) -> None:
     """What the base sets for the methods gives way to what a control is; what the grid itself sets does not."""
     base = {
