@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from mpssl_fed.config import Config, from_json
 from mpssl_fed.config.federation import Federation, Privacy
-from mpssl_fed.config.learning import Method, Optim
+from mpssl_fed.config.learning import Data, Method, Optim
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
 from mpssl_fed.method.warm_start import warm_start
@@ -21,7 +21,9 @@ def start_warm(config: Config, classifier: Classifier) -> None:
 
 def _all_it_depends_on(config: Config) -> str:
     """Return the config as canonical JSON with every section at its default that a warm start does not read."""
+    of_data = {key: getattr(config.data, key) for key in ("name", "root", "size", "subjects", "download", "task")}
     unread = {
+        "data": Data().model_copy(update=of_data),
         "method": Method.model_validate({"name": "base"}),
         "optim": Optim(),
         "federation": Federation(),

@@ -22,7 +22,9 @@ def test_cells_that_differ_past_the_warm_start_share_it_and_get_the_weights_it_a
     generator = parts.generator(config)
     assert generator is not None
     warm_start(config, alone, generator, parts.dataset(config).flip)
-    for other in (config, from_mapping(FIELDS | PRIVATE | {"optim": {"lr": 0.5}})):
+    other_labels = {"data": {"labels_per_class": 2, "partition": {"name": "dirichlet"}, "held_out": "validation"}}
+    others = ({}, PRIVATE | {"optim": {"lr": 0.5}}, other_labels)
+    for other in (from_mapping(FIELDS | fields) for fields in others):
         classifier = parts.initial_classifier(other)
         warm.start_warm(other, classifier)
         assert all(torch.equal(a, b) for a, b in zip(alone.parameters(), classifier.parameters(), strict=True))
