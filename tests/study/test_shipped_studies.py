@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import socket
+from collections import Counter
 from pathlib import Path
 from typing import NoReturn
 
@@ -42,12 +43,37 @@ def test_the_papers_study() -> None:
 
 def test_every_method_at_one_site() -> None:
     plan = load_study("methods-one-site")
-    assert values(plan, "method.name") == ALL
+    assert values(plan, "variant") == ALL
+    assert all(cell.config.method.name == cell.settings["variant"] for cell in plan.cells)
+    assert len({cell.config.optim.lr for cell in plan.cells}) == 1
     assert values(plan, "data.labels_per_class") == {1, 4, 10, 25}
     assert values(plan, "data.name") == {"mnist-5k", "fashion-mnist"}
     assert len(plan.cells) == 2 * len(ALL) * 2 * 4 * 5
     assert {cell.config.federation.sites for cell in plan.cells} == {1}
     assert len({cell.config.federation.rounds * cell.config.federation.local_steps for cell in plan.cells}) == 1
+
+
+def test_tuning_is_the_same_for_every_method_and_does_not_read_the_test_set() -> None:
+    plan = load_study("tuning")
+    assert {cell.config.data.held_out for cell in plan.cells} == {"validation"}
+    trials = Counter(cell.config.method.name for cell in plan.cells)
+    assert set(trials) == ALL
+    assert set(trials.values()) == {4 * 2}
+    measured = {cell.config.seed for cell in load_study("methods-one-site").cells}
+    assert not measured & {cell.config.seed for cell in plan.cells}
+
+
+def test_one_change_at_a_time_to_latent_meta_optimisation() -> None:
+    plan = load_study("latents")
+    changed = {cell.settings["variant"]: cell.config.method for cell in plan.cells}
+    plain = changed["lmo + vicreg"].model_dump()
+    differing = {
+        name: [key for key, value in method.model_dump().items() if value != plain[key]] for name, method in changed.items()
+    }
+    assert {name: len(keys) for name, keys in differing.items() if name not in ("base", "random + vicreg")} == {
+        "lmo + vicreg": 0, "large buffer, half random (mp-ssl+)": 2, "global gap": 1, "no gap": 1, "strong look-ahead": 1,
+        "cool converter": 1, "slow converter": 1, "lmo every step": 1,
+    }  # fmt: skip
 
 
 def test_the_federated_study() -> None:
