@@ -12,6 +12,7 @@ from mpssl_fed.config import Config, from_json
 from mpssl_fed.config.learning import Task
 from mpssl_fed.data.datasets import Dataset, Images, load_dataset, validation_split
 from mpssl_fed.data.partition import choose_labelled, partition
+from mpssl_fed.errors import UserError
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.federation.site_local import OwnData, task_of
 from mpssl_fed.generators.base import Generator, load_generator
@@ -121,10 +122,23 @@ def _cached_split(config_json: str) -> tuple[tuple[np.ndarray, ...], tuple[np.nd
     per_class = data.labels_per_class
     if per_class is not None and data.labels_over == "site":
         per_class *= sites
-    chosen = choose_labelled(y, per_class, data.label_fraction, config.seed)
+    try:
+        chosen = choose_labelled(y, per_class, data.label_fraction, config.seed)
+    except UserError as error:
+        raise UserError(f"{error}{_what_fits(config, y)}") from error
     mine = _deal(config, y, chosen)
     rest = _deal(config, y, np.setdiff1d(np.arange(len(y)), chosen)) if config.method.source == "real" else ()
     return mine, rest
+
+
+def _what_fits(config: Config, y: np.ndarray) -> str:
+    """Return the cure where ``labels_per_class``, the mean of a site, asks for more than there is."""
+    data, sites = config.data, config.federation.sites
+    if data.labels_per_class is None or data.labels_over != "site":
+        return ""
+    least = int(np.unique(y, return_counts=True)[1].min())
+    said = f"; data.labels_per_class={data.labels_per_class} is the mean of each of {sites} sites"
+    return f"{said}: set it to {least // sites}" if least >= sites else f"{said}: lower federation.sites"
 
 
 def _deal(config: Config, y: np.ndarray, pool: np.ndarray) -> tuple[np.ndarray, ...]:
