@@ -26,16 +26,17 @@ from mpssl_fed.study.results import Row, completed, failed_row, read_result, row
 
 @dataclass(frozen=True)
 class Task:
-    """A cell and where it goes, as sent to a worker."""
+    """A cell and where it goes, as sent to a worker; attacked: whether its model is, at the end (see ``attack``)."""
 
     fields: dict[str, object]
     settings: Settings
     output: str
+    attacked: bool = False
 
     @classmethod
-    def of(cls, cell: Cell, output: Path) -> Task:
+    def of(cls, cell: Cell, output: Path, attacked: bool = False) -> Task:
         """Return the task of ``cell`` in the study folder ``output``."""
-        return cls(cell.config.dump(), cell.settings, str(output.absolute()))
+        return cls(cell.config.dump(), cell.settings, str(output.absolute()), attacked)
 
     @property
     def cell(self) -> Cell:
@@ -69,7 +70,7 @@ def run_cell(task: Task) -> Row:
     cell, output = task.cell, Path(task.output)
     with _output_to(log_file(output, cell)), _listening() as heard:
         try:
-            return _run(cell, output)
+            return _run(cell, output, task.attacked)
         except UserError as error:
             print(error)
             words = str(error)
@@ -113,8 +114,9 @@ def _listening() -> Iterator[_Listener]:
         logger.removeHandler(heard)
 
 
-def _run(cell: Cell, output: Path) -> Row:
+def _run(cell: Cell, output: Path, attacked: bool) -> Row:
     from mpssl_fed import simulate
+    from mpssl_fed.study.attack import membership_auroc
     from mpssl_fed.study.diagnosis import diagnose
     from mpssl_fed.study.report import write_run_report
 
@@ -133,7 +135,8 @@ def _run(cell: Cell, output: Path) -> Row:
     cpu_seconds = None if resume else round(time.process_time() - started, 3)
     peak = _peak_memory_mb()
     diagnose(folder)
-    row = row_of_run(cell, folder, METHOD_VERSION, cpu_seconds=cpu_seconds, peak_memory_mb=peak)
+    found = membership_auroc(folder) if attacked else None
+    row = row_of_run(cell, folder, METHOD_VERSION, cpu_seconds=cpu_seconds, peak_memory_mb=peak, membership=found)
     write_run_report(folder)
     write_result(folder / "result.json", row)
     return row

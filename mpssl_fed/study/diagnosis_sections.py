@@ -50,7 +50,17 @@ def study_diagnosis(outcome: Outcome, arms: Sequence[Arm]) -> list[dict[str, Any
     sections = []
     lines = [line for arm in arms if (line := _arm_line(arm)) is not None]
     if lines:
-        columns = ["arm", "gap", "coverage", "precision", "cosine of views", "of two images", "collapsed", "views too alike"]
+        columns = [
+            "arm",
+            "gap",
+            "coverage",
+            "precision",
+            "cosine of views",
+            "its spread",
+            "of two images",
+            "collapsed",
+            "views too alike",
+        ]
         sections.append({"title": "Diagnosis", "note": f"Means over seeds. {NOTE}", "table": make_table(columns, lines, ["arm"])})
     vanishing = vanishing_points(outcome, arms)
     if vanishing:
@@ -103,7 +113,7 @@ def _arm_line(arm: Arm) -> list[str] | None:
     found = [row.diagnosed for row in arm.rows if row.diagnosis]
     if not found:
         return None
-    means = [fmean(d[key] for d in found) for key in ("gap", "coverage", "precision", "pair", "others")]
+    means = [fmean(d[key] for d in found) for key in ("gap", "coverage", "precision", "pair", "pair_std", "others")]
     numbers = [f"{value:.{3 if n > 2 else 2}f}" for n, value in enumerate(means)]
     flags = [f"{sum(map(flag, found))} of {len(found)}" for flag in (collapsed, varies_little)]
     return [arm.label, *numbers, *flags]

@@ -95,6 +95,9 @@ def intervals(folder: Path, groups: Mapping[str, Mapping[str, Sequence[float]]],
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.set_xlabel(x_label)
+        if "%" in x_label:  # an interval of few seeds may reach beyond what an accuracy can be; the axis should not
+            low, high = axes.get_xlim()
+            axes.set_xlim(max(low, 0.0), min(high, 102.0))
         plain_grid(axes, "x")
         return save(drawn, folder, "comparison", f"{x_label} of every arm with 95 % intervals")
 

@@ -26,7 +26,8 @@ class Row:
     """What a study keeps of a cell. ``config_sha256`` is its key (see ``cell_key``); what was measured may be unknown (None).
 
     ``curve``: accuracy by round with the seconds up to it, ``0:0.1020@0.3 1:0.4410@8.1``; ``diagnosis``: what was measured of its
-    synthetic images, ``gap=0.52 coverage=0.31``. So a report needs the table alone, not the run directories.
+    synthetic images, ``gap=0.52 coverage=0.31``; ``membership``: area under the curve of an attack on the model, in
+    studies of privacy. So a report needs the table alone, not the run directories.
     """
 
     config_sha256: str
@@ -46,6 +47,7 @@ class Row:
     peak_memory_mb: float | None = None
     curve: str | None = None
     diagnosis: str | None = None
+    membership: float | None = None
     error: str | None = None
 
     @property

@@ -6,7 +6,7 @@ import fcntl
 import shutil
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -91,7 +91,7 @@ def run_study(
         missing = [cell for cell in plan.cells if cell.sha256 not in rows]
         interrupted = False
         with StudyProgress(len(plan.cells), len(plan.cells) - len(missing)) as progress:
-            cells = _execute([Task.of(cell, output) for cell in missing], workers, executor)
+            cells = _execute([Task.of(cell, output, _of_privacy(plan)) for cell in missing], workers, executor)
             try:
                 for row in cells:
                     rows[row.config_sha256] = row
@@ -101,6 +101,8 @@ def run_study(
                 interrupted = True
             finally:
                 cells.close()
+        if _of_privacy(plan) and not interrupted:
+            _attack_finished(plan, output, rows)
         show_run_files(plan, output)
     return Outcome(plan, output, rows, interrupted)
 
@@ -141,6 +143,21 @@ def _execute(tasks: list[Task], workers: int, executor: Executor) -> Generator[R
     from mpssl_fed.study.pool import run_in_processes
 
     return run_in_processes(tasks, workers)
+
+
+def _of_privacy(plan: Plan) -> bool:
+    return any(cell.config.privacy.on for cell in plan.cells)
+
+
+def _attack_finished(plan: Plan, output: Path, rows: dict[str, Row]) -> None:
+    """Attack the models of cells that finished before rows held the attack, where their run directories are here."""
+    from mpssl_fed.study.attack import membership_auroc
+
+    for cell in plan.cells:
+        row, folder = rows.get(cell.sha256), cell_folder(output, cell)
+        if row is not None and row.finished and row.membership is None and (folder / "model.safetensors").is_file():
+            rows[cell.sha256] = replace(row, membership=membership_auroc(folder))
+            write_result(folder / "result.json", rows[cell.sha256])
 
 
 def _check_output(output: Path) -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mpssl_fed.config import from_mapping
+from mpssl_fed.method import METHOD_VERSION
 from mpssl_fed.study import pareto
 from mpssl_fed.study.analysis import arms_of
+from mpssl_fed.study.attack import membership_auroc
 from mpssl_fed.study.pareto import Point, front, front_table
-from mpssl_fed.study.results import Row
+from mpssl_fed.study.results import Row, read_csv, write_csv
 from mpssl_fed.study.run import Outcome, run_study
 from mpssl_fed.study.statistics import Estimate
 from mpssl_fed.study.study_report import write_study_report
@@ -144,9 +147,35 @@ def test_a_private_run_says_what_it_spent_and_what_that_leaves_out(outcome: Outc
         assert "0.001" in page
 
 
+def test_every_cell_of_a_study_of_privacy_is_attacked_and_its_table_says_so(outcome: Outcome, tmp_path: Path) -> None:
+    for row in outcome.finished:
+        assert row.membership == membership_auroc(outcome.folder(row))
+        assert 0.3 < row.membership < 0.7, "two steps on a few images remember nothing"
+    rows = [dict(line.cells) for line in pareto.attack_table(outcome, arms_of(outcome)).rows]
+    assert [line["epsilon"].text for line in rows] == ["0", "2"]
+    page = (outcome.output / "report.html").read_text()
+    assert "Membership attacks" in page
+    write_csv(tmp_path / "results.csv", outcome.finished, list(outcome.finished[0].settings))
+    assert {row.membership for row in outcome.finished} == {
+        row.membership for row in read_csv(tmp_path / "results.csv", outcome.plan.cells, METHOD_VERSION).values()
+    }
+
+
+def test_a_cell_from_before_the_attack_is_attacked_when_the_study_goes_on(outcome: Outcome) -> None:
+    row = outcome.finished[0]
+    file = outcome.folder(row) / "result.json"
+    older = json.loads(file.read_text())
+    del older["membership"]
+    file.write_text(json.dumps(older))
+    again = run_study(outcome.plan, outcome.output, 1)
+    assert again.rows[row.config_sha256].membership == row.membership
+    assert json.loads(file.read_text())["membership"] == row.membership
+
+
 def test_attack_success_is_the_best_attack_of_each_audited_site(outcome: Outcome) -> None:
     row = outcome.finished[0]
-    assert pareto.attack_success(outcome, [row]) is None
+    assert pareto.attack_success(outcome, [replace(row, membership=None)]) is None
+    assert pareto.attack_success(outcome, [row]) == row.membership
     for site, areas in (("0", (0.5, 0.7)), ("1", (0.6,))):
         file = outcome.folder(row) / "sites" / site / "audit" / "audit.json"
         file.parent.mkdir(parents=True, exist_ok=True)
