@@ -145,9 +145,9 @@ class GeneratorSection(Section):
     """The frozen public generator."""
 
     name: str = Field(
-        "glyphs-digits", description="glyphs-digits, glyphs-letters, biggan-deep-128/256/512, biggan (with path), ..."
+        "glyphs-digits", description="glyphs-digits, glyphs-letters, biggan-deep-128/256/512, biggan, exported (with path), ..."
     )
-    path: str | None = Field(None, description="Folder of the generator's files, where the name alone does not say.")
+    path: str | None = Field(None, description="Folder (exported: file) of the generator, where the name alone does not say.")
     foundation: str | None = Field(None, description="p-ssl: file or folder of the foundation classifier, where none is shipped.")
     truncation: float = Field(1.0, gt=0, le=1, description="z is truncation x N(0, 1) cut at 2.")
 

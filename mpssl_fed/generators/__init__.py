@@ -4,6 +4,15 @@ from __future__ import annotations
 
 from mpssl_fed.generators.base import GENERATORS, Generator, fit_images, load_generator
 from mpssl_fed.generators.biggan import BigGANGenerator  # its import also registers our names
+from mpssl_fed.generators.exported import export_generator
 from mpssl_fed.generators.foundation import foundation_classifier
 
-__all__ = ["GENERATORS", "BigGANGenerator", "Generator", "fit_images", "foundation_classifier", "load_generator"]
+__all__ = [
+    "GENERATORS",
+    "BigGANGenerator",
+    "Generator",
+    "export_generator",
+    "fit_images",
+    "foundation_classifier",
+    "load_generator",
+]

@@ -77,17 +77,17 @@ def load_generator(
         raise UserError(f"generator.truncation is {truncation}; it must be above 0 and at most 1.")
     generator = GENERATORS[name](path, truncation)
     if GENERATORS.is_plugin(name):
-        check_generator(name, generator)
+        check_generator(f"generator '{name}' of another package", generator)
     generator.eval().requires_grad_(False)
     return generator.to(torch.device(device)).to(memory_format=torch.channels_last)
 
 
-def check_generator(name: str, generator: object) -> None:
-    """Draw two images from another package's generator; UserError unless it keeps the protocol of :class:`Generator`.
+def check_generator(where: str, generator: object) -> None:
+    """Draw a few images from someone's generator; UserError, beginning with ``where``, unless it keeps the protocol.
 
-    That is: its attributes are there, images come as [2, 3, size, size], finite and in [-1, 1], with a gradient to z and label.
+    That is: the attributes of :class:`Generator` are there, images come as [n, 3, size, size] for more than one n, finite
+    and in [-1, 1], with a gradient to z and label.
     """
-    where = f"generator '{name}' of another package"
     if not isinstance(generator, Generator):
         raise UserError(f"{where} is a {type(generator).__name__}; its entry point must return a mpssl_fed.generators.Generator")
     lacking = [key for key in ("name", "z_dim", "classes", "size", "truncation") if not hasattr(generator, key)]
@@ -96,14 +96,16 @@ def check_generator(name: str, generator: object) -> None:
     if len(generator.classes) < 2 or generator.channels != 3:
         raise UserError(f"{where} has {len(generator.classes)} class(es) and {generator.channels} channels; want 2 or more, and 3")
     generator.eval()
-    try:
-        z = generator.sample_z(2, torch.Generator().manual_seed(0)).requires_grad_()
-        label = torch.full((2, len(generator.classes)), 1 / len(generator.classes), dtype=z.dtype, requires_grad=True)
-        images = generator(z, label)
-    except (RuntimeError, ValueError, TypeError, IndexError, StopIteration) as error:
-        raise UserError(
-            f"{where} failed to draw two images from z [2, {generator.z_dim}]: {type(error).__name__}: {error}"
-        ) from error
+    for n in (1, 2):  # an exported program may have learned one batch size by heart
+        try:
+            z = generator.sample_z(n, torch.Generator().manual_seed(0)).requires_grad_()
+            label = torch.full((n, len(generator.classes)), 1 / len(generator.classes), dtype=z.dtype, requires_grad=True)
+            images = generator(z, label)
+        except (RuntimeError, ValueError, TypeError, IndexError, StopIteration, AssertionError) as error:
+            raise UserError(
+                f"{where} failed to draw images from z [{n}, {generator.z_dim}] and soft labels [{n}, {len(generator.classes)}]: "
+                f"{type(error).__name__}: {error}"
+            ) from error
     want = [2, 3, generator.size, generator.size]
     if not isinstance(images, Tensor) or list(images.shape) != want:
         got = list(images.shape) if isinstance(images, Tensor) else type(images).__name__

@@ -103,7 +103,7 @@ def test_one_that_keeps_the_protocol_is_ready_to_use() -> None:
         ("broken", "not finite"),
         ("deaf", "no finite gradient from its images to the soft label"),
         ("rounded", "no finite gradient from its images to z"),
-        ("narrow", "failed to draw two images from z [2, 4]: RuntimeError"),
+        ("narrow", "failed to draw images from z [1, 4] and soft labels [1, 3]: RuntimeError"),
         ("single", "has 1 class(es)"),
         ("nameless", "lacks the attribute(s) z_dim"),
         ("none", "is a Linear"),
