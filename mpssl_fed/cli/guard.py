@@ -179,7 +179,7 @@ def show(
 def _spent_json(spent: Spent, delta: float, policy: Policy | None, simulated: bool) -> dict[str, Any]:
     """Return a data set's spending as JSON; epsilon is null where it is infinite, or where runs do not compose."""
     from mpssl_fed.privacy.accounting import epsilon
-    from mpssl_fed.privacy.filter import RenyiFilter
+    from mpssl_fed.privacy.filter import RenyiFilter, lifetime_epsilon
 
     accounted = epsilon(spent.history, delta)
     told: dict[str, Any] = {
@@ -202,12 +202,19 @@ def _spent_json(spent: Spent, delta: float, policy: Policy | None, simulated: bo
         ],
     }
     if policy is not None and policy.dataset == spent.dataset:
-        by_filter = RenyiFilter(policy.max_epsilon, policy.delta).epsilon(spent.history)
-        told |= {"max_epsilon": policy.max_epsilon, "epsilon_filter": by_filter, "unit": policy.unit}
+        limit = RenyiFilter(policy.max_epsilon, policy.delta)
+        told |= {
+            "max_epsilon": policy.max_epsilon,
+            "epsilon_lifetime": lifetime_epsilon(limit, spent),
+            "epsilon_filter": limit.epsilon(spent.history),
+            "unit": policy.unit,
+        }
     return told
 
 
 def _spent_lines(told: dict[str, Any]) -> list[str]:
+    from mpssl_fed.privacy.filter import rounded_up
+
     name = told["data_set"]
     if told["unaccounted"]:
         part = told["epsilon_accounted"]
@@ -217,8 +224,9 @@ def _spent_lines(told: dict[str, Any]) -> list[str]:
         lines = [f"{name}: by run"]
     else:
         lines = [f"{name}: epsilon {told['epsilon']:.3f} at delta {told['delta']:g}"]
-    if "max_epsilon" in told:
-        lines.append(f"  the filter counts {told['epsilon_filter']:.3f} of {told['max_epsilon']:g} per {told['unit']}")
+    if told.get("epsilon_lifetime") is not None:
+        spent = rounded_up(told["epsilon_lifetime"])
+        lines.append(f"  epsilon {spent} of {told['max_epsilon']:g} spent over its life, per {told['unit']}")
     lines += [
         f"  run {run['run']} ({run['scope']}, {run['terms']}): "
         f"epsilon {run['epsilon_spent']:.3f} of {run['epsilon_planned']:.3f} planned"

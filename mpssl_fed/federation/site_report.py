@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import io
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from mpssl_fed.data.datasets import Images
 from mpssl_fed.federation.site import build_site_learner
 from mpssl_fed.federation.site_state import SiteState
 from mpssl_fed.files import write_atomic
-from mpssl_fed.privacy.filter import RenyiFilter
+from mpssl_fed.privacy.filter import RenyiFilter, lifetime_epsilon, rounded_up
 from mpssl_fed.privacy.ledger import Ledger
 from mpssl_fed.privacy.policy import Policy
 
@@ -34,7 +33,7 @@ def lifetime(ledger: Path, policy: Policy) -> dict[str, float | int | None]:
     if not ledger.is_file():
         return {"epsilon": 0.0, **limit, "releases": 0}
     spent = Ledger(ledger).spent(policy.dataset)
-    epsilon = None if spent.unaccounted else RenyiFilter(policy.max_epsilon, policy.delta).epsilon(spent.history)
+    epsilon = lifetime_epsilon(RenyiFilter(policy.max_epsilon, policy.delta), spent)
     return {"epsilon": epsilon, **limit, "releases": sum(spent.history.values())}
 
 
@@ -74,7 +73,7 @@ def _spent(life: dict[str, float | int | None], policy: Policy) -> str:
     if life["epsilon"] is None:
         return f"Data set “{html.escape(policy.dataset)}” was read without noise at least once: its epsilon is infinite ({unit})."
     assert isinstance(life["epsilon"], float)
-    shown = f"{math.ceil(1000 * life['epsilon']) / 1000:g}"
+    shown = rounded_up(life["epsilon"])
     return f"Data set “{html.escape(policy.dataset)}”: epsilon {shown} of {policy.max_epsilon:g} spent over its life, {unit}."
 
 

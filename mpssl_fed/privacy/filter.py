@@ -8,6 +8,7 @@ whose filter holds, and the shares add up to delta.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -78,6 +79,24 @@ class RenyiFilter:
         """Whether ``spent`` and ``following`` together lie above the bound at every order."""
         together = merge(spent, following)
         return bool(together) and bool((rdp(together, FILTER_ORDERS) > self.bounds).all())
+
+
+def lifetime_epsilon(limit: RenyiFilter, spent: Spending) -> float | None:
+    """Return what a data set has spent over its life, at the limit's delta; None where no number covers its reads.
+
+    The one number of ledger, status and report. An exclusive run fixed its whole plan before its first answer, so its exact
+    price holds; of shared runs, later ones may follow from earlier answers, and only the filter's number holds.
+    """
+    if spent.unaccounted:
+        return None
+    if EXCLUSIVE in spent.terms.values():
+        return epsilon(spent.history, limit.delta)
+    return limit.epsilon(spent.history)
+
+
+def rounded_up(value: float) -> str:
+    """Return an epsilon with three decimals; a printed one never says less than was spent."""
+    return f"{math.ceil(1000 * value) / 1000:.3f}"
 
 
 def admit_run(limit: RenyiFilter, run: str, plan: History, end_to_end: bool = True) -> Callable[[Spending], str]:

@@ -100,12 +100,12 @@ def test_policy_check_tells_when_a_run_would_take_the_whole_budget(tmp_path: Pat
     assert "protects no image" in call("policy", "check", policy, "demo").output
 
 
-def test_show_tells_epsilon_runs_and_what_the_filter_counts(ledger: Ledger) -> None:
+def test_show_tells_epsilon_runs_and_what_the_life_has_spent(ledger: Ledger) -> None:
     path = ledger.files.database
     spent = epsilon({key: 2 * n for key, n in ROUND.items()}, 1e-5)
     text = call("ledger", "show", path, "--policy", "configs/policies/site.yaml").output
     assert f"digits: epsilon {spent:.3f} at delta 1e-05" in text
-    assert "of 4 per image" in text
+    assert "of 4 spent over its life, per image" in text
     assert "run run-1 (end-to-end, shared)" in text
     told = json.loads(call("ledger", "show", path, "--json").output)
     assert told["data_sets"][0]["epsilon"] == pytest.approx(spent)
