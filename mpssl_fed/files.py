@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -9,16 +10,32 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from mpssl_fed.errors import UserError
+
+
+class FullDiskError(UserError, OSError):
+    """There was no room for a file. The text names it; what it held before is untouched."""
+
 
 def write_atomic(path: str | Path, content: bytes | str, mode: int = 0o644) -> Path:
     """Write ``content`` so that a reader, a crash or a full disk sees the old file or the new one, never a part.
 
     The bytes go to a temporary file in the same folder, are fsynced and renamed over ``path``; the folder is fsynced too.
-    Missing parent folders are made. Raises OSError (for example a full disk) with the old file untouched.
+    Missing parent folders are made. Raises OSError, of a full disk FullDiskError, with the old file untouched.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
+    try:
+        _replace(path, data, mode)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise FullDiskError(f"{path}: not written, the disk is full; make room and start again") from error
+        raise
+    return path
+
+
+def _replace(path: Path, data: bytes, mode: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -35,7 +52,6 @@ def write_atomic(path: str | Path, content: bytes | str, mode: int = 0o644) -> P
         os.fsync(folder)
     finally:
         os.close(folder)
-    return path
 
 
 def write_json(path: str | Path, value: Any, mode: int = 0o644) -> Path:

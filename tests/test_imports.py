@@ -30,7 +30,7 @@ LEVELS = (
 """From the ground up; a part imports parts of lower levels, of its own level only within itself."""
 
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
-SAME_LEVEL = {("seeds", "errors"), ("registry", "errors"), ("download", "errors"), ("download", "files")}
+SAME_LEVEL = {("seeds", "errors"), ("registry", "errors"), ("files", "errors"), ("download", "errors"), ("download", "files")}
 APART = ("accounting", "ledger", "policy", "egress", "noise")
 
 

@@ -83,10 +83,14 @@ class FlowerCommand:
         """Start the run of a bundle and return Flower's run id."""
         return str(self._flwr(["run", str(bundle), CONNECTION], "the run was not started")["run-id"])
 
-    def status(self, run_id: str) -> str:
-        """Return a run's status: pending, starting, running, finished:completed, finished:failed or finished:stopped."""
+    def status(self, run_id: str) -> tuple[str, str]:
+        """Return a run's status and, where it failed, Flower's reason.
+
+        Status: pending, starting, running, finished:completed, finished:failed or finished:stopped.
+        """
         listed = self._flwr(["list", CONNECTION, "--run-id", run_id], f"run {run_id} is not known")
-        return str(listed["runs"][0]["status"])
+        run = listed["runs"][0]
+        return str(run["status"]), str(run.get("status-details") or "")
 
     def stop(self, run_id: str) -> None:
         """Stop a run."""

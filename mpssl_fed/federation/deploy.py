@@ -75,11 +75,18 @@ class Deployment:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Keep the sites' state in the run directory, end everything."""
+        """End everything and keep the sites' state and logs in the run directory.
+
+        Where there is no room for them that is said, and hides no other error; what an earlier deployment kept stays whole.
+        """
         try:
-            if self.run.is_dir():
-                _keep(self.home / "sites", self.run / "sites")
-                _keep(self.home / "logs", self.run / "logs")
+            self.children.end()
+            for name in ("sites", "logs") if self.run.is_dir() else ():
+                try:
+                    _keep(self.home / name, self.run / name)
+                except OSError as error:
+                    first = error.args[0][0][-1] if isinstance(error, shutil.Error) else error
+                    self.note(f"{self.run / name}: not kept ({first})")
         finally:
             self.children.stop()
 
@@ -208,10 +215,17 @@ def free_ports(count: int, first: int | None = None) -> list[int]:
 
 
 def _keep(source: Path, target: Path) -> None:
-    """Copy a folder into the run directory, closed to other users."""
-    if source.is_dir():
-        shutil.copytree(source, target, dirs_exist_ok=True)
+    """Put a copy of a folder into the run directory, closed to other users: a whole one, or the one that was there stays."""
+    if not source.is_dir():
+        return
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as fresh:
+        shutil.copytree(source, fresh, dirs_exist_ok=True)
+        old = Path(f"{fresh}.old")
+        if target.is_dir():
+            target.rename(old)
+        Path(fresh).rename(target)
         target.chmod(0o700)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _trust() -> str:

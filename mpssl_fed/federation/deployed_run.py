@@ -18,7 +18,8 @@ def serve_deployment(grid: Grid, config: Config, flower_run: int) -> None:
     """Serve one run over the sites that join; those that ``federation.sites`` counts are waited for until the join deadline.
 
     With ``output.resume`` the run in the run directory goes on from its last checkpoint. UserError, also written into the
-    manifest, when too few sites join or none answers.
+    manifest, when too few sites join, none answers or the disk is full; a disk too full
+    for that leaves the text to Flower's own record of the run.
     """
     config = with_task(config)
     folder = Path(config.output.dir or Path("runs") / f"flwr-{flower_run}")
@@ -27,7 +28,7 @@ def serve_deployment(grid: Grid, config: Config, flower_run: int) -> None:
     try:
         serve(grid, Job(run, Lines(), expected_sites=config.federation.sites, travels=for_sites(run.config)))
     except (UserError, OSError) as error:
-        run.update_manifest(error=str(error))
+        run.last_words(error=str(error))
         raise
 
 

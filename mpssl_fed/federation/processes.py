@@ -81,7 +81,15 @@ class Children:
         return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]) if path.is_file() else ""
 
     def stop(self) -> None:
-        """End every process, first politely, then by kill, and delete the folder. May be called twice."""
+        """End every process and delete the folder. May be called twice."""
+        self.end()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if self._guard.stdin is not None and not self._guard.stdin.closed:
+            self._guard.stdin.close()
+            self._guard.wait()
+
+    def end(self) -> None:
+        """End every process, first politely, then by kill; the folder stays."""
         for child in self.running.values():
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGTERM)
@@ -91,10 +99,6 @@ class Children:
         for name in list(self.running):
             self.kill(name)
         kill_marked(self.token)
-        shutil.rmtree(self.folder, ignore_errors=True)
-        if self._guard.stdin is not None and not self._guard.stdin.closed:
-            self._guard.stdin.close()
-            self._guard.wait()
 
 
 def kill_marked(token: str) -> None:

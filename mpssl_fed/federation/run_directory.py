@@ -7,6 +7,7 @@ import io
 import json
 import secrets
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,11 @@ class RunDirectory:
     def update_manifest(self, **fields: Any) -> None:
         """Set fields of manifest.json and keep the others."""
         write_json(self.folder / MANIFEST, read_manifest(self.folder) | fields)
+
+    def last_words(self, **fields: Any) -> None:
+        """Set fields of manifest.json while an error passes: that they cannot be written must not hide that error."""
+        with suppress(OSError, UserError):
+            self.update_manifest(**fields)
 
 
 def open_run(config: Config, folder: Path, *, resume: bool = False, overwrite: bool = False, command: str = "") -> RunDirectory:

@@ -48,7 +48,7 @@ class Job:
 def serve(grid: Grid, job: Job) -> None:
     """Run all rounds of ``job`` that its run directory does not hold yet, then write the trained model.
 
-    Raises UserError when too few sites join in time, or when no site ever answered.
+    Raises UserError when too few sites join in time, when no site ever answered, or when the disk is full.
     """
     config, run = job.run.config, job.run
     torch.set_num_threads(config.runtime.threads)
@@ -71,7 +71,7 @@ def serve(grid: Grid, job: Job) -> None:
         run.write_model(server.classifier)
         run.update_manifest(status="finished", finished=now(), timings=total_timings(state.history), result=state.history[-1])
     except BaseException as error:
-        run.update_manifest(status="interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+        run.last_words(status="interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
         raise
     finally:
         job.progress.end()

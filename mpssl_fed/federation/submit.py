@@ -71,15 +71,17 @@ def _follow(
             return
         if (mine and manifest["status"] == "failed") or time.monotonic() - asked > ASK_EVERY_S:
             try:
-                said, unanswered = flower.status(run_id), 0
+                (said, why), unanswered = flower.status(run_id), 0
             except UserError:  # a busy SuperLink is no reason to give a run up; one that stays silent is
-                said, unanswered = "not known", unanswered + 1
+                said, why, unanswered = "not known", "", unanswered + 1
                 if unanswered == MOST_UNANSWERED:
                     raise
             asked = time.monotonic()
             manifest = _manifest(run)
-            if said.startswith("finished") and not (str(manifest.get("flower_run")) == run_id and manifest["status"] == "finished"):
-                raise UserError(f"the run ended as '{said}': {manifest.get('error') or 'see the log of the SuperLink'}")
+            mine = str(manifest.get("flower_run")) == run_id
+            if said.startswith("finished") and not (mine and manifest["status"] == "finished"):
+                reason = (mine and manifest.get("error")) or why or "see the log of the SuperLink"
+                raise UserError(f"the run ended as '{said}': {reason}")
         time.sleep(LOOK_EVERY_S)
 
 

@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import yaml
 
 from mpssl_fed import config as configs
@@ -66,6 +68,46 @@ def wait_for(ready: Callable[[], object], seconds: float, what: str) -> None:
     while not ready():
         assert time.monotonic() < ends, f"{what} did not happen within {seconds} s"
         time.sleep(0.1)
+
+
+def alive(folder: Path) -> list[bytes]:
+    """Return the command lines of what is still running of a :func:`deploy` in ``folder``."""
+    mark, found = f"DEPLOY_TEST={folder}".encode(), []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if mark in (process / "environ").read_bytes().split(b"\0"):
+                found.append((process / "cmdline").read_bytes())
+    return found
+
+
+def deploy(folder: Path, federation: dict[str, Any], *words: str) -> subprocess.Popen[str]:
+    """Start `mpssl-fed deploy` in ``folder``, with ``folder/tmp`` for its temporary files."""
+    (folder / "tmp").mkdir(exist_ok=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(TINY | {"federation": federation}), encoding="utf-8")
+    command = [sys.executable, "-m", "mpssl_fed.cli", "deploy", "config.yaml", *words]
+    environment = {**os.environ, **QUIET, "TMPDIR": str(folder / "tmp"), "DEPLOY_TEST": str(folder)}
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    """A real file system of ``size`` (``64k``, ``1m``) at ``folder``; the test is skipped where mounting is not permitted."""
+    folder.mkdir(mode=0o700)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "tmpfs", str(folder)], check=False).returncode:
+        pytest.skip("mounting is not permitted here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(folder: Path) -> None:
+    """Fill the disk of ``folder`` with ``folder/ballast`` to the last byte."""
+    with open(folder / "ballast", "wb", buffering=0) as ballast, suppress(OSError):
+        while True:
+            ballast.write(bytes(1024))
 
 
 @dataclass
@@ -140,6 +182,8 @@ class RealSite:
                 self.process.wait(10)
             except subprocess.TimeoutExpired:
                 self.kill()
+
+    close = stop
 
 
 def equal(one: wire.Arrays, other: wire.Arrays) -> bool:

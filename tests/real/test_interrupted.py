@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import pytest
-import yaml
 from safetensors.numpy import load_file
 
 import mpssl_fed
@@ -19,45 +16,22 @@ from mpssl_fed.federation.deploy import Deployment
 from mpssl_fed.federation.processes import marked
 from mpssl_fed.federation.progress import Progress
 from mpssl_fed.federation.run_directory import read_history, read_manifest
-from tests.real.sites import QUIET, TINY, equal, tiny, wait_for
+from tests.real.sites import TINY, alive, deploy, equal, tiny, wait_for
 
 pytestmark = pytest.mark.slow
 ROUNDS = {"sites": 2, "rounds": 3, "local_steps": 2, "join_deadline_s": 90, "deadline_s": 60}
 
 
-def alive(folder: Path) -> list[bytes]:
-    """Return the command lines of what is still running of a deployment."""
-    mark, found = f"DEPLOY_TEST={folder}".encode(), []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if mark in (process / "environ").read_bytes().split(b"\0"):
-                found.append((process / "cmdline").read_bytes())
-        except OSError:
-            continue
-    return found
-
-
-def start(folder: Path, *words: str) -> subprocess.Popen[str]:
-    """Start `mpssl-fed deploy` in ``folder``."""
-    (folder / "tmp").mkdir(exist_ok=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(TINY | {"federation": ROUNDS}), encoding="utf-8")
-    command = [sys.executable, "-m", "mpssl_fed.cli", "deploy", "config.yaml", "--output", "run", *words]
-    environment = {**os.environ, **QUIET, "TMPDIR": str(folder / "tmp"), "DEPLOY_TEST": str(folder)}
-    return subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
-
-
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)])
 def test_cut_short_and_resumed(tmp_path: Path, number: signal.Signals, status: int) -> None:
-    first = start(tmp_path)
+    first = deploy(tmp_path, ROUNDS, "--output", "run")
     wait_for(lambda: len(read_history(tmp_path / "run")) > 1, 240, "round 1")
     first.send_signal(number)
     output, _ = first.communicate(timeout=60)
     assert first.returncode == status, output
     wait_for(lambda: not alive(tmp_path), 20, "the end of every process")
     wait_for(lambda: not list((tmp_path / "tmp").iterdir()), 20, "the end of the temporary folder")
-    second = start(tmp_path, "--resume")
+    second = deploy(tmp_path, ROUNDS, "--output", "run", "--resume")
     output, _ = second.communicate(timeout=300)
     assert second.returncode == 0, output
     assert [record["round"] for record in read_history(tmp_path / "run")] == [0, 1, 2, 3]

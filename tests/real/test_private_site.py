@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ import pytest
 from mpssl_fed.federation.site_local import wipe
 from mpssl_fed.privacy.ledger import Ledger
 from mpssl_fed.privacy.plan import plan_for
-from tests.real.sites import POLICY, RealSite, equal, message, tiny, wait_for, weights
+from tests.real.sites import POLICY, RealSite, equal, fill, message, small_disk, tiny, wait_for, weights
 
 POLICY_DP = POLICY | {"scope": "end-to-end", "max_epsilon": 20.0, "public_size": 200, "metrics": []}
 PRIVACY = "privacy={epsilon: 2.0, public_size: 200, sample_rate: 0.1}"
@@ -98,16 +97,11 @@ def test_spent_is_spent(site: RealSite) -> None:
 def test_full_disk_stops_before_the_first_read(tmp_path: Path) -> None:
     """Nothing is reserved, nothing is read, the server gets a code; with room again the site answers."""
     full = RealSite(tmp_path / "full", CONFIG, policy=POLICY_DP)
-    full.state.mkdir(mode=0o700)
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(full.state)], check=False).returncode:
-        pytest.skip("mounting is not permitted here")
-    try:
+    with small_disk(full.state, "1m"), contextlib.closing(full):
         full.start("--trust-bundles")
         assert full.train(message(CONFIG, START, run="fits"))[0] == 200
         before = spent(full)
-        with open(full.state / "ballast", "wb", buffering=0) as ballast, contextlib.suppress(OSError):
-            while True:
-                ballast.write(bytes(1024))
+        fill(full.state)
         code = full.train(message(CONFIG, START, run="full"))[1]
         assert code in ("ledger", "site-failed")
         (full.state / "ballast").unlink()
@@ -116,6 +110,3 @@ def test_full_disk_stops_before_the_first_read(tmp_path: Path) -> None:
         wipe(full.state)
         assert full.train(message(CONFIG, START, run="again"))[0] == 200
         assert Ledger(full.state / "ledger.sqlite").verify() > 1
-    finally:
-        full.stop()
-        subprocess.run(["umount", str(full.state)], check=False)
