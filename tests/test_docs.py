@@ -38,3 +38,14 @@ def test_make_targets_that_the_readme_names_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^ *`?make ([a-z-]+)", (ROOT / "README.md").read_text(), re.M):
         assert re.search(rf"^{target}:", makefile, re.M), target
+
+
+def test_every_fault_names_a_test_that_exists() -> None:
+    page = (ROOT / "docs" / "deploy.md").read_text()
+    rows = re.findall(r"^\| .*", page.split("## Faults")[1].split("\n## ")[0], re.M)[1:]
+    assert len(rows) >= 15
+    for row in rows:
+        named = re.findall(r"`(test_[a-z_]+\.py)::(test_[a-z_]+)`", row.split("|")[-2])
+        assert named, row
+        for file, test in named:
+            assert f"def {test}(" in (ROOT / "tests" / "real" / file).read_text(), f"{file}::{test}"

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from mpssl_fed.config import Config
 from mpssl_fed.federation import parts, wire
 from mpssl_fed.federation.deployed_run import for_sites, with_task
 from mpssl_fed.federation.private_shares import write_share
+from mpssl_fed.federation.progress import Progress
 
 TINY: dict[str, Any] = {
     "data": {"name": "mnist-5k", "labels_per_class": 2, "test_limit": 200},
@@ -89,6 +90,20 @@ def deploy(folder: Path, federation: dict[str, Any], *words: str) -> subprocess.
     return subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
+
+
+class Story(Progress):
+    """The rounds so far."""
+
+    def __init__(self) -> None:
+        self.records: list[dict[str, Any]] = []
+
+    def round(self, record: Mapping[str, Any]) -> None:
+        self.records.append(dict(record))
+
+    def knows(self, number: int) -> bool:
+        """Whether round ``number`` is over."""
+        return any(record["round"] == number for record in self.records)
 
 
 @contextmanager

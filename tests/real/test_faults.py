@@ -7,9 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,25 +17,10 @@ from mpssl_fed.errors import UserError
 from mpssl_fed.federation import wire
 from mpssl_fed.federation.deploy import Deployment
 from mpssl_fed.federation.processes import marked
-from mpssl_fed.federation.progress import Progress
 from mpssl_fed.federation.run_directory import read_manifest
-from tests.real.sites import QUIET, tiny, wait_for
+from tests.real.sites import QUIET, Story, tiny, wait_for
 
 CONFIG = tiny("federation={sites: 3, rounds: 6, local_steps: 200, min_sites: 1, join_deadline_s: 90, deadline_s: 60}")
-
-
-class Story(Progress):
-    """The rounds so far."""
-
-    def __init__(self) -> None:
-        self.records: list[dict[str, Any]] = []
-
-    def round(self, record: Mapping[str, Any]) -> None:
-        self.records.append(dict(record))
-
-    def knows(self, number: int) -> bool:
-        """Whether round ``number`` is over."""
-        return any(record["round"] == number for record in self.records)
 
 
 @pytest.fixture(scope="module")

@@ -29,6 +29,7 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, output
 
 
+@pytest.mark.slow
 def test_disk_full_at_the_server_in_the_middle(tmp_path: Path, disk: Path) -> None:
     """Not one byte is left after round 1, not even for the manifest; with room again the run goes on."""
     running, run = deploy(tmp_path, ROUNDS, "--output", str(disk / "run")), disk / "run"

@@ -16,6 +16,7 @@ from mpssl_fed.federation.deploy import Deployment
 from mpssl_fed.federation.processes import marked
 from mpssl_fed.federation.progress import Progress
 from mpssl_fed.federation.run_directory import read_history, read_manifest
+from mpssl_fed.federation.submit import submit
 from tests.real.sites import TINY, alive, deploy, equal, tiny, wait_for
 
 pytestmark = pytest.mark.slow
@@ -64,6 +65,31 @@ def test_server_is_killed(tmp_path: Path, victim: str) -> None:
         up.serve(Progress())
     assert read_manifest(run)["status"] == "finished"
     assert [record["round"] for record in read_history(run)] == [0, 1, 2, 3]
+
+
+def test_superlink_is_restarted_with_its_database(tmp_path: Path) -> None:
+    """The run ends; the sites come back by themselves, and ``submit --resume`` goes on from the last round."""
+    config, run, ended = tiny(f"federation={ROUNDS | {'local_steps': 300}}"), tmp_path / "run", list[str]()
+    with Deployment(config, run, note=lambda _: None) as up:
+
+        def serve() -> None:
+            try:
+                up.serve(Progress())
+            except UserError as error:
+                ended.append(str(error))
+
+        running = threading.Thread(target=serve)
+        running.start()
+        wait_for(lambda: len(read_history(run)) > 1, 240, "round 1")
+        up.children.restart("superlink")
+        running.join(240)
+        assert not running.is_alive()
+        assert ended
+        assert "finished:failed" in ended[0]
+        submit(up.flower, up.config, run, up.home / "again", Progress(), resume=True)
+    assert read_manifest(run)["status"] == "finished"
+    assert [record["round"] for record in read_history(run)] == [0, 1, 2, 3]
+    assert read_history(run)[-1]["sites_answered"] == 2
 
 
 def server_app(token: str) -> int:

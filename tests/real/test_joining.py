@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,6 +67,19 @@ def test_port_in_use_is_said() -> None:
         taken.bind(("127.0.0.1", 0))
         with pytest.raises(UserError, match=r"--port \d+: in use"):
             free_ports(2, int(taken.getsockname()[1]))
+
+
+@pytest.mark.parametrize("words", [("deploy", "demo"), ("server", "--keys", ".", "--database", "link.db")])
+def test_port_in_use_ends_the_command(tmp_path: Path, words: tuple[str, ...]) -> None:
+    """At once, with status 2 and the port's number; nothing has been written."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = str(taken.getsockname()[1])
+        command = [sys.executable, "-m", "mpssl_fed.cli", *words, "--port", port]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr.splitlines()[-1].startswith(f"error: --port {port}: in use")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_keys_are_secret(up: Deployment) -> None:
