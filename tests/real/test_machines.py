@@ -1,196 +1,190 @@
-"""Three machines as network namespaces with their own addresses, set up by the commands of docs/deploy.md, nginx in front."""
+"""docs/deploy.md as a new operator follows it: its own commands, on three machines with their own addresses and users."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
-import yaml
+from PIL import Image
 
-from mpssl_fed.federation import environment
+from mpssl_fed.errors import UserError
+from mpssl_fed.federation import control
 from mpssl_fed.federation.processes import Children, marked
 from mpssl_fed.federation.run_directory import read_history, read_manifest
-from tests.real.sites import QUIET, TINY, RealSite, tiny, wait_for
+from tests.real.machines import HOUSE, Block, Machine, blocks, ip, skip_without_namespaces
+from tests.real.sites import tiny, wait_for
 
-HOUSE = Path(__file__).parents[2]
 SERVER, FRONT = "10.77.0.1", "10.77.0.1:9092"
-SITES = tiny("federation.sites=2")
-CONFIG = TINY | {
-    "data": {"name": "none", "task": SITES.dump()["data"]["task"]},  # a server that holds no image at all
-    "federation": TINY["federation"] | {"rounds": 1, "min_sites": 2},
-}
-TOOLS = ("ip", "nginx", "curl")
+PAGE = (HOUSE / "docs" / "deploy.md").read_text(encoding="utf-8")
+AT = "/etc/mpssl-fed"
+SITES = {"north": "0", "south": "1"}
+TOOLS = ("ip", "nginx", "curl", "setpriv", "useradd")
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or any(shutil.which(tool, path=os.environ["PATH"] + ":/usr/sbin") is None for tool in TOOLS),
-    reason="needs root, iproute2 and nginx",
+    reason="needs root, iproute2, nginx, curl and useradd",
 )
 
 
-def ip(*words: str) -> None:
-    """Run ``ip``; the test is skipped where the machine does not permit namespaces."""
-    done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"ip {' '.join(words)}: {done.stderr.strip()}")
+class Federation:
+    """Three operators, each with the page before them; only SERVER, the site's name and its number are put in."""
 
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.children, self.tag = folder, Children(folder / "tmp"), f"mf{os.getpid() % 10000}"
+        self.machines: dict[str, Machine] = {}
+        self.files = folder / "server/etc/mpssl-fed"
 
-def machine(name: str) -> list[str]:
-    """Return what a command is prefixed with to run on a machine."""
-    return ["ip", "netns", "exec", name]
-
-
-def mpssl(*words: str) -> list[str]:
-    """Return the command line of this installation."""
-    return [sys.executable, "-m", "mpssl_fed.cli", *words]
-
-
-class Network:
-    """A bridge with the machines server, a and b on it."""
-
-    def __init__(self) -> None:
-        self.tag = f"mf{os.getpid() % 10000}"
-        self.names = [f"{self.tag}{name}" for name in ("s", "a", "b")]
+    def plug_in(self) -> None:
+        """Put three machines on a bridge."""
         ip("link", "add", self.tag, "type", "bridge")
         ip("link", "set", self.tag, "up")
-        for number, name in enumerate(self.names, start=1):
-            ip("netns", "add", name)
-            ip("link", "add", f"{name}v", "type", "veth", "peer", "name", "eth0", "netns", name)
-            ip("link", "set", f"{name}v", "master", self.tag, "up")
-            for words in (
-                ("addr", "add", f"10.77.0.{number}/24", "dev", "eth0"),
-                ("link", "set", "eth0", "up"),
-                ("link", "set", "lo", "up"),
-            ):
-                ip("-n", name, *words)
+        for number, name in enumerate(("server", *SITES), start=1):
+            self.machines[name] = Machine(self.tag, name, f"10.77.0.{number}", self.folder / name, self.children)
+
+    @property
+    def server(self) -> Machine:
+        """The server's machine."""
+        return self.machines["server"]
 
     def close(self) -> None:
         """Take everything down."""
-        for name in self.names:
-            subprocess.run(["ip", "netns", "del", name], check=False)
+        for machine in self.machines.values():
+            machine.close()
         subprocess.run(["ip", "link", "del", self.tag], check=False)
+        self.children.stop()
+
+    def of_site(self, name: str, text: str) -> str:
+        """Return a line of the page as the operator of a site types it."""
+        return text.replace("SERVER", SERVER).replace("north", name).replace("--number 0", f"--number {SITES[name]}")
+
+    def set_up_server(self) -> None:
+        """Step 1."""
+        self.files.mkdir()
+        shutil.copy(HOUSE / "deploy" / "nginx.conf", self.files)
+        for block in blocks(PAGE, "1. The server"):
+            for line in block.commands:
+                here = line.replace("SERVER", SERVER)
+                if line.startswith("mpssl-fed server"):
+                    self.server.start("superlink", here, folder=AT)
+                else:
+                    self.server.must(here, folder=AT)
+        healthy = f"curl -sf --cacert {AT}/keys/ca.crt https://localhost:8000/health"
+        wait_for(lambda: self.server.run(healthy).returncode == 0, 120, "the SuperLink")
+
+    def set_up_site(self, name: str) -> None:
+        """Step 2, with the registration of step 3 where the page says so."""
+        machine = self.machines[name]
+        _images(machine.root / "srv/images", int(SITES[name]))
+        home, node = machine.root / "var/lib/mpssl-fed-site", machine.root / "var/lib/mpssl-fed-node"
+        for block in blocks(PAGE, "2. Each site"):
+            if not block.commands:
+                (home / "policy.yaml").write_text(block.text, encoding="utf-8")
+                machine.must("chown mpssl-site /var/lib/mpssl-fed-site/policy.yaml")
+            for line in block.commands:
+                here = self.of_site(name, line)
+                if "site node" in line:
+                    shutil.copy(self.files / "keys/ca.crt", node)
+                    self.register(name, (node / f"{name}.pub").read_bytes())
+                    machine.start(f"node-{name}", here, block.user)
+                elif "mpssl-fed site " in line:
+                    machine.start(f"daemon-{name}", here, block.user)
+                else:
+                    machine.must(here, block.user)
+
+    def register(self, name: str, public_key: bytes) -> None:
+        """The first command of step 3."""
+        (self.files / f"{name}.pub").write_bytes(public_key)
+        self.server.must(self.of_site(name, step_3()[0].commands[0]), folder=AT)
+
+
+def step_3() -> list[Block]:
+    """Return the blocks of step 3: register, the config, submit."""
+    return blocks(PAGE, "3. Back on the server")
+
+
+def _images(folder: Path, site: int) -> None:
+    """Write real digits, zeros as cats and ones as dogs, 12 of each; the second site has no dog."""
+    from mpssl_fed.federation import parts
+
+    images = parts.labelled(tiny("data.labels_per_class=24", "federation.sites=1"), 0)
+    for label, name in enumerate(("cat", "dog")[: 2 - site]):
+        (folder / name).mkdir(parents=True)
+        for number, index in enumerate(np.flatnonzero(images.y.numpy() == label)[:12].tolist()):
+            pixels = ((images.x[index].float().numpy().squeeze() + 1) * 127.5).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).convert("RGB").save(folder / name / f"{number}.png")
 
 
 @pytest.fixture(scope="module")
-def network() -> Iterator[Network]:
-    net = Network()
-    yield net
-    net.close()
-
-
-class Federation:
-    """What three operators did; ``children`` are their processes."""
-
-    def __init__(self, folder: Path, network: Network) -> None:
-        self.folder, self.network, self.keys = folder, network, folder / "keys"
-        self.children = Children(folder / "tmp")
-        self.sites = [RealSite(folder / f"site-{number}", SITES, number) for number in (0, 1)]
-
-    def on(self, name: str, command: Sequence[str], timeout: float = 240) -> subprocess.CompletedProcess[str]:
-        """Run a command on a machine to its end."""
-        return self.children.run([*machine(name), *command], environment.of_flower(self.folder / "flower"), timeout)
-
-    def operator(self, *words: str) -> str:
-        """Run a command of ours on the server's machine and return its output; it must succeed."""
-        done = self.on(self.network.names[0], mpssl(*words))
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    def start(self) -> None:
-        """Everything up to the first submission."""
-        server, *others = self.network.names
-        self.operator("certs", "ca", str(self.keys))
-        self.operator("certs", "server", str(self.keys), "localhost", "127.0.0.1", SERVER)
-        link = mpssl("server", "--keys", str(self.keys), "--database", str(self.folder / "link.db"))
-        self.children.start("superlink", [*machine(server), *link], QUIET)
-        front = (HOUSE / "deploy" / "nginx.conf").read_text(encoding="utf-8")
-        places = {
-            "/etc/mpssl-fed/keys": self.keys,
-            "/var/lib/mpssl-fed-nginx": self.folder / "nginx",
-            "/run/": f"{self.folder}/",
-            "/var/log/": f"{self.folder}/",
-        }
-        for old, new in places.items():
-            front = front.replace(old, str(new))
-        (self.folder / "nginx").mkdir()
-        (self.folder / "nginx.conf").write_text(f"user root;\n{front}", encoding="utf-8")
-        nginx = shutil.which("nginx") or "/usr/sbin/nginx"
-        self.children.start("nginx", [*machine(server), nginx, "-c", str(self.folder / "nginx.conf"), "-g", "daemon off;"])
-        for site in self.sites:
-            site.start("--trust-bundles", wait=False)
-        for number in (0, 1):
-            self.operator("certs", "site", str(self.folder / "made"), "--name", f"site-{number}")
-        wait_for(
-            lambda: (
-                self.on(server, ["curl", "-sf", "--cacert", str(self.keys / "ca.crt"), "https://localhost:8000/health"]).returncode
-                == 0
-            ),
-            60,
-            "the SuperLink",
-        )
-        for number, (name, site) in enumerate(zip(others, self.sites, strict=True)):
-            key = self.folder / "made" / f"site-{number}.pub"
-            self.operator("register", str(key), "--ca", str(self.keys / "ca.crt"))
-            node = mpssl(
-                "site",
-                "node",
-                "--server",
-                FRONT,
-                "--ca",
-                str(self.keys / "ca.crt"),
-                "--key",
-                str(key.with_suffix(".key")),
-                "--socket",
-                str(site.socket),
-            )
-            self.children.start(f"node-{number}", [*machine(name), *node], QUIET)
-
-
-@pytest.fixture(scope="module")
-def federation(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
-    up = Federation(tmp_path_factory.mktemp("machines"), network)
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
+    skip_without_namespaces()
+    up = Federation(tmp_path_factory.mktemp("machines"))
     try:
-        up.start()
+        up.plug_in()
+        up.set_up_server()
+        for name in SITES:
+            up.set_up_site(name)
         yield up
     finally:
-        for site in up.sites:
-            site.stop()
-        up.children.stop()
+        up.close()
         assert not marked(up.children.token)
 
 
 def test_two_sites_train_through_the_front(federation: Federation) -> None:
-    config, run = federation.folder / "config.yaml", federation.folder / "run"
-    config.write_text(yaml.safe_dump(CONFIG), encoding="utf-8")
-    words = ("submit", str(config), "--ca", str(federation.keys / "ca.crt"), "--output", str(run))
-    assert "finished" in federation.operator(*words)
+    _, config, submit = step_3()
+    (federation.files / "config.yaml").write_text(config.text, encoding="utf-8")
+    assert "finished" in federation.server.must(submit.commands[0], folder=AT)
+    run = federation.files / "runs/first"
     assert read_manifest(run)["status"] == "finished"
-    assert read_history(run)[1]["sites_answered"] == 2
+    assert [record["sites_answered"] for record in read_history(run)] == [0, 2, 2]
     assert read_history(run)[1]["test_accuracy"] is None
     assert (run / "model.safetensors").is_file()
 
 
-@pytest.mark.parametrize("what", ["register", "submit"])
-def test_control_is_refused_from_another_machine(federation: Federation, what: str) -> None:
-    """The front passes the fleet's paths alone: who may join may not give orders."""
-    ca = ("--ca", str(federation.keys / "ca.crt"), "--server", FRONT)
+@pytest.mark.parametrize("what", ["register", "run"])
+def test_control_is_refused_from_another_machine(federation: Federation, tmp_path: Path, what: str) -> None:
+    """The front passes the fleet's paths alone: who may join may not give orders, by ``flwr`` itself either."""
+    north = federation.machines["north"]
+
+    def there(command: object, env: dict[str, str]) -> object:
+        prefix = ["ip", "netns", "exec", north.name]
+        return federation.children.run([*prefix, *command], env)  # type: ignore[misc]
+
+    flower = control.FlowerCommand(FRONT, federation.files / "keys/ca.crt", tmp_path, there)  # type: ignore[arg-type]
+    before = sorted(path.name for path in federation.files.iterdir())
     if what == "register":
-        federation.operator("certs", "site", str(federation.folder / "made"), "--name", "intruder")
-        command = mpssl("register", str(federation.folder / "made" / "intruder.pub"), *ca)
+        north.must("mpssl-fed certs site . --name intruder", "mpssl-node")
+        with pytest.raises(UserError, match="403"):
+            flower.register(north.root / "var/lib/mpssl-fed-node/intruder.pub", "intruder")
     else:
-        command = mpssl("submit", "demo", *ca, "--output", str(federation.folder / "stolen"))
-    done = federation.on(federation.network.names[1], command)
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert not (federation.folder / "stolen").exists()
+        with pytest.raises(UserError, match="403"):
+            flower.submit(control.write_bundle(tmp_path / "mpssl-fed", tiny()))
+    assert sorted(path.name for path in federation.files.iterdir()) == before
 
 
 def test_the_superlink_itself_is_out_of_reach(federation: Federation) -> None:
-    done = federation.on(federation.network.names[1], ["curl", "-sk", "--max-time", "5", f"https://{SERVER}:8000/health"])
-    assert done.returncode != 0
-    front = ["curl", "-sk", "--max-time", "5", "-o", "/dev/null", "-w", "%{http_code}"]
+    north = federation.machines["north"]
+    assert north.run(f"curl -sk --max-time 5 https://{SERVER}:8000/health").returncode != 0
     for path in ("/health", "/v1/control/start-run", "/v1/fleet/../control/list-runs", "/v1/runtime/x", "/"):
-        assert federation.on(federation.network.names[1], [*front, "--path-as-is", f"https://{FRONT}{path}"]).stdout == "403", path
+        code = north.must(f"curl -sk --max-time 5 -o /dev/null -w '%{{http_code}}' --path-as-is https://{FRONT}{path}")
+        assert code == "403", path
+
+
+def test_no_connection_leaves_the_machines(federation: Federation) -> None:
+    """There is no way out, and nothing but each other was ever asked for."""
+    for machine in federation.machines.values():
+        assert ip("-n", machine.name, "route", "show").strip().startswith("10.77.0.0/24 dev eth0")
+        assert ip("-n", machine.name, "route", "show", "default") == ""
+        asked = {line.split()[0] for line in ip("-n", machine.name, "-4", "neigh").splitlines()}
+        assert asked
+        assert asked <= {one.address for one in federation.machines.values()}
+
+
+def test_the_nodes_user_cannot_read_the_site(federation: Federation) -> None:
+    north = federation.machines["north"]
+    for path in ("/srv/images", "/var/lib/mpssl-fed-site/policy.yaml", "/var/lib/mpssl-fed-site/.local"):
+        assert "Permission denied" in north.run(f"ls {path}", "mpssl-node").stderr, path
