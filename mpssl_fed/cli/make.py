@@ -52,7 +52,8 @@ def pretrain_generator(
     fonts: Annotated[Path, typer.Option(help="Folder with font files (.ttf, .otf, .ttc, .pfb), searched in depth.")],
     out: Annotated[Path, typer.Option(help="Folder to write: config.json, pytorch_model.bin, manifest.json, ...")],
     classes: Annotated[str, typer.Option(help="'digits' (0-9, A-Z), 'letters' (no digits), or chars:ABC.")] = "digits",
-    iterations: Annotated[int, typer.Option(help="Training steps; 6000 take some minutes on one core.")] = 6000,
+    kind: Annotated[str, typer.Option(help="biggan, vqvae or diffusion (a few-step rectified flow).")] = "biggan",
+    iterations: Annotated[int | None, typer.Option(help="Training steps; default 6000, vqvae 4000, diffusion 5000.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of initial weights and renders.")] = 0,
     channel_width: Annotated[int, typer.Option(help="BigGAN's channel width; at least 4.")] = 16,
     min_fonts: Annotated[int, typer.Option(help="Fewer usable fonts than this are an error.")] = 100,
@@ -60,14 +61,23 @@ def pretrain_generator(
     foundation_steps: Annotated[int, typer.Option(help="Training steps of the foundation classifier.")] = 3000,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder --out if it exists.")] = False,
 ) -> None:
-    """Train a small class-conditional BigGAN on glyphs rendered from fonts. Ctrl-C keeps what it has learned so far."""
+    """Train a small class-conditional generator on glyphs rendered from fonts. Ctrl-C keeps what it has learned so far."""
     from mpssl_fed.errors import UserError
     from mpssl_fed.generators.distil import DistilSettings
     from mpssl_fed.generators.pretrain import pretrain
+    from mpssl_fed.generators.train_small import SmallSettings
 
+    kinds = {"biggan": 6000, "vqvae": 4000, "diffusion": 5000}
+    if kind not in kinds:
+        raise UserError(f"--kind is '{kind}'; it must be {', '.join(kinds)}.")
+    iterations = kinds[kind] if iterations is None else iterations
     if channel_width < 4:
         raise UserError(f"--channel-width is {channel_width}; it must be 4 or more.")
-    settings = DistilSettings(iterations=iterations, seed=seed, channel_width=channel_width)
+    settings: DistilSettings | SmallSettings
+    if kind == "biggan":
+        settings = DistilSettings(iterations=iterations, seed=seed, channel_width=channel_width)
+    else:
+        settings = SmallSettings(kind, iterations, seed)
     with Steps() as steps:
         manifest = pretrain(
             fonts, classes, out, settings,

@@ -145,7 +145,8 @@ class GeneratorSection(Section):
     """The frozen public generator."""
 
     name: str = Field(
-        "glyphs-digits", description="glyphs-digits, glyphs-letters, biggan-deep-128/256/512, biggan, exported (with path), ..."
+        "glyphs-digits",
+        description="glyphs-digits[-vqvae|-diffusion], glyphs-letters, biggan-deep-128/256/512, folder, exported, ...",
     )
     path: str | None = Field(None, description="Folder (exported: file) of the generator, where the name alone does not say.")
     foundation: str | None = Field(None, description="p-ssl: file or folder of the foundation classifier, where none is shipped.")

@@ -1,4 +1,4 @@
-"""Frozen public image generators: the protocol, BigGAN from a folder or by name, and two small ones shipped with the package."""
+"""Frozen public image generators: the protocol, three kinds of them from a folder or by name, and four shipped small ones."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from mpssl_fed.generators.base import GENERATORS, Generator, fit_images, load_ge
 from mpssl_fed.generators.biggan import BigGANGenerator  # its import also registers our names
 from mpssl_fed.generators.exported import export_generator
 from mpssl_fed.generators.foundation import foundation_classifier
+from mpssl_fed.generators.small import SmallGenerator, load_any_folder
 
 __all__ = [
     "GENERATORS",
     "BigGANGenerator",
     "Generator",
+    "SmallGenerator",
     "export_generator",
     "fit_images",
     "foundation_classifier",
+    "load_any_folder",
     "load_generator",
 ]

@@ -70,7 +70,7 @@ def load_folder(folder: Path, name: str, truncation: float = 1.0) -> BigGANGener
     model.eval()
     fold_spectral_norm(model)
     model.requires_grad_(False)
-    return BigGANGenerator(name, model, _class_names(folder, config["num_classes"]), truncation)
+    return BigGANGenerator(name, model, class_names(folder, config["num_classes"]), truncation)
 
 
 def argument_for_row(truncation: float, n_stats: int) -> float:
@@ -213,7 +213,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     return {"attention_layer_position": -1, "eps": 1e-4, **config}
 
 
-def _class_names(folder: Path, count: int) -> tuple[str, ...]:
+def class_names(folder: Path, count: int) -> tuple[str, ...]:
     path = folder / CLASSES
     if path.is_file():
         names = read_json(path)

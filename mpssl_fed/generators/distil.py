@@ -214,13 +214,13 @@ def bake(model: BigGAN, settings: DistilSettings) -> None:
     rng = torch_rng(settings.seed, "distil", "bake")
     classes = stream_classes(model)
     model.to(memory_format=torch.channels_last)
-    _round_to_half(model)
+    round_to_half(model)
     labels = F.one_hot(torch.arange(settings.bake_images) % classes, classes).float()
     with batch_statistics(model) as norms:
         model.train()
         for _ in range(30):  # each forward in train mode is one power iteration
             model(truncated_normal(rng, 2, settings.z_dim), labels[:2], 1.0)
-        _round_to_half(model)
+        round_to_half(model)
         model.eval()
         z = truncated_normal(rng, settings.bake_images, settings.z_dim)
         for row in range(1, settings.n_stats):
@@ -232,9 +232,9 @@ def bake(model: BigGAN, settings: DistilSettings) -> None:
                     norm.running_means[0], norm.running_vars[0] = norm.last
         for norm in norms:
             del norm.last
-    _round_to_half(model)
+    round_to_half(model)
 
 
-def _round_to_half(model: nn.Module) -> None:
+def round_to_half(model: nn.Module) -> None:
     for tensor in model.state_dict().values():
         tensor.copy_(tensor.half().float())

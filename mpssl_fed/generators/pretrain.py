@@ -1,4 +1,4 @@
-"""Make a generator folder from fonts: glyphs, distillation, foundation classifier, quality numbers, manifest."""
+"""Make a generator folder from fonts: glyphs, training, foundation classifier, quality numbers, manifest."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,14 +19,13 @@ from torch import Tensor, nn
 from mpssl_fed.errors import UserError
 from mpssl_fed.files import sha256, write_atomic, write_json
 from mpssl_fed.generators.base import Generator
-from mpssl_fed.generators.biggan import CLASSES, CONFIG, MANIFEST, WEIGHTS, load_folder
+from mpssl_fed.generators.biggan import CLASSES, CONFIG, MANIFEST, WEIGHTS
 from mpssl_fed.generators.distil import DistilSettings, RenderStream, distil
 from mpssl_fed.generators.foundation import FILE, save_glyph_classifier, train_glyph_classifier
 from mpssl_fed.generators.glyphs import GlyphBank, class_set, load_glyphs, look_alike
+from mpssl_fed.generators.small import load_any_folder
+from mpssl_fed.generators.train_small import SmallSettings, train_small
 from mpssl_fed.seeds import torch_rng
-
-if TYPE_CHECKING:
-    from pytorch_pretrained_biggan import BigGAN
 
 MAX_BYTES = 2_000_000
 Report = Callable[[str, int, int, float | None], None]
@@ -37,7 +36,7 @@ def pretrain(
     fonts: Path,
     classes: str,
     out: Path,
-    settings: DistilSettings,
+    settings: DistilSettings | SmallSettings,
     *,
     min_fonts: int = 100,
     max_fonts: int | None = None,
@@ -46,6 +45,8 @@ def pretrain(
     report: Report = print,
 ) -> dict[str, Any]:
     """Train a glyph generator and its foundation classifier and write the folder ``out``; return the manifest.
+
+    ``settings`` decide the kind: those of distillation make a BigGAN, SmallSettings a VQ-VAE or a few-step flow.
 
     The folder appears whole or not at all. UserError for an unknown class set, too few fonts, or a folder that exists.
     Ctrl-C while G trains keeps what it has learned so far; at any other moment nothing is written.
@@ -57,7 +58,13 @@ def pretrain(
         raise UserError(f"--iterations is {settings.iterations}; it must be 1 or more.")
     bank = load_glyphs(fonts, names, min_fonts, max_fonts, lambda done, total: report("fonts", done, total, None))
     report("fonts", len(bank.fonts), len(bank.fonts), None)
-    model, record = distil(bank, settings, lambda done, total, loss: report("distil", done, total, loss))
+    model: nn.Module
+    if isinstance(settings, SmallSettings):
+        model, record = train_small(bank, settings, lambda done, total, loss: report(settings.kind, done, total, loss))
+        how = f"--kind {settings.kind}"
+    else:
+        model, record = distil(bank, settings, lambda done, total, loss: report("distil", done, total, loss))
+        how = f"--channel-width {settings.channel_width}"
     digits = load_glyphs(fonts, class_set("chars:0123456789"), 1, max_fonts)
     likeness = {name: [like, round(score, 2)] for name, (like, score) in look_alike(bank, digits).items()}
     manifest = {
@@ -66,16 +73,16 @@ def pretrain(
         "training": record,
         "nearest_digit": likeness,
         "made_by": f"mpssl-fed pretrain-generator --classes {classes} --iterations {settings.iterations} "
-        f"--seed {settings.seed} --channel-width {settings.channel_width}",
+        f"--seed {settings.seed} {how}",
     }
     return write_folder(bank, model, manifest, settings, out, foundation_steps, report)
 
 
 def write_folder(
     bank: GlyphBank,
-    model: BigGAN,
+    model: nn.Module,
     manifest: dict[str, Any],
-    settings: DistilSettings,
+    settings: DistilSettings | SmallSettings,
     out: Path,
     foundation_steps: int,
     report: Report,
@@ -94,8 +101,10 @@ def write_folder(
         torch.save({key: value.half().contiguous() for key, value in model.state_dict().items()}, blob)
         write_atomic(work / WEIGHTS, blob.getvalue())
         if len(blob.getvalue()) > MAX_BYTES:
-            raise UserError(f"the weights take {len(blob.getvalue())} bytes, over {MAX_BYTES}; lower --channel-width.")
-        generator = load_folder(work, out.name)
+            raise UserError(
+                f"the weights take {len(blob.getvalue())} bytes, over {MAX_BYTES}; lower --channel-width, or take fewer classes."
+            )
+        generator = load_any_folder(work, out.name)
         manifest = {
             "name": out.name,
             "public": True,
