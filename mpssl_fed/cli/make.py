@@ -53,7 +53,7 @@ def pretrain_generator(
     out: Annotated[Path, typer.Option(help="Folder to write: config.json, pytorch_model.bin, manifest.json, ...")],
     classes: Annotated[str, typer.Option(help="'digits' (0-9, A-Z), 'letters' (no digits), or chars:ABC.")] = "digits",
     kind: Annotated[str, typer.Option(help="biggan, vqvae or diffusion (a few-step rectified flow).")] = "biggan",
-    iterations: Annotated[int | None, typer.Option(help="Training steps; default 6000, vqvae 4000, diffusion 5000.")] = None,
+    iterations: Annotated[int | None, typer.Option(help="Training steps; default 6000, vqvae 4000, diffusion 12000.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of initial weights and renders.")] = 0,
     channel_width: Annotated[int, typer.Option(help="BigGAN's channel width; at least 4.")] = 16,
     min_fonts: Annotated[int, typer.Option(help="Fewer usable fonts than this are an error.")] = 100,
@@ -67,7 +67,7 @@ def pretrain_generator(
     from mpssl_fed.generators.pretrain import pretrain
     from mpssl_fed.generators.train_small import SmallSettings
 
-    kinds = {"biggan": 6000, "vqvae": 4000, "diffusion": 5000}
+    kinds = {"biggan": 6000, "vqvae": 4000, "diffusion": 12000}
     if kind not in kinds:
         raise UserError(f"--kind is '{kind}'; it must be {', '.join(kinds)}.")
     iterations = kinds[kind] if iterations is None else iterations
