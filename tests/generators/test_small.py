@@ -146,9 +146,9 @@ def test_one_step_of_mp_ssl_moves_the_latents_and_not_the_generator(shipped):
     chosen = data.train.take(choose_labelled(data.train.y.numpy(), 2, None, 0))
     learner = build_learner(config, build_classifier("small-cnn", data.classes, 1, 32), generator, chosen, flip=False, site=0)
     learner._begin(1)
-    before = {key: value.clone() for key, value in learner.source.state_dict().items()}
+    before = {key: value.clone() for key, value in learner.source.latents.state_dict().items()}
     learner.step(0)
-    after = learner.source.state_dict()
+    after = learner.source.latents.state_dict()
     moved = [key for key in before if not torch.equal(before[key], after[key])]
     assert any("mapper" in key for key in moved)
     assert any("converter" in key for key in moved)
