@@ -166,6 +166,13 @@ def embedded_folder(name: str) -> Path:
     return Path(__file__).parent / "embedded" / name
 
 
+def given_folder(name: str, path: str | Path | None) -> Path:
+    """Return generator.path of a generator that always needs one; UserError where it is not set."""
+    if path is None:
+        raise UserError(f"generator '{name}' needs generator.path: a folder with {CONFIG} and {WEIGHTS}.")
+    return Path(path)
+
+
 def verify_sums(folder: Path, record: bool = False) -> None:
     """Check the files against sha256.json or the manifest beside them; with ``record``, note the sums if there are none.
 
@@ -252,9 +259,7 @@ def _load_published(name: str, path: str | Path | None, truncation: float) -> Ge
 
 @GENERATORS.add("biggan")
 def _load_any(path: str | Path | None, truncation: float) -> Generator:
-    if path is None:
-        raise UserError(f"generator 'biggan' needs generator.path: a folder with {CONFIG} and {WEIGHTS}.")
-    return load_folder(Path(path), "biggan", truncation)
+    return load_folder(given_folder("biggan", path), "biggan", truncation)
 
 
 for _name in EMBEDDED:

@@ -14,6 +14,7 @@ from mpssl_fed.generators.biggan import (
     WEIGHTS,
     class_names,
     embedded_folder,
+    given_folder,
     load_checked,
     load_folder,
     read_json,
@@ -74,9 +75,7 @@ def load_any_folder(folder: Path, name: str, truncation: float = 1.0) -> Generat
 
 @GENERATORS.add("folder")
 def _load_folder(path: str | Path | None, truncation: float) -> Generator:
-    if path is None:
-        raise UserError(f"generator 'folder' needs generator.path: a folder with {CONFIG} and {WEIGHTS}.")
-    return load_any_folder(Path(path), "folder", truncation)
+    return load_any_folder(given_folder("folder", path), "folder", truncation)
 
 
 def _register(name: str) -> None:
