@@ -52,7 +52,7 @@ def deploy(
 ) -> None:
     """Run a federation of real processes on this machine: TLS, site keys, a daemon a site; everything down at the end."""
     from mpssl_fed import config as configs
-    from mpssl_fed.cli.live import progress
+    from mpssl_fed.cli.live import progress, resumable
     from mpssl_fed.federation.deploy import Deployment
 
     shorthands = {"federation.sites": sites, "federation.rounds": rounds, "output.dir": output}
@@ -62,7 +62,7 @@ def deploy(
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     up = Deployment(resolved, folder, resume=resume, overwrite=overwrite or resolved.output.overwrite, port=port, note=_note)
-    with up:
+    with resumable(), up:
         manifest = up.serve(progress())
     result = manifest["result"]
     accuracy = result["test_accuracy"]
@@ -157,13 +157,13 @@ def submit(
 ) -> None:
     """Submit a run to a SuperLink, follow it and say truthfully how it ended."""
     from mpssl_fed import config as configs
-    from mpssl_fed.cli.live import progress
+    from mpssl_fed.cli.live import progress, resumable
     from mpssl_fed.federation import control
     from mpssl_fed.federation.submit import submit as submit_run
 
     resolved = configs.load(config, overrides or [])
     folder = Path(output or resolved.output.dir or Path("runs") / Path(config).stem).absolute()
-    with _flower_home() as home:
+    with resumable(), _flower_home() as home:
         flower = control.FlowerCommand(server, ca, home)
         manifest = submit_run(flower, resolved, folder, home, progress(), resume=resume, overwrite=overwrite)
     typer.echo(f"finished   {folder}   accuracy {manifest['result']['test_accuracy']}")

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import typer
 from rich.console import Console, Group
 from rich.live import Live
 from rich.spinner import Spinner
@@ -81,3 +86,15 @@ def progress() -> Progress:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """End with 130 at Ctrl-C, and say the command that goes on from the last finished round."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        again = [word for word in sys.argv[1:] if word not in ("--resume", "--overwrite")]
+        line = shlex.join(["mpssl-fed", *again, "--resume"])
+        print(f"\ninterrupted; every finished round is kept. Continue with: {line}", file=sys.stderr)
+        raise typer.Exit(130) from None

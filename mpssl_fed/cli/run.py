@@ -27,20 +27,15 @@ def simulate(
 ) -> None:
     """Simulate a federation of sites on this machine."""
     from mpssl_fed.api import simulate as run_simulation
-    from mpssl_fed.cli.live import progress
+    from mpssl_fed.cli.live import progress, resumable
     from mpssl_fed.study.diagnosis import diagnose
     from mpssl_fed.study.report import write_run_report
 
     shorthands = {"federation.sites": sites, "federation.rounds": rounds, "federation.backend": backend, "output.dir": output}
     words = [*(overrides or []), *(f"{key}={value}" for key, value in shorthands.items() if value is not None)]
     command = shlex.join(["mpssl-fed", *sys.argv[1:]])
-    try:
+    with resumable():
         run = run_simulation(config, *words, resume=resume, overwrite=overwrite, progress=progress(), command=command)
-    except KeyboardInterrupt:
-        again = [word for word in sys.argv[1:] if word not in ("--resume", "--overwrite")]
-        line = shlex.join(["mpssl-fed", *again, "--resume"])
-        print(f"\ninterrupted; every finished round is kept. Continue with: {line}", file=sys.stderr)
-        raise typer.Exit(130) from None
     diagnose(run.folder)
     print(f"{run.config.data.held_out} accuracy {run.accuracy:.4f}   {write_run_report(run.folder)}")
 

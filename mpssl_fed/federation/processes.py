@@ -30,8 +30,9 @@ class Children:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.token = folder, secrets.token_hex(12)
-        self.logs = folder / "logs"
-        self.logs.mkdir(parents=True, exist_ok=True)
+        self.logs, self.temporary = folder / "logs", folder / "tmp"
+        for made in (self.logs, self.temporary):
+            made.mkdir(parents=True, exist_ok=True)
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         self._how: dict[str, tuple[Sequence[str], Mapping[str, str] | None, Path | None]] = {}
         guard = [sys.executable, "-S", str(Path(__file__)), self.token, str(folder)]
@@ -43,7 +44,7 @@ class Children:
         with open(self.logs / f"{name}.log", "ab") as log:
             self.running[name] = subprocess.Popen(
                 list(command), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-                env={**os.environ, **(env or {}), MARK: self.token}, cwd=cwd or self.folder,
+                env={**os.environ, **(env or {}), **self._own}, cwd=cwd or self.folder,
             )  # fmt: skip
         pipe = self._guard.stdin
         assert pipe is not None
@@ -52,11 +53,16 @@ class Children:
 
     def run(self, command: Sequence[str], env: Mapping[str, str], timeout: float = 120.0) -> subprocess.CompletedProcess[str]:
         """Run a short command to its end and return it; subprocess.TimeoutExpired when it takes longer."""
-        environment = {**os.environ, **env, MARK: self.token}
+        environment = {**os.environ, **env, **self._own}
         return subprocess.run(
             list(command), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False,
             env=environment, cwd=self.folder, start_new_session=True,
         )  # fmt: skip
+
+    @property
+    def _own(self) -> dict[str, str]:
+        """What every child gets: the mark, and a place for temporary files that goes away with the folder."""
+        return {MARK: self.token, "TMPDIR": str(self.temporary)}
 
     def ended(self) -> str | None:
         """Return the name of a process that is no longer running, None while all run."""

@@ -86,3 +86,13 @@ def test_restart_starts_the_same_again(tmp_path: Path) -> None:
         time.sleep(0.05)
     assert "here" in children.log_tail("writer")
     children.stop()
+
+
+def test_temporary_files_of_children_go_with_the_folder(tmp_path: Path) -> None:
+    children = Children(tmp_path / "home")
+    code = "import tempfile; print(tempfile.mkdtemp())"
+    made = Path(children.run([sys.executable, "-c", code], {}).stdout.strip())
+    assert made.is_relative_to(tmp_path / "home")
+    assert made.is_dir()
+    children.stop()
+    assert not made.exists()

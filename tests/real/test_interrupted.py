@@ -30,6 +30,7 @@ def test_cut_short_and_resumed(tmp_path: Path, number: signal.Signals, status: i
     first.send_signal(number)
     output, _ = first.communicate(timeout=60)
     assert first.returncode == status, output
+    assert (status == -9) or output.splitlines()[-1].endswith("Continue with: mpssl-fed deploy config.yaml --output run --resume")
     wait_for(lambda: not alive(tmp_path), 20, "the end of every process")
     wait_for(lambda: not list((tmp_path / "tmp").iterdir()), 20, "the end of the temporary folder")
     second = deploy(tmp_path, ROUNDS, "--output", "run", "--resume")
