@@ -17,7 +17,7 @@ from mpssl_fed.method import METHOD_VERSION
 from mpssl_fed.study.cell_key import cell_key, differing
 from mpssl_fed.study.grid import load_study
 
-COMMITTED = {f"{name}.csv": name for name in ("privacy-utility-mnist", "tuning", "methods-one-site", "latents")}
+COMMITTED = {f"{name}.csv": name for name in ("privacy-utility-mnist", "tuning", "methods-one-site", "latents", "generators")}
 """Table below benchmarks/results -> the shipped study that it holds."""
 
 
