@@ -23,7 +23,7 @@ from mpssl_fed.data.fetch import ARCHIVES
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation.environment import AT_START, SWITCHES
 from mpssl_fed.generators import load_generator
-from mpssl_fed.generators.biggan import EMBEDDED, PUBLISHED, WEIGHTS, cache_folder
+from mpssl_fed.generators.biggan import PUBLISHED, WEIGHTS, cache_folder
 from mpssl_fed.generators.small import SHIPPED
 
 PACKAGE = "mpssl-fed"
@@ -121,7 +121,7 @@ def _switches() -> Iterator[Check]:
 
 def _generators() -> Iterator[Check]:
     default = GeneratorSection().name
-    for name in EMBEDDED + SHIPPED:
+    for name in SHIPPED:
         try:
             generator = load_generator(name)
         except UserError as error:

@@ -48,7 +48,7 @@ def test_findings_as_json(tmp_path: Path) -> None:
 
 def test_a_full_disk_and_a_lost_generator_are_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(doctor, "LEAST_FREE", 1 << 62)
-    monkeypatch.setattr("mpssl_fed.generators.biggan.embedded_folder", lambda name: tmp_path / name)
+    monkeypatch.setattr("mpssl_fed.generators.small.embedded_folder", lambda name: tmp_path / name)
     missing = {check.name for check in doctor.examine() if check.state == "missing"}
     assert missing == {"disk", "glyphs-digits"}
 

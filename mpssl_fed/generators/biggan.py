@@ -59,9 +59,7 @@ def load_folder(folder: Path, name: str, truncation: float = 1.0) -> BigGANGener
     """
     from pytorch_pretrained_biggan import BigGAN, BigGANConfig  # here: importing it takes seconds
 
-    for file in (CONFIG, WEIGHTS):
-        if not (folder / file).is_file():
-            raise UserError(f"generator folder {folder} has no {file}; it needs {CONFIG} and {WEIGHTS}.")
+    need_files(folder)
     verify_sums(folder)
     config = _read_config(folder / CONFIG)
     state = read_weights(folder / WEIGHTS)
@@ -166,6 +164,13 @@ def embedded_folder(name: str) -> Path:
     return Path(__file__).parent / "embedded" / name
 
 
+def need_files(folder: Path) -> None:
+    """UserError unless ``folder`` holds a config and weights."""
+    for file in (CONFIG, WEIGHTS):
+        if not (folder / file).is_file():
+            raise UserError(f"generator folder {folder} has no {file}; it needs {CONFIG} and {WEIGHTS}.")
+
+
 def given_folder(name: str, path: str | Path | None) -> Path:
     """Return generator.path of a generator that always needs one; UserError where it is not set."""
     if path is None:
@@ -221,6 +226,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def class_names(folder: Path, count: int) -> tuple[str, ...]:
+    """Return classes.json's names; without the file ImageNet's for 1000 classes, else numbers. UserError where they do not fit."""
     path = folder / CLASSES
     if path.is_file():
         names = read_json(path)
@@ -238,10 +244,6 @@ def class_names(folder: Path, count: int) -> tuple[str, ...]:
 
 def _few(items: list[str]) -> str:
     return ", ".join(items[:4]) + (f" and {len(items) - 4} more" if len(items) > 4 else "")
-
-
-def _load_embedded(name: str, path: str | Path | None, truncation: float) -> Generator:
-    return load_folder(Path(path) if path else embedded_folder(name), name, truncation)
 
 
 def _load_published(name: str, path: str | Path | None, truncation: float) -> Generator:
@@ -262,7 +264,5 @@ def _load_any(path: str | Path | None, truncation: float) -> Generator:
     return load_folder(given_folder("biggan", path), "biggan", truncation)
 
 
-for _name in EMBEDDED:
-    GENERATORS.add(_name)(partial(_load_embedded, _name))
 for _name in PUBLISHED:
     GENERATORS.add(_name)(partial(_load_published, _name))

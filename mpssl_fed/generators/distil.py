@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,13 +17,12 @@ from pytorch_pretrained_biggan import BigGAN, BigGANConfig
 from pytorch_pretrained_biggan.model import BigGANBatchNorm
 from torch import Tensor, nn
 
+from mpssl_fed.generators.fit import Report, fit, ink_loss
 from mpssl_fed.generators.glyphs import IMAGE_SIZE, NUISANCES, GlyphBank, render
 from mpssl_fed.seeds import seed_of, torch_rng
 
 CUT = 2.0
 EMBEDDING_NOISE = 0.25  # standard deviation added to the whitened font embedding, so that G fills the space between fonts
-Report = Callable[[int, int, float], None]
-"""(iterations done, iterations in all, mean loss since the last report)."""
 
 
 @dataclass(frozen=True)
@@ -162,41 +161,30 @@ def distil(bank: GlyphBank, settings: DistilSettings, report: Report) -> tuple[B
 def _train(
     model: BigGAN, average: BigGAN, fonts: FontEmbedding, stream: RenderStream, settings: DistilSettings, report: Report
 ) -> dict[str, Any]:
-    weights = [*model.parameters(), *fonts.parameters()]
-    optimiser = torch.optim.Adam(weights, settings.learning_rate, betas=(0.9, 0.99))
     half = settings.iterations / 2
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda i: 0.5 + 0.5 * math.cos(math.pi * max(0.0, i / half - 1)) if i else 0.1
-    )
     model.train().to(memory_format=torch.channels_last)
-    model.generator.tanh = nn.Identity()  # the loss wants logits: tanh(l) = 2 sigmoid(2 l) - 1
-    done, losses, interrupted = 0, [], False
-    try:
-        with batch_statistics(model):
-            while done < settings.iterations:
-                x, y, font, nuisance = stream.draw(settings.batch)
-                noise = EMBEDDING_NOISE * truncated_normal(stream.rng, settings.batch, settings.embedding)
-                z = torch.cat([nuisance, fonts()[font] + noise], 1)
-                logits = model(z, F.one_hot(y, stream_classes(model)).float(), 1.0)
-                target = ((x + 1) / 2).clamp(0, 1).expand_as(logits)
-                loss = F.binary_cross_entropy_with_logits(2 * logits, target)
-                optimiser.zero_grad(set_to_none=True)
-                loss.backward()
-                optimiser.step()
-                schedule.step()
-                done += 1
-                # A young average follows closely, so that a short run is not its random start.
-                keep = min(settings.ema, done / (done + 9))
-                with torch.no_grad():
-                    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - keep)
-                losses.append(loss.item())
-                if done % 50 == 0 or done in (1, settings.iterations):
-                    report(done, settings.iterations, sum(losses[-50:]) / len(losses[-50:]))
-    except KeyboardInterrupt:
-        interrupted = True
-        if not done:
-            raise
-    return {"iterations_done": done, "interrupted": interrupted, "final_loss": sum(losses[-50:]) / len(losses[-50:])}
+    model.generator.tanh = nn.Identity()  # the loss wants logits
+
+    def loss_of(_: int) -> Tensor:
+        x, y, font, nuisance = stream.draw(settings.batch)
+        noise = EMBEDDING_NOISE * truncated_normal(stream.rng, settings.batch, settings.embedding)
+        z = torch.cat([nuisance, fonts()[font] + noise], 1)
+        return ink_loss(model(z, F.one_hot(y, stream_classes(model)).float(), 1.0), x)
+
+    with batch_statistics(model):
+        fitted = fit(
+            [*model.parameters(), *fonts.parameters()],
+            settings.iterations,
+            loss_of,
+            lambda i: 0.5 + 0.5 * math.cos(math.pi * max(0.0, i / half - 1)) if i else 0.1,
+            learning_rate=settings.learning_rate,
+            ema=settings.ema,
+            report=report,
+        )
+    with torch.no_grad():
+        for weight, mean in zip(average.parameters(), fitted.average, strict=False):  # the fonts' average is not kept
+            weight.copy_(mean)
+    return fitted.record()
 
 
 def stream_classes(model: BigGAN) -> int:
@@ -236,5 +224,6 @@ def bake(model: BigGAN, settings: DistilSettings) -> None:
 
 
 def round_to_half(model: nn.Module) -> None:
+    """Round parameters and buffers to what a float16 file holds; their type stays."""
     for tensor in model.state_dict().values():
         tensor.copy_(tensor.half().float())

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mpssl_fed.errors import UserError
 from mpssl_fed.files import write_atomic, write_json
 from mpssl_fed.generators.base import fit_images
-from mpssl_fed.generators.biggan import EMBEDDED, PUBLISHED, embedded_folder, load_checked, read_json, read_weights
+from mpssl_fed.generators.biggan import PUBLISHED, embedded_folder, load_checked, read_json, read_weights
 from mpssl_fed.generators.small import SHIPPED
 from mpssl_fed.seeds import seed_of, torch_rng
 
@@ -76,9 +76,8 @@ def foundation_classifier(name: str, path: str | Path | None = None) -> nn.Modul
         if path is None:
             raise UserError(f"p-ssl with {name} needs an ImageNet classifier: name the weights file of a torchvision ResNet.")
         return _frozen(ImageNetClassifier(_resnet(Path(path))))
-    shipped = EMBEDDED + SHIPPED
-    if name not in shipped and path is None:
-        raise UserError(f"generator '{name}' has no foundation classifier; {', '.join(shipped + PUBLISHED)} have one.")
+    if name not in SHIPPED and path is None:
+        raise UserError(f"generator '{name}' has no foundation classifier; {', '.join(SHIPPED + PUBLISHED)} have one.")
     folder = Path(path) if path else embedded_folder(name)
     if not (folder / CARD).is_file() or not (folder / FILE).is_file():
         raise UserError(f"{folder} has no foundation classifier ({FILE} and {CARD}).")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import torch
@@ -14,8 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mpssl_fed.generators.diffusion import FewStepFlow
-from mpssl_fed.generators.distil import EMBEDDING_NOISE, FontEmbedding, RenderStream, Report, round_to_half, truncated_normal
+from mpssl_fed.generators.distil import EMBEDDING_NOISE, FontEmbedding, RenderStream, round_to_half, truncated_normal
+from mpssl_fed.generators.fit import Fitted, Report, fit, ink_loss
 from mpssl_fed.generators.glyphs import IMAGE_SIZE, NUISANCES, GlyphBank
+from mpssl_fed.generators.small import build_sampler
 from mpssl_fed.generators.vqvae import Encoder, VQSampler, nearest
 from mpssl_fed.seeds import seed_of, torch_rng
 
@@ -70,21 +71,16 @@ def train_small(bank: GlyphBank, settings: SmallSettings, report: Report) -> tup
     started = time.process_time()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(settings.seed, settings.kind, "initial weights") % 2**63)
-        config = settings.config(len(bank.classes))
-        sizes = {key: value for key, value in config.items() if key not in ("kind", "size", "num_classes")}
-        work: _VQVAE | _Flow = (_VQVAE if settings.kind == "vqvae" else _Flow)(bank, settings, sizes)
-    work.report = report
-    record = work.train()
-    round_to_half(work.sampler)
+        sampler = build_sampler(settings.config(len(bank.classes)))
+        work = _VQVAE(sampler, bank, settings) if isinstance(sampler, VQSampler) else _Flow(sampler, bank, settings)
+    record = work.train(report)
+    round_to_half(sampler)
     record["training_cpu_seconds"] = round(time.process_time() - started, 1)
-    return work.sampler, record
+    return sampler, record
 
 
 class _Training:
-    """What both kinds share: the pool of renders, its random state and the loop."""
-
-    sampler: nn.Module
-    report: Report
+    """What both kinds share: the pool of renders, its random state and a stage of training."""
 
     def __init__(self, bank: GlyphBank, settings: SmallSettings) -> None:
         self.settings = settings
@@ -96,55 +92,39 @@ class _Training:
         pixels, y, font, nuisance = (torch.cat(part) for part in zip(*parts, strict=True))
         self.pool = Pool(pixels, y, font, nuisance, len(bank.classes))
 
-    def batches(self, steps: int) -> Iterator[Tensor]:
-        for _ in range(steps):
-            yield torch.randint(len(self.pool.y), (self.settings.batch,), generator=self.rng)
+    def stage(
+        self, weights: list[Tensor], steps: int, loss_of: Callable[[int, Tensor], Tensor], report: Report | None = None
+    ) -> Fitted:
+        """Fit ``weights`` on random batches of the pool and leave their average in them; ``report`` is the last stage's."""
 
-    def optimise(
-        self, modules: list[nn.Module], steps: int, loss_of: Callable[[int, Tensor], Tensor], shown: bool = False
-    ) -> tuple[int, float, bool]:
-        """Run Adam with a cosine schedule; ``shown``: the last stage, whose progress is shown and whose average is kept.
+        def on_batch(step: int) -> Tensor:
+            return loss_of(step, torch.randint(len(self.pool.y), (self.settings.batch,), generator=self.rng))
 
-        Return the steps done, the mean of the last losses, and whether Ctrl-C ended it.
-        """
-        weights: list[Tensor] = list(chain.from_iterable(module.parameters() for module in modules))
-        optimiser = torch.optim.Adam(weights, self.settings.learning_rate, betas=(0.9, 0.99))
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: 0.5 + 0.5 * math.cos(math.pi * i / steps))
-        average = [weight.detach().clone() for weight in weights]
-        losses: list[float] = []
-        interrupted = False
-        try:
-            for done, index in enumerate(self.batches(steps), start=1):
-                loss = loss_of(done, index)
-                optimiser.zero_grad(set_to_none=True)
-                loss.backward()
-                optimiser.step()
-                schedule.step()
-                losses.append(loss.item())
-                keep = min(self.settings.ema, done / (done + 9))
-                with torch.no_grad():
-                    torch._foreach_lerp_(average, weights, 1 - keep)
-                if shown and (done % 50 == 0 or done in (1, steps)):
-                    self.report(done, steps, sum(losses[-50:]) / len(losses[-50:]))
-        except KeyboardInterrupt:
-            interrupted = True
-            if not shown or not losses:
-                raise
+        fitted = fit(
+            weights,
+            steps,
+            on_batch,
+            lambda i: 0.5 + 0.5 * math.cos(math.pi * i / steps),
+            learning_rate=self.settings.learning_rate,
+            ema=self.settings.ema,
+            report=report,
+        )
         with torch.no_grad():
-            torch._foreach_copy_(weights, average)
-        return len(losses), sum(losses[-50:]) / len(losses[-50:]), interrupted
+            torch._foreach_copy_(weights, fitted.average)
+        return fitted
 
 
 class _VQVAE(_Training):
     """First the VQ-VAE on images, then its prior on the codes of renders whose nuisances and font embedding are z."""
 
-    def __init__(self, bank: GlyphBank, settings: SmallSettings, sizes: dict[str, int]) -> None:
+    def __init__(self, sampler: VQSampler, bank: GlyphBank, settings: SmallSettings) -> None:
         super().__init__(bank, settings)
-        self.sampler: VQSampler = VQSampler(self.pool.classes, **sizes)
-        self.encoder, self.fonts = Encoder(sizes["code_dim"]), FontEmbedding(bank, sizes["z_dim"] - NUISANCES)
-        self.used = torch.zeros(sizes["codes"], dtype=torch.bool)
+        codes, code_dim = sampler.codebook.shape
+        self.sampler, self.encoder = sampler, Encoder(code_dim)
+        self.fonts = FontEmbedding(bank, settings.config(self.pool.classes)["z_dim"] - NUISANCES)
+        self.used = torch.zeros(codes, dtype=torch.bool)
 
-    def train(self) -> dict[str, Any]:
+    def train(self, report: Report) -> dict[str, Any]:
         sampler, first = self.sampler, max(1, self.settings.iterations // 2)
         warm = max(1, first // 20)  # steps of a plain autoencoder, so that the codebook starts among real codes
 
@@ -154,16 +134,17 @@ class _VQVAE(_Training):
             if step == warm or (step > warm and step % 100 == 0 and step < first // 2):
                 self._revive(codes, everything=step == warm)
             if step < warm:
-                return _drawn(sampler.decoder(codes), x)
+                return ink_loss(sampler.decoder(codes), x)
             chosen = nearest(codes, sampler.codebook)
             self.used[chosen.unique()] = True
             quantised = sampler.codebook[chosen].movedim(-1, 1)
             pull = F.mse_loss(quantised, codes.detach()) + COMMITMENT * F.mse_loss(codes, quantised.detach())
-            return _drawn(sampler.decoder(codes + (quantised - codes).detach()), x) + pull  # straight-through
+            return ink_loss(sampler.decoder(codes + (quantised - codes).detach()), x) + pull  # straight-through
 
-        _, reconstruction, _ = self.optimise([self.encoder, sampler.decoder, _Holder(sampler.codebook)], first, reconstruct)
-        for part in (self.encoder, sampler.decoder, _Holder(sampler.codebook)):
-            part.requires_grad_(False)
+        vqvae: list[Tensor] = [*self.encoder.parameters(), *sampler.decoder.parameters(), sampler.codebook]
+        reconstruction = self.stage(vqvae, first, reconstruct).loss
+        for weight in vqvae:
+            weight.requires_grad_(False)
 
         def predict(_: int, index: Tensor) -> Tensor:
             x = self.pool.x(index)
@@ -171,15 +152,12 @@ class _VQVAE(_Training):
             z = torch.cat([self.pool.nuisance[index], self.fonts()[self.pool.font[index]] + noise], 1)
             logits = sampler.prior(z, self.pool.one_hot(index))
             match = F.cross_entropy(logits, nearest(self.encoder(x), sampler.codebook))
-            return _drawn(sampler.decoder(sampler.mixture(logits)), x) + 0.05 * match
+            return ink_loss(sampler.decoder(sampler.mixture(logits)), x) + 0.05 * match
 
-        prior = [sampler.label, sampler.mix, sampler.spread, sampler.refine, self.fonts]
-        done, loss, interrupted = self.optimise(prior, self.settings.iterations, predict, shown=True)
+        prior = _weights(sampler.label, sampler.mix, sampler.spread, sampler.refine, self.fonts)
+        fitted = self.stage(prior, self.settings.iterations, predict, report)
         used = nearest(self.encoder(self.pool.x(slice(0, 2000))), sampler.codebook).unique().numel()
-        return {
-            "iterations_done": done, "interrupted": interrupted, "final_loss": loss, "reconstruction_loss": reconstruction,
-            "codes_used": used,
-        }  # fmt: skip
+        return {**fitted.record(), "reconstruction_loss": reconstruction, "codes_used": used}
 
     @torch.no_grad()
     def _revive(self, codes: Tensor, everything: bool) -> None:
@@ -191,40 +169,40 @@ class _VQVAE(_Training):
 
 
 class _Flow(_Training):
-    """Components by SVD, the painter, a flow by matching (arXiv 2210.02747), then the same network on its own straight pairs."""
+    """Principal components, the painter, a flow by matching (arXiv 2210.02747), then its network on its own straight pairs."""
 
-    def __init__(self, bank: GlyphBank, settings: SmallSettings, sizes: dict[str, int]) -> None:
+    def __init__(self, sampler: FewStepFlow, bank: GlyphBank, settings: SmallSettings) -> None:
         super().__init__(bank, settings)
-        self.sampler: FewStepFlow = FewStepFlow(self.pool.classes, **sizes)
-        self.width = sizes["z_dim"]
+        self.sampler, self.width = sampler, len(sampler.basis)
 
-    def train(self) -> dict[str, Any]:
+    def train(self, report: Report) -> dict[str, Any]:
         sampler, steps = self.sampler, self.settings.iterations
         components = self._components()
-        painting = self.optimise(
-            [sampler.draw], max(1, steps // 10), lambda _, index: _drawn(sampler.paint(components[index]), self.pool.x(index))
-        )[1]
+
+        def paint(_: int, index: Tensor) -> Tensor:
+            return ink_loss(sampler.paint(components[index]), self.pool.x(index))
+
+        painting = self.stage(_weights(sampler.draw), max(1, steps // 10), paint).loss
         sampler.draw.requires_grad_(False)
-        network = [sampler.label, sampler.enter, sampler.blocks, sampler.leave]
+        network = _weights(sampler.label, sampler.enter, sampler.blocks, sampler.leave)
 
         def match(_: int, index: Tensor) -> Tensor:
             noise = truncated_normal(self.rng, len(index), self.width)
             return self._match(noise, components[index], self.pool.one_hot(index))
 
-        matching = self.optimise(network, 2 * steps, match)[1]
+        matching = self.stage(network, 2 * steps, match).loss
         noise = truncated_normal(self.rng, len(components), self.width)
         everyone = F.one_hot(self.pool.y, self.pool.classes).float()
         with torch.no_grad():
             arrived = torch.cat(
                 [sampler.flow(a, b, TEACHER_STEPS) for a, b in zip(noise.split(1000), everyone.split(1000), strict=True)]
             )
-        done, loss, interrupted = self.optimise(
-            network, steps, lambda _, index: self._match(noise[index], arrived[index], everyone[index]), shown=True
-        )
-        return {
-            "iterations_done": done, "interrupted": interrupted, "final_loss": loss, "matching_loss": matching,
-            "painting_loss": painting,
-        }  # fmt: skip
+
+        def straighten(_: int, index: Tensor) -> Tensor:
+            return self._match(noise[index], arrived[index], everyone[index])
+
+        fitted = self.stage(network, steps, straighten, report)
+        return {**fitted.record(), "matching_loss": matching, "painting_loss": painting}
 
     @torch.no_grad()
     def _components(self) -> Tensor:
@@ -233,7 +211,7 @@ class _Flow(_Training):
         covariance = (flat - mean).T @ (flat - mean) / len(flat)
         values, vectors = torch.linalg.eigh(covariance)
         top = vectors[:, -self.width :].flip(1)
-        # One scale for all: each component keeps its share, so that the flow heeds the large ones first.
+        # Half whitened, by the root of the standard deviation: large components stay larger, so that the flow heeds them first.
         scale = values.flip(0)[: self.width].clamp_min(1e-8).pow(0.25)
         self.sampler.mean.copy_(mean)
         self.sampler.basis.copy_((top * scale).T)
@@ -244,14 +222,5 @@ class _Flow(_Training):
         return F.mse_loss(self.sampler.velocity((1 - t) * noise + t * image, t, label), image - noise)
 
 
-class _Holder(nn.Module):
-    """One parameter as a module."""
-
-    def __init__(self, parameter: nn.Parameter) -> None:
-        super().__init__()
-        self.parameter = parameter
-
-
-def _drawn(logits: Tensor, x: Tensor) -> Tensor:
-    """Return the cross-entropy of pixels: tanh(l) = 2 sigmoid(2 l) - 1."""
-    return F.binary_cross_entropy_with_logits(2 * logits, ((x + 1) / 2).clamp(0, 1))
+def _weights(*modules: nn.Module) -> list[Tensor]:
+    return [weight for module in modules for weight in module.parameters()]

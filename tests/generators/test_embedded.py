@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from mpssl_fed.generators import foundation_classifier, load_generator
 from mpssl_fed.generators.biggan import EMBEDDED, embedded_folder
 from mpssl_fed.generators.glyphs import class_set
+from mpssl_fed.generators.small import SHIPPED
 
 
 @pytest.fixture(scope="module", params=EMBEDDED)
@@ -19,6 +20,7 @@ def name(request) -> str:
     return request.param
 
 
+@pytest.mark.parametrize("name", SHIPPED)
 def test_small_enough_and_made_of_listed_fonts(name):
     folder = embedded_folder(name)
     assert (folder / "pytorch_model.bin").stat().st_size <= 2_000_000
@@ -29,6 +31,7 @@ def test_small_enough_and_made_of_listed_fonts(name):
     assert not any(Path(font["file"]).is_absolute() for font in manifest["fonts"])
 
 
+@pytest.mark.parametrize("name", SHIPPED)
 def test_state_is_the_manifests_and_stays_so(name):
     manifest = json.loads((embedded_folder(name) / "manifest.json").read_text())
     generator = load_generator(name)

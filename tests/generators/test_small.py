@@ -16,7 +16,7 @@ from mpssl_fed.generators import foundation_classifier, load_generator
 from mpssl_fed.generators.biggan import embedded_folder
 from mpssl_fed.generators.distil import truncated_normal
 from mpssl_fed.generators.pretrain import pretrain
-from mpssl_fed.generators.small import KINDS, SHIPPED
+from mpssl_fed.generators.small import KINDS, SMALL
 from mpssl_fed.generators.train_small import SmallSettings
 from mpssl_fed.generators.vqvae import VQSampler, nearest
 from mpssl_fed.method import build_learner
@@ -111,18 +111,15 @@ def test_a_sure_prior_draws_one_code():
     assert torch.equal(sampler.mixture(sure), sampler.codebook[index].movedim(-1, 1))
 
 
-@pytest.fixture(scope="module", params=SHIPPED)
+@pytest.fixture(scope="module", params=SMALL)
 def shipped(request):
     return load_generator(request.param), json.loads((embedded_folder(request.param) / "manifest.json").read_text())
 
 
-def test_shipped_files_are_small_and_the_manifests(shipped):
-    generator, manifest = shipped
+def test_shipped_folder_is_small_and_of_the_same_classes(shipped):
+    generator, _ = shipped
     assert sum(path.stat().st_size for path in embedded_folder(generator.name).iterdir()) <= 2_000_000
-    assert generator.state_hash() == manifest["state_hash"]
     assert generator.classes == load_generator("glyphs-digits").classes
-    assert len(manifest["fonts"]) >= 100
-    assert all(len(font["sha256"]) == 64 and font["licences"] for font in manifest["fonts"])
 
 
 def test_shipped_samples_are_named_right_and_vary(shipped):
