@@ -16,6 +16,10 @@ from mpssl_fed.errors import UserError
 class FullDiskError(UserError, OSError):
     """There was no room for a file. The text names it; what it held before is untouched."""
 
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path}: not written, the disk is full; make room and start again")
+        self.strerror = "the disk is full"  # as every OSError says its reason
+
 
 def write_atomic(path: str | Path, content: bytes | str, mode: int = 0o644) -> Path:
     """Write ``content`` so that a reader, a crash or a full disk sees the old file or the new one, never a part.
@@ -29,7 +33,7 @@ def write_atomic(path: str | Path, content: bytes | str, mode: int = 0o644) -> P
         _replace(path, data, mode)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise FullDiskError(f"{path}: not written, the disk is full; make room and start again") from error
+            raise FullDiskError(path) from error
         raise
     return path
 

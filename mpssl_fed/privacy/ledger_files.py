@@ -184,9 +184,7 @@ class LedgerFiles:
         try:
             write_atomic(self.head, json.dumps(fields) + "\n", mode=0o600)
         except OSError as error:
-            raise LedgerWriteError(
-                f"{self.head}: cannot be written ({error.strerror or 'the disk is full'}); free some space and try again"
-            ) from error
+            raise LedgerWriteError(f"{self.head}: cannot be written ({error.strerror}); free some space and try again") from error
 
     @contextmanager
     def lock(self, shared: bool = False) -> Iterator[None]:
