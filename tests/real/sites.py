@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -21,7 +22,9 @@ import yaml
 
 from mpssl_fed import config as configs
 from mpssl_fed.config import Config
+from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts, wire
+from mpssl_fed.federation.deploy import Deployment
 from mpssl_fed.federation.deployed_run import for_sites, with_task
 from mpssl_fed.federation.private_shares import write_share
 from mpssl_fed.federation.progress import Progress
@@ -104,6 +107,27 @@ class Story(Progress):
     def knows(self, number: int) -> bool:
         """Whether round ``number`` is over."""
         return any(record["round"] == number for record in self.records)
+
+
+class Serving(threading.Thread):
+    """A deployment's run, served beside the test; ``failed`` holds the UserError that it ended with, if any."""
+
+    def __init__(self, up: Deployment, progress: Progress) -> None:
+        super().__init__()
+        self.up, self.progress, self.failed = up, progress, list[UserError]()
+        self.start()
+
+    def run(self) -> None:
+        """Serve."""
+        try:
+            self.up.serve(self.progress)
+        except UserError as error:
+            self.failed.append(error)
+
+    def end(self, seconds: float) -> None:
+        """Wait for the end; AssertionError when it does not come within ``seconds``."""
+        self.join(seconds)
+        assert not self.is_alive()
 
 
 @contextmanager

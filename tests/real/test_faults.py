@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -18,36 +17,28 @@ from mpssl_fed.federation import wire
 from mpssl_fed.federation.deploy import Deployment
 from mpssl_fed.federation.processes import marked
 from mpssl_fed.federation.run_directory import read_manifest
-from tests.real.sites import QUIET, Story, tiny, wait_for
+from tests.real.sites import QUIET, Serving, Story, tiny, wait_for
 
 CONFIG = tiny("federation={sites: 3, rounds: 6, local_steps: 200, min_sites: 1, join_deadline_s: 90, deadline_s: 60}")
 
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> tuple[Story, Path, list[UserError]]:
-    run, story, failed = tmp_path_factory.mktemp("faults") / "run", Story(), list[UserError]()
+    run, story = tmp_path_factory.mktemp("faults") / "run", Story()
     with Deployment(CONFIG, run, note=lambda _: None) as up:
         token, home = up.children.token, up.home
         up.children.kill("daemon-2")
         hostile = [sys.executable, "-m", "tests.real.hostile_daemon", str(home / "2.sock"), "2"]
         up.children.start("hostile", hostile, QUIET, cwd=Path(__file__).parents[2])
-
-        def serve() -> None:
-            try:
-                up.serve(story)
-            except UserError as error:
-                failed.append(error)
-
-        running = threading.Thread(target=serve)
-        running.start()
+        serving = Serving(up, story)
+        failed = serving.failed
         wait_for(lambda: story.knows(1) or failed, 180, "round 1")
         wait_for(lambda: at_work(home / "0.sock") or failed, 60, "training in round 2")
         os.killpg(up.children.running["daemon-0"].pid, signal.SIGKILL)
         wait_for(lambda: story.knows(2) or failed, 120, "round 2")
         wait_for(lambda: at_work(home / "1.sock") or failed, 60, "training in round 3")
         os.killpg(up.children.running["supernode-1"].pid, signal.SIGKILL)
-        running.join(300)
-        assert not running.is_alive()
+        serving.end(300)
     assert not marked(token)
     assert not home.exists()
     return story, run, failed

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from pathlib import Path
 
 import pytest
 from safetensors.numpy import load_file
 
 import mpssl_fed
-from mpssl_fed.errors import UserError
 from mpssl_fed.federation.deploy import Deployment
 from mpssl_fed.federation.processes import marked
 from mpssl_fed.federation.progress import Progress
 from mpssl_fed.federation.run_directory import read_history, read_manifest
 from mpssl_fed.federation.submit import submit
-from tests.real.sites import TINY, alive, deploy, equal, tiny, wait_for
+from tests.real.sites import TINY, Serving, alive, deploy, equal, tiny, wait_for
 
 pytestmark = pytest.mark.slow
 ROUNDS = {"sites": 2, "rounds": 3, "local_steps": 2, "join_deadline_s": 90, "deadline_s": 60}
@@ -48,23 +46,14 @@ def test_cut_short(tmp_path: Path, number: signal.Signals, status: int) -> None:
 
 @pytest.mark.parametrize("victim", ["superlink", "serverapp"])
 def test_server_is_killed(tmp_path: Path, victim: str) -> None:
-    config, run, ended = tiny(f"federation={ROUNDS | {'local_steps': 300}}"), tmp_path / "run", list[str]()
+    config, run = tiny(f"federation={ROUNDS | {'local_steps': 300}}"), tmp_path / "run"
     with Deployment(config, run, note=lambda _: None) as up:
-
-        def serve() -> None:
-            try:
-                up.serve(Progress())
-            except UserError as error:
-                ended.append(str(error))
-
-        running = threading.Thread(target=serve)
-        running.start()
+        serving = Serving(up, Progress())
         wait_for(lambda: len(read_history(run)) > 1, 240, "round 1")
         found = up.children.running["superlink"].pid if victim == "superlink" else server_app(up.children.token)
         os.kill(found, signal.SIGKILL)
-        running.join(180)
-        assert not running.is_alive()
-    assert ended
+        serving.end(180)
+    assert serving.failed
     assert read_manifest(run)["status"] != "finished"
     with Deployment(config, run, resume=True, note=lambda _: None) as up:
         up.serve(Progress())
@@ -74,23 +63,14 @@ def test_server_is_killed(tmp_path: Path, victim: str) -> None:
 
 def test_superlink_is_restarted_with_its_database(tmp_path: Path) -> None:
     """The run ends; the sites come back by themselves, and ``submit --resume`` goes on from the last round."""
-    config, run, ended = tiny(f"federation={ROUNDS | {'local_steps': 300}}"), tmp_path / "run", list[str]()
+    config, run = tiny(f"federation={ROUNDS | {'local_steps': 300}}"), tmp_path / "run"
     with Deployment(config, run, note=lambda _: None) as up:
-
-        def serve() -> None:
-            try:
-                up.serve(Progress())
-            except UserError as error:
-                ended.append(str(error))
-
-        running = threading.Thread(target=serve)
-        running.start()
+        serving = Serving(up, Progress())
         wait_for(lambda: len(read_history(run)) > 1, 240, "round 1")
         up.children.restart("superlink")
-        running.join(240)
-        assert not running.is_alive()
-        assert ended
-        assert "finished:failed" in ended[0]
+        serving.end(240)
+        assert serving.failed
+        assert "finished:failed" in str(serving.failed[0])
         submit(up.flower, up.config, run, up.home / "again", Progress(), resume=True)
     assert read_manifest(run)["status"] == "finished"
     assert [record["round"] for record in read_history(run)] == [0, 1, 2, 3]

@@ -4,41 +4,31 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from pathlib import Path
 
 from mpssl_fed.federation import checkpoint
 from mpssl_fed.federation.deploy import Deployment
 from mpssl_fed.federation.run_directory import read_manifest
-from tests.real.sites import Story, tiny, wait_for
+from tests.real.sites import Serving, Story, tiny, wait_for
 
 DEADLINE_S = 20
 CONFIG = tiny(f"federation={{sites: 2, rounds: 6, local_steps: 2, min_sites: 2, join_deadline_s: 120, deadline_s: {DEADLINE_S}}}")
 
 
 def test_a_hung_site_costs_its_round_and_comes_back(tmp_path: Path) -> None:
-    story, run, failed = Story(), tmp_path / "run", list[BaseException]()
+    story, run = Story(), tmp_path / "run"
     with Deployment(CONFIG, run, note=lambda _: None) as up:
         daemon = up.children.running["daemon-1"].pid
-
-        def serve() -> None:
-            try:
-                up.serve(story)
-            except BaseException as error:  # noqa: BLE001  told by the test
-                failed.append(error)
-
-        running = threading.Thread(target=serve)
-        running.start()
-        wait_for(lambda: story.knows(1) or failed, 240, "round 1")
+        serving = Serving(up, story)
+        wait_for(lambda: story.knows(1) or serving.failed, 240, "round 1")
         os.kill(daemon, signal.SIGSTOP)
         try:
-            wait_for(lambda: any(record["missing"] for record in story.records) or failed, 120, "a round without the site")
+            wait_for(lambda: any(record["missing"] for record in story.records) or serving.failed, 120, "a round without the site")
             hung = checkpoint.load(run / "checkpoints" / "last.safetensors")
         finally:
             os.kill(daemon, signal.SIGCONT)
-        running.join(240)
-        assert not running.is_alive()
-    assert failed == []
+        serving.end(240)
+    assert serving.failed == []
     assert read_manifest(run)["status"] == "finished"
     late = next(record for record in story.records if record["missing"])
     assert (late["sites_asked"], late["sites_answered"], late["failed"]) == (2, 1, True)
