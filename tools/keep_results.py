@@ -6,33 +6,30 @@ Usage: python tools/keep_results.py STUDY RUN, where STUDY is a shipped study's 
 from __future__ import annotations
 
 import argparse
-import shutil
 from pathlib import Path
 
 from mpssl_fed.files import write_atomic
 
 RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
-FRONTS = ("pareto", "labels", "comparison")
+FRONTS = ("pareto", "labels-per-class", "comparison")
 """The plots by which a study is known, the most telling first."""
 
 
 def keep(study: str, run: Path) -> list[Path]:
     """Write RESULTS/STUDY.csv, .md, .png, .svg and .manifest.json; return them. FileNotFoundError if RUN holds no table."""
-    written = []
-    for source, ending in ((run / "results.csv", "csv"), (next(run.glob("cells/*/manifest.json")), "manifest.json")):
-        written.append(RESULTS / f"{study}.{ending}")
-        shutil.copyfile(source, written[-1])
+    table = run / "results.csv"
+    if not table.is_file():
+        raise FileNotFoundError(f"{table} does not exist: {run} is no finished study")
     front = next(name for name in FRONTS if (run / "plots" / f"{name}.svg").exists())
-    for ending in ("png", "svg"):
-        written.append(RESULTS / f"{study}.{ending}")
-        shutil.copyfile(run / "plots" / f"{front}.{ending}", written[-1])
+    sources = {"csv": table, "manifest.json": next(run.glob("cells/*/manifest.json"))}
+    sources |= {ending: run / "plots" / f"{front}.{ending}" for ending in ("png", "svg")}
+    written = [write_atomic(RESULTS / f"{study}.{ending}", source.read_bytes()) for ending, source in sources.items()]
     how = (
         f"Command: `mpssl-fed study {study} --from benchmarks/results/{study}.csv`. "
         f"Versions and hardware of a cell: `{study}.manifest.json`. Plot: `{study}.png`."
     )
-    written.append(RESULTS / f"{study}.md")
-    write_atomic(written[-1], (run / "results.md").read_text(encoding="utf-8").rstrip() + f"\n\n{how}\n")
-    return written
+    summary = (run / "results.md").read_text(encoding="utf-8").rstrip() + f"\n\n{how}\n"
+    return [*written, write_atomic(RESULTS / f"{study}.md", summary)]
 
 
 def main() -> None:

@@ -17,8 +17,8 @@ from mpssl_fed.method import METHOD_VERSION
 from mpssl_fed.study.cell_key import cell_key, differing
 from mpssl_fed.study.grid import load_study
 
-COMMITTED = {f"{name}.csv": name for name in ("privacy-utility-mnist", "tuning", "methods-one-site", "latents", "generators")}
-"""Table below benchmarks/results -> the shipped study that it holds."""
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+"""Its tables are named like the shipped studies that they hold."""
 
 
 def config_of(**fields: Any) -> Config:
@@ -72,10 +72,12 @@ def test_a_new_key_with_a_default_leaves_the_key_and_changes_the_protocol_hash(m
 
 def test_committed_rows_are_cells_of_their_study() -> None:
     """The keys of committed tables are those that their studies have today; a new key of the schema leaves them alone."""
-    for table, study in COMMITTED.items():
-        with open(Path(__file__).parents[2] / "benchmarks" / "results" / table, newline="") as file:
+    tables = sorted(RESULTS.glob("*.csv"))
+    assert len(tables) >= 5
+    for table in tables:
+        with open(table, newline="") as file:
             rows = list(csv.DictReader(file))
-        known = {cell.sha256 for cell in load_study(study).cells}
+        known = {cell.sha256 for cell in load_study(table.stem).cells}
         assert rows
         assert {row["config_sha256"] for row in rows if row["method_version"] == str(METHOD_VERSION)} <= known
 
