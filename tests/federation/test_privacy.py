@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import random
 import signal
 import time
@@ -179,7 +178,9 @@ class Logged(SecureNoise):
         return super().add(total, std)
 
 
-KILLED = (MP_SSL, PRIVACY, "federation.sites=2", "federation.rounds=4")
+def killed_config(kills: int) -> Config:
+    """Return a run that is long enough to be in training at each of its kills."""
+    return tiny_config(MP_SSL, PRIVACY, "federation.sites=2", f"federation.rounds={4 + 6 * kills}")
 
 
 def logging_client(folder: Path) -> Callable[[Message, Context], Message]:
@@ -199,8 +200,8 @@ def logging_client(folder: Path) -> Callable[[Message, Context], Message]:
     return client
 
 
-def _child(folder: str) -> None:
-    config = tiny_config(*KILLED)
+def _child(folder: str, kills: int) -> None:
+    config = killed_config(kills)
     preflight(config)
     run = open_run(config, Path(folder) / "run", resume=True)
     (Path(folder) / "started").touch()
@@ -213,18 +214,19 @@ def test_killed_during_training_the_ledger_never_counts_too_little(tmp_path: Pat
     context.set_forkserver_preload([__name__, "pytorch_pretrained_biggan"])
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")
-    draw, plan = random.Random(seed), plan_for(tiny_config(*KILLED))
+    draw, plan = random.Random(seed), plan_for(killed_config(kills))
     std = {release.noise_std: (release.sigma, release.q) for release in plan.releases()}
     for k in range(kills + 1):
-        child = context.Process(target=_child, args=(str(tmp_path),))
+        child = context.Process(target=_child, args=(str(tmp_path), kills))
         child.start()
         ends = time.monotonic() + 90
         while not (tmp_path / "started").exists() and child.is_alive() and time.monotonic() < ends:
             time.sleep(0.01)
         if k < kills:
             time.sleep(draw.uniform(0, 0.5))
-            os.kill(int(child.pid or 0), signal.SIGKILL)
+            child.kill()
         child.join()
+        assert k == kills or child.exitcode == -signal.SIGKILL, "it ended before its kill"
         (tmp_path / "started").unlink(missing_ok=True)
         for site in ("0", "1"):
             log, ledger = tmp_path / f"{site}.log", Ledger(tmp_path / "run" / "sites" / site / "ledger.sqlite")
