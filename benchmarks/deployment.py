@@ -102,9 +102,9 @@ class WithoutDaemon(Deployment):
         told = {"times": str(times), "sites": self.config.federation.sites, "rounds": rounds, "task": task}
         write_atomic(bundle / "configs" / "plain.json", json.dumps(told))
         run_id = self.flower.submit(bundle)
-        while not self.flower.status(run_id).startswith("finished"):
+        while not (status := self.flower.status(run_id)[0]).startswith("finished"):
             time.sleep(5)
-        assert self.flower.status(run_id) == "finished:completed", self.children.log_tail("superlink", 40)
+        assert status == "finished:completed", self.children.log_tail("superlink", 40)
         stamps = json.loads(times.read_text(encoding="utf-8"))
         return [after - before for before, after in pairwise(stamps)]
 
@@ -136,7 +136,7 @@ def main() -> None:
     lines = [
         "# Seconds a round, on real processes",
         "",
-        f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores, load {load:.1f} at the start and shared throughout; "
+        f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores, load {load:.1f} at the start; "
         + ", ".join(f"{key} {value}" for key, value in versions().items())
         + ".",
         f"{given.sites} sites on one machine, small-cnn, 5 local steps, {given.rounds} rounds; the first round is apart since the "
@@ -151,7 +151,7 @@ def main() -> None:
     text = "\n".join(lines) + "\n"
     print(text)
     if given.out:
-        given.out.write_text(text, encoding="utf-8")
+        write_atomic(given.out, text)
 
 
 if __name__ == "__main__":

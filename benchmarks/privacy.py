@@ -14,6 +14,7 @@ import datetime
 import os
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -143,7 +144,12 @@ def whole_steps(model: str) -> dict[str, Callable[[], object]]:
         "end-to-end, (a) by Opacus hooks": learner(model, releases(model, "vmap", "hooks")),
         "end-to-end, (a) by Opacus ghost": learner(model, releases(model, "vmap", "ghost")),
     }
-    return {name: lambda one=one: [one.step(t) for t in range(STEPS)] for name, one in learners.items()}
+    return {name: partial(_steps, one) for name, one in learners.items()}
+
+
+def _steps(one: Learner) -> None:
+    for t in range(STEPS):
+        one.step(t)
 
 
 def table(title: str, works: dict[str, Callable[[], object]], steps: int, repeats: int) -> list[str]:
