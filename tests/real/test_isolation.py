@@ -65,7 +65,10 @@ done["too large"] = call("POST", "/v1/train", bytes(130_000_000))
 held = [socket.socket(socket.AF_UNIX) for _ in range(20)]
 for one in held:
     one.connect(socket_path)
-    one.sendall(b"POST /v1/train HTTP/1.1\\r\\nContent-Length: 9\\r\\n\\r\\n")
+    try:
+        one.sendall(b"POST /v1/train HTTP/1.1\\r\\nContent-Length: 9\\r\\n\\r\\n")
+    except OSError:
+        pass  # cut off before a word; it counts below
 ends = time.monotonic() + 20
 while len(select.select(held, [], [], 0)[0]) < 12 and time.monotonic() < ends:
     time.sleep(0.1)
