@@ -55,7 +55,7 @@ def pretrain_generator(
     kind: Annotated[str, typer.Option(help="biggan, vqvae or diffusion (a few-step rectified flow).")] = "biggan",
     iterations: Annotated[int | None, typer.Option(help="Training steps; default 6000, vqvae 4000, diffusion 12000.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of initial weights and renders.")] = 0,
-    channel_width: Annotated[int, typer.Option(help="BigGAN's channel width; at least 4.")] = 16,
+    channel_width: Annotated[int | None, typer.Option(help="BigGAN's channel width; at least 4, default 16.")] = None,
     min_fonts: Annotated[int, typer.Option(help="Fewer usable fonts than this are an error.")] = 100,
     max_fonts: Annotated[int | None, typer.Option(help="Read at most this many font files.")] = None,
     foundation_steps: Annotated[int, typer.Option(help="Training steps of the foundation classifier.")] = 3000,
@@ -71,11 +71,13 @@ def pretrain_generator(
     if kind not in kinds:
         raise UserError(f"--kind is '{kind}'; it must be {', '.join(kinds)}.")
     iterations = kinds[kind] if iterations is None else iterations
-    if channel_width < 4:
+    if channel_width is not None and kind != "biggan":
+        raise UserError(f"--channel-width is {channel_width}, which only --kind biggan has; leave it out with --kind {kind}.")
+    if channel_width is not None and channel_width < 4:
         raise UserError(f"--channel-width is {channel_width}; it must be 4 or more.")
     settings: DistilSettings | SmallSettings
     if kind == "biggan":
-        settings = DistilSettings(iterations=iterations, seed=seed, channel_width=channel_width)
+        settings = DistilSettings(iterations=iterations, seed=seed, channel_width=channel_width or 16)
     else:
         settings = SmallSettings(kind, iterations, seed)
     with Steps() as steps:

@@ -56,11 +56,12 @@ LOOK: Any = {
 
 
 def style(index: int) -> dict[str, Any]:
-    """Return colour, marker and line style of the series with this index."""
+    """Return colour, marker and line style of the series with this index; each time the colours are used up, the others move on."""
+    other = index + index // len(SERIES)
     return {
         "color": SERIES[index % len(SERIES)],
-        "marker": MARKERS[index % len(MARKERS)],
-        "linestyle": LINES[index % len(LINES)],
+        "marker": MARKERS[other % len(MARKERS)],
+        "linestyle": LINES[other % len(LINES)],
     }
 
 

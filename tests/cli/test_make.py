@@ -32,6 +32,9 @@ def test_pretrain_generator_errors(tmp_path):
     narrow = call("pretrain-generator", "--fonts", FONTS, "--out", tmp_path / "g", "--channel-width", 2)
     assert isinstance(narrow.exception, UserError)
     assert "--channel-width is 2" in str(narrow.exception)
+    other = call("pretrain-generator", "--fonts", FONTS, "--out", tmp_path / "g", "--channel-width", 8, "--kind", "vqvae")
+    assert isinstance(other.exception, UserError)
+    assert "only --kind biggan" in str(other.exception)
 
 
 def test_fetch_names_what_can_be_fetched():

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 from PIL import Image
 
 from mpssl_fed.study import plots
-from mpssl_fed.study.svg import INK, SERIES
+from mpssl_fed.study.svg import INK, SERIES, style
 
 CURVE = [(0, 0.1), (1, 0.5), (2, 0.8)]
 
@@ -46,6 +46,13 @@ def test_the_page_chooses_the_colours_and_the_files_keep_their_own(tmp_path: Pat
         assert image.size[0] > 800
     assert 'role="img"' in svg
     assert "Accuracy (%) of every arm" in svg
+
+
+def test_no_two_of_forty_series_look_the_same() -> None:
+    looks = [style(n) for n in range(40)]
+    assert all(looks[:n].count(look) == 0 for n, look in enumerate(looks))
+    for key in ("color", "marker"):
+        assert len({look[key] for look in looks[: len(SERIES)]}) == len(SERIES)
 
 
 def test_counts_stand_in_the_boxes_and_many_sites_are_cut(tmp_path: Path) -> None:
