@@ -32,7 +32,8 @@ def full() -> Plan:
 
 def test_the_kept_part_is_of_the_full_grid_so_that_its_table_continues_it(full: Plan) -> None:
     of_full = {cell.sha256 for cell in full.cells}
-    assert {cell.sha256 for cell in load_study("privacy-utility-mnist").cells} <= of_full
+    for part in ("privacy-utility-mnist", "privacy-utility-fashion"):
+        assert {cell.sha256 for cell in load_study(part).cells} <= of_full
 
 
 def test_the_grid_holds_what_the_question_asks(full: Plan) -> None:
