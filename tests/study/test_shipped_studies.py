@@ -93,6 +93,9 @@ def test_the_federated_study() -> None:
     with_base = {(c.settings["generator.name"], str(c.settings["data.partition"]), c.settings["method.augment"]) for c in plan.cells
                  if c.settings["variant"] == "base"}  # fmt: skip
     assert len(with_base) == 2 * 3 * 2  # every arm has a baseline to be compared with
+    kept = load_study("methods-federated-half-strong").cells
+    assert {cell.sha256 for cell in kept} < {cell.sha256 for cell in plan.cells}  # so that its table continues the full grid
+    assert len(kept) == (12 + 8 + 8 * 4 + 5 * 3 + 1) * 5
 
 
 def test_a_dry_run_touches_neither_data_nor_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
