@@ -46,13 +46,15 @@ def run_curves(
 
 def series_panels(folder: Path, name: str, panels: Panels, x_label: str, y_label: str, log_x: bool = False) -> str:
     """Plot means over seeds with their 95 % interval as a band, one panel beside another with shared axes."""
-    columns = min(3, len(panels))
+    columns = 2 if len(panels) == 4 else min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
     names = list(dict.fromkeys(series for panel in panels.values() for series in panel))
     with figure(name, 2.8 * columns + (1.6 if columns < 3 else 0.4), 2.5 * rows + 0.5) as drawn:
         grid = drawn.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         for axes in grid.flat[len(panels) :]:
             axes.set_visible(False)
+        for axes in grid.flat[max(0, len(panels) - columns) : len(panels)]:
+            axes.tick_params(labelbottom=True)  # the lowest of its column, with an empty place below or not
         for axes, (title, panel) in zip(grid.flat, panels.items(), strict=False):
             for series, points in panel.items():
                 _band(axes, points, names.index(series), series)
