@@ -95,7 +95,7 @@ def test_the_federated_study() -> None:
     assert len(with_base) == 2 * 3 * 2  # every arm has a baseline to be compared with
     kept = load_study("methods-federated-half-strong").cells
     assert {cell.sha256 for cell in kept} < {cell.sha256 for cell in plan.cells}  # so that its table continues the full grid
-    assert len(kept) == (12 + 8 + 8 * 2 + 4 * 2 + 5 * 3 + 1) * 5
+    assert len(kept) == (12 + 8 + 8 * 2 + 4 + 5 * 3 + 1) * 5
 
 
 def test_a_dry_run_touches_neither_data_nor_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
