@@ -77,7 +77,7 @@ def pretrain_generator(
         raise UserError(f"--channel-width is {channel_width}; it must be 4 or more.")
     settings: DistilSettings | SmallSettings
     if kind == "biggan":
-        settings = DistilSettings(iterations=iterations, seed=seed, channel_width=channel_width or 16)
+        settings = DistilSettings(iterations=iterations, seed=seed, channel_width=channel_width or DistilSettings.channel_width)
     else:
         settings = SmallSettings(kind, iterations, seed)
     with Steps() as steps:

@@ -53,7 +53,7 @@ def series_panels(folder: Path, name: str, panels: Panels, x_label: str, y_label
         grid = drawn.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         for axes in grid.flat[len(panels) :]:
             axes.set_visible(False)
-        for axes in grid.flat[max(0, len(panels) - columns) : len(panels)]:
+        for axes in grid.flat[len(panels) - columns : len(panels)]:
             axes.tick_params(labelbottom=True)  # the lowest of its column, with an empty place below or not
         for axes, (title, panel) in zip(grid.flat, panels.items(), strict=False):
             for series, points in panel.items():
