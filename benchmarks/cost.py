@@ -25,12 +25,12 @@ from mpssl_fed.config import METHODS, Config, from_mapping
 from mpssl_fed.config.learning import CONTROLS
 from mpssl_fed.data.datasets import Dataset, load_dataset
 from mpssl_fed.data.partition import choose_labelled
-from mpssl_fed.federation.evaluate import evaluate
-from mpssl_fed.federation.manifest import versions
+from mpssl_fed.federation.server.evaluate import evaluate
 from mpssl_fed.files import write_atomic
 from mpssl_fed.generators.base import load_generator
 from mpssl_fed.method import Learner, build_learner
 from mpssl_fed.models import build_classifier
+from mpssl_fed.runs.manifest import versions
 
 STEPS = 20  # a round; also what a step's cost is averaged over: four periods of the defaults
 

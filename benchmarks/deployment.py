@@ -19,12 +19,12 @@ from statistics import median
 from typing import Any
 
 from mpssl_fed import config as configs
-from mpssl_fed.federation import control
-from mpssl_fed.federation.deploy import Deployment
-from mpssl_fed.federation.manifest import versions
-from mpssl_fed.federation.progress import Progress
-from mpssl_fed.federation.run_directory import read_history
+from mpssl_fed.deployment import superlink as control
+from mpssl_fed.deployment.rehearsal import Deployment
 from mpssl_fed.files import write_atomic
+from mpssl_fed.runs.manifest import versions
+from mpssl_fed.runs.progress import Progress
+from mpssl_fed.runs.reader import read_history
 
 CLIENT = """
 import torch

@@ -18,8 +18,8 @@ from statistics import median
 from typing import Any
 
 import mpssl_fed
-from mpssl_fed.federation.manifest import versions
 from mpssl_fed.files import write_atomic
+from mpssl_fed.runs.manifest import versions
 
 SMALL: dict[str, Any] = {
     "data": {"labels_per_class": 1, "test_limit": 100},

@@ -27,7 +27,6 @@ from benchmarks.memory import cost
 from mpssl_fed.config import Config, from_mapping
 from mpssl_fed.data.datasets import Images, load_dataset
 from mpssl_fed.data.partition import choose_labelled
-from mpssl_fed.federation.manifest import versions
 from mpssl_fed.files import write_atomic
 from mpssl_fed.generators.base import load_generator
 from mpssl_fed.method import Learner, build_learner
@@ -36,6 +35,7 @@ from mpssl_fed.privacy.build import private_data
 from mpssl_fed.privacy.noise import SecureNoise
 from mpssl_fed.privacy.plan import plan_for
 from mpssl_fed.privacy.releases import DPPrivateData
+from mpssl_fed.runs.manifest import versions
 from tests.privacy.opacus_oracle import OpacusSums, no_addition_in_place
 
 UNITS, BATCH, STEPS = 320, 32, 5

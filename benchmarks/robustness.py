@@ -26,10 +26,11 @@ from mpssl_fed import config as configs
 from mpssl_fed.config import Config
 from mpssl_fed.data.datasets import Images
 from mpssl_fed.federation import parts
-from mpssl_fed.federation.progress import Progress
-from mpssl_fed.federation.run_directory import open_run, read_history
-from mpssl_fed.federation.simulation import preflight, simulate
+from mpssl_fed.federation.engines.simulation import preflight, simulate
 from mpssl_fed.files import write_atomic
+from mpssl_fed.runs.progress import Progress
+from mpssl_fed.runs.reader import read_history
+from mpssl_fed.runs.run_directory import open_run
 
 FEDERATIONS = ((7, 2), (5, 1))  # sites, hostile among them
 ATTACKS = ("none", "label-flip", "sign-flip", "scaled")
@@ -68,7 +69,7 @@ def hostile_app(config: Config, attack: str, hostile: int) -> Callable[[Message,
         if attack == "none" or message.metadata.message_type != "train" or site < config.federation.sites - hostile:
             return app(message, context)
         if attack == "label-flip":
-            parts.hold(Flipped(parts.labelled(config, site), len(parts.task(config).classes)))  # type: ignore[arg-type]
+            parts.hold(Flipped(parts.labelled(config, site), len(parts.task(config).classes)))
             try:
                 return app(message, context)
             finally:

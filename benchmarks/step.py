@@ -22,7 +22,6 @@ from benchmarks.memory import cost
 from mpssl_fed.config import from_mapping
 from mpssl_fed.data.datasets import load_dataset
 from mpssl_fed.data.partition import choose_labelled
-from mpssl_fed.federation.manifest import versions
 from mpssl_fed.files import write_atomic
 from mpssl_fed.generators.base import load_generator
 from mpssl_fed.method import Learner, build_learner
@@ -30,6 +29,7 @@ from mpssl_fed.method.lmo import MetaSettings, meta_gradient
 from mpssl_fed.method.private_data import ExactPrivateData
 from mpssl_fed.method.sources import MetaOptimised
 from mpssl_fed.models import build_classifier
+from mpssl_fed.runs.manifest import versions
 from tests.method import oracles
 
 BATCH = 32

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from mpssl_fed.federation.relay import relay_query, relay_train, relays
+from mpssl_fed.deployment.relay import relay_query, relay_train, relays
 
 app = ClientApp()
 
@@ -15,7 +15,7 @@ def train(message: Message, context: Context) -> Message:
     """Train one round at this node's site."""
     if relays(context):
         return relay_train(message, context)
-    from mpssl_fed.federation.client import answer_train  # torch comes in where there is no daemon that holds it
+    from mpssl_fed.federation.site.client import answer_train  # torch comes in where there is no daemon that holds it
 
     return answer_train(message, context)
 
@@ -25,6 +25,6 @@ def query(message: Message, context: Context) -> Message:
     """Say which site this node is."""
     if relays(context):
         return relay_query(message, context)
-    from mpssl_fed.federation.client import answer_query
+    from mpssl_fed.federation.site.client import answer_query
 
     return answer_query(message, context)

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from flwr.clientapp import ClientApp
 
     from mpssl_fed.config import Config
-    from mpssl_fed.federation.progress import Progress
     from mpssl_fed.models import Classifier
+    from mpssl_fed.runs.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Run:
     @staticmethod
     def open(folder: str | Path) -> Run:
         """Return the run in ``folder``; UserError when it is not one."""
-        from mpssl_fed.federation.run_directory import read_config, read_history
+        from mpssl_fed.runs.reader import read_config, read_history
 
         return Run(Path(folder), read_config(Path(folder)), read_history(Path(folder)))
 
@@ -54,10 +54,10 @@ def simulate(
     directory is ``output.dir`` (default ``runs/CONFIG-STEM``); one that exists is refused unless ``resume`` (continue it) or
     ``overwrite`` (delete it). Raises UserError for bad input and for a run in which no site answered.
     """
-    from mpssl_fed.federation.progress import Progress as Silent
-    from mpssl_fed.federation.run_directory import open_run, refuse_occupied
-    from mpssl_fed.federation.simulation import preflight
-    from mpssl_fed.federation.simulation import simulate as run_sites
+    from mpssl_fed.federation.engines.simulation import preflight
+    from mpssl_fed.federation.engines.simulation import simulate as run_sites
+    from mpssl_fed.runs.progress import Progress as Silent
+    from mpssl_fed.runs.run_directory import open_run, refuse_occupied
 
     resolved, stem = _resolve(config, overrides)
     folder = Path(resolved.output.dir or Path("runs") / stem)
@@ -74,7 +74,7 @@ def load(run: Run | str | Path) -> Classifier:
 
     Raises UserError when the file is missing (an unfinished run) or is not one of ours.
     """
-    from mpssl_fed.federation.model_file import read_model
+    from mpssl_fed.runs.model_file import read_model
 
     return read_model(run.folder if isinstance(run, Run) else Path(run))
 

@@ -20,8 +20,8 @@ from mpssl_fed.config import config_folder, read_mapping
 from mpssl_fed.config.learning import GeneratorSection
 from mpssl_fed.data.datasets import load_dataset
 from mpssl_fed.data.fetch import ARCHIVES
+from mpssl_fed.environment import AT_START, SWITCHES
 from mpssl_fed.errors import UserError
-from mpssl_fed.federation.environment import AT_START, SWITCHES
 from mpssl_fed.generators import load_generator
 from mpssl_fed.generators.biggan import PUBLISHED, WEIGHTS, cache_folder
 from mpssl_fed.generators.small import SHIPPED

@@ -7,7 +7,7 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from mpssl_fed.federation.flower_run import serve_flower_run
+from mpssl_fed.federation.engines.flower_run import serve_flower_run
 
 app = ServerApp()
 

@@ -15,7 +15,7 @@ import typer.main
 import yaml
 
 from mpssl_fed import cli
-from mpssl_fed.federation import certs
+from mpssl_fed.deployment import certs
 
 HOUSE = Path(__file__).parents[1]
 DEPLOY = HOUSE / "deploy"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mpssl_fed import doctor
-from mpssl_fed.federation.environment import SWITCHES
+from mpssl_fed.environment import SWITCHES
 from mpssl_fed.generators import load_generator
 
 

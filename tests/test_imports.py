@@ -16,13 +16,16 @@ HOUSE = PACKAGE.parent
 FILES = sorted([*PACKAGE.rglob("*.py"), *(HOUSE / "clients").glob("*.py"), *(HOUSE / "server").glob("*.py")])
 
 LEVELS = (
-    {"errors", "files", "seeds", "registry", "download"},
+    {"errors", "files", "seeds", "registry", "environment", "download"},
     {"config"},
     {"models", "generators", "data"},
     {"method"},
     {"privacy"},
+    {"runs"},
     {"federation"},
-    {"clients", "server", "trained"},
+    {"deployment", "trained"},
+    {"clients", "server", "report"},
+    {"audit"},
     {"api"},
     {"study", "doctor"},
     {"cli"},
@@ -160,7 +163,7 @@ def test_importing_the_package_is_cheap() -> None:
     assert not {"torch", "flwr", "ray", "opacus", "matplotlib"} & set(done.stdout.split())
 
 
-@pytest.mark.parametrize("module", ["federation.site_process", "federation.submit", "federation.server"])
+@pytest.mark.parametrize("module", ["deployment.start_site", "deployment.submit", "federation.server.rounds"])
 def test_a_process_starts_without_what_it_may_never_use(module: str) -> None:
     """Accountants, torchvision and torch's compiler take longer to import than torch: only who uses them pays."""
     late = {"opacus", "scipy", "torchvision", "matplotlib", "torch._dynamo"}

@@ -51,7 +51,7 @@ def test_what_is_in_it(wheel: Path) -> None:
     expected = {f"{GENERATOR}/config.json", f"{GENERATOR}/manifest.json", "clients/app.py", "server/app.py"}
     expected |= {f"mpssl_fed/{file.relative_to(HOUSE)}" for file in (HOUSE / "configs").rglob("*.yaml")}
     expected |= {str(file.relative_to(HOUSE)) for file in (HOUSE / "mpssl_fed").rglob("*.py")}
-    expected |= {str(file.relative_to(HOUSE)) for file in (HOUSE / "mpssl_fed" / "study" / "templates").iterdir()}
+    expected |= {str(file.relative_to(HOUSE)) for file in (HOUSE / "mpssl_fed" / "report" / "templates").iterdir()}
     assert not expected - names
     assert not [name for name in names if "__pycache__" in name or name.startswith(("tests/", "runs/"))]
     assert "Requires-Dist: torch" in metadata

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import sys
 
 import typer
 
+from mpssl_fed.environment import apply
 from mpssl_fed.errors import UserError
-from mpssl_fed.federation.environment import apply
 
-GROUPS = ("run", "deploy", "look", "trained", "guard", "audit", "make")
+GROUPS = ("run", "study", "deploy", "site", "data", "generator", "model", "privacy", "audit", "doctor")
 """Modules of this package with a typer ``app``. They import torch and Flower inside their commands, never on top."""
 
 
@@ -20,8 +19,6 @@ def build() -> typer.Typer:
     root = typer.Typer(name="mpssl-fed", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
     root.callback()(_root)
     for name in GROUPS:
-        if importlib.util.find_spec(f"{__name__}.{name}") is None:
-            continue
         group: typer.Typer = importlib.import_module(f"{__name__}.{name}").app
         root.registered_commands.extend(group.registered_commands)
         root.registered_groups.extend(group.registered_groups)

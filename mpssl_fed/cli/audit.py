@@ -10,7 +10,7 @@ import typer
 from mpssl_fed.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from mpssl_fed.federation.auditing import Audited
+    from mpssl_fed.audit.sections import Audited
 
 app = typer.Typer()
 
@@ -35,8 +35,8 @@ def audit_command(
     iterations: Annotated[int, typer.Option(min=1, help="Iterations of gradient inversion.")] = 300,
 ) -> None:
     """Audit a run: claimed epsilon, audited lower bound and attack success side by side. Exit 1 where a claim is contradicted."""
-    from mpssl_fed.federation.auditing import AUDITS, facts
-    from mpssl_fed.privacy.audit.report import contradictions, write_audit
+    from mpssl_fed.audit.report import contradictions, write_audit
+    from mpssl_fed.audit.sections import AUDITS, facts
 
     if shadows % 2:
         raise UserError(f"--shadows {shadows}: want an even number, so that each image is in half of them")
@@ -67,11 +67,11 @@ def _subject(
     run: Path, site: int, data: Path | None, name: str | None, seed: int, sizes: tuple[int, int, int, int]
 ) -> tuple[Audited, Path, tuple[str, ...]]:
     """Return what is audited, where the report goes, and the audits it allows."""
+    from mpssl_fed.audit.sections import Audited
     from mpssl_fed.config import load
+    from mpssl_fed.deployment.own_data import OwnData, make_private, state_folder
     from mpssl_fed.federation import parts
-    from mpssl_fed.federation.auditing import Audited
-    from mpssl_fed.federation.run_directory import MODEL, read_config, read_manifest
-    from mpssl_fed.federation.site_local import OwnData, make_private, state_folder
+    from mpssl_fed.runs.reader import MODEL, read_config, read_manifest
     from mpssl_fed.trained.load import load_trained
 
     if data is not None:

@@ -15,7 +15,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 
 from mpssl_fed.config import Config
-from mpssl_fed.federation.progress import Lines, Progress
+from mpssl_fed.runs.progress import Lines, Progress
 
 SHOWN = 20
 """Rounds in the table; older ones scroll out of it."""

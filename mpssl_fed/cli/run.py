@@ -1,4 +1,4 @@
-"""Commands that train: ``simulate``, and ``study`` from its own package."""
+"""The command ``simulate``."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-
-from mpssl_fed.study.command import app as study_app
 
 app = typer.Typer()
 
@@ -28,8 +26,8 @@ def simulate(
     """Simulate a federation of sites on this machine."""
     from mpssl_fed.api import simulate as run_simulation
     from mpssl_fed.cli.live import progress, resumable
-    from mpssl_fed.study.diagnosis import diagnose
-    from mpssl_fed.study.report import write_run_report
+    from mpssl_fed.report.diagnosis import diagnose
+    from mpssl_fed.report.run_report import write_run_report
 
     shorthands = {"federation.sites": sites, "federation.rounds": rounds, "federation.backend": backend, "output.dir": output}
     words = [*(overrides or []), *(f"{key}={value}" for key, value in shorthands.items() if value is not None)]
@@ -38,6 +36,3 @@ def simulate(
         run = run_simulation(config, *words, resume=resume, overwrite=overwrite, progress=progress(), command=command)
     diagnose(run.folder)
     print(f"{run.config.data.held_out} accuracy {run.accuracy:.4f}   {write_run_report(run.folder)}")
-
-
-app.registered_commands.extend(study_app.registered_commands)  # last, so that --help begins with simulate

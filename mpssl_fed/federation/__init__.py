@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from mpssl_fed.federation import environment
+from mpssl_fed import environment
 
 environment.apply()

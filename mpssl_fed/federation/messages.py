@@ -15,7 +15,8 @@ from torch import Tensor
 from mpssl_fed.config import PROTOCOL_VERSION, Config, from_json
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation.refusal import Refusal
-from mpssl_fed.federation.weights import Weights, from_record, to_record
+from mpssl_fed.federation.weights import from_record, to_record
+from mpssl_fed.models import Weights
 
 ARRAYS, CONFIG, METRICS, SITE = "arrays", "config", "metrics", "site"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,19 +14,25 @@ from mpssl_fed.data.datasets import Dataset, Images, load_dataset, validation_sp
 from mpssl_fed.data.partition import choose_labelled, partition
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation.refusal import Refusal
-from mpssl_fed.federation.site_local import OwnData, task_of
 from mpssl_fed.generators.base import Generator, load_generator
 from mpssl_fed.method import needs_generator
 from mpssl_fed.models import Classifier, build_classifier
 
 
+class OwnImages(Protocol):
+    """The labelled images of a deployed site, from its owner's disk."""
+
+    def labelled(self, config: Config) -> Images:
+        """Return them as the task of ``config`` wants them; Refusal where it is another task than the owner agreed to."""
+
+
 class _Own:
     """The images of the one deployed site that this process is, if it is one."""
 
-    data: OwnData | None = None
+    data: OwnImages | None = None
 
 
-def hold(data: OwnData | None) -> None:
+def hold(data: OwnImages | None) -> None:
     """Make this process a deployed site: whatever a message says, the labelled images are ``data``."""
     _Own.data = data
 
@@ -165,3 +171,15 @@ def _generator(name: str, path: str | None, truncation: float, where: str) -> Ge
 def _classifier(*architecture_and_device: Any) -> Classifier:
     *architecture, where = architecture_and_device
     return build_classifier(*architecture).to(where)
+
+
+def task_of(data: Dataset) -> Task:
+    """Return the task of a data set: what sites that hold their own images have to agree on."""
+    stored = data.train.x.shape[-1]
+    return Task(
+        classes=data.classes,
+        size=data.size,
+        stored_size=None if stored == data.size else stored,
+        channels=data.channels,
+        flip=data.flip,
+    )

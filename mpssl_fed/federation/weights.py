@@ -14,9 +14,7 @@ from flwr.app import Array, ArrayRecord
 from torch import Tensor
 
 from mpssl_fed.federation.refusal import Refusal
-
-Weights = dict[str, Tensor]
-"""What is federated: float32 CPU tensors by their name in the classifier (``Classifier.shared_state``)."""
+from mpssl_fed.models import Weights
 
 NUMPY_STYPE = "numpy.ndarray"
 LARGEST = 1e6

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from mpssl_fed.models.classifier import Classifier, Params, build_classifier, widened
+from mpssl_fed.models.classifier import Classifier, Params, Weights, build_classifier, widened
 
-__all__ = ["Classifier", "Params", "build_classifier", "widened"]
+__all__ = ["Classifier", "Params", "Weights", "build_classifier", "widened"]

@@ -17,6 +17,9 @@ from mpssl_fed.seeds import seed_of
 Params = dict[str, Tensor]
 """Parameters by their name in the classifier: ``body.…`` (psi) and ``head.…`` (omega)."""
 
+Weights = dict[str, Tensor]
+"""What is federated: float32 CPU tensors by their name in the classifier (``Classifier.shared_state``)."""
+
 
 class Classifier(nn.Module):
     """f_theta = h_omega . g_psi: ``body`` maps images [n, C, S, S] in [-1, 1] to features [n, d], ``head`` to logits [n, K]."""

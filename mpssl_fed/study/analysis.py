@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from mpssl_fed.study.folder import Outcome
 from mpssl_fed.study.grid import Settings, arm_of, label
 from mpssl_fed.study.results import Row
-from mpssl_fed.study.run import Outcome
 from mpssl_fed.study.statistics import Comparison, Estimate, compare, estimate
 
 LABELS_KEY = "data.labels_per_class"

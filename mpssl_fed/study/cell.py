@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import os
 import re
@@ -20,8 +19,9 @@ from mpssl_fed.config import Config
 from mpssl_fed.errors import UserError
 from mpssl_fed.files import write_atomic
 from mpssl_fed.method import METHOD_VERSION
+from mpssl_fed.study.folder import cell_folder, log_file
 from mpssl_fed.study.grid import Cell, Settings
-from mpssl_fed.study.results import Row, completed, failed_row, read_result, row_of_run, write_result
+from mpssl_fed.study.results import Row, failed_row, row_of_run, write_result
 
 
 @dataclass(frozen=True)
@@ -42,24 +42,6 @@ class Task:
     def cell(self) -> Cell:
         """The cell."""
         return Cell(Config.model_validate(self.fields), self.settings)
-
-
-def cell_folder(output: Path, cell: Cell) -> Path:
-    """Return the run directory of a cell."""
-    return output / "cells" / cell.id
-
-
-def log_file(output: Path, cell: Cell) -> Path:
-    """Return the file that holds what the cell printed."""
-    return output / "logs" / f"{cell.id}.log"
-
-
-def stored_row(output: Path, cell: Cell) -> Row | None:
-    """Return the row of a cell that has finished at this method version, else None."""
-    row = read_result(cell_folder(output, cell) / "result.json")
-    if row is None or (row.config_sha256, row.method_version) != (cell.sha256, METHOD_VERSION):
-        return None
-    return completed(dataclasses.replace(row, settings=cell.settings), cell_folder(output, cell))
 
 
 def run_cell(task: Task) -> Row:
@@ -116,9 +98,9 @@ def _listening() -> Iterator[_Listener]:
 
 def _run(cell: Cell, output: Path, attacked: bool) -> Row:
     from mpssl_fed import simulate
-    from mpssl_fed.study.attack import membership_auroc
-    from mpssl_fed.study.diagnosis import diagnose
-    from mpssl_fed.study.report import write_run_report
+    from mpssl_fed.audit.one_number import membership_auroc
+    from mpssl_fed.report.diagnosis import diagnose
+    from mpssl_fed.report.run_report import write_run_report
 
     folder = cell_folder(output, cell)
     version = output / "logs" / f"{cell.id}.version"

@@ -21,7 +21,7 @@ from mpssl_fed.config import Config
 from mpssl_fed.data.datasets import DATASETS, Images
 from mpssl_fed.data.partition import choose_labelled, partition
 from mpssl_fed.errors import UserError
-from mpssl_fed.federation.strategy import STRATEGIES
+from mpssl_fed.federation.server.strategy import STRATEGIES
 from mpssl_fed.generators.base import Generator, load_generator
 from mpssl_fed.generators.biggan import PUBLISHED, BigGANGenerator, cache_folder
 from mpssl_fed.method import Learner, build_learner, needs_generator

@@ -11,14 +11,14 @@ from typing import Any
 
 from mpssl_fed.config import Config
 from mpssl_fed.privacy.plan import plan_for
+from mpssl_fed.report.privacy_section import spent_by_site
+from mpssl_fed.report.svg import INK, MUTED, SERIES, figure, plain_grid, save
+from mpssl_fed.report.table import NOTHING, Table, make_table
 from mpssl_fed.study.analysis import Arm
+from mpssl_fed.study.folder import Outcome
 from mpssl_fed.study.grid import arm_of, label
-from mpssl_fed.study.privacy_section import spent_by_site
 from mpssl_fed.study.results import Row
-from mpssl_fed.study.run import Outcome
 from mpssl_fed.study.statistics import Estimate, compare
-from mpssl_fed.study.svg import INK, MUTED, SERIES, figure, plain_grid, save
-from mpssl_fed.study.tables import NOTHING, Table, make_table
 
 WITH, WITHOUT = "with the public generator", "without it"
 SIDE = {True: 0.09, False: -0.09}

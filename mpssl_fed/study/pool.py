@@ -13,7 +13,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from mpssl_fed.method import METHOD_VERSION
-from mpssl_fed.study.cell import Task, log_file, run_cell, stored_row
+from mpssl_fed.study.cell import Task, run_cell
+from mpssl_fed.study.folder import log_file, stored_row
 from mpssl_fed.study.results import Row, failed_row
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")

@@ -8,6 +8,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from mpssl_fed.report.table import duration
 from mpssl_fed.study.grid import label
 from mpssl_fed.study.results import Row
 
@@ -46,13 +47,3 @@ class StudyProgress:
         """Return the seconds that the rest will take if it goes on as until now."""
         ran = self.done - self.already
         return (time.monotonic() - self.started) / ran * (self.cells - self.done)
-
-
-def duration(seconds: float) -> str:
-    """Return seconds in words: ``42 s``, ``3 min 05 s``, ``2 h 10 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -1,96 +1,202 @@
-"""``report.html`` of a run or a study: one file that needs no network. The way in is :func:`write_report`."""
+"""The report of a study: ``report.html`` (one file, no network), ``results.csv``, ``results.md`` and the plots beside them."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mpssl_fed.errors import UserError
-from mpssl_fed.study.diagnosis_sections import run_diagnosis
-from mpssl_fed.study.page import write_page
-from mpssl_fed.study.privacy_section import privacy_sections
-from mpssl_fed.study.run_sections import left_out, run_sections
-from mpssl_fed.study.rundir import RunDirectory
-from mpssl_fed.study.tables import seconds_words
+from mpssl_fed.report.page import write_page
+from mpssl_fed.report.run_report import write_run_report
+from mpssl_fed.report.run_sections import run_sections
+from mpssl_fed.report.table import seconds_words, to_markdown
+from mpssl_fed.runs.reader import RunReader
+from mpssl_fed.study import plots
+from mpssl_fed.study.analysis import LABELS_KEY, Arm, arms_of, costs_of, hue_key
+from mpssl_fed.study.diagnosis_sections import study_diagnosis
+from mpssl_fed.study.folder import STUDY_FILE, Outcome, read_outcome
+from mpssl_fed.study.grid import label, load_study
+from mpssl_fed.study.keys import show_value
+from mpssl_fed.study.pareto import pareto_figures, pareto_sections
+from mpssl_fed.study.results import write_csv
+from mpssl_fed.study.tables import METRICS, cells_table, comparison_table, cost_table, failures_table
 
 
 def write_report(folder: str | Path) -> Path:
     """Build ``report.html`` of the run or study in ``folder`` anew and return its path; UserError when it is neither."""
     folder = Path(folder)
-    if (folder / "study.yaml").is_file():
-        from mpssl_fed.study.grid import load_study
-        from mpssl_fed.study.run import read_outcome
-        from mpssl_fed.study.study_report import write_study_report
-
+    if (folder / STUDY_FILE).is_file():
         return write_study_report(read_outcome(load_study(folder / "study.yaml"), folder))
     if not (folder / "config.yaml").is_file():
         raise UserError(f"{folder}: neither a run (no config.yaml) nor a study (no study.yaml); give the folder of one")
     return write_run_report(folder)
 
 
-def write_run_report(folder: str | Path) -> Path:
-    """Write ``report.html`` and ``plots/`` of one run, finished or not, from its files alone, and return the page's path."""
-    run = RunDirectory(Path(folder))
-    accuracy = run.evaluated("test_accuracy")
-    config = run.config
-    facts = [
-        ("method", _method(config)),
-        ("data", f"{config['data']['name']}"),
-        ("sites", str(config["federation"]["sites"])),
-        ("rounds", f"{run.rounds[-1]['round']} of {config['federation']['rounds']}"),
-        *(
-            [("final accuracy", f"{100 * accuracy[-1][1]:.1f} %"), ("best", f"{100 * max(v for _, v in accuracy):.1f} %")]
-            if accuracy
-            else []
-        ),
-        ("time", seconds_words(run.seconds)),
-    ]
+COMPARISON_NOTE = (
+    "Mean over seeds ± half of the 95 % t-interval. Differences are paired by seed against the baseline with the same other "
+    "settings; p is of the paired t-test, corrected by Holm's method over all comparisons of this table. A difference is called "
+    "within noise when the corrected p is 0.05 or more, or with fewer than 3 pairs."
+)
+
+
+COST_NOTE = (
+    "A step is one optimiser step at one site. Times are wall clock of the machine that ran the cells, which share it, so "
+    "compare them within this table alone. CPU time covers the whole cell, evaluation included. Peak memory is of the whole "
+    "process, libraries included."
+)
+
+
+def write_study_report(outcome: Outcome) -> Path:
+    """Write the report and its tables from the rows and, where they are here, the run directories; return the page's path."""
+    output, study = outcome.output, outcome.plan.study
+    arms = arms_of(outcome)
+    comparison = comparison_table(outcome, arms)
+    costs = cost_table(costs_of(outcome, arms), study.target_accuracy)
+    write_csv(output / "results.csv", outcome.ordered, outcome.plan.keys)
+    title = study.title or f"Study {outcome.plan.name}"
+    private = pareto_sections(outcome, arms)
+    _write_markdown(outcome, title, to_markdown(comparison), to_markdown(costs), private)
+    shown = outcome.plan.shown()
+    shown_folder = output / "cells" / shown.id if shown is not None else None
+    run = None
+    if shown_folder is not None and (shown_folder / "result.json").is_file():
+        run = run_sections(RunReader(shown_folder), output / "plots" / "run")
     return write_page(
-        run.path / "report.html",
-        "run.html",
-        title=f"{_method(config)} on {config['data']['name']}",
-        subtitle=_subtitle(run),
-        facts=facts,
-        warning=_warning(run),
-        run=run_sections(run, run.path / "plots"),
-        extra=[*privacy_sections(run), *run_diagnosis(run.path)],
-        config=run.config_text,
-        manifest=json.dumps(run.manifest, indent=2),
+        output / "report.html",
+        "study.html",
+        title=title,
+        subtitle=study.note,
+        facts=_facts(outcome, arms),
+        warning=_warning(outcome),
+        comparison=comparison,
+        comparison_note=COMPARISON_NOTE,
+        figures=[*pareto_figures(outcome, arms), *_figures(outcome, arms)],
+        cost=costs,
+        cost_note=COST_NOTE,
+        run=run,
+        run_label=f"{shown.label}, seed {shown.seed}" if shown is not None else "",
+        extra=[*private, *study_diagnosis(outcome, arms)],
+        failures=failures_table(outcome.failed, outcome) if outcome.failed else None,
+        cells=cells_table(outcome),
+        study=(output / STUDY_FILE).read_text(encoding="utf-8"),
+        manifest=_a_manifest(outcome),
     )
 
 
-def _method(config: dict[str, Any]) -> str:
-    method = config["method"]
-    return f"{method['name'] or method['source'] + ' + ' + method['loss']}, {method['augment']} augmentation"
-
-
-def _subtitle(run: RunDirectory) -> str:
-    config = run.config
-    data, privacy = config["data"], config["privacy"]
-    labels = data["labels_per_class"]
-    holds = f"{data['label_fraction']:g} of the pool labelled" if labels is None else f"{labels} labelled images a class"
-    of = {"site": " and site", "all-sites": " over all sites"}[data["labels_over"]] if labels is not None else ""
-    private = "no differential privacy" if privacy["scope"] == "off" else f"epsilon {privacy['epsilon']:g} ({privacy['scope']})"
-    parts = [
-        f"{holds}{of}",
-        f"{data['partition']['name']} split",
-        f"generator {config['generator']['name']}",
-        f"classifier {config['model']['name']}",
-        f"{config['federation']['local_steps']} local steps a round",
-        private,
-        *(["evaluated on a validation part of the training pool"] if data.get("held_out") == "validation" else []),
-        f"seed {config['seed']}",
+def _facts(outcome: Outcome, arms: Sequence[Arm]) -> list[tuple[str, str]]:
+    seconds = sum(row.seconds or 0.0 for row in outcome.finished)
+    best = [arm for arm in arms if arm.mean is not None]
+    sign = -1 if outcome.plan.study.metric == "loss" else 1
+    top = max(best, key=lambda arm: sign * (arm.mean.mean if arm.mean else 0.0), default=None)
+    return [
+        ("cells", f"{len(outcome.finished)} of {len(outcome.plan.cells)}"),
+        ("arms", str(len(arms))),
+        ("seeds", str(len(outcome.plan.study.seeds))),
+        ("evaluated on", _held_out(outcome)),
+        *([("best mean", top.label)] if top is not None else []),
+        ("time in runs", seconds_words(seconds)),
     ]
-    return ". ".join(part[0].upper() + part[1:] for part in parts) + "."
 
 
-def _warning(run: RunDirectory) -> str:
-    done, wanted = run.rounds[-1]["round"], run.config["federation"]["rounds"]
-    warnings = [f"This run stopped after {done} of {wanted} rounds."] if done < wanted else []
-    reasons = left_out(run)
-    if reasons:
-        words = ", ".join(f"{n} {reason}" for reason, n in reasons.items())
-        n = sum(reasons.values())
-        warnings.append(f"{n} {'reply is' if n == 1 else 'replies are'} not in the result: {words}.")
-    return " ".join(warnings)
+def _warning(outcome: Outcome) -> str:
+    missing = len(outcome.plan.cells) - len(outcome.rows)
+    words = []
+    if outcome.failed:
+        words.append(f"{_cells(len(outcome.failed))} failed, see below; an arm with one has fewer seeds.")
+    if missing:
+        words.append(f"{_cells(missing)} not run yet; the same command goes on.")
+    return " ".join(words)
+
+
+def _held_out(outcome: Outcome) -> str:
+    """Return what the cells were evaluated on: test, validation, or held-out where cells differ."""
+    kinds = {cell.config.data.held_out for cell in outcome.plan.cells}
+    return kinds.pop() if len(kinds) == 1 else "held-out"
+
+
+def _cells(n: int) -> str:
+    return f"{n} cell{'s' if n != 1 else ''}"
+
+
+def _figures(outcome: Outcome, arms: Sequence[Arm]) -> list[dict[str, str]]:
+    study, folder = outcome.plan.study, outcome.output / "plots"
+    done = [arm for arm in arms if arm.rows]
+    if not done:
+        return []
+    scale = 1 if study.metric == "loss" else 100
+    hue = hue_key(outcome)
+    groups: dict[str, dict[str, list[float]]] = {}
+    for arm in done:
+        values = [scale * row.value(study.metric) for row in arm.rows]
+        groups.setdefault(_without(outcome, arm, hue), {})[show_value(arm.settings[hue])] = values
+    name = METRICS[study.metric]
+    name = name[0].upper() + name[1:]
+    held_out = _held_out(outcome).capitalize()
+    figures = [
+        {
+            "title": "All arms",
+            "svg": plots.intervals(folder, groups, f"{held_out} {name.lower()}"),
+            "caption": "Mean over seeds with 95 % interval; small dots are seeds.",
+        }
+    ]
+    by_labels = _against_labels(outcome, done, hue, study.metric, scale)
+    if by_labels:
+        svg = plots.series_panels(
+            folder, "labels-per-class", by_labels, "Labelled images a class", f"{held_out} {name.lower()}", log_x=True
+        )
+        figures.append({"title": "Against the number of labels", "svg": svg, "caption": "Bands are 95 % intervals over seeds."})
+    curves = _curves(outcome, done, hue)
+    if curves:
+        svg = plots.series_panels(folder, "learning", curves, "Round", f"{held_out} accuracy (%)")
+        figures.append({"title": "Learning curves", "svg": svg, "caption": "Mean over seeds; bands are 95 % intervals."})
+    return figures
+
+
+def _without(outcome: Outcome, arm: Arm, *keys: str) -> str:
+    return label({key: value for key, value in outcome.plan.telling(arm.settings).items() if key not in keys})
+
+
+def _against_labels(
+    outcome: Outcome, arms: Sequence[Arm], hue: str, metric: str, scale: int
+) -> dict[str, dict[str, list[tuple[float, list[float]]]]]:
+    """Return the points of accuracy against labels per class; empty unless the study varies them."""
+    if len({arm.settings.get(LABELS_KEY) for arm in arms if arm.settings.get(LABELS_KEY)}) < 2 or hue == LABELS_KEY:
+        return {}
+    panels: dict[str, dict[str, list[tuple[float, list[float]]]]] = {}
+    for arm in sorted((arm for arm in arms if arm.settings[LABELS_KEY]), key=lambda arm: arm.settings[LABELS_KEY]):
+        series = panels.setdefault(_without(outcome, arm, hue, LABELS_KEY), {}).setdefault(show_value(arm.settings[hue]), [])
+        series.append((arm.settings[LABELS_KEY], [scale * row.value(metric) for row in arm.rows]))
+    return panels
+
+
+def _curves(outcome: Outcome, arms: Sequence[Arm], hue: str) -> dict[str, dict[str, list[tuple[float, list[float]]]]]:
+    """Return accuracy by round of the arms whose rows hold it."""
+    panels: dict[str, dict[str, list[tuple[float, list[float]]]]] = {}
+    for arm in arms:
+        by_round: dict[float, list[float]] = {}
+        for row in arm.rows:
+            for number, value, _ in row.rounds:
+                by_round.setdefault(number, []).append(100 * value)
+        if by_round:
+            panels.setdefault(_without(outcome, arm, hue), {})[show_value(arm.settings[hue])] = list(by_round.items())
+    return panels
+
+
+def _a_manifest(outcome: Outcome) -> str:
+    for row in outcome.finished:
+        manifest = RunReader(outcome.folder(row)).manifest
+        if manifest:
+            return json.dumps(manifest, indent=2)
+    return ""
+
+
+def _write_markdown(outcome: Outcome, title: str, comparison: str, costs: str, more: Sequence[dict[str, Any]]) -> None:
+    from mpssl_fed.files import write_atomic
+
+    warning = _warning(outcome)
+    parts = [f"# {title}", outcome.plan.study.note or "", warning, comparison, COMPARISON_NOTE, "## Cost", costs, COST_NOTE]
+    for section in more:
+        parts += [f"## {section['title']}", section["note"], to_markdown(section["table"])]
+    write_atomic(outcome.output / "results.md", "\n\n".join(part.strip() for part in parts if part) + "\n")

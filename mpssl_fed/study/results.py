@@ -13,9 +13,9 @@ from typing import Any
 
 from mpssl_fed.errors import UserError
 from mpssl_fed.files import write_atomic, write_json
+from mpssl_fed.runs.reader import RunReader, read_diagnosis
 from mpssl_fed.study.grid import Cell, Settings
 from mpssl_fed.study.keys import short_names, show_value
-from mpssl_fed.study.rundir import RunDirectory, read_diagnosis
 
 FINISHED = "finished"
 FAILED = "failed"
@@ -82,7 +82,7 @@ MEASURED = [item.name for item in dataclasses.fields(Row) if item.name not in KE
 
 def row_of_run(cell: Cell, folder: Path, method_version: int, **measured: Any) -> Row:
     """Return the row of a finished run directory. Steps and generated images are summed over sites; seconds over all rounds."""
-    run = RunDirectory(folder)
+    run = RunReader(folder)
     accuracy, loss = run.evaluated("test_accuracy"), run.evaluated("test_loss")
     if not accuracy:
         raise UserError(f"{folder}: no round was evaluated")
@@ -108,7 +108,7 @@ def row_of_run(cell: Cell, folder: Path, method_version: int, **measured: Any) -
     )
 
 
-def curve_of(run: RunDirectory) -> str:
+def curve_of(run: RunReader) -> str:
     """Return the accuracy of each evaluated round of a run, and the seconds up to its end, as a row keeps them."""
     words, seconds = [], 0.0
     for entry in run.rounds:
@@ -127,7 +127,7 @@ def diagnosis_of(folder: Path) -> str | None:
 def completed(row: Row, folder: Path) -> Row:
     """Return ``row`` with what its run directory tells and rows of an older schema lack."""
     if row.curve is None and (folder / "metrics.jsonl").is_file():
-        row = dataclasses.replace(row, curve=curve_of(RunDirectory(folder)))
+        row = dataclasses.replace(row, curve=curve_of(RunReader(folder)))
     return row if row.diagnosis is not None else dataclasses.replace(row, diagnosis=diagnosis_of(folder))
 
 

@@ -6,20 +6,20 @@ import fcntl
 import shutil
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from mpssl_fed.errors import UserError
 from mpssl_fed.files import write_atomic
 from mpssl_fed.method import METHOD_VERSION
-from mpssl_fed.study.cell import Task, cell_folder, log_file, stored_row
-from mpssl_fed.study.grid import Cell, Plan
+from mpssl_fed.study.cell import Task
+from mpssl_fed.study.folder import STUDY_FILE, Outcome, cell_folder, failure_file, finished_rows, log_file, stored_row
+from mpssl_fed.study.grid import Plan
 from mpssl_fed.study.progress import StudyProgress
-from mpssl_fed.study.results import Row, read_csv, read_result, write_result
+from mpssl_fed.study.results import Row, read_csv, write_result
 
 Executor = Literal["processes", "ray"]
-STUDY_FILE = "study.yaml"
 RUN_FILES = (
     "config.yaml",
     "manifest.json",
@@ -33,35 +33,6 @@ RUN_FILES = (
     "sites",
 )
 """What of a run directory is copied to the top of a study for ``show``; the report there is the study's."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The rows of a study in the order of its cells; a cell that was not reached has none."""
-
-    plan: Plan
-    output: Path
-    rows: dict[str, Row]
-    interrupted: bool = False
-
-    @property
-    def finished(self) -> list[Row]:
-        """Rows with a result."""
-        return [row for row in self.ordered if row.finished]
-
-    @property
-    def failed(self) -> list[Row]:
-        """Rows of cells that failed."""
-        return [row for row in self.ordered if not row.finished]
-
-    @property
-    def ordered(self) -> list[Row]:
-        """All rows, in the order of the cells."""
-        return [self.rows[cell.sha256] for cell in self.plan.cells if cell.sha256 in self.rows]
-
-    def folder(self, row: Row) -> Path:
-        """Return the run directory of a row (which need not exist for rows from a table)."""
-        return self.output / "cells" / row.config_sha256[:12]
 
 
 def run_study(
@@ -107,20 +78,6 @@ def run_study(
     return Outcome(plan, output, rows, interrupted)
 
 
-def finished_rows(plan: Plan, output: Path) -> dict[str, Row]:
-    """Return key -> row of the cells that have finished in ``output`` at this method version."""
-    stored = ((cell.sha256, stored_row(output, cell)) for cell in plan.cells)
-    return {sha: row for sha, row in stored if row is not None}
-
-
-def read_outcome(plan: Plan, output: Path) -> Outcome:
-    """Return the rows of a study that has run, failures and rows from a table included, without running anything."""
-    rows = read_csv(output / "results.csv", plan.cells, METHOD_VERSION) if (output / "results.csv").is_file() else {}
-    failures = {cell.sha256: read_result(_failure_file(output, cell)) for cell in plan.cells}
-    rows = {sha: row for sha, row in failures.items() if row is not None} | rows | finished_rows(plan, output)
-    return Outcome(plan, output, rows)
-
-
 def show_run_files(plan: Plan, output: Path) -> None:
     """Copy the run files of the study's ``show`` cell to the top of its folder, where that cell has finished."""
     cell = plan.shown()
@@ -151,7 +108,7 @@ def _of_privacy(plan: Plan) -> bool:
 
 def _attack_finished(plan: Plan, output: Path, rows: dict[str, Row]) -> None:
     """Attack the models of cells that finished before rows held the attack, where their run directories are here."""
-    from mpssl_fed.study.attack import membership_auroc
+    from mpssl_fed.audit.one_number import membership_auroc
 
     for cell in plan.cells:
         row, folder = rows.get(cell.sha256), cell_folder(output, cell)
@@ -171,12 +128,8 @@ def _check_output(output: Path) -> None:
 def _forget(plan: Plan, output: Path) -> None:
     for cell in plan.cells:
         shutil.rmtree(cell_folder(output, cell), ignore_errors=True)
-        _failure_file(output, cell).unlink(missing_ok=True)
+        failure_file(output, cell).unlink(missing_ok=True)
         log_file(output, cell).unlink(missing_ok=True)
-
-
-def _failure_file(output: Path, cell: Cell) -> Path:
-    return log_file(output, cell).with_suffix(".failed.json")
 
 
 def _note_failure(output: Path, row: Row) -> None:

@@ -1,58 +1,17 @@
-"""Tables as plain values, and their forms: HTML takes them as they are, Markdown and the terminal are written here."""
+"""The tables of a study: comparison, cost, cells and failures."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from rich.table import Table as RichTable
-
+from mpssl_fed.report.table import NOTHING, Table, TableCell, TableRow, make_table
 from mpssl_fed.study.analysis import Arm, Cost
+from mpssl_fed.study.folder import Outcome
 from mpssl_fed.study.keys import show_value
-from mpssl_fed.study.progress import duration
 from mpssl_fed.study.results import Row, column_names
-from mpssl_fed.study.run import Outcome
 from mpssl_fed.study.statistics import Estimate
 
 METRICS = {"accuracy": "accuracy (%)", "best": "best accuracy (%)", "loss": "loss"}
-NOTHING = "–"
-
-
-@dataclass(frozen=True)
-class TableCell:
-    """Text with a class of the style sheet and an address, if any."""
-
-    text: str
-    style: str = ""
-    link: str = ""
-
-
-@dataclass(frozen=True)
-class TableRow:
-    """The cells of a line by column."""
-
-    cells: tuple[tuple[str, TableCell], ...]
-    kind: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """Columns, which of them are numbers, and lines."""
-
-    columns: tuple[str, ...]
-    numeric: frozenset[str]
-    rows: tuple[TableRow, ...]
-
-
-def make_table(columns: Sequence[str], lines: Sequence[Sequence[str | TableCell]], words: Sequence[str] = ()) -> Table:
-    """Return a table whose columns hold numbers, but for those in ``words``."""
-    rows = [
-        TableRow(
-            tuple((c, cell if isinstance(cell, TableCell) else TableCell(cell)) for c, cell in zip(columns, line, strict=True))
-        )
-        for line in lines
-    ]
-    return Table(tuple(columns), frozenset(columns) - set(words), tuple(rows))
 
 
 def comparison_table(outcome: Outcome, arms: Sequence[Arm]) -> Table:
@@ -116,31 +75,6 @@ def failures_table(failed: Sequence[Row], outcome: Outcome) -> Table:
         for row in failed
     ]
     return make_table([*names, "seed", "what went wrong"], lines, [*names, "what went wrong"])
-
-
-def to_markdown(table: Table) -> str:
-    """Return the table as GitHub's Markdown."""
-    head = "| " + " | ".join(table.columns) + " |"
-    rule = "|" + "|".join("---:" if column in table.numeric else "---" for column in table.columns) + "|"
-    lines = ["| " + " | ".join(cell.text.replace("|", "\\|") for _, cell in row.cells) + " |" for row in table.rows]
-    return "\n".join([head, rule, *lines]) + "\n"
-
-
-def to_terminal(table: Table, title: str = "") -> RichTable:
-    """Return the table for a terminal."""
-    colour = {"better": "green", "worse": "red"}
-    rich = RichTable(title=title or None, title_justify="left", box=None, header_style="bold", pad_edge=False)
-    for column in table.columns:
-        rich.add_column(column, justify="right" if column in table.numeric else "left", no_wrap=True)
-    for row in table.rows:
-        cells = [f"[{colour[cell.style]}]{cell.text}[/]" if cell.style in colour else cell.text for _, cell in row.cells]
-        rich.add_row(*cells, style="dim" if row.kind == "baseline" else None)
-    return rich
-
-
-def seconds_words(seconds: float) -> str:
-    """Return seconds in words, with a decimal below ten."""
-    return f"{seconds:.1f} s" if seconds < 10 else duration(seconds)
 
 
 def _estimate(value: Estimate | None, metric: str, sign: str = "") -> str:

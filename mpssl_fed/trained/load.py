@@ -15,9 +15,9 @@ from mpssl_fed.data.decode import read_images
 from mpssl_fed.data.fine_grained import STORED
 from mpssl_fed.data.mnist import from_28
 from mpssl_fed.errors import UserError, nearest
-from mpssl_fed.federation.model_file import read_model
-from mpssl_fed.federation.run_directory import CONFIG, MODEL, read_config
 from mpssl_fed.models import Classifier
+from mpssl_fed.runs.model_file import read_model
+from mpssl_fed.runs.reader import CONFIG, MODEL, read_config
 
 BATCH = 256
 CENTRE_CROPPED = ("aircraft", "birds", "cars", "dtd", "flowers", "pets")

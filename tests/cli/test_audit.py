@@ -10,13 +10,13 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from clients.app import app
+from mpssl_fed.audit import canary as audit_of_runs
+from mpssl_fed.audit.sections import Audited, canary
 from mpssl_fed.cli import build
 from mpssl_fed.errors import UserError
-from mpssl_fed.federation.auditing import Audited, canary
-from mpssl_fed.federation.progress import Progress
-from mpssl_fed.federation.run_directory import RunDirectory, open_run
-from mpssl_fed.federation.simulation import preflight, simulate
-from mpssl_fed.privacy.audit import canary as audit_of_runs
+from mpssl_fed.federation.engines.simulation import preflight, simulate
+from mpssl_fed.runs.progress import Progress
+from mpssl_fed.runs.run_directory import RunDirectory, open_run
 from tests.federation.conftest import tiny_config
 from tests.privacy.release_cases import fixed
 
@@ -75,7 +75,7 @@ def test_a_site_audits_its_own_images_into_its_own_folder(
     run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mpssl_fed.federation import parts
-    from mpssl_fed.federation.site_local import task_of
+    from mpssl_fed.federation.parts import task_of
 
     data = parts.dataset(run.config)
     images = data.train.take(range(20))

@@ -16,7 +16,7 @@ from rich.console import Console
 from mpssl_fed.cli import main
 from mpssl_fed.cli.live import LiveTable
 from mpssl_fed.config import from_mapping
-from mpssl_fed.federation.run_directory import read_history, read_manifest
+from mpssl_fed.runs.reader import read_history, read_manifest
 
 TINY = ["data.labels_per_class=2", "data.test_limit=200", "method.name=base", "federation.local_steps=1"]
 

@@ -12,9 +12,9 @@ from flwr.app import Context, Message
 from clients.app import app
 from mpssl_fed import config as configs
 from mpssl_fed.config import Config
-from mpssl_fed.federation.progress import Progress
-from mpssl_fed.federation.run_directory import RunDirectory, open_run
-from mpssl_fed.federation.simulation import preflight, simulate
+from mpssl_fed.federation.engines.simulation import preflight, simulate
+from mpssl_fed.runs.progress import Progress
+from mpssl_fed.runs.run_directory import RunDirectory, open_run
 
 Handler = Callable[[Message, Context], Message]
 

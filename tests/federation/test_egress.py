@@ -11,8 +11,9 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from clients.app import app
 from mpssl_fed.config import from_json
 from mpssl_fed.federation import parts
-from mpssl_fed.federation.run_directory import RunDirectory, read_history
-from mpssl_fed.federation.site_state import SiteState
+from mpssl_fed.federation.site.state import SiteState
+from mpssl_fed.runs.reader import read_history
+from mpssl_fed.runs.run_directory import RunDirectory
 
 MP_SSL = (
     "method={name: mp-ssl, batch: 4, lmo_batch: 4, lmo_every: 1, refresh_every: 1, buffer: 1}",
@@ -40,9 +41,9 @@ class Wire:
 @pytest.fixture(scope="module")
 def wire(tmp_path_factory: Any) -> tuple[Wire, RunDirectory, str, str]:
     """Return the tapped line of one mp-ssl run, the run, and the generator's hash before and after it."""
-    from mpssl_fed.federation.progress import Progress
-    from mpssl_fed.federation.run_directory import open_run
-    from mpssl_fed.federation.simulation import preflight, simulate
+    from mpssl_fed.federation.engines.simulation import preflight, simulate
+    from mpssl_fed.runs.progress import Progress
+    from mpssl_fed.runs.run_directory import open_run
     from tests.federation.conftest import tiny_config
 
     config = tiny_config(*MP_SSL)

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from clients.app import app as client_app
+from mpssl_fed.environment import SWITCHES
 from mpssl_fed.errors import UserError
-from mpssl_fed.federation import inprocess
-from mpssl_fed.federation.environment import SWITCHES
-from mpssl_fed.federation.run_directory import read_config, read_history
+from mpssl_fed.federation.engines import inprocess
+from mpssl_fed.runs.reader import read_config, read_history
 from server.app import app as server_app
 
 TINY = "method.name=base data.labels_per_class=2 data.test_limit=200 federation.rounds=2 federation.local_steps=1"

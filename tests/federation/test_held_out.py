@@ -11,9 +11,10 @@ from torch import Tensor
 from mpssl_fed.config import Config
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
-from mpssl_fed.federation.evaluate import test_images as images_of
-from mpssl_fed.federation.run_directory import RunDirectory, read_history
-from mpssl_fed.study.report import write_run_report
+from mpssl_fed.federation.server.evaluate import test_images as images_of
+from mpssl_fed.report.run_report import write_run_report
+from mpssl_fed.runs.reader import read_history
+from mpssl_fed.runs.run_directory import RunDirectory
 
 VALIDATION = "data.held_out=validation"
 

@@ -21,19 +21,22 @@ from safetensors.torch import load_file
 from clients.app import app
 from mpssl_fed.config import Config
 from mpssl_fed.data.datasets import Images
+from mpssl_fed.deployment.own_data import OwnData
 from mpssl_fed.federation import parts
+from mpssl_fed.federation.engines.simulation import preflight, simulate
 from mpssl_fed.federation.messages import EXAMPLES, Plan, TrainReply, TrainRequest
-from mpssl_fed.federation.progress import Progress
+from mpssl_fed.federation.parts import task_of
 from mpssl_fed.federation.refusal import Refusal, to_error
-from mpssl_fed.federation.run_directory import RunDirectory, open_run, read_history
-from mpssl_fed.federation.simulation import preflight, simulate
-from mpssl_fed.federation.site import Site
-from mpssl_fed.federation.site_local import OwnData, task_of
-from mpssl_fed.federation.weights import Weights, to_record
+from mpssl_fed.federation.site.site import Site
+from mpssl_fed.federation.weights import to_record
+from mpssl_fed.models import Weights
 from mpssl_fed.privacy import accounting
 from mpssl_fed.privacy.ledger import Ledger, Row
 from mpssl_fed.privacy.noise import SecureNoise, Tape
 from mpssl_fed.privacy.plan import plan_for
+from mpssl_fed.runs.progress import Progress
+from mpssl_fed.runs.reader import read_history
+from mpssl_fed.runs.run_directory import RunDirectory, open_run
 from tests.federation.conftest import tiny_config
 
 MP_SSL = "method={name: mp-ssl, batch: 4, lmo_batch: 4, lmo_every: 2, refresh_every: 1, buffer: 1}"

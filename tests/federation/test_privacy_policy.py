@@ -11,17 +11,18 @@ from flwr.app import Context, Message
 from clients.app import app
 from mpssl_fed.config import Config
 from mpssl_fed.federation import parts
-from mpssl_fed.federation.budget import policy_budget
+from mpssl_fed.federation.engines.simulation import preflight, simulate
 from mpssl_fed.federation.messages import Plan, TrainRequest
-from mpssl_fed.federation.progress import Progress
 from mpssl_fed.federation.refusal import Refusal, to_error
-from mpssl_fed.federation.run_directory import open_run, read_history
-from mpssl_fed.federation.simulation import preflight, simulate
+from mpssl_fed.federation.site.budget import policy_budget
 from mpssl_fed.federation.weights import to_record
 from mpssl_fed.privacy import accounting
 from mpssl_fed.privacy.ledger import Ledger
 from mpssl_fed.privacy.plan import plan_for
 from mpssl_fed.privacy.policy import Policy
+from mpssl_fed.runs.progress import Progress
+from mpssl_fed.runs.reader import read_history
+from mpssl_fed.runs.run_directory import open_run
 from tests.federation.test_privacy import private_config
 
 POLICY = Policy(

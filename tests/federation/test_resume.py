@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 
 from clients.app import app
 from mpssl_fed.errors import UserError
-from mpssl_fed.federation.run_directory import RunDirectory, open_run, read_history, read_manifest
+from mpssl_fed.runs.reader import read_history, read_manifest
+from mpssl_fed.runs.run_directory import RunDirectory, open_run
 
 Runner = Callable[..., RunDirectory]
 
@@ -72,8 +73,8 @@ def test_interrupted_between_two_sites_of_a_round(run_tiny: Runner, tmp_path: Pa
 
 
 def _child(folder: str) -> None:
-    from mpssl_fed.federation.progress import Progress
-    from mpssl_fed.federation.simulation import preflight, simulate
+    from mpssl_fed.federation.engines.simulation import preflight, simulate
+    from mpssl_fed.runs.progress import Progress
     from tests.federation.conftest import tiny_config
 
     config = tiny_config(*MP_SSL)

@@ -8,7 +8,7 @@ import torch
 from mpssl_fed.config import from_mapping
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation.messages import TrainReply
-from mpssl_fed.federation.strategy import Aggregator
+from mpssl_fed.federation.server.strategy import Aggregator
 
 HERE = {"w": torch.tensor([0.0, 0.0])}
 HONEST = [[1.0, 1.0], [1.2, 1.0], [1.0, 1.2], [0.9, 0.8]]

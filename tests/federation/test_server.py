@@ -14,8 +14,10 @@ from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordD
 
 from clients.app import app
 from mpssl_fed.errors import UserError
-from mpssl_fed.federation import checkpoint, parts
-from mpssl_fed.federation.run_directory import RunDirectory, read_history, read_manifest
+from mpssl_fed.federation import parts
+from mpssl_fed.runs import checkpoint
+from mpssl_fed.runs.reader import read_history, read_manifest
+from mpssl_fed.runs.run_directory import RunDirectory
 
 Runner = Callable[..., RunDirectory]
 

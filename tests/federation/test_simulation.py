@@ -17,11 +17,12 @@ from safetensors.torch import load_file
 import mpssl_fed
 from clients.app import app
 from mpssl_fed.config import Config
+from mpssl_fed.environment import SWITCHES
 from mpssl_fed.errors import UserError
-from mpssl_fed.federation import inprocess, parts
-from mpssl_fed.federation.environment import SWITCHES
-from mpssl_fed.federation.run_directory import RunDirectory
-from mpssl_fed.federation.site import build_site_learner
+from mpssl_fed.federation import parts
+from mpssl_fed.federation.engines import inprocess
+from mpssl_fed.federation.site.site import build_site_learner
+from mpssl_fed.runs.run_directory import RunDirectory
 from tests.federation.conftest import TINY
 
 MP_SSL = "method={name: mp-ssl, batch: 4, lmo_batch: 4, lmo_every: 2, refresh_every: 1, buffer: 1}"
@@ -96,7 +97,7 @@ def test_missing_ray_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_two_nodes_of_one_site_are_refused(tiny: Callable[..., Config], tmp_path: Path) -> None:
-    from mpssl_fed.federation.collect import Roster
+    from mpssl_fed.federation.server.collect import Roster
 
     server = ServerApp()
 

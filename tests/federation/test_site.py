@@ -12,9 +12,10 @@ from mpssl_fed.config import Config
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.messages import Plan, TrainReply, TrainRequest
 from mpssl_fed.federation.refusal import Refusal
-from mpssl_fed.federation.site import Site
-from mpssl_fed.federation.site_state import SiteState
-from mpssl_fed.federation.weights import Weights, to_record
+from mpssl_fed.federation.site.site import Site
+from mpssl_fed.federation.site.state import SiteState
+from mpssl_fed.federation.weights import to_record
+from mpssl_fed.models import Weights
 
 MP_SSL = "method={name: mp-ssl, batch: 4, lmo_batch: 4, lmo_every: 1, refresh_every: 1, buffer: 1}"
 

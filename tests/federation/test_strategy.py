@@ -9,7 +9,7 @@ import torch
 from mpssl_fed.config import from_mapping
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation.messages import TrainReply
-from mpssl_fed.federation.strategy import Aggregator
+from mpssl_fed.federation.server.strategy import Aggregator
 
 HERE = {"w": torch.tensor([1.0, 2.0]), "b": torch.tensor(0.5)}
 REPLIES = [

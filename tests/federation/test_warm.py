@@ -3,7 +3,8 @@ from __future__ import annotations
 import torch
 
 from mpssl_fed.config import from_mapping
-from mpssl_fed.federation import parts, warm
+from mpssl_fed.federation import parts
+from mpssl_fed.federation.server import warm
 from mpssl_fed.method.warm_start import warm_start
 
 FIELDS = {

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from mpssl_fed.federation import wire
-from mpssl_fed.federation.daemon import Daemon, Door
+from mpssl_fed.deployment import wire
+from mpssl_fed.deployment.daemon import Daemon, Door
 
 
 class Hostile:

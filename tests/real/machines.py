@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from mpssl_fed.federation.processes import MARK, Children
+from mpssl_fed.deployment.processes import MARK, Children
 from tests.real.sites import QUIET
 
 HOUSE = Path(__file__).parents[2]

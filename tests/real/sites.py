@@ -22,12 +22,13 @@ import yaml
 
 from mpssl_fed import config as configs
 from mpssl_fed.config import Config
+from mpssl_fed.deployment import wire
+from mpssl_fed.deployment.private_shares import write_share
+from mpssl_fed.deployment.rehearsal import Deployment
 from mpssl_fed.errors import UserError
-from mpssl_fed.federation import parts, wire
-from mpssl_fed.federation.deploy import Deployment
-from mpssl_fed.federation.deployed_run import for_sites, with_task
-from mpssl_fed.federation.private_shares import write_share
-from mpssl_fed.federation.progress import Progress
+from mpssl_fed.federation import parts
+from mpssl_fed.federation.server.deployed_run import for_sites, with_task
+from mpssl_fed.runs.progress import Progress
 
 TINY: dict[str, Any] = {
     "data": {"name": "mnist-5k", "labels_per_class": 2, "test_limit": 200},

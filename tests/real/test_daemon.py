@@ -19,13 +19,14 @@ import numpy as np
 import pytest
 
 from mpssl_fed import config as configs
+from mpssl_fed.deployment import wire
+from mpssl_fed.deployment.daemon import Door, prepare
+from mpssl_fed.deployment.own_data import wipe
+from mpssl_fed.deployment.start_site import SiteSettings, check_site
 from mpssl_fed.errors import UserError
-from mpssl_fed.federation import parts, wire
-from mpssl_fed.federation.daemon import Door, prepare
+from mpssl_fed.federation import parts
 from mpssl_fed.federation.messages import Plan, TrainRequest
-from mpssl_fed.federation.site import Site
-from mpssl_fed.federation.site_local import wipe
-from mpssl_fed.federation.site_process import SiteSettings, check_site
+from mpssl_fed.federation.site.site import Site
 from mpssl_fed.federation.weights import to_record
 from mpssl_fed.privacy.ledger import Ledger
 from tests.real.sites import NOBODY, RealSite, equal, message, tiny, wait_for, weights

@@ -15,7 +15,7 @@ import yaml
 from safetensors.numpy import load_file
 
 import mpssl_fed
-from mpssl_fed.federation.run_directory import read_history
+from mpssl_fed.runs.reader import read_history
 from tests.real.sites import QUIET, TINY, equal
 
 CONFIG = TINY | {

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from mpssl_fed.deployment import wire
+from mpssl_fed.deployment.processes import marked
+from mpssl_fed.deployment.rehearsal import Deployment
 from mpssl_fed.errors import UserError
-from mpssl_fed.federation import wire
-from mpssl_fed.federation.deploy import Deployment
-from mpssl_fed.federation.processes import marked
-from mpssl_fed.federation.run_directory import read_manifest
+from mpssl_fed.runs.reader import read_manifest
 from tests.real.sites import QUIET, Serving, Story, tiny, wait_for
 
 CONFIG = tiny("federation={sites: 3, rounds: 6, local_steps: 200, min_sites: 1, join_deadline_s: 90, deadline_s: 60}")

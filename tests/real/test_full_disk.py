@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mpssl_fed.federation import checkpoint
-from mpssl_fed.federation.run_directory import read_history, read_manifest
+from mpssl_fed.runs import checkpoint
+from mpssl_fed.runs.reader import read_history, read_manifest
 from tests.real.sites import alive, deploy, fill, small_disk, wait_for
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")

@@ -10,11 +10,11 @@ import pytest
 from safetensors.numpy import load_file
 
 import mpssl_fed
-from mpssl_fed.federation.deploy import Deployment
-from mpssl_fed.federation.processes import marked
-from mpssl_fed.federation.progress import Progress
-from mpssl_fed.federation.run_directory import read_history, read_manifest
-from mpssl_fed.federation.submit import submit
+from mpssl_fed.deployment.processes import marked
+from mpssl_fed.deployment.rehearsal import Deployment
+from mpssl_fed.deployment.submit import submit
+from mpssl_fed.runs.progress import Progress
+from mpssl_fed.runs.reader import read_history, read_manifest
 from tests.real.sites import TINY, Serving, alive, deploy, equal, tiny, wait_for
 
 pytestmark = pytest.mark.slow

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from mpssl_fed.deployment.daemon import MOST_CALLERS
+from mpssl_fed.deployment.isolation import User, exposed
+from mpssl_fed.deployment.own_data import OwnData
+from mpssl_fed.deployment.start_site import SiteSettings, check_site
 from mpssl_fed.errors import UserError
-from mpssl_fed.federation.daemon import MOST_CALLERS
-from mpssl_fed.federation.isolation import User, exposed
-from mpssl_fed.federation.site_local import OwnData
-from mpssl_fed.federation.site_process import SiteSettings, check_site
 from tests.real.sites import NOBODY, RealSite, message, tiny, weights
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process of a second user")

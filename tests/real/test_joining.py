@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from mpssl_fed import environment
+from mpssl_fed.deployment import certs
+from mpssl_fed.deployment.rehearsal import Deployment, free_ports
+from mpssl_fed.deployment.start_site import relaying, supernode_command
 from mpssl_fed.errors import UserError
-from mpssl_fed.federation import certs, environment
-from mpssl_fed.federation.deploy import Deployment, free_ports
-from mpssl_fed.federation.progress import Progress
-from mpssl_fed.federation.run_directory import read_manifest
-from mpssl_fed.federation.site_process import relaying, supernode_command
+from mpssl_fed.runs.progress import Progress
+from mpssl_fed.runs.reader import read_manifest
 from tests.real.sites import tiny, wait_for
 
 CONFIG = tiny("federation={sites: 2, rounds: 1, local_steps: 2, min_sites: 2, join_deadline_s: 15, deadline_s: 30}")

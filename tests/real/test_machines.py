@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mpssl_fed.deployment import superlink as control
+from mpssl_fed.deployment.processes import Children, marked
 from mpssl_fed.errors import UserError
-from mpssl_fed.federation import control
-from mpssl_fed.federation.processes import Children, marked
-from mpssl_fed.federation.run_directory import read_history, read_manifest
+from mpssl_fed.runs.reader import read_history, read_manifest
 from tests.real.machines import HOUSE, Block, Machine, blocks, ip, skip_without_namespaces
 from tests.real.sites import tiny, wait_for
 

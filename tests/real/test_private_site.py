@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mpssl_fed.federation.site_local import wipe
+from mpssl_fed.deployment.own_data import wipe
 from mpssl_fed.privacy.ledger import Ledger
 from mpssl_fed.privacy.plan import plan_for
 from tests.real.sites import POLICY, RealSite, equal, fill, message, small_disk, tiny, wait_for, weights

@@ -6,9 +6,9 @@ import os
 import signal
 from pathlib import Path
 
-from mpssl_fed.federation import checkpoint
-from mpssl_fed.federation.deploy import Deployment
-from mpssl_fed.federation.run_directory import read_manifest
+from mpssl_fed.deployment.rehearsal import Deployment
+from mpssl_fed.runs import checkpoint
+from mpssl_fed.runs.reader import read_manifest
 from tests.real.sites import Serving, Story, tiny, wait_for
 
 DEADLINE_S = 20

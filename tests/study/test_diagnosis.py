@@ -9,15 +9,15 @@ import torch
 
 from mpssl_fed import simulate
 from mpssl_fed.method import METHOD_VERSION
+from mpssl_fed.report.diagnosis import collapsed, diagnose, reach, similarity, varies_little
+from mpssl_fed.report.run_report import write_run_report
+from mpssl_fed.runs.reader import read_diagnosis
 from mpssl_fed.study.analysis import arms_of
-from mpssl_fed.study.diagnosis import collapsed, diagnose, reach, similarity, varies_little
 from mpssl_fed.study.diagnosis_sections import study_diagnosis, vanishing_points
 from mpssl_fed.study.dry_run import estimate
+from mpssl_fed.study.folder import Outcome
 from mpssl_fed.study.grid import Cell
-from mpssl_fed.study.report import write_run_report
 from mpssl_fed.study.results import FINISHED, Row
-from mpssl_fed.study.run import Outcome
-from mpssl_fed.study.rundir import read_diagnosis
 from tests.study.runs import plan_of, write_run
 
 LINE = torch.arange(8.0, dtype=torch.float64)[:, None]  # real features 0, 1, ..., 7: mean 3.5, mean squared distance 5.25

@@ -9,16 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from mpssl_fed.audit.one_number import membership_auroc
 from mpssl_fed.config import from_mapping
 from mpssl_fed.method import METHOD_VERSION
 from mpssl_fed.study import pareto
 from mpssl_fed.study.analysis import arms_of
-from mpssl_fed.study.attack import membership_auroc
+from mpssl_fed.study.folder import Outcome
 from mpssl_fed.study.pareto import Point, front, front_table
+from mpssl_fed.study.report import write_study_report
 from mpssl_fed.study.results import Row, read_csv, write_csv
-from mpssl_fed.study.run import Outcome, run_study
+from mpssl_fed.study.run import run_study
 from mpssl_fed.study.statistics import Estimate
-from mpssl_fed.study.study_report import write_study_report
 from tests.study.runs import plan_of
 
 PRIVATE = {

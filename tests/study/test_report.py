@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 
 from mpssl_fed.errors import UserError
+from mpssl_fed.study.folder import STUDY_FILE, Outcome, read_outcome
 from mpssl_fed.study.grid import load_study
-from mpssl_fed.study.report import write_report
+from mpssl_fed.study.report import write_report, write_study_report
 from mpssl_fed.study.results import failed_row, read_csv, row_of_run, write_result
-from mpssl_fed.study.run import STUDY_FILE, Outcome, read_outcome
-from mpssl_fed.study.study_report import write_study_report
 from tests.study.browser import Browser, find_browser
 from tests.study.runs import plan_of, write_run
 

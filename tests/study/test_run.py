@@ -15,15 +15,16 @@ from pathlib import Path
 import pytest
 
 from mpssl_fed.errors import UserError
-from mpssl_fed.study.cell import Task, run_cell, stored_row
+from mpssl_fed.study.cell import Task, run_cell
+from mpssl_fed.study.folder import finished_rows, read_outcome, stored_row
 from mpssl_fed.study.grid import Plan, load_study
+from mpssl_fed.study.report import write_study_report
 from mpssl_fed.study.results import read_csv
-from mpssl_fed.study.run import finished_rows, read_outcome, run_study
-from mpssl_fed.study.study_report import write_study_report
+from mpssl_fed.study.run import run_study
 from tests.study.runs import plan_of, write_study
 
 GRID = {"method.name": ["base"], "method.augment": ["weak", "half-strong"]}
-COMMAND = [sys.executable, "-c", "from mpssl_fed.study.command import app; app()"]
+COMMAND = [sys.executable, "-m", "mpssl_fed.cli", "study"]
 
 
 def wait_for(what: Callable[[], object], seconds: float = 90.0) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 import mpssl_fed
 from mpssl_fed.cli import main
 from mpssl_fed.data.datasets import Images
-from mpssl_fed.federation.evaluate import test_images as images_of
+from mpssl_fed.federation.server.evaluate import test_images as images_of
 from mpssl_fed.trained import Trained, load_trained
 
 RUN = {

@@ -1,0 +1,73 @@
+"""Commands on data: ``data`` shows who would hold what, ``fetch`` downloads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer()
+
+
+@app.command()
+def data(
+    config: Annotated[str, typer.Argument(help="YAML file, or the name of a shipped config such as 'demo'.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key.path=value ...")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Folder for labels.png and labels.svg.")] = Path("runs/data"),
+) -> None:
+    """Print and plot who holds what: the labelled images of each class at each site."""
+    from mpssl_fed.config import load
+    from mpssl_fed.data.label_table import describe_partition
+    from mpssl_fed.federation import parts
+    from mpssl_fed.report.plots import label_distribution
+
+    resolved = load(config, overrides or [])
+    dataset, shares = parts.dataset(resolved), parts.shares(resolved)
+    labels = dataset.train.y.numpy()
+    shape = f"{dataset.channels} x {dataset.size} x {dataset.size}"
+    held_out = "to test on" if resolved.data.held_out == "test" else "of the training pool held out to validate on"
+    images = f"{len(labels)} images to train on, {len(dataset.test)} {held_out}, {shape}"
+    print(f"{dataset.name}: {len(dataset.classes)} classes; {images}")
+    print(f"{sum(map(len, shares))} are labelled and dealt out: {resolved.data.partition.name}, seed {resolved.seed}\n")
+    print(describe_partition(labels, shares, dataset.classes))
+    if plot is not None:
+        counts = parts.label_counts(resolved)
+        label_distribution(plot, counts["sites"], counts["classes"])
+        print(f"\n{plot / 'labels.png'}")
+
+
+@app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="biggan-deep-128/256/512, resnet18, resnet50, or a data set.")],
+    root: Annotated[Path | None, typer.Option(help="Data sets: the folder to put them in (default ./data).")] = None,
+    url: Annotated[str | None, typer.Option(help="Data sets: another address of the archive.")] = None,
+    sha256: Annotated[str | None, typer.Option("--sha256", help="Expected SHA-256 of the file.")] = None,
+) -> None:
+    """Download generator weights, ImageNet weights or a data set. An interrupted download continues where it stopped.
+
+    Checksums: the published ones where there are any, else --sha256, else BigGAN's weights are trusted on first use.
+    """
+    from mpssl_fed.generators.biggan import PUBLISHED
+    from mpssl_fed.models.fetch import WEIGHTS, fetch_resnet
+
+    if name in PUBLISHED:
+        from mpssl_fed.generators.fetch import fetch as fetch_weights
+
+        folder = fetch_weights(name, sha256)
+        trust = "checked against --sha256" if sha256 else "trusted on first use: recorded in sha256.json, checked from now on"
+        typer.echo(f"{name} is in {folder}; its SHA-256 was {trust}.")
+    elif name in WEIGHTS:
+        typer.echo(f"{name}: set model.pretrained={fetch_resnet(name)}")
+    else:
+        import mpssl_fed.data.datasets  # noqa: F401  (registers the data sets' archives)
+        from mpssl_fed.data.fetch import ARCHIVES, fetch_dataset
+        from mpssl_fed.errors import UserError, nearest
+
+        known = [*PUBLISHED, *WEIGHTS, *ARCHIVES.names()]
+        if name not in known:
+            raise UserError(f"nothing to fetch under the name '{name}'.{nearest(name, known)} Known: {', '.join(known)}")
+        folder = root or Path("data")
+        for path in fetch_dataset(name, folder, url, sha256):
+            typer.echo(f"{name}: {path}")
+        typer.echo(f"Set data.name={name} data.root={folder}")

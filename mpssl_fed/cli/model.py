@@ -1,0 +1,132 @@
+"""Commands on what has been trained: ``predict``, ``evaluate``, ``export``."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mpssl_fed.cli.options import AsJson
+
+if TYPE_CHECKING:
+    from mpssl_fed.trained import Evaluation
+
+app = typer.Typer()
+WIDEST = 20
+"""Classes whose confusion matrix fits on a screen; of more, the commonest mistakes are listed (--json has the matrix)."""
+
+Run = Annotated[Path, typer.Argument(help="Run directory, or a model.safetensors file.")]
+Device = Annotated[str, typer.Option(help="auto (CUDA where there is one), cpu, cuda, mps.")]
+
+
+@app.command()
+def predict(
+    run: Run,
+    files: Annotated[list[Path], typer.Argument(help="Image files of any size, grey or colour, or folders of them.")],
+    as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="CSV on standard output instead of a table.")] = False,
+    device: Device = "auto",
+) -> None:
+    """Name the class of image files, with its probability."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from mpssl_fed.errors import UserError
+    from mpssl_fed.trained import load_trained
+    from mpssl_fed.trained import predict as predictions
+
+    if as_json and as_csv:
+        raise UserError("--json and --csv: choose one")
+    found = predictions(load_trained(run, device), files)
+    if as_json:
+        rows = [
+            {"file": str(one.file), "class": one.label, "probability": one.probability, "probabilities": one.probabilities}
+            for one in found
+        ]
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    first = next(found)  # a folder without images was refused above; whatever is wrong with the first file shows before a header
+    if as_csv:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(("file", "class", "probability"))
+        writer.writerows((one.file, one.label, f"{one.probability:.6f}") for one in chain([first], found))
+        return
+    table = Table("file", "class", "probability")
+    for one in chain([first], found):
+        table.add_row(str(one.file), one.label, f"{one.probability:.4f}")
+    console = Console()
+    if not console.is_terminal:
+        console.width = 1000  # a pipe has no width: a long file name stays on its line
+    console.print(table)
+
+
+@app.command()
+def evaluate(
+    run: Run,
+    folder: Annotated[Path, typer.Argument(help="Folder with CLASS/*.png|jpg|...; the class names are the run's.")],
+    as_json: AsJson = False,
+    bins: Annotated[int, typer.Option(min=1, max=1000, help="Bins of the calibration table.")] = 10,
+    subjects: Annotated[str | None, typer.Option(help="'parent': the images lie in CLASS/SUBJECT/.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Accuracy, recall of each class, confusion matrix and calibration on labelled images."""
+    from mpssl_fed.trained import evaluate_folder, load_trained
+
+    result = evaluate_folder(load_trained(run, device), folder, bins, subjects)
+    if as_json:
+        typer.echo(json.dumps(result.to_json(), indent=2))
+    else:
+        _print_evaluation(result)
+
+
+@app.command()
+def export(
+    run: Run,
+    form: Annotated[str, typer.Option("--format", help="onnx or torch-export.")] = "onnx",
+    out: Annotated[Path | None, typer.Option(help="File to write; default beside the model: model.onnx or model.pt2.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
+) -> None:
+    """Write the classifier for other runtimes and compare the file with the original on random images."""
+    from mpssl_fed.trained import export as write
+    from mpssl_fed.trained import load_trained
+
+    trained = load_trained(run, "cpu")
+    exported = write(trained, form, out, overwrite)
+    shape = f"[n, {trained.classifier.channels}, {trained.classifier.size}, {trained.classifier.size}]"
+    typer.echo(
+        f"{exported.file}: images float32 {shape} in [-1, 1] -> logits [n, {len(trained.classes)}]; "
+        f"largest difference on random images {exported.difference:.2g}"
+    )
+
+
+def _print_evaluation(result: Evaluation) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(soft_wrap=True, highlight=False)
+    low, high = result.interval
+    console.print(f"{result.images} images: accuracy {result.accuracy:.4f} (95 % interval {low:.4f} to {high:.4f}), ", end="")
+    console.print(f"cross-entropy {result.loss:.4f}")
+    wide = len(result.classes) <= WIDEST
+    columns, title = (result.classes, "named (columns) by class (rows)") if wide else ((), "recall")
+    table = Table("class", "recall", "images", *columns, title=title, title_justify="left")
+    for name, row in zip(result.classes, result.confusion, strict=True):
+        recall = result.recall[name]
+        table.add_row(name, "" if recall is None else f"{recall:.4f}", str(result.support[name]), *(map(str, row) if wide else ()))
+    console.print(table)
+    if not wide:
+        for count, truth, named in result.mistakes()[:WIDEST]:
+            console.print(f"{count} x {truth} named {named}")
+    calibration = Table("probability", "images", "mean", "right", title="calibration", title_justify="left")
+    for bin_ in result.reliability:
+        calibration.add_row(f"{bin_.low:.2f}-{bin_.high:.2f}", str(bin_.images), f"{bin_.confidence:.4f}", f"{bin_.accuracy:.4f}")
+    console.print(calibration)
+    console.print(
+        f"expected calibration error {result.ece:.4f} ({len(result.reliability)} bins with images); "
+        f"mean probability {result.confidence:.4f}"
+    )

@@ -1,0 +1,120 @@
+"""The commands ``site``: run, node, status, wipe."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+from typer.core import TyperGroup
+
+from mpssl_fed.cli.options import Ca, Name
+
+
+class _RunByDefault(TyperGroup):
+    """``mpssl-fed site --data ...`` is ``mpssl-fed site run --data ...``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0].startswith("--") and args[0] != "--help":
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer()
+site_app = typer.Typer(cls=_RunByDefault, no_args_is_help=True, help="One site: its daemon, its SuperNode, its state.")
+app.add_typer(site_app, name="site")
+
+State = Annotated[Path | None, typer.Option(help="Folder of everything that never leaves; default $XDG_STATE_HOME/mpssl-fed/NAME.")]
+
+
+@site_app.command("run")
+def site_run(
+    data: Annotated[Path, typer.Option(help="Folder CLASS/*.png, or a CSV file path,label[,subject].", exists=True)],
+    classes: Annotated[str, typer.Option(help="The task's class names in the agreed order: a,b,c or a file, one a line.")],
+    policy: Annotated[Path, typer.Option(help="This site's policy (YAML); without one it answers nothing.")],
+    name: Name = "site",
+    number: Annotated[int, typer.Option(min=0, help="The site's number in the federation; every site has its own.")] = 0,
+    state: State = None,
+    socket: Annotated[Path | None, typer.Option(help="Unix socket for the SuperNode; default STATE/site.sock.")] = None,
+    supernode_user: Annotated[str | None, typer.Option(help="System user that the SuperNode runs as.")] = None,
+    group: Annotated[str | None, typer.Option(help="Group that owns the socket; the SuperNode's user is in it.")] = None,
+    trust_bundles: Annotated[
+        bool, typer.Option("--trust-bundles", help="Accept that the SuperNode's user could read this site's files.")
+    ] = False,
+    size: Annotated[int, typer.Option(help="Side in pixels that the images are checked at when the daemon starts.")] = 32,
+    channels: Annotated[int, typer.Option(help="1 grey, 3 colour.")] = 3,
+    subjects: Annotated[str | None, typer.Option(help="'parent': the images lie in CLASS/SUBJECT/.")] = None,
+    generator_path: Annotated[str | None, typer.Option(help="This site's own copy of a generator that is not shipped.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps, whatever the server asks.")] = None,
+    server: Annotated[str | None, typer.Option(help="HOST:PORT: also start the SuperNode here (needs --ca and --key).")] = None,
+    ca: Annotated[Path | None, typer.Option(help="Certificate of the federation's CA.")] = None,
+    key: Annotated[Path | None, typer.Option(help="This site's private key (NAME.key).")] = None,
+    node_port: Annotated[int, typer.Option(help="Local port between the SuperNode and its helpers.")] = 9094,
+) -> None:
+    """Serve this site's data to the federation, as far as the policy allows, until Ctrl-C."""
+    from mpssl_fed.deployment.start_site import SiteSettings, serve_site
+    from mpssl_fed.deployment.supernode import SuperNode
+    from mpssl_fed.errors import UserError
+
+    names = Path(classes).read_text(encoding="utf-8").splitlines() if Path(classes).is_file() else classes.split(",")
+    settings = SiteSettings(
+        name, number, data, tuple(word.strip() for word in names if word.strip()), policy, state, socket, supernode_user, group,
+        trust_bundles, size, channels, subjects, generator_path, device,
+    )  # fmt: skip
+    node = None
+    if server is not None:
+        if ca is None or key is None:
+            raise UserError("--server needs --ca (the federation's ca.crt) and --key (this site's NAME.key)")
+        node = SuperNode(server, ca.absolute(), key.absolute(), settings.socket_path.absolute(), node_port, supernode_user)
+    serve_site(settings, node)
+
+
+@site_app.command("node")
+def site_node(
+    server: Annotated[str, typer.Option(help="HOST:PORT of the server's TLS front.")],
+    ca: Ca,
+    key: Annotated[Path, typer.Option(help="This site's private key (NAME.key).", exists=True, dir_okay=False)],
+    socket: Annotated[Path, typer.Option(help="The daemon's Unix socket.")],
+    node_port: Annotated[int, typer.Option(help="Local port between the SuperNode and its helpers.")] = 9094,
+) -> None:
+    """Run the SuperNode that relays to a daemon; as another user than the daemon's."""
+    from mpssl_fed import environment
+    from mpssl_fed.deployment.own_data import make_private, state_folder
+    from mpssl_fed.deployment.start_site import relaying, supernode_command
+
+    os.environ.update(environment.of_flower(make_private(state_folder("node"))))
+    command = supernode_command(server, ca.absolute(), key.absolute(), relaying(socket.absolute()), node_port)
+    os.execv(command[0], list(command))
+
+
+@site_app.command("status")
+def site_status(
+    name: Name = "site",
+    state: State = None,
+    socket: Annotated[Path | None, typer.Option(help="The daemon's Unix socket.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+) -> None:
+    """Say what the daemon has answered and refused, under which policy, and whether it trusts bundles."""
+    from mpssl_fed.deployment.own_data import state_folder
+    from mpssl_fed.deployment.start_site import status, warnings_of
+
+    found: dict[str, Any] = status(state or state_folder(name), socket)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    for field, value in found.items():
+        typer.echo(f"{field:<14} {value}")
+    for warning in warnings_of(found["trust_bundles"], found["scope"]):
+        typer.echo(f"warning        {warning}")
+
+
+@site_app.command("wipe")
+def site_wipe(name: Name = "site", state: State = None) -> None:
+    """Erase latents, caches, stored replies and audit output of a site; the ledger stays."""
+    from mpssl_fed.deployment.own_data import state_folder, wipe
+
+    gone = wipe(state or state_folder(name))
+    typer.echo(f"erased: {', '.join(gone) or 'nothing was there'}; the ledger is kept")

@@ -1,0 +1,103 @@
+"""What a deployed site has on its own disk: its labelled images, and the folder of everything that never leaves."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import shutil
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mpssl_fed.config import Config
+from mpssl_fed.data.datasets import Images
+from mpssl_fed.data.folder import list_classes, load_site_csv, load_site_folder
+from mpssl_fed.errors import UserError
+from mpssl_fed.federation.refusal import Refusal
+
+ERASED = ("rounds", "audit", "cache", "site-report.html", "samples.png")
+"""What ``wipe`` deletes. The ledger is never among it: what was spent stays spent."""
+
+
+@dataclass
+class OwnData:
+    """A site's own images: ``path`` is a folder CLASS/* or a CSV file ``path,label[,subject]``.
+
+    classes: what the owner agreed to; a task with other names, or in another order, is refused. Images are read once a shape
+    and kept. Raises UserError from :meth:`check` for whatever is wrong with the files.
+    """
+
+    path: Path
+    classes: tuple[str, ...]
+    subjects: str | None = None
+    _loaded: dict[tuple[int, int], Images] = field(default_factory=dict, repr=False)
+
+    def check(self, size: int, channels: int) -> None:
+        """Read everything once: an unknown class, a broken file or an empty folder is an error now, not in round 7."""
+        self.images(size, channels)
+
+    def images(self, size: int, channels: int) -> Images:
+        """Return the images at size x size; only the last shape asked for is kept."""
+        key = (size, channels)
+        if key not in self._loaded:
+            read = load_site_csv if self.is_csv else self._folder
+            images = read(self.path, self.classes, size, channels)
+            self._loaded.clear()
+            self._loaded[key] = images
+        return self._loaded[key]
+
+    def labelled(self, config: Config) -> Images:
+        """Return the images as the task of ``config`` wants them; Refusal where it is another task than the owner agreed to."""
+        task = config.data.task
+        if task is None or task.classes != self.classes:
+            raise Refusal("classes")
+        return self.images(task.stored_size or task.size, task.channels)
+
+    def files(self) -> list[Path]:
+        """Return every file and folder whose reading would show private data."""
+        if not self.is_csv:
+            return [self.path, *(row[0] for row in list_classes(self.path, self.classes, self.subjects))]
+        with open(self.path, encoding="utf-8-sig", newline="") as file:
+            return [self.path, *(self.path.parent / row["path"] for row in csv.DictReader(file))]
+
+    @property
+    def is_csv(self) -> bool:
+        """Whether the data are named by a CSV file rather than by folders."""
+        return self.path.is_file()
+
+    def _folder(self, path: Path, classes: tuple[str, ...], size: int, channels: int) -> Images:
+        return load_site_folder(path, classes, size, channels, self.subjects)
+
+
+def state_folder(name: str) -> Path:
+    """Return ``$XDG_STATE_HOME/mpssl-fed/NAME``, the 0700 folder of one site; UserError for a name that is no folder name."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name):
+        raise UserError(f"site name '{name}': want letters, digits, '-', '_' and '.', for example site-0")
+    home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    return home / "mpssl-fed" / name
+
+
+def make_private(folder: Path) -> Path:
+    """Make ``folder`` 0700; UserError when it belongs to someone else."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if folder.stat().st_uid != os.geteuid():
+        raise UserError(f"{folder} belongs to another user; give it to this one, or choose another --state")
+    if stat.S_IMODE(folder.stat().st_mode) != 0o700:
+        folder.chmod(0o700)
+    return folder
+
+
+def wipe(folder: Path) -> list[str]:
+    """Erase latents, stored replies, caches and audit output of a site and return what was erased; the ledger stays."""
+    gone = []
+    for name in ERASED:
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.exists():
+            path.unlink()
+        else:
+            continue
+        gone.append(name)
+    return gone

@@ -1,0 +1,235 @@
+"""A whole deployment on one machine: SuperLink, a daemon and a SuperNode a site, one run, and everything down again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mpssl_fed import environment
+from mpssl_fed.config import Config
+from mpssl_fed.deployment import certs
+from mpssl_fed.deployment import superlink as control
+from mpssl_fed.deployment.private_shares import write_share
+from mpssl_fed.deployment.processes import Children
+from mpssl_fed.deployment.start_site import relaying, supernode_command
+from mpssl_fed.deployment.submit import submit
+from mpssl_fed.errors import UserError
+from mpssl_fed.federation import parts
+from mpssl_fed.federation.engines.simulation import preflight
+from mpssl_fed.federation.server.deployed_run import with_task
+from mpssl_fed.files import write_atomic
+from mpssl_fed.privacy.policy import METRICS
+from mpssl_fed.runs.progress import Progress
+from mpssl_fed.runs.run_directory import refuse_occupied
+
+HOST = "127.0.0.1"
+START_S = 120.0
+AGAIN_S, MOST_DEATHS = 5.0, 20
+EXACT = {"loss", "supervised", "meta", "gap"}
+
+
+@dataclass
+class Deployment:
+    """One deployment in a private temporary folder; use it as ``with Deployment(config, run) as up: up.serve(progress)``.
+
+    config: a resolved config; run: the run directory to be. Leaving the block ends every process and deletes the folder,
+    whatever happened in it.
+    """
+
+    config: Config
+    run: Path
+    resume: bool = False
+    overwrite: bool = False
+    port: int | None = None
+    note: Callable[[str], None] = print
+    home: Path = field(init=False)
+    address: str = field(init=False)
+    children: Children = field(init=False)
+    flower: control.FlowerCommand = field(init=False)
+    _deaths: dict[str, int] = field(default_factory=dict)
+    _again: list[tuple[float, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.run = self.run.absolute()
+        federation = self.config.federation.model_copy(update={"backend": "deployment"})
+        self.config = with_task(self.config.model_copy(update={"federation": federation}))
+        refuse_occupied(self.run, resume=self.resume, overwrite=self.overwrite)
+        preflight(self.config)
+
+    def __enter__(self) -> Deployment:
+        self.home = Path(tempfile.mkdtemp(prefix="mpssl-fed-"))
+        self.children = Children(self.home)
+        try:
+            self._start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End everything and keep the sites' state and logs in the run directory.
+
+        Where there is no room for them that is said, and hides no other error; what an earlier deployment kept stays whole.
+        """
+        try:
+            self.children.end()
+            for name in ("sites", "logs") if self.run.is_dir() else ():
+                try:
+                    _keep(self.home / name, self.run / name)
+                except OSError as error:
+                    first = error.args[0][0][-1] if isinstance(error, shutil.Error) else error
+                    self.note(f"{self.run / name}: not kept ({first})")
+        finally:
+            self.children.stop()
+
+    def serve(self, progress: Progress) -> dict[str, Any]:
+        """Submit the run, show it as it goes and return its manifest; UserError with the reason when it fails."""
+        flags = {"resume": self.resume, "overwrite": self.overwrite}
+        return submit(self.flower, self.config, self.run, self.home, progress, **flags, alive=self._supervise)
+
+    def _start(self) -> None:
+        sites, keys = range(self.config.federation.sites), self.home / "keys"
+        keys.mkdir(mode=0o700)
+        certs.make_ca(keys)
+        certs.make_server_certificate(keys, ("localhost", HOST))
+        (keys / certs.CA_KEY).unlink()  # nothing more will be signed
+        link_port, *node_ports = free_ports(1 + len(sites), self.port)
+        self.address = address = f"{HOST}:{link_port}"
+        self.note(f"SuperLink at {address}, {len(sites)} sites, one user for all: {_trust()}")
+        link = control.superlink_command(keys, self.home / "superlink.db", HOST, link_port)
+        self.children.start("superlink", link, environment.of_flower(self.home / "flower"))
+        (self.home / "sites").mkdir()
+        if self.resume and (self.run / "sites").is_dir():
+            shutil.copytree(self.run / "sites", self.home / "sites", dirs_exist_ok=True)
+        policy = self._policy()
+        for site in sites:
+            self._start_daemon(site, policy)
+        self._await(lambda: control.healthy(address, keys / certs.CA_CERT), "the SuperLink")
+        self.flower = control.FlowerCommand(address, keys / certs.CA_CERT, self.home / "flower", self.children.run)
+        for site, port in zip(sites, node_ports, strict=True):
+            private, public = certs.make_site_key(keys, f"site-{site}")
+            self.flower.register(public, f"site-{site}")
+            command = supernode_command(address, keys / certs.CA_CERT, private, self._node_config(site), port)
+            self.children.start(f"supernode-{site}", command, environment.of_flower(self.home / "flower"))
+        self._await(lambda: all(self._ready(site) for site in sites), "the site daemons")
+
+    def _ready(self, site: int) -> bool:
+        return self._socket(site).exists()
+
+    def _node_config(self, site: int) -> str:
+        return relaying(self._socket(site))
+
+    def _start_daemon(self, site: int, policy: Path) -> None:
+        data = self.home / "data" / str(site)
+        listing = data / "labels.csv" if data.is_dir() else write_share(data, self.config, site)
+        task = parts.task(self.config)
+        command = [
+            sys.executable, "-m", "mpssl_fed.cli", "site", "run", "--name", f"site-{site}", "--number", str(site),
+            "--data", str(listing), "--classes", ",".join(task.classes), "--size", str(task.stored_size or task.size),
+            "--channels", str(task.channels), "--policy", str(policy), "--state", str(self.home / "sites" / str(site)),
+            "--socket", str(self._socket(site)), "--trust-bundles",
+        ]  # fmt: skip
+        if self.config.generator.path is not None:
+            command += ["--generator-path", str(Path(self.config.generator.path).absolute())]
+        self.children.start(f"daemon-{site}", command, {**environment.SWITCHES, "OMP_NUM_THREADS": "1"})
+
+    def _policy(self) -> Path:
+        """Write the policy of all sites: what the config asks, and no more."""
+        config, method = self.config, self.config.method
+        size = config.privacy.public_size or 100
+        generator = parts.generator(config)
+        policy: dict[str, Any] = {
+            "dataset": "deploy",
+            "public_size": size,
+            "max_epsilon": config.privacy.epsilon or 1.0,
+            "delta": min(config.privacy.delta, 1 / (10 * size)),
+            "unit": config.privacy.unit,
+            "scope": config.privacy.scope,
+            "max_rounds": config.federation.rounds,
+            "max_local_steps": config.federation.local_steps,
+            "methods": [method.name or f"{method.source}+{method.loss}"],
+            "metrics": [name for name in METRICS if config.privacy.scope != "end-to-end" or name not in EXACT],
+        }
+        if generator is not None:
+            kind = {"name": config.generator.name, "sha256": generator.state_hash(), "trained_on": "as its manifest says"}
+            policy["generators"] = [kind]
+        return write_atomic(self.home / "policy.yaml", yaml.safe_dump(policy, sort_keys=False), mode=0o600)
+
+    def _socket(self, site: int) -> Path:
+        return self.home / f"{site}.sock"
+
+    def _await(self, ready: Callable[[], bool], what: str) -> None:
+        ends = time.monotonic() + START_S
+        while not ready():
+            self._require_alive()
+            if time.monotonic() > ends:
+                raise UserError(f"{what} did not come up within {START_S:g} s")
+            time.sleep(0.2)
+
+    def _supervise(self) -> None:
+        """Start daemons and SuperNodes that died again; without its SuperLink a run is over.
+
+        A SuperNode may be turned away for about a minute, until the SuperLink has given up the one before it.
+        """
+        for name in list(self.children.running):
+            if self.children.running[name].poll() is None:
+                continue
+            self._deaths[name] = self._deaths.get(name, 0) + 1
+            if name == "superlink" or self._deaths[name] > MOST_DEATHS:
+                tail = self.children.log_tail(name)
+                raise UserError(f"{name} ended by itself; the run is continued with --resume. The end of its log:\n{tail}")
+            self._again.append((time.monotonic() + AGAIN_S, name))
+            del self.children.running[name]
+            self.note(f"{name} ended; it is started again")
+        due = [name for at, name in self._again if time.monotonic() >= at]
+        self._again = [(at, name) for at, name in self._again if name not in due]
+        for name in due:
+            self.children.restart(name)
+
+    def _require_alive(self) -> None:
+        name = self.children.ended()
+        if name is not None:
+            raise UserError(f"{name} ended by itself. The end of its log:\n{self.children.log_tail(name)}")
+
+
+def free_ports(count: int, first: int | None = None) -> list[int]:
+    """Return ``count`` free TCP ports on loopback; UserError when ``first`` is asked for and taken."""
+    with ExitStack() as held:
+        ports = []
+        for number in [first or 0, *[0] * (count - 1)]:
+            listener = held.enter_context(socket.socket())
+            try:
+                listener.bind((HOST, number))
+            except OSError as error:
+                raise UserError(f"--port {number}: in use on {HOST}; choose another or leave it out") from error
+            ports.append(int(listener.getsockname()[1]))
+    return ports
+
+
+def _keep(source: Path, target: Path) -> None:
+    """Put a copy of a folder into the run directory, closed to other users: a whole one, or the one that was there stays."""
+    if not source.is_dir():
+        return
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as fresh:
+        shutil.copytree(source, fresh, dirs_exist_ok=True)
+        old = Path(f"{fresh}.old")
+        if target.is_dir():
+            target.rename(old)
+        Path(fresh).rename(target)
+        target.chmod(0o700)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _trust() -> str:
+    return f"a rehearsal, app bundles are trusted (uid {os.geteuid()})"

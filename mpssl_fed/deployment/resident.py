@@ -1,0 +1,187 @@
+"""What a site's daemon keeps between messages: policy, data, generator, state; and how it answers one message."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+import traceback
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mpssl_fed.config import PROTOCOL_VERSION, Config
+from mpssl_fed.deployment import wire
+from mpssl_fed.deployment.own_data import OwnData
+from mpssl_fed.deployment.owner_report import Owned, lifetime, write_site_report
+from mpssl_fed.federation import parts
+from mpssl_fed.federation.messages import EXAMPLES, REPLY_METRICS, Plan, TrainReply, TrainRequest
+from mpssl_fed.federation.refusal import Refusal
+from mpssl_fed.federation.site.budget import Budget, policy_budget
+from mpssl_fed.federation.site.site import Site
+from mpssl_fed.federation.weights import LARGEST
+from mpssl_fed.privacy.egress import NumberSpec, allow, like
+from mpssl_fed.privacy.policy import Policy
+
+log = logging.getLogger("mpssl_fed.daemon")
+MOST_WAITING = 4
+LARGEST_NUMBER = 1e12
+"""Bound of any number beside the weights."""
+
+LEDGER = "ledger.sqlite"
+"""In the state folder; `wipe` never touches it."""
+
+
+class Header(BaseModel):
+    """The scalars of a train request; nothing else is read, anything else is refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    protocol: int
+    run_id: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.]{0,63}$")
+    round: int = Field(ge=1, le=1_000_000)
+    config: str = Field(max_length=wire.MOST_HEADER)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+@dataclass
+class Resident:
+    """One deployed site. ``number`` seeds its public streams; ``state`` is its 0700 folder; ``generator_path`` is the owner's."""
+
+    number: int
+    state: Path
+    data: OwnData
+    policy: Policy | None
+    generator_path: str | None = None
+    device: str | None = None
+    warnings: tuple[str, ...] = ()
+    refused: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+    answered: int = 0
+    last: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        parts.hold(self.data)
+        self._granted: Budget | None = None
+        self.site = Site(self.number, self.state / "rounds", granted=self._budget)
+        # One thread trains, one message at a time: the same thread settings, the same bits.
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="train")
+        self._waiting = 0
+
+    def train(self, body: bytes) -> bytes:
+        """Answer one train request; Refusal with a code for everything that is not to be answered."""
+        try:
+            if self._waiting >= MOST_WAITING:
+                raise Refusal("busy")
+            self._waiting += 1
+            try:
+                return self._worker.submit(self._round, body).result()
+            finally:
+                self._waiting -= 1
+        except Refusal as refusal:
+            self._count(refusal.code)
+            raise
+        except Exception as error:  # noqa: BLE001  its text may quote private data: neither server nor log may have it
+            log.error("a round failed: %s at %s", type(error).__name__, _where(error))
+            self._count("site-failed")
+            raise Refusal("site-failed") from None
+
+    def status(self) -> dict[str, Any]:
+        """Return what the owner asks for with ``mpssl-fed site status``."""
+        return {
+            "site": self.number,
+            "at_work": self._waiting,
+            "answered": self.answered,
+            "refused": dict(self.refused),
+            "dropped": dict(self.dropped),
+            "last": self.last,
+            "privacy": None if self.policy is None else lifetime(self.state / LEDGER, self.policy),
+        }
+
+    def _round(self, body: bytes) -> bytes:
+        started = time.perf_counter()
+        arrays, header = _read(body)
+        if header.protocol != PROTOCOL_VERSION:
+            raise Refusal("protocol")
+        if hashlib.sha256(header.config.encode()).hexdigest() != header.sha256:
+            raise Refusal("config")
+        weights = ArrayRecord({key: Array(value) for key, value in arrays.items()})
+        asked = TrainRequest(Plan(header.run_id, header.config, header.sha256), header.round, weights)
+        config = self._admit(asked.config(), sum(value.size for value in arrays.values()))
+        if header.round > config.federation.rounds:
+            raise Refusal("rounds")
+        reply = self.site.train_round(TrainRequest(Plan.of(header.run_id, config), header.round, weights))
+        self.answered += 1
+        self.last = {"run": header.run_id, "round": header.round, "seconds": round(time.perf_counter() - started, 3)}
+        log.info("run %s round %d answered in %.2f s", header.run_id, header.round, self.last["seconds"])
+        if header.round in (1, config.federation.rounds):
+            self._worker.submit(self._report, header.run_id, config)
+        return self._release(reply, arrays)
+
+    def _release(self, reply: TrainReply, asked: wire.Arrays) -> bytes:
+        """Return the bytes that leave: weights as asked and the listed numbers; the rest is dropped and counted."""
+        weights = {key: np.asarray(value.numpy(), dtype=np.float32) for key, value in reply.weights.items()}
+        numbers = {name: NumberSpec(-LARGEST_NUMBER, LARGEST_NUMBER) for name in (EXAMPLES, *self._metrics)}
+        arrays, scalars = allow(weights, like(asked, LARGEST)), allow(reply.metrics, numbers)
+        self.dropped.update(Counter(arrays.dropped) + Counter(scalars.dropped))
+        if not arrays.complete or EXAMPLES not in scalars.record:
+            raise Refusal("misshapen")
+        return wire.pack(arrays.record, "metrics", scalars.record)
+
+    def _report(self, run_id: str, config: Config) -> None:
+        """Write the owner's report, after the answer has left; that it fails costs the round nothing."""
+        assert self.policy is not None
+        try:
+            images, ledger = self.data.labelled(config), self.state / LEDGER
+            write_site_report(Owned(self.state, self.number, images, self.policy, ledger, self.warnings), config, run_id)
+        except Exception as error:  # noqa: BLE001  as in train: no text of an error may reach the log
+            log.error("the site's report was not written: %s at %s", type(error).__name__, _where(error))
+
+    def _admit(self, config: Config, entries: int) -> Config:
+        """Return the config as this machine runs it; Refusal with the first reason of the policy against it.
+
+        What the policy grants is kept for the site, which reserves it in the ledger before it reads an image.
+        """
+        ledger = self.state / LEDGER
+        policy_budget(self.policy, config, ledger, entries, None, self._metrics)
+        self.data.labelled(config)
+        section = config.generator.model_copy(update={"path": self.generator_path})
+        runtime = config.runtime.model_copy(update={} if self.device is None else {"device": self.device})
+        local = config.model_copy(update={"generator": section, "runtime": runtime})
+        generator = parts.generator(local)
+        fingerprint = None if generator is None else generator.state_hash()
+        self._granted = policy_budget(self.policy, config, ledger, entries, fingerprint, self._metrics)
+        return local
+
+    def _budget(self, _config: Config) -> Budget:
+        assert self._granted is not None
+        return self._granted
+
+    @property
+    def _metrics(self) -> tuple[str, ...]:
+        """The numbers beside the weights that leave: those the owner listed, of those a reply has."""
+        return () if self.policy is None else tuple(name for name in self.policy.metrics if name in REPLY_METRICS)
+
+    def _count(self, code: str) -> None:
+        self.refused[code] += 1
+        log.warning("refused: %s", code)
+
+
+def _read(body: bytes) -> tuple[wire.Arrays, Header]:
+    try:
+        arrays, text = wire.unpack(body, "request")
+        return arrays, Header.model_validate_json(text)
+    except (ValueError, ValidationError) as error:
+        raise Refusal("malformed") from error
+
+
+def _where(error: BaseException) -> str:
+    """Return file and line of each frame, without the text of any value."""
+    frames = reversed(traceback.extract_tb(error.__traceback__))
+    return " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames)

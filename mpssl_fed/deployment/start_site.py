@@ -1,0 +1,180 @@
+"""Starting a site's daemon: what is checked before it serves, and the SuperNode that may run beside it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from mpssl_fed.deployment import wire
+from mpssl_fed.deployment.daemon import Daemon, Door, forbid_tracing
+from mpssl_fed.deployment.isolation import User, exposed, group_id
+from mpssl_fed.deployment.own_data import OwnData, make_private, state_folder
+from mpssl_fed.deployment.relay import SOCKET
+from mpssl_fed.deployment.resident import Resident
+from mpssl_fed.errors import UserError
+from mpssl_fed.files import sha256
+from mpssl_fed.privacy.policy import Policy, load_policy
+
+TRUST = "this site trusts the app bundles it is sent: SuperNode and daemon share a user, so a hostile bundle could read its data"
+
+
+@dataclass(frozen=True)
+class SiteSettings:
+    """How one site is started; each field is an option of ``mpssl-fed site run``."""
+
+    name: str
+    number: int
+    data: Path
+    classes: tuple[str, ...]
+    policy: Path
+    state: Path | None = None
+    socket: Path | None = None
+    supernode_user: str | None = None
+    group: str | None = None
+    trust_bundles: bool = False
+    size: int = 32
+    channels: int = 3
+    subjects: str | None = None
+    generator_path: str | None = None
+    device: str | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def state_dir(self) -> Path:
+        """Everything of the site that never leaves."""
+        return self.state or state_folder(self.name)
+
+    @property
+    def socket_path(self) -> Path:
+        """Where the daemon listens; beside the state unless said otherwise."""
+        return self.socket or self.state_dir / "site.sock"
+
+
+class Companion(Protocol):
+    """What runs beside the daemon, for as long as it does."""
+
+    def start(self) -> None:
+        """Start it."""
+
+    def stop(self) -> None:
+        """End it."""
+
+
+def check_site(settings: SiteSettings) -> tuple[Policy, OwnData, User]:
+    """Return policy, data and the SuperNode's user, all in order.
+
+    UserError for a missing policy, data that do not fit the classes, or files that the SuperNode's user could read.
+    """
+    if not settings.policy.is_file():
+        raise UserError(f"--policy {settings.policy}: no such file; a site without a policy answers nothing")
+    policy = load_policy(settings.policy)
+    state = make_private(settings.state_dir)
+    user = User.named(settings.supernode_user or str(os.geteuid()))
+    data = OwnData(settings.data.resolve(), settings.classes, settings.subjects)
+    data.check(settings.size, settings.channels)
+    _refuse_exposed(settings, user, [*data.files(), settings.policy, state])
+    return policy, data, user
+
+
+def serve_site(settings: SiteSettings, node: Companion | None = None) -> None:
+    """Check everything (:func:`check_site`), then serve until SIGTERM or SIGINT; ``node``, if any, runs while the daemon does."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        raise UserError("a site daemon needs Linux: this system does not say which user calls on a Unix socket")
+    _log_plainly()
+    forbid_tracing()
+    os.umask(0o077)
+    policy, data, user = check_site(settings)
+    state = settings.state_dir
+    warnings = warnings_of(settings.trust_bundles, policy.scope)
+    resident = Resident(settings.number, state, data, policy, settings.generator_path, settings.device, warnings)
+    door = Door(settings.socket_path, user.uid, None if settings.group is None else group_id(settings.group))
+    facts = {
+        "name": settings.name,
+        "trust_bundles": settings.trust_bundles,
+        "policy_sha256": sha256(settings.policy),
+        "scope": policy.scope,
+        "supernode_uid": user.uid,
+        "state": str(state),
+        **settings.facts,
+    }
+    daemon = Daemon(resident, door, facts, most_bytes=4 * policy.max_parameters + 2 * wire.MOST_HEADER)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: daemon.stop())
+    for warning in warnings:
+        logging.getLogger("mpssl_fed.daemon").warning(warning)
+    print(f"site {settings.name} is ready", flush=True)
+    if node is not None:
+        node.start()
+    try:
+        daemon.run()
+    finally:
+        if node is not None:
+            node.stop()
+    os._exit(0)  # a round in work is abandoned: nothing of it was stored, and its thread would hold the exit up
+
+
+def warnings_of(trust_bundles: bool, scope: str) -> tuple[str, ...]:
+    """Return what the daemon's log, its status and the owner's report say aloud."""
+    bare = "scope off: no noise is added; it protects no image from a hostile server"
+    return (*((TRUST,) if trust_bundles else ()), *((bare,) if scope == "off" else ()))
+
+
+def status(settings_state: Path, socket: Path | None = None) -> dict[str, Any]:
+    """Return the running daemon's status; UserError when none answers."""
+    path = socket or settings_state / "site.sock"
+    try:
+        code, answer = wire.call(path, "GET", wire.STATUS, timeout=10)
+    except OSError as error:
+        raise UserError(f"no daemon answers at {path} ({error.strerror or error}); start it with: mpssl-fed site run") from error
+    if code != 200:
+        raise UserError(f"the daemon at {path} answers its owner alone; ask as the user that runs it")
+    found: dict[str, Any] = json.loads(answer)
+    return found
+
+
+def supernode_command(server: str, ca: Path, key: Path, node_config: str, port: int) -> Sequence[str]:
+    """Return the command of a SuperNode; see :func:`relaying` for its ``node_config``."""
+    return [
+        str(Path(sys.executable).with_name("flower-supernode")), "--superlink", server, "--root-certificates", str(ca),
+        "--auth-supernode-private-key", str(key), "--port", str(port), "--node-config", node_config,
+    ]  # fmt: skip
+
+
+def relaying(socket: Path) -> str:
+    """Return the node config of a SuperNode that relays to the daemon at ``socket``."""
+    return f'{SOCKET}="{socket}"'
+
+
+def _log_plainly() -> None:
+    """Send this package's log, which holds no value of private data, to standard error; apart from every other package's."""
+    logger = logging.getLogger("mpssl_fed")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger.addHandler(handler)
+
+
+def _refuse_exposed(settings: SiteSettings, user: User, private: Sequence[Path]) -> None:
+    if settings.trust_bundles:
+        return
+    if user.uid in (0, os.geteuid()):
+        who = "root" if user.uid == 0 else "the user of this daemon"
+        raise UserError(
+            f"the SuperNode's user is {who}, so every app bundle that a server sends could read this site's data. Run it as "
+            "another user and name that with --supernode-user, or accept it with --trust-bundles"
+        )
+    found = exposed(user, private)
+    if found is not None:
+        raise UserError(
+            f"the SuperNode's user (uid {user.uid}) can read {found} or replace what is in it; close it (chmod 700 on its folder), "
+            "or accept that every app bundle a server sends may do so with --trust-bundles"
+        )

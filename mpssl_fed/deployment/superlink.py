@@ -1,0 +1,137 @@
+"""Flower's SuperLink and its ``flwr`` command, as this toolkit starts and asks them."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import ssl
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mpssl_fed import environment
+from mpssl_fed.config import Config
+from mpssl_fed.deployment import certs
+from mpssl_fed.errors import UserError
+from mpssl_fed.files import write_atomic
+
+CONNECTION = "federation"
+Runner = Callable[[Sequence[str], dict[str, str]], "subprocess.CompletedProcess[str]"]
+
+PYPROJECT = """\
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+
+[project]
+name = "mpssl-fed"
+version = "{version}"
+description = "Federated MP-SSL: the two apps and one config; nodes run their own installed toolkit"
+license = "Apache-2.0"
+dependencies = []
+
+[tool.flwr.app]
+publisher = "mpssl-fed"
+
+[tool.flwr.app.components]
+serverapp = "server.app:app"
+clientapp = "clients.app:app"
+
+[tool.flwr.app.config]
+config = "configs/run.yaml"
+overrides = ""
+"""
+
+
+def superlink_command(keys: Path, database: Path, host: str, port: int) -> list[str]:
+    """Return the command of a SuperLink with TLS, SuperNode authentication and a database that outlives it."""
+    return [
+        tool("flower-superlink"), "--ssl-ca-certfile", str(keys / certs.CA_CERT), "--ssl-certfile", str(keys / certs.SERVER_CERT),
+        "--ssl-keyfile", str(keys / certs.SERVER_KEY), "--enable-supernode-auth", "--database", str(database),
+        "--disable-runtime-dependency-installation", "--host", host, "--port", str(port),
+    ]  # fmt: skip
+
+
+def healthy(address: str, ca: Path) -> bool:
+    """Whether a SuperLink answers at HOST:PORT under a certificate that ``ca`` signed."""
+    context = ssl.create_default_context(cafile=str(ca))
+    try:
+        with urllib.request.urlopen(f"https://{address}/health", timeout=5, context=context) as response:
+            return bool(response.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+class FlowerCommand:
+    """``flwr`` against one SuperLink. ``run`` starts a process; ``home`` keeps Flower's files."""
+
+    def __init__(self, address: str, ca: Path, home: Path, run: Runner | None = None) -> None:
+        self._run, self.home = run or _run, home
+        config = f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\naddress = "{address}"\n'
+        write_atomic(home / "config.toml", f'{config}root-certificates = "{ca.resolve()}"\n')
+
+    def register(self, public_key: Path, name: str) -> None:
+        """Let the holder of a key join as ``name``; UserError when the key is registered already."""
+        self._flwr(["supernode", "register", str(public_key), CONNECTION, "--name", name], f"site {name} was not registered")
+
+    def submit(self, bundle: Path) -> str:
+        """Start the run of a bundle and return Flower's run id."""
+        return str(self._flwr(["run", str(bundle), CONNECTION], "the run was not started")["run-id"])
+
+    def status(self, run_id: str) -> tuple[str, str]:
+        """Return a run's status and, where it failed, Flower's reason.
+
+        Status: pending, starting, running, finished:completed, finished:failed or finished:stopped.
+        """
+        listed = self._flwr(["list", CONNECTION, "--run-id", run_id], f"run {run_id} is not known")
+        run = listed["runs"][0]
+        return str(run["status"]), str(run.get("status-details") or "")
+
+    def stop(self, run_id: str) -> None:
+        """Stop a run."""
+        self._flwr(["stop", run_id, CONNECTION], f"run {run_id} was not stopped")
+
+    def _flwr(self, words: Sequence[str], failure: str) -> Any:
+        try:
+            done = self._run([tool("flwr"), *words, "--format", "json"], environment.of_flower(self.home))
+        except subprocess.TimeoutExpired as error:
+            raise UserError(f"{failure}: no answer within {error.timeout:g} s; is the SuperLink up?") from error
+        try:
+            answer = json.loads(done.stdout[done.stdout.index("{") :])
+        except ValueError:
+            answer = {}
+        if done.returncode or not answer.get("success"):
+            detail = answer.get("error-message") or (done.stderr or done.stdout).strip()[-600:]
+            raise UserError(f"{failure}: {detail}")
+        return answer
+
+
+def write_bundle(folder: Path, config: Config) -> Path:
+    """Write what Flower ships to the nodes: the two apps, one resolved config and their pyproject; no library code."""
+    from mpssl_fed.runs.manifest import versions
+
+    for package in ("clients", "server"):
+        spec = importlib.util.find_spec(package)
+        if spec is None or spec.submodule_search_locations is None:
+            raise UserError(f"package '{package}' is not installed; reinstall mpssl-fed")
+        shutil.copytree(spec.submodule_search_locations[0], folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    write_atomic(folder / "pyproject.toml", PYPROJECT.format(version=versions().get("mpssl-fed", "0.1.0")))
+    write_atomic(folder / "configs" / "run.yaml", config.to_yaml())
+    return folder
+
+
+def tool(name: str) -> str:
+    """Return the path of a command that is installed beside this Python."""
+    return str(Path(sys.executable).with_name(name))
+
+
+def _run(command: Sequence[str], env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        list(command), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False, env={**os.environ, **env}
+    )

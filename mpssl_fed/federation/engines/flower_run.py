@@ -1,0 +1,73 @@
+"""A run that Flower starts (``flwr run``): the ServerApp's side, from run config to run directory."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid
+
+from mpssl_fed import config as configs
+from mpssl_fed.config import Config
+from mpssl_fed.errors import UserError
+from mpssl_fed.federation.engines.samples import write_labels, write_samples
+from mpssl_fed.federation.engines.simulation import preflight
+from mpssl_fed.federation.server.collect import Roster
+from mpssl_fed.federation.server.deployed_run import serve_deployment
+from mpssl_fed.federation.server.rounds import Job, serve
+from mpssl_fed.federation.site.client import site_folder
+from mpssl_fed.runs.progress import Lines
+from mpssl_fed.runs.run_directory import open_run
+
+
+def serve_flower_run(grid: Grid, context: Context, bundle: Path) -> None:
+    """Serve the run whose ``config`` (a path in the bundle) and ``overrides`` (``key=value`` words) are in the run config.
+
+    The nodes that Flower gives are the sites. The run directory is ``output.dir``, else ``runs/flwr-RUNID`` where the
+    SuperLink was started. Raises UserError for bad input.
+    """
+    lines = Lines()
+    config = resolve(context, bundle)
+    if config.federation.backend == "deployment":
+        serve_deployment(grid, config, context.run_id)
+        return
+    simulated = _simulated_nodes(grid, config)
+    if simulated:
+        lines.write(
+            f"{simulated} sites: the nodes that Flower gives. Another number: "
+            'flwr run . local --federation-config "num-supernodes=N client-resources-num-cpus=1"'
+        )
+        federation = config.federation.model_copy(
+            update={"sites": simulated, "min_sites": min(config.federation.min_sites, simulated)}
+        )
+        config = config.model_copy(update={"federation": federation})
+        preflight(config)
+    folder = Path(config.output.dir or Path("runs") / f"flwr-{context.run_id}")
+    run = open_run(config, folder, overwrite=config.output.overwrite, command="flwr run")
+    if simulated:
+        write_labels(run)
+    serve(grid, Job(run, lines, expected_sites=simulated or None))
+    here = site_folder(context.run_id)
+    if simulated and here.is_dir():
+        shutil.move(str(here), str(run.sites))
+        write_samples(run)
+
+
+def resolve(context: Context, bundle: Path) -> Config:
+    """Return the config that the run config's two strings name. UserError names the key that is wrong."""
+    values = {key: context.run_config.get(key, "") for key in ("config", "overrides")}
+    for key, value in values.items():
+        if not isinstance(value, str):
+            raise UserError(f"run config '{key}'={value!r}: want a string; quote it: -c \"{key}='...'\"")
+    path = str(values["config"]) or "configs/demo.yaml"
+    shipped = bundle / path
+    return configs.load(shipped if shipped.is_file() else path, shlex.split(str(values["overrides"])))
+
+
+def _simulated_nodes(grid: Grid, config: Config) -> int:
+    """Return the number of sites of a Flower simulation, 0 for a deployment."""
+    roster = Roster(grid)
+    roster.join(None, config.federation.min_sites, config.federation.join_deadline_s)
+    return max(card.partitions for card in roster.cards.values())

@@ -1,0 +1,156 @@
+"""One run of simulated sites, start to finish, on either engine."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from flwr.app import Context, Message
+from flwr.app.user_config import UserConfig
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+
+from mpssl_fed.config import Config
+from mpssl_fed.errors import UserError
+from mpssl_fed.federation import parts
+from mpssl_fed.federation.engines import inprocess
+from mpssl_fed.federation.engines.samples import write_labels, write_samples
+from mpssl_fed.federation.server.collect import Stopped
+from mpssl_fed.federation.server.rounds import Job, serve
+from mpssl_fed.federation.server.strategy import STRATEGIES
+from mpssl_fed.federation.site.site import build_site_learner
+from mpssl_fed.runs.progress import Progress
+from mpssl_fed.runs.run_directory import RunDirectory
+
+AppFactory = Callable[[], ClientApp]
+"""An importable function that returns the ClientApp: it is called in each worker process."""
+
+
+def preflight(config: Config) -> None:
+    """Raise UserError now for whatever would make the sites fail later: names, files, shares, privacy, a missing Ray."""
+    torch.set_num_threads(config.runtime.threads)
+    if config.federation.backend == "ray" and importlib.util.find_spec("ray") is None:
+        raise UserError("federation.backend=ray: Ray is not installed; pip install 'mpssl-fed[ray]', or use backend inprocess")
+    STRATEGIES[config.federation.strategy.name]
+    parts.dataset(config)
+    empty = [site for site, share in enumerate(parts.shares(config)) if not len(share)]
+    if empty and not config.privacy.on:  # under differential privacy a site without images answers like any other
+        raise UserError(
+            f"sites {empty[:8]} hold no labelled image with data.partition={config.data.partition.name}; "
+            "lower federation.sites, raise data.labels_per_class or set data.partition.min_per_site=1"
+        )
+    build_site_learner(config, 0)
+
+
+def simulate(run: RunDirectory, client_app: AppFactory, progress: Progress) -> None:
+    """Run, or continue, ``run`` on the backend of its config and write everything a run directory holds.
+
+    Call :func:`preflight` first. KeyboardInterrupt passes through with the last round's checkpoint on disk.
+    """
+    write_labels(run)
+    job = Job(run, progress, expected_sites=run.config.federation.sites)
+    with _quiet_flower():
+        {"inprocess": _inprocess, "ray": _ray}[run.config.federation.backend](job, client_app)
+    write_samples(run)
+
+
+@contextmanager
+def _quiet_flower() -> Iterator[None]:
+    """Keep Flower's chatter (a line a round, notices of deprecation) out of the progress; its errors still show."""
+    logger = logging.getLogger("flwr")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _server_app(job: Job) -> ServerApp:
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:  # noqa: ARG001
+        with suppress(Stopped):
+            serve(grid, job)
+
+    return app
+
+
+def _inprocess(job: Job, client_app: AppFactory) -> None:
+    sites = job.run.config.federation.sites
+    folder = str(job.run.sites.absolute())
+    nodes: list[UserConfig] = [{"partition-id": site, "num-partitions": sites, "state-dir": folder} for site in range(sites)]
+    inprocess.run(_server_app(job), client_app(), nodes)
+
+
+def _ray(job: Job, client_app: AppFactory) -> None:
+    from flwr.simulation.run_simulation import run_simulation
+
+    config = job.run.config
+    device = parts.device(config)
+    workers = min(os.cpu_count() or 1, config.federation.sites)
+    backend: dict[str, Any] = {
+        "client_resources": {"num_cpus": 1, "num_gpus": 1 / workers if device.type == "cuda" else 0.0},
+        "init_args": {"include_dashboard": False, "num_cpus": workers, "logging_level": logging.ERROR, "log_to_driver": True},
+    }
+    before = os.environ.get("PYTHONPATH")
+    try:
+        with _stopped_by_control_c(job.stop):
+            run_simulation(
+                server_app=_server_app(job),
+                client_app=_with_state(client_app, job.run.sites.absolute()),
+                num_supernodes=config.federation.sites,
+                backend_config=backend,
+            )
+    finally:
+        if before is None:
+            os.environ.pop("PYTHONPATH", None)
+        else:
+            os.environ["PYTHONPATH"] = before
+
+
+@contextmanager
+def _stopped_by_control_c(stop: threading.Event) -> Iterator[None]:
+    """Let the first Ctrl-C end the round loop, which runs in a thread, before Ray goes away under it; raise it afterwards."""
+    if threading.current_thread() is not threading.main_thread():
+        try:
+            yield
+        finally:
+            stop.set()
+        return
+
+    def ask_to_stop(_number: int, _frame: object) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second one ends it at once
+
+    before = signal.signal(signal.SIGINT, ask_to_stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        stopped = stop.is_set()
+        stop.set()
+    if stopped:
+        raise KeyboardInterrupt
+
+
+def _with_state(client_app: AppFactory, folder: Path) -> ClientApp:
+    """Return the same app for Ray's workers, whose node config has no room for the folder of the sites' state."""
+    app = ClientApp()
+
+    def call(message: Message, context: Context) -> Message:
+        context.node_config["state-dir"] = str(folder)
+        return client_app()(message, context)
+
+    app.train()(call)
+    app.query()(call)
+    return app

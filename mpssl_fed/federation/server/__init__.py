@@ -1,0 +1,1 @@
+"""The server: rounds, what is collected, how it is aggregated and evaluated."""

@@ -1,0 +1,45 @@
+"""The server's side of a run over deployed sites: what it tells them of its config, and how it starts or goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flwr.serverapp import Grid
+
+from mpssl_fed.config import Config
+from mpssl_fed.errors import UserError
+from mpssl_fed.federation import parts
+from mpssl_fed.federation.server.rounds import Job, serve
+from mpssl_fed.runs.progress import Lines
+from mpssl_fed.runs.run_directory import open_run
+
+
+def serve_deployment(grid: Grid, config: Config, flower_run: int) -> None:
+    """Serve one run over the sites that join; those that ``federation.sites`` counts are waited for until the join deadline.
+
+    With ``output.resume`` the run in the run directory goes on from its last checkpoint. UserError, also written into the
+    manifest, when too few sites join, none answers or the disk is full; a disk too full
+    for that leaves the text to Flower's own record of the run.
+    """
+    config = with_task(config)
+    folder = Path(config.output.dir or Path("runs") / f"flwr-{flower_run}")
+    run = open_run(config, folder, resume=config.output.resume, overwrite=config.output.overwrite, command="flwr run")
+    run.update_manifest(error=None, flower_run=str(flower_run))
+    try:
+        serve(grid, Job(run, Lines(), expected_sites=config.federation.sites, travels=for_sites(run.config)))
+    except (UserError, OSError) as error:
+        run.last_words(error=str(error))
+        raise
+
+
+def with_task(config: Config) -> Config:
+    """Return ``config`` with the task spelt out: deployed sites know nothing of the server's data set."""
+    return config.model_copy(update={"data": config.data.model_copy(update={"task": parts.task(config)})})
+
+
+def for_sites(config: Config) -> Config:
+    """Return what travels to deployed sites: no path, no plug-in option, nothing about the server's disk."""
+    data = config.data.model_copy(update={"root": None, "download": False, "subjects": None})
+    generator = config.generator.model_copy(update={"path": None, "foundation": None})
+    model = config.model.model_copy(update={"pretrained": None})
+    return config.model_copy(update={"data": data, "generator": generator, "model": model})

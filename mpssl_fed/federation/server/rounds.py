@@ -1,0 +1,259 @@
+"""The server's round loop: ask sites, leave out what cannot be used, step, evaluate, checkpoint."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from flwr.app import MessageType, RecordDict
+from flwr.serverapp import Grid
+
+from mpssl_fed.config import Config
+from mpssl_fed.errors import UserError
+from mpssl_fed.federation import parts
+from mpssl_fed.federation.messages import Plan, TrainReply, TrainRequest
+from mpssl_fed.federation.server.collect import Answers, Roster, ask
+from mpssl_fed.federation.server.evaluate import evaluate, test_images
+from mpssl_fed.federation.server.strategy import Aggregator
+from mpssl_fed.federation.server.warm import start_warm
+from mpssl_fed.federation.weights import to_record
+from mpssl_fed.models import Weights
+from mpssl_fed.runs.checkpoint import Checkpoint, History
+from mpssl_fed.runs.events import Events
+from mpssl_fed.runs.manifest import now
+from mpssl_fed.runs.progress import Progress
+from mpssl_fed.runs.run_directory import RunDirectory
+from mpssl_fed.seeds import numpy_rng
+
+SILENT_ROUNDS = 3
+"""A run in which so many first rounds brought no answer at all is given up."""
+
+
+@dataclass
+class Job:
+    """One run to be served: what, where it is written, who watches, and how it is told to stop."""
+
+    run: RunDirectory
+    progress: Progress = field(default_factory=Progress)
+    stop: threading.Event = field(default_factory=threading.Event)
+    expected_sites: int | None = None
+    travels: Config | None = None
+    """What sites get to see of the config, where that is not all of it."""
+
+
+def serve(grid: Grid, job: Job) -> None:
+    """Run all rounds of ``job`` that its run directory does not hold yet, then write the trained model.
+
+    Raises UserError when too few sites join in time, when no site ever answered, or when the disk is full.
+    """
+    config, run = job.run.config, job.run
+    torch.set_num_threads(config.runtime.threads)
+    server = _Server(grid, job, config)
+    job.progress.start(config, str(run.folder))
+    try:
+        state = run.checkpoint() or server.begin()
+        run.write_metrics(state.history)
+        with Events(run.folder / "tensorboard", state.round) if config.output.tensorboard else nullcontext() as events:
+            for number in range(state.round + 1, config.private_rounds + 1):
+                state = server.round(number, state)
+                run.save(state)
+                job.progress.round(state.history[-1])
+                if events:
+                    events.round(state.history[-1])
+                _give_up_if_silent(state.history)
+        if config.private_rounds and not any(record["sites_answered"] for record in state.history):
+            raise UserError(_silence(state.history))
+        server.classifier.load_shared(state.weights)
+        run.write_model(server.classifier)
+        run.update_manifest(status="finished", finished=now(), timings=total_timings(state.history), result=state.history[-1])
+    except BaseException as error:
+        run.last_words(status="interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+        raise
+    finally:
+        job.progress.end()
+
+
+def total_timings(history: History) -> dict[str, float]:
+    """Return the seconds of each kind of work, summed over rounds (and over sites, where sites did it)."""
+    total: dict[str, float] = {}
+    for record in history:
+        for key, seconds in record["timings"].items():
+            total[key] = total.get(key, 0.0) + seconds
+    return total
+
+
+class _Server:
+    def __init__(self, grid: Grid, job: Job, config: Config) -> None:
+        self.config, self.job, self.grid = config, job, grid
+        self.aggregator = Aggregator(config.federation)
+        self.classifier = parts.initial_classifier(config)
+        self.test = test_images(config)
+        self.plan = Plan.of(job.run.run_id, job.travels or config)
+        self.roster = Roster(grid)
+        self.joined = False
+
+    def begin(self) -> Checkpoint:
+        """Return and save the state before round 1."""
+        start = time.perf_counter()
+        generator = parts.generator(self.config)
+        if generator is not None:
+            self.job.run.update_manifest(generator={"name": self.config.generator.name, "sha256": generator.state_hash()})
+            self._warm_start()
+        accuracy, loss = evaluate(self.classifier, self.test)
+        spent = time.perf_counter() - start
+        record = _record(0, accuracy, loss, None, spent, [], Answers(), _timings([], evaluate=spent))
+        state = Checkpoint(self.job.run.run_id, 0, self.classifier.shared_state(), {}, [record])
+        self.job.run.save(state)
+        self.job.progress.round(record)
+        return state
+
+    def _warm_start(self) -> None:
+        part = self.config.warm_start.part
+        if part == "none":
+            return
+        self.job.progress.note(f"warm start of {part} from {self.config.generator.name}, {self.config.warm_start.steps} steps")
+        start_warm(self.config, self.classifier)
+
+    def round(self, number: int, state: Checkpoint) -> Checkpoint:
+        """Return the state after round ``number``; with too few answers the weights stay and the round counts as failed."""
+        federation = self.config.federation
+        self.aggregator.load_state(state.strategy)
+        nodes = self._nodes()
+        start = time.perf_counter()
+        asked = self._sample(number, list(nodes))
+        content = TrainRequest(self.plan, number, to_record(state.weights)).to_record()
+        packed = time.perf_counter() - start
+        reading = _Reader(state.weights)
+        contents = {site: (nodes[site], content) for site in asked}
+        answers = ask(self.grid, contents, MessageType.TRAIN, reading, federation.deadline_s, self.job.stop)
+        replies: list[TrainReply] = list(answers.good.values())  # type: ignore[arg-type]
+
+        collected = time.perf_counter()
+        failed = len(replies) < federation.min_sites
+        weights = state.weights if failed else self.aggregator.step(number, state.weights, replies)
+        aggregated = time.perf_counter()
+        accuracy, loss = self._evaluate(number, weights)
+        ended = time.perf_counter()
+        timings = _timings(
+            replies, serialise=packed + reading.seconds, aggregate=aggregated - collected, evaluate=ended - aggregated
+        )
+        record = _record(number, accuracy, loss, _mean_loss(replies), ended - start, asked, answers, timings)
+        record["generated"] = _generated(replies)
+        if failed:
+            record["failed"] = True
+        return Checkpoint(state.run_id, number, weights, self.aggregator.state(), [*state.history, record])
+
+    def _nodes(self) -> dict[int, int]:
+        federation = self.config.federation
+        if self.joined:
+            return self.roster.sites(min(federation.join_deadline_s, federation.deadline_s), self.job.stop)
+        self.joined = True
+        return self.roster.join(self.job.expected_sites, federation.min_sites, federation.join_deadline_s, self.job.stop)
+
+    def _sample(self, number: int, sites: Sequence[int]) -> list[int]:
+        """Return the sites of round ``number``, ascending; the draw depends on the run seed and the sites alone."""
+        federation = self.config.federation
+        count = min(len(sites), max(federation.min_sites, round(federation.fraction * len(sites)), 1))
+        if count == len(sites):
+            return list(sites)
+        chosen = numpy_rng(self.config.seed, "sites", number).choice(len(sites), size=count, replace=False)
+        return sorted(sites[int(i)] for i in chosen)
+
+    def _evaluate(self, number: int, weights: Weights) -> tuple[float | None, float | None]:
+        federation = self.config.federation
+        if number % federation.eval_every and number != federation.rounds:
+            return None, None
+        self.classifier.load_shared(weights)
+        return evaluate(self.classifier, self.test)
+
+
+class _Reader:
+    """Reads replies and adds up the seconds that takes."""
+
+    def __init__(self, like: Weights) -> None:
+        self.like = like
+        self.seconds = 0.0
+
+    def __call__(self, record: RecordDict) -> TrainReply:
+        start = time.perf_counter()
+        try:
+            return TrainReply.from_record(record, self.like)
+        finally:
+            self.seconds += time.perf_counter() - start
+
+
+def _timings(
+    replies: Sequence[TrainReply], serialise: float = 0.0, aggregate: float = 0.0, evaluate: float = 0.0
+) -> dict[str, float]:
+    def of(key: str) -> float:
+        return sum(reply.metrics.get(key, 0.0) for reply in replies)
+
+    return {
+        "train": of("train_s"),
+        "generate": of("generate_s"),
+        "serialise": serialise + of("serialise_s"),
+        "aggregate": aggregate,
+        "evaluate": evaluate,
+    }
+
+
+def _mean_loss(replies: Sequence[TrainReply]) -> float | None:
+    known = [reply for reply in replies if "loss" in reply.metrics]
+    total = sum(reply.examples for reply in known)
+    return sum(reply.examples / total * reply.metrics["loss"] for reply in known) if known else None
+
+
+def _record(
+    number: int,
+    accuracy: float | None,
+    loss: float | None,
+    train_loss: float | None,
+    seconds: float,
+    asked: Sequence[int],
+    answers: Answers,
+    timings: dict[str, float],
+) -> dict[str, Any]:
+    return {
+        "round": number,
+        "test_accuracy": accuracy,
+        "test_loss": loss,
+        "train_loss": train_loss,
+        "seconds": seconds,
+        "sites_asked": len(asked),
+        "sites_answered": len(answers.good),
+        "missing": answers.missing,
+        "rejected": dict(sorted(answers.rejected.items())),
+        "generated": None,
+        "timings": timings,
+    }
+
+
+def _generated(replies: Sequence[TrainReply]) -> int | None:
+    """Return the images that went through the generators of a round's sites; None where no site tells."""
+    told = [reply.metrics["generated"] for reply in replies if "generated" in reply.metrics]
+    return round(sum(told)) if told else None
+
+
+def _give_up_if_silent(history: History) -> None:
+    rounds = history[1:]
+    if len(rounds) == SILENT_ROUNDS and not any(record["sites_answered"] for record in rounds):
+        raise UserError(_silence(history))
+
+
+def _silence(history: History) -> str:
+    missing = sum(record["missing"] for record in history)
+    codes: dict[str, int] = {}
+    for record in history:
+        for code, n in record["rejected"].items():
+            codes[code] = codes.get(code, 0) + n
+    left_out = ", ".join(f"{n} {code}" for code, n in sorted(codes.items())) or "none"
+    hint = " 'site-failed' means that the site raised: its own log says what." if "site-failed" in codes else ""
+    return (
+        f"no site answered in {len(history) - 1} round(s): {missing} missing, refused or left out: {left_out}.{hint} "
+        "Missing sites need more time (federation.deadline_s) or are down."
+    )

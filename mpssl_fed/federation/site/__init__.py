@@ -1,0 +1,1 @@
+"""What one data owner does in a round, and what of it stays there."""

@@ -1,0 +1,62 @@
+"""What a node does with a message: find its site, let it answer, and turn every failure into a code without data."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from flwr.app import Context, Message, RecordDict
+
+from mpssl_fed.federation.messages import SiteCard, TrainRequest
+from mpssl_fed.federation.refusal import Refusal, to_error
+from mpssl_fed.federation.site.site import Site
+
+log = logging.getLogger("mpssl_fed.site")
+
+
+def answer_train(message: Message, context: Context) -> Message:
+    """Answer a train message: one round of the site at this node."""
+
+    def work() -> RecordDict:
+        request = TrainRequest.from_record(message.content)
+        return _site(context).train_round(request).to_record()
+
+    return _answer(message, context, work)
+
+
+def answer_query(message: Message, context: Context) -> Message:
+    """Answer a query: which site this node is."""
+
+    def work() -> RecordDict:
+        return SiteCard(_site(context).partition, int(context.node_config.get("num-partitions", 0))).to_record()
+
+    return _answer(message, context, work)
+
+
+def site_folder(context_run_id: int) -> Path:
+    """Return where sites of ``flwr run`` keep their state: the owner's state folder, apart for each Flower run."""
+    home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    return home / "mpssl-fed" / "simulated" / str(context_run_id)
+
+
+def _site(context: Context) -> Site:
+    """Return the simulated site that ``node_config`` names. What a server sends never chooses a path."""
+    partition = context.node_config.get("partition-id")
+    if type(partition) is not int or partition < 0:
+        raise Refusal("no-site")
+    folder = context.node_config.get("state-dir")
+    root = Path(str(folder)) if folder else site_folder(context.run_id)
+    return Site(partition, root / str(partition))
+
+
+def _answer(message: Message, context: Context, work: Callable[[], RecordDict]) -> Message:
+    try:
+        return Message(work(), reply_to=message)
+    except Refusal as refusal:
+        code = refusal.code
+    except Exception:  # Flower would send the exception's text, which may quote private data, to the server
+        log.exception("site %s failed", context.node_config.get("partition-id"))
+        code = "site-failed"
+    return Message(to_error(code), reply_to=message)

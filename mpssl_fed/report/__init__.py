@@ -1,0 +1,1 @@
+"""The report of one run: its page, tables, plots and diagnosis."""

@@ -1,0 +1,113 @@
+"""What a report says of a private run: its terms, what was planned after each round, what each site's ledger says was spent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mpssl_fed.config import Config, from_mapping
+from mpssl_fed.privacy import accounting
+from mpssl_fed.privacy.ledger import Ledger
+from mpssl_fed.privacy.ledger_files import LedgerError
+from mpssl_fed.privacy.plan import Plan, plan_for
+from mpssl_fed.report.table import NOTHING, make_table
+from mpssl_fed.runs.reader import RunReader
+
+NOT_COVERED = (
+    "No epsilon here covers the number of sites, who took part and when, the search for hyper-parameters before this run, other "
+    "runs on the same images, or the same person at two sites."
+)
+LABELLED_STEP = (
+    "Scope labelled-step: epsilon covers the supervised gradient alone. What latent meta-optimisation and pseudo-labels read of "
+    "private images is outside it, so the epsilon of the whole run is infinite."
+)
+SIMULATED = "Ledgers of a simulation: runs on public data do not compose."
+ELSEWHERE = "The ledgers are not in this run directory: in a deployment they stay at the sites."
+
+
+@dataclass(frozen=True)
+class SiteSpent:
+    """What a site's ledger holds of the data set: epsilon of all reserved releases at delta, how many, why it is unaccounted.
+
+    epsilon is None where the ledger cannot be read; objection then says why.
+    """
+
+    site: str
+    epsilon: float | None
+    releases: int = 0
+    unaccounted: bool = False
+    objection: str = ""
+
+    @property
+    def words(self) -> str:
+        """The epsilon as a table shows it."""
+        if self.epsilon is None:
+            return NOTHING
+        return f"infinite; {self.epsilon:.3f} accounted" if self.unaccounted else f"{self.epsilon:.3f}"
+
+
+def privacy_sections(run: RunReader) -> list[dict[str, Any]]:
+    """Return the sections of a run under differential privacy; none of any other run."""
+    config = from_mapping(run.config, str(run.path / "config.yaml"))
+    if not config.privacy.on or not config.private_rounds:
+        return []
+    plan = plan_for(config)
+    spent = spent_by_site(run.path, config, plan.delta)
+    done = run.rounds[-1]["round"]
+    rounds = [[str(entry["round"]), f"{entry['epsilon']:.3f}"] for entry in plan.epsilon_after_rounds()]
+    lines = [[own.site, f"{plan.price():.3f}", own.words, str(own.releases), own.objection or "none"] for own in spent]
+    columns = ["site", "epsilon planned", "epsilon spent", "releases", "objections"]
+    of_sites = f"After {done} of {plan.rounds} rounds. A round is paid in full before its first read. " + (
+        SIMULATED if spent else ELSEWHERE
+    )
+    return [
+        {"title": "Privacy", "note": _words(plan), "table": make_table(["term", "value"], _terms(plan), ["term", "value"])},
+        {"title": "Planned epsilon", "note": "After each round.", "table": make_table(["after round", "epsilon"], rounds)},
+        {"title": "Epsilon by site", "note": of_sites, "table": make_table(columns, lines, ["site", "objections"])},
+    ]
+
+
+def spent_by_site(folder: Path, config: Config, delta: float) -> list[SiteSpent]:
+    """Return what each simulated site of a run directory has spent, by its ledger; empty where the ledgers are elsewhere."""
+    found = []
+    for site in RunReader(folder).sites:
+        file = site / "ledger.sqlite"
+        if not file.is_file():
+            continue
+        try:
+            spent = Ledger(file).spent(config.data.name)
+        except LedgerError as error:
+            found.append(SiteSpent(site.name, None, objection=str(error)))
+            continue
+        releases = sum(spent.history.values())
+        epsilon = accounting.epsilon(spent.history, delta) if spent.history else 0.0
+        found.append(SiteSpent(site.name, epsilon, releases, spent.unaccounted, "; ".join(spent.reasons)))
+    return found
+
+
+def _terms(plan: Plan) -> list[list[str]]:
+    lines = [
+        ["scope", plan.scope],
+        ["unit", f"one {plan.unit}, added or removed, at one site"],
+        ["delta", f"{plan.delta:g}"],
+        ["epsilon asked for", f"{plan.epsilon:g}"],
+        ["epsilon of the plan", f"{plan.price():.3f}"],
+        ["public size", f"{plan.public_size} {plan.unit}s a site"],
+        ["sample rate q", f"{plan.q:g}"],
+        ["private steps", f"{plan.rounds} rounds of {plan.local_steps}"],
+    ]
+    for release in plan.releases():
+        relative = release.relative_noise(plan.public_size)
+        lines.append([
+            f"release '{release.name}'",
+            f"sigma {release.sigma:.4g}, clip {release.clip:g}, {release.steps} times; noise over clip {relative:.3g} a coordinate",
+        ])  # fmt: skip
+    return lines
+
+
+def _words(plan: Plan) -> str:
+    covers = (
+        "Every read of a private image is a noised release that epsilon covers." if plan.scope == "end-to-end" else LABELLED_STEP
+    )
+    return f"{covers} {NOT_COVERED}"

@@ -1,0 +1,81 @@
+"""``report.html`` of one run: one file that needs no network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mpssl_fed.report.diagnosis_section import run_diagnosis
+from mpssl_fed.report.page import write_page
+from mpssl_fed.report.privacy_section import privacy_sections
+from mpssl_fed.report.run_sections import left_out, run_sections
+from mpssl_fed.report.table import seconds_words
+from mpssl_fed.runs.reader import RunReader
+
+
+def write_run_report(folder: str | Path) -> Path:
+    """Write ``report.html`` and ``plots/`` of one run, finished or not, from its files alone, and return the page's path."""
+    run = RunReader(Path(folder))
+    accuracy = run.evaluated("test_accuracy")
+    config = run.config
+    facts = [
+        ("method", _method(config)),
+        ("data", f"{config['data']['name']}"),
+        ("sites", str(config["federation"]["sites"])),
+        ("rounds", f"{run.rounds[-1]['round']} of {config['federation']['rounds']}"),
+        *(
+            [("final accuracy", f"{100 * accuracy[-1][1]:.1f} %"), ("best", f"{100 * max(v for _, v in accuracy):.1f} %")]
+            if accuracy
+            else []
+        ),
+        ("time", seconds_words(run.seconds)),
+    ]
+    return write_page(
+        run.path / "report.html",
+        "run.html",
+        title=f"{_method(config)} on {config['data']['name']}",
+        subtitle=_subtitle(run),
+        facts=facts,
+        warning=_warning(run),
+        run=run_sections(run, run.path / "plots"),
+        extra=[*privacy_sections(run), *run_diagnosis(run.path)],
+        config=run.config_text,
+        manifest=json.dumps(run.manifest, indent=2),
+    )
+
+
+def _method(config: dict[str, Any]) -> str:
+    method = config["method"]
+    return f"{method['name'] or method['source'] + ' + ' + method['loss']}, {method['augment']} augmentation"
+
+
+def _subtitle(run: RunReader) -> str:
+    config = run.config
+    data, privacy = config["data"], config["privacy"]
+    labels = data["labels_per_class"]
+    holds = f"{data['label_fraction']:g} of the pool labelled" if labels is None else f"{labels} labelled images a class"
+    of = {"site": " and site", "all-sites": " over all sites"}[data["labels_over"]] if labels is not None else ""
+    private = "no differential privacy" if privacy["scope"] == "off" else f"epsilon {privacy['epsilon']:g} ({privacy['scope']})"
+    parts = [
+        f"{holds}{of}",
+        f"{data['partition']['name']} split",
+        f"generator {config['generator']['name']}",
+        f"classifier {config['model']['name']}",
+        f"{config['federation']['local_steps']} local steps a round",
+        private,
+        *(["evaluated on a validation part of the training pool"] if data.get("held_out") == "validation" else []),
+        f"seed {config['seed']}",
+    ]
+    return ". ".join(part[0].upper() + part[1:] for part in parts) + "."
+
+
+def _warning(run: RunReader) -> str:
+    done, wanted = run.rounds[-1]["round"], run.config["federation"]["rounds"]
+    warnings = [f"This run stopped after {done} of {wanted} rounds."] if done < wanted else []
+    reasons = left_out(run)
+    if reasons:
+        words = ", ".join(f"{n} {reason}" for reason, n in reasons.items())
+        n = sum(reasons.values())
+        warnings.append(f"{n} {'reply is' if n == 1 else 'replies are'} not in the result: {words}.")
+    return " ".join(warnings)

@@ -1,0 +1,150 @@
+"""A run on disk: config, manifest, metrics, checkpoints, the trained model (DESIGN section 8)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import secrets
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+
+from mpssl_fed.config import Config
+from mpssl_fed.errors import UserError
+from mpssl_fed.files import write_atomic, write_json
+from mpssl_fed.models import Classifier
+from mpssl_fed.runs import checkpoint
+from mpssl_fed.runs.checkpoint import Checkpoint, History
+from mpssl_fed.runs.manifest import facts, now
+from mpssl_fed.runs.reader import CONFIG, MANIFEST, MODEL, STUDY, read_config, read_manifest
+
+
+@dataclass
+class RunDirectory:
+    """The folder of one run; make one with :func:`open_run`."""
+
+    folder: Path
+    run_id: str
+    config: Config
+
+    @property
+    def sites(self) -> Path:
+        """Folder of the simulated sites' state."""
+        return self.folder / "sites"
+
+    def checkpoint(self) -> Checkpoint | None:
+        """Return the last checkpoint of this run, None before the first."""
+        found = checkpoint.load(self.folder / "checkpoints" / "last.safetensors")
+        if found is not None and found.run_id != self.run_id:
+            raise UserError(f"{self.folder}/checkpoints: of run {found.run_id}, not of {self.run_id}; start with --overwrite")
+        return found
+
+    def save(self, state: Checkpoint) -> None:
+        """Write the checkpoint, then the metrics files from its history."""
+        checkpoint.save(self.folder / "checkpoints", state)
+        self.write_metrics(state.history)
+
+    def write_metrics(self, history: History) -> None:
+        """Write metrics.jsonl and metrics.csv whole, so a resumed run never has a round twice."""
+        write_atomic(self.folder / "metrics.jsonl", "".join(json.dumps(record, allow_nan=False) + "\n" for record in history))
+        rows = [_flat(record) for record in history]
+        table = io.StringIO()
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        writer = csv.DictWriter(table, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomic(self.folder / "metrics.csv", table.getvalue())
+
+    def write_model(self, classifier: Classifier) -> None:
+        """Write model.safetensors: every weight and buffer, and in the header all that is needed to build the classifier."""
+        tensors = {key: value.detach().cpu().contiguous().clone() for key, value in classifier.state_dict().items()}
+        header = {"architecture": json.dumps(classifier.architecture()), "normalisation": "[-1, 1]", "run": self.run_id}
+        write_atomic(self.folder / MODEL, safetensors.torch.save(tensors, header))
+
+    def update_manifest(self, **fields: Any) -> None:
+        """Set fields of manifest.json and keep the others."""
+        write_json(self.folder / MANIFEST, read_manifest(self.folder) | fields)
+
+    def last_words(self, **fields: Any) -> None:
+        """Set fields of manifest.json while an error passes: that they cannot be written must not hide that error."""
+        with suppress(OSError, UserError):
+            self.update_manifest(**fields)
+
+
+def open_run(config: Config, folder: Path, *, resume: bool = False, overwrite: bool = False, command: str = "") -> RunDirectory:
+    """Make the run directory ``folder``, or reopen it.
+
+    A folder that exists is refused with UserError, unless ``resume`` (and the config is the same; a run killed before it wrote
+    anything starts anew) or ``overwrite`` (which deletes it; only ever a folder that is a run or empty).
+    """
+    config = config.model_copy(update={"output": config.output.model_copy(update={"dir": str(folder)})})
+    refuse_occupied(folder, resume=resume, overwrite=overwrite)
+    if resume and (folder / MANIFEST).is_file():
+        return _reopen(config, folder)
+    if folder.is_dir():
+        shutil.rmtree(folder)
+    run = RunDirectory(folder, secrets.token_hex(8), config)
+    write_json(folder / MANIFEST, {"run_id": run.run_id, "status": "running", "command": command} | facts(config))
+    write_atomic(folder / CONFIG, config.to_yaml())
+    return run
+
+
+def refuse_occupied(folder: Path, *, resume: bool = False, overwrite: bool = False) -> None:
+    """Raise UserError unless ``folder`` is free, or is a run and may be continued or deleted."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"output.dir={folder}: is a file, want a folder")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if (folder / STUDY).is_file():
+        raise UserError(f"run directory {folder} holds a study with all its runs; choose another with --output DIR")
+    is_run = (folder / MANIFEST).is_file()
+    if not (is_run and (resume or overwrite)) and not (resume and _unborn(folder)):
+        hint = "--resume continues it, --overwrite deletes it" if is_run else "and it is not a run, so nothing here deletes it"
+        raise UserError(f"run directory {folder} exists; {hint}; or choose another with --output DIR")
+
+
+def _reopen(config: Config, folder: Path) -> RunDirectory:
+    manifest = read_manifest(folder)
+    if manifest["config_sha256"] != config.sha256():
+        raise UserError(
+            f"run directory {folder} was made with another config: {_difference(folder, config)}. "
+            "--resume continues the same run; choose another --output for a new one"
+        )
+    write_atomic(folder / CONFIG, config.to_yaml())
+    run = RunDirectory(folder, manifest["run_id"], config)
+    run.update_manifest(status="running", resumed=[*manifest.get("resumed", []), now()])
+    return run
+
+
+def _difference(folder: Path, config: Config) -> str:
+    if not (folder / CONFIG).is_file():
+        return "its config.yaml is missing"
+    was, wanted = _leaves(read_config(folder).dump()), _leaves(config.dump())
+    changed = [key for key in wanted if was.get(key) != wanted[key] and not key.startswith(("output.", "federation.backend"))]
+    return ", ".join(f"{key} was {was.get(key)}, now {wanted[key]}" for key in changed[:4]) or "written by another version"
+
+
+def _leaves(fields: Any, path: str = "") -> dict[str, Any]:
+    if not isinstance(fields, dict):
+        return {path: fields}
+    leaves: dict[str, Any] = {}
+    for key, value in fields.items():
+        leaves |= _leaves(value, f"{path}.{key}" if path else key)
+    return leaves
+
+
+def _unborn(folder: Path) -> bool:
+    """Whether a run died while its first file was being written: nothing but that temporary file is there."""
+    return all(item.name.startswith(f".{MANIFEST}.") for item in folder.iterdir())
+
+
+def _flat(record: dict[str, Any]) -> dict[str, Any]:
+    row = {key: value for key, value in record.items() if not isinstance(value, dict)}
+    row |= {f"{key}_s": value for key, value in record["timings"].items()}
+    row["rejected"] = " ".join(f"{code}:{n}" for code, n in record["rejected"].items())
+    return row

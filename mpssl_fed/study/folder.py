@@ -1,0 +1,79 @@
+"""The folder of a study: where its cells lie, which have finished, what came out."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from mpssl_fed.method import METHOD_VERSION
+from mpssl_fed.study.grid import Cell, Plan
+from mpssl_fed.study.results import Row, completed, read_csv, read_result
+
+
+def cell_folder(output: Path, cell: Cell) -> Path:
+    """Return the run directory of a cell."""
+    return output / "cells" / cell.id
+
+
+def log_file(output: Path, cell: Cell) -> Path:
+    """Return the file that holds what the cell printed."""
+    return output / "logs" / f"{cell.id}.log"
+
+
+def stored_row(output: Path, cell: Cell) -> Row | None:
+    """Return the row of a cell that has finished at this method version, else None."""
+    row = read_result(cell_folder(output, cell) / "result.json")
+    if row is None or (row.config_sha256, row.method_version) != (cell.sha256, METHOD_VERSION):
+        return None
+    return completed(dataclasses.replace(row, settings=cell.settings), cell_folder(output, cell))
+
+
+STUDY_FILE = "study.yaml"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The rows of a study in the order of its cells; a cell that was not reached has none."""
+
+    plan: Plan
+    output: Path
+    rows: dict[str, Row]
+    interrupted: bool = False
+
+    @property
+    def finished(self) -> list[Row]:
+        """Rows with a result."""
+        return [row for row in self.ordered if row.finished]
+
+    @property
+    def failed(self) -> list[Row]:
+        """Rows of cells that failed."""
+        return [row for row in self.ordered if not row.finished]
+
+    @property
+    def ordered(self) -> list[Row]:
+        """All rows, in the order of the cells."""
+        return [self.rows[cell.sha256] for cell in self.plan.cells if cell.sha256 in self.rows]
+
+    def folder(self, row: Row) -> Path:
+        """Return the run directory of a row (which need not exist for rows from a table)."""
+        return self.output / "cells" / row.config_sha256[:12]
+
+
+def finished_rows(plan: Plan, output: Path) -> dict[str, Row]:
+    """Return key -> row of the cells that have finished in ``output`` at this method version."""
+    stored = ((cell.sha256, stored_row(output, cell)) for cell in plan.cells)
+    return {sha: row for sha, row in stored if row is not None}
+
+
+def read_outcome(plan: Plan, output: Path) -> Outcome:
+    """Return the rows of a study that has run, failures and rows from a table included, without running anything."""
+    rows = read_csv(output / "results.csv", plan.cells, METHOD_VERSION) if (output / "results.csv").is_file() else {}
+    failures = {cell.sha256: read_result(failure_file(output, cell)) for cell in plan.cells}
+    rows = {sha: row for sha, row in failures.items() if row is not None} | rows | finished_rows(plan, output)
+    return Outcome(plan, output, rows)
+
+
+def failure_file(output: Path, cell: Cell) -> Path:
+    return log_file(output, cell).with_suffix(".failed.json")

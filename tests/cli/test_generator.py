@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from matplotlib import get_data_path
+from typer.testing import CliRunner
+
+from mpssl_fed.cli import build
+from mpssl_fed.errors import UserError
+from mpssl_fed.generators import load_generator
+
+FONTS = f"{get_data_path()}/fonts/ttf"
+
+
+def call(*words):
+    return CliRunner().invoke(build(), [str(word) for word in words])
+
+
+def test_pretrain_generator_in_plain_lines(tmp_path):
+    result = call(
+        "pretrain-generator", "--fonts", FONTS, "--out", tmp_path / "g", "--classes", "chars:TL", "--iterations", 3,
+        "--channel-width", 4, "--min-fonts", 3, "--max-fonts", 12, "--foundation-steps", 3,
+    )  # fmt: skip
+    assert result.exception is None, result.output
+    assert "distil, loss" in result.output
+    assert "names" in result.output
+    assert load_generator("biggan", tmp_path / "g").classes == ("T", "L")
+
+
+def test_pretrain_generator_errors(tmp_path):
+    few = call("pretrain-generator", "--fonts", tmp_path, "--out", tmp_path / "g")
+    assert isinstance(few.exception, UserError)
+    assert "0 font files found" in str(few.exception)
+    narrow = call("pretrain-generator", "--fonts", FONTS, "--out", tmp_path / "g", "--channel-width", 2)
+    assert isinstance(narrow.exception, UserError)
+    assert "--channel-width is 2" in str(narrow.exception)
+    other = call("pretrain-generator", "--fonts", FONTS, "--out", tmp_path / "g", "--channel-width", 8, "--kind", "vqvae")
+    assert isinstance(other.exception, UserError)
+    assert "only --kind biggan" in str(other.exception)
+
+
+def test_fetch_names_what_can_be_fetched():
+    result = call("fetch", "biggan")
+    assert isinstance(result.exception, UserError)
+    assert "biggan-deep-128, biggan-deep-256, biggan-deep-512" in str(result.exception)

@@ -1,0 +1,69 @@
+"""The lifetime epsilon that the owner reads is one number: ledger, status and report agree, under every term of a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from mpssl_fed.cli import build
+from mpssl_fed.deployment.owner_report import Owned, lifetime, write_site_report
+from mpssl_fed.federation import parts
+from mpssl_fed.federation.server.deployed_run import with_task
+from mpssl_fed.privacy.accounting import epsilon
+from mpssl_fed.privacy.filter import EXCLUSIVE, SHARED, RenyiFilter, admit_round, admit_run
+from mpssl_fed.privacy.ledger import Ledger
+from mpssl_fed.privacy.policy import load_policy
+from tests.federation.test_privacy import private_config
+
+DELTA, ROUND, ROUNDS = 1e-5, {(1.1, 0.05): 40}, 5
+PLAN = {(1.1, 0.05): 40 * ROUNDS}
+PRICE = epsilon(PLAN, DELTA)
+
+
+def page_and_ledger(folder: Path, max_epsilon: float, unaccounted: bool = False) -> tuple[str, str, dict[str, object], Ledger]:
+    """Return report, `ledger show` and status of a site that spent all but the last round of a run."""
+    policy_file = folder / "policy.yaml"
+    policy_file.write_text(yaml.safe_dump({"dataset": "chest", "public_size": 200, "max_epsilon": max_epsilon, "delta": DELTA}))
+    policy, ledger = load_policy(policy_file), Ledger.create(folder / "ledger.sqlite")
+    limit = RenyiFilter(policy.max_epsilon, policy.delta)
+    judge = admit_run(limit, "run", PLAN)
+    ledger.begin_run("chest", "run", plan={}, commitment="c", history=PLAN, scope="end-to-end", judge=judge)
+    for number in range(1, ROUNDS):
+        ledger.reserve("chest", "run", number, ROUND, admit_round(limit, "run", ROUND))
+    if unaccounted:
+        ledger.mark_unaccounted("chest", "other", "scope off")
+    config = with_task(private_config())
+    owned = Owned(folder, 0, parts.labelled(config, 0), policy, ledger.files.database)
+    page = write_site_report(owned, config, "run").read_text(encoding="utf-8")
+    words = ["ledger", "show", str(ledger.files.database), "--policy", str(policy_file)]
+    shown, as_json = (CliRunner().invoke(build(), [*words, *more], catch_exceptions=False).output for more in ([], ["--json"]))
+    status = lifetime(ledger.files.database, policy)
+    assert json.loads(as_json)["data_sets"][0]["epsilon_lifetime"] == status["epsilon"]
+    return page, shown, status, ledger
+
+
+@pytest.mark.parametrize(("terms", "budget"), [(SHARED, 3 * PRICE), (EXCLUSIVE, 1.001 * PRICE)])
+def test_report_and_ledger_tell_the_same_epsilon(tmp_path: Path, terms: str, budget: float) -> None:
+    page, shown, status, ledger = page_and_ledger(tmp_path, budget)
+    spent = ledger.spent("chest")
+    assert set(spent.terms.values()) == {terms}
+    exact, filtered = epsilon(spent.history, DELTA), RenyiFilter(budget, DELTA).epsilon(spent.history)
+    assert exact < filtered  # else the two could not be told apart
+    assert status["epsilon"] == (exact if terms == EXCLUSIVE else filtered)
+    (told,) = [line for line in shown.splitlines() if "spent over its life" in line]
+    number = told.split()[1]
+    assert f"epsilon {number} of {budget:g} spent over its life" in page
+    assert 0 <= float(number) - status["epsilon"] < 0.001  # rounded up, never down
+    assert float(number) <= budget
+
+
+def test_what_was_read_without_noise_has_no_number(tmp_path: Path) -> None:
+    page, shown, status, _ = page_and_ledger(tmp_path, 3 * PRICE, unaccounted=True)
+    assert status["epsilon"] is None
+    assert "epsilon is infinite" in page
+    assert "epsilon infinite" in shown
+    assert "spent over its life" not in page + shown
