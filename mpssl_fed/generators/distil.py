@@ -124,18 +124,19 @@ class FontEmbedding(nn.Module):
         small = torch.from_numpy(bank.glyphs[:, :, ::4, ::4].astype(np.float32) / 255).flatten(2)
         there = torch.from_numpy(bank.present)[..., None].float()
         centred = ((small - (small * there).sum(0) / there.sum(0)) * there).flatten(1)
-        parts = torch.linalg.svd(centred, full_matrices=False).U[:, :width]
+        parts = torch.linalg.svd(centred.double(), full_matrices=False).U[:, :width].float()
         # Principal components by rank: each starts as a Gaussian, whatever its outliers.
         ranks = (parts.argsort(0).argsort(0) + 0.5) / len(parts)
         self.raw = nn.Parameter(F.pad(torch.special.ndtri(ranks), (0, width - parts.shape[1])))
 
     def forward(self) -> Tensor:
         """Return [fonts, width]: zero mean and covariance (1 - noise^2) I over the fonts."""
-        centred = self.raw - self.raw.mean(0)
+        raw = self.raw.double()
+        centred = raw - raw.mean(0)
         width = self.raw.shape[1]
-        covariance = centred.T @ centred / len(centred) + 1e-3 * torch.eye(width)
+        covariance = centred.T @ centred / len(centred) + 1e-3 * torch.eye(width, dtype=centred.dtype)
         white = torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), centred.T, upper=False).T
-        return math.sqrt(1 - EMBEDDING_NOISE**2) * white
+        return (math.sqrt(1 - EMBEDDING_NOISE**2) * white).float()
 
 
 def distil(bank: GlyphBank, settings: DistilSettings, report: Report) -> tuple[BigGAN, dict[str, Any]]:

@@ -206,16 +206,16 @@ class _Flow(_Training):
 
     @torch.no_grad()
     def _components(self) -> Tensor:
-        flat = self.pool.x(slice(None)).flatten(1)
+        # float64: of a covariance that lacks rank, some processors' float32 routine makes NaN
+        flat = self.pool.x(slice(None)).flatten(1).double()
         mean = flat.mean(0)
-        covariance = (flat - mean).T @ (flat - mean) / len(flat)
-        values, vectors = torch.linalg.eigh(covariance)
+        values, vectors = torch.linalg.eigh((flat - mean).T @ (flat - mean) / len(flat))
         top = vectors[:, -self.width :].flip(1)
         # Half whitened, by the root of the standard deviation: large components stay larger, so that the flow heeds them first.
         scale = values.flip(0)[: self.width].clamp_min(1e-8).pow(0.25)
         self.sampler.mean.copy_(mean)
         self.sampler.basis.copy_((top * scale).T)
-        return (flat - mean) @ (top / scale)
+        return ((flat - mean) @ (top / scale)).float()
 
     def _match(self, noise: Tensor, image: Tensor, label: Tensor) -> Tensor:
         t = torch.rand(len(noise), 1, generator=self.rng)

@@ -84,7 +84,7 @@ def similarity(weak: Tensor, strong: Tensor) -> dict[str, float]:
     the effective rank of the weak ones: exp of the entropy of their covariance's normalised eigenvalues (Roy and Vetterli 2007)."""
     cosine = F.normalize(weak, dim=1) @ F.normalize(strong, dim=1).T  # [n, n]
     pair, n = cosine.diagonal(), len(weak)
-    variance = torch.linalg.svdvals(weak - weak.mean(0)).square()
+    variance = torch.linalg.svdvals((weak - weak.mean(0)).double()).square()
     share = variance / variance.sum().clamp_min(1e-30)
     entropy = -(share * share.clamp_min(1e-30).log()).sum()
     return {
