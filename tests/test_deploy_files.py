@@ -24,11 +24,14 @@ PROGRAM = "/opt/mpssl-fed/bin/mpssl-fed"
 COMPOSE = yaml.safe_load((DEPLOY / "containers" / "site.yaml").read_text(encoding="utf-8"))["services"]
 
 
+PACKAGES = {"nginx": "nginx-light", "systemd-analyze": "systemd"}
+
+
 def tool(name: str) -> str:
     """Return the path of a linter; the test is skipped where the system has none."""
     found = shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin")
     if found is None:
-        pytest.skip(f"needs {name}")
+        pytest.skip(f"needs Debian's package {PACKAGES.get(name, name)}")
     return found
 
 

@@ -175,3 +175,29 @@ def test_a_process_starts_without_what_it_may_never_use(module: str) -> None:
 @pytest.mark.parametrize("file", [*FILES, *sorted((HOUSE / "tests").rglob("*.py"))], ids=lambda file: str(file.relative_to(HOUSE)))
 def test_no_file_is_long(file: Path) -> None:
     assert len(file.read_text(encoding="utf-8").splitlines()) <= 350
+
+
+def test_decompositions_are_taken_in_float64() -> None:
+    """In float32 some processors' routines make NaN of a matrix that lacks rank: each call names its float64 operand."""
+    names = {"eig", "eigh", "eigvals", "eigvalsh", "svd", "svdvals", "cholesky", "qr", "inv", "pinv", "solve", "lstsq", "matrix_rank",
+             "solve_triangular", "slogdet", "det", "matrix_exp", "pca_lowrank", "svd_lowrank", "corrcoef", "cov"}  # fmt: skip
+    found = 0
+    for file in FILES:
+        source = file.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in names:
+                called = ast.unparse(node.func)
+                if called.startswith(("torch.", "np.", "numpy.", "linalg.", "scipy.")):
+                    found += 1
+                    words = ast.unparse(node) + _scope(source, node)
+                    assert "double()" in words or "float64" in words, (
+                        f"{_module(file)}:{node.lineno}: {called} of what may be float32"
+                    )
+    assert found >= 4
+
+
+def _scope(source: str, call: ast.Call) -> str:
+    """Return the text of the innermost function around ``call``."""
+    inner = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
+    around = [node for node in inner if node.lineno <= call.lineno <= (node.end_lineno or 0)]
+    return ast.unparse(max(around, key=lambda node: node.lineno)) if around else ""

@@ -110,7 +110,10 @@ def test_broken_idx_file_is_named(tmp_path: Path, damage: str) -> None:
         load_dataset("fashion-mnist", root=tmp_path)
 
 
-@pytest.mark.skipif(not any((f / "t10k-labels-idx1-ubyte.gz").is_file() for f in mnist._system_folders()), reason="not installed")
+@pytest.mark.skipif(
+    not any((f / "t10k-labels-idx1-ubyte.gz").is_file() for f in mnist._system_folders()),
+    reason="needs Debian's package dataset-fashion-mnist",
+)
 def test_the_installed_fashion_set_is_whole() -> None:
     fashion = load_dataset("fashion-mnist")
     assert fashion.train.y.bincount().tolist() == [6000] * 10

@@ -25,10 +25,11 @@ AT = "/etc/mpssl-fed"
 SITES = {"north": "0", "south": "1"}
 TOOLS = ("ip", "nginx", "curl", "setpriv", "useradd")
 
-pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0 or any(shutil.which(tool, path=os.environ["PATH"] + ":/usr/sbin") is None for tool in TOOLS),
-    reason="needs root, iproute2, nginx, curl and useradd",
-)
+MISSING = [tool for tool in TOOLS if shutil.which(tool, path=os.environ["PATH"] + ":/usr/sbin") is None]
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can make network namespaces"),
+    pytest.mark.skipif(bool(MISSING), reason=f"needs Debian's packages of {', '.join(MISSING)}"),
+]
 
 
 class Federation:

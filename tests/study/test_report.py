@@ -175,7 +175,7 @@ def test_neither_run_nor_study(tmp_path: Path) -> None:
 def test_reports_in_a_browser(tmp_path: Path, study: Path) -> None:
     browser = find_browser()
     if browser is None:
-        pytest.skip("no chromium here: the page is not opened in a browser (apt-get install chromium)")
+        pytest.skip("needs Debian's package chromium")
     pages = (write_report(write_run(tmp_path, [0.1, 0.5, 0.7])), write_report(study))
     with Browser(browser) as tab:
         for page, dark in itertools.product(pages, (False, True)):
