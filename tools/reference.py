@@ -19,17 +19,24 @@ from click import Context, Group
 from mpssl_fed import cli
 from mpssl_fed.config import METHODS, Config
 from mpssl_fed.config.learning import CONTROLS, METHOD_DEFAULTS
-from mpssl_fed.config.section import Section
+from mpssl_fed.config.leaves import leaves
+from mpssl_fed.config.marks import Mark
 
 DOCS = Path(__file__).parents[1] / "docs"
+DECIDED = [
+    "The last column says who decides a key when a message asks a deployed site for it. **server**: the server, within what a site",
+    "takes by default; **site**: the owner, else the default; any other value is refused by a code; **ignored**: nobody, any value",
+    "passes. An owner says more, or less, in the field of the policy that stands in brackets or under its `settings`",
+    "([deploy.md](deploy.md)). A simulated run is its own owner: there every value of the type is taken.",
+]
 HEAD = "<!-- written by tools/reference.py; edit the source, not this page -->\n\n"
 
 
 def config_page() -> str:
-    """Return the page of every key: its type and range, its default, its meaning."""
-    lines = ["# Config keys", "", "Set any of them in YAML or as `key.path=value` on the command line.", ""]
-    lines += ["| key | type | default | meaning |", "|---|---|---|---|"]
-    lines += _rows(Config, "")
+    """Return the page of every key: its type and range, its default, its meaning, and who decides it at a deployed site."""
+    lines = ["# Config keys", "", "Set any of them in YAML or as `key.path=value` on the command line.", "", *DECIDED, ""]
+    lines += ["| key | type | default | meaning | at a deployed site |", "|---|---|---|---|---|"]
+    lines += _rows()
     lines += ["", "## Methods", "", "| `method.name` | source | loss | sets |", "|---|---|---|---|"]
     lines += [f"| `{name}` | {source} | {loss} | {_sets(name)} |" for name, (source, loss) in METHODS.items()]
     return HEAD + "\n".join(lines) + "\n"
@@ -46,19 +53,34 @@ def _sets(method: str) -> str:
     return ", ".join([*flat(METHOD_DEFAULTS.get(method, {}), "method."), *flat(CONTROLS.get(method, {}), "")])
 
 
-def _rows(model: type[Section], prefix: str) -> list[str]:
+def _rows() -> list[str]:
     rows = []
-    for name, field in model.model_fields.items():
-        key = prefix + (field.alias or name)
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, Section):
-            rows += _rows(kind, f"{key}.")
-            continue
-        default = field.get_default(call_default_factory=True)
-        shown = "null" if default is None else str(default).replace("|", "\\|")
-        meaning = (field.description or "").replace("|", "\\|")
-        rows.append(f"| `{key}` | {_type(kind)}{_range(field.metadata)} | `{shown}` | {meaning} |")
+    for leaf in leaves(Config):
+        default = "" if leaf.field.is_required() else f"`{_cell('null' if leaf.default is None else str(leaf.field.default))}`"
+        kind = f"{_type(leaf.field.annotation)}{_range(leaf.field.metadata)}"
+        rows.append(f"| `{leaf.key}` | {kind} | {default} | {_cell(leaf.field.description or '')} | {_decided(leaf.mark)} |")
     return rows
+
+
+def _decided(mark: Mark) -> str:
+    """Return who decides a key at a deployed site, how far, by which word of the owner, and why."""
+    if mark.who == "ignored":
+        return f"ignored: {mark.why}"
+    far = f"{mark.low:g} to {mark.high:g}" if mark.who == "server" and mark.low is not None else ", ".join(mark.words)
+    owner = (
+        "nobody changes it"
+        if mark.fixed
+        else f"`{mark.owner}`"
+        if mark.owner
+        else "`settings`"
+        if far or mark.who == "site"
+        else ""
+    )
+    return f"{mark.who}{f' {far}' if far else ''}{f' ({owner})' if owner else ''}: {mark.why}"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def _type(kind: Any) -> str:
@@ -67,6 +89,8 @@ def _type(kind: Any) -> str:
         return ", ".join(f"`{value}`" for value in arguments)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_type(argument) for argument in arguments)
+    if origin is tuple and Ellipsis in arguments:
+        return f"list of {_type(arguments[0])}"
     if origin is not None:
         return f"{origin.__name__} of {', '.join(_type(argument) for argument in arguments)}"
     return {type(None): "null"}.get(kind, getattr(kind, "__name__", str(kind)))

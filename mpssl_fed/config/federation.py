@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from mpssl_fed.config.marks import AT_SERVER, PRICED, RELEASED, WORK, Marks, ignored, server, site
 from mpssl_fed.config.section import Section, own_options
 
 ADAPTIVE = {"server_lr": 0.01, "beta_1": 0.9, "beta_2": 0.99, "tau": 0.001}
@@ -25,6 +26,11 @@ STRATEGY_OPTIONS: dict[str, dict[str, Any]] = {
 
 class Strategy(Section):
     """How the server turns replies into new weights."""
+
+    marks: ClassVar[Marks] = {
+        "proximal_mu": server(RELEASED, 0, 10),
+        "name server_lr server_momentum beta_1 beta_2 tau hostile trim norm_bound options": ignored(AT_SERVER),
+    }
 
     name: str = Field(
         "fedavg", description="fedavg, fedprox, fedavgm, fedadam, fedyogi, fedmedian, fedtrimmedavg, krum, multikrum, or a plug-in."
@@ -49,6 +55,13 @@ class Strategy(Section):
 class Anchor(Section):
     """Hold the local model to the global model's logits on a fixed synthetic set (against client drift)."""
 
+    marks: ClassVar[Marks] = {
+        "weight": server(RELEASED, 0, 100),
+        "temperature": server(RELEASED, 0.1, 20),
+        "images": server(WORK, 2, 8192),
+        "batch": server(WORK, 2, 512),
+    }
+
     weight: float = Field(0.0, ge=0, description="0: no anchor.")
     temperature: float = Field(2.0, gt=0, description="Both logits are divided by it.")
     images: int = Field(512, ge=2, description="Size of the fixed synthetic set.")
@@ -57,6 +70,12 @@ class Anchor(Section):
 
 class Federation(Section):
     """Sites, rounds and how replies are put together."""
+
+    marks: ClassVar[Marks] = {
+        "rounds": server(PRICED, 1, 1000, code="rounds", owner="max_rounds"),
+        "local_steps": server(PRICED, 1, 1000, code="steps", owner="max_local_steps"),
+        "sites fraction min_sites deadline_s join_deadline_s weighting eval_every backend": ignored(AT_SERVER),
+    }
 
     sites: int = Field(4, ge=1, le=100_000, description="Sites in a simulation; in flwr run the nodes Flower gives.")
     rounds: int = Field(5, ge=1, description="Rounds.")
@@ -86,6 +105,8 @@ class Federation(Section):
 class Clip(Section):
     """L2 bounds of one unit's contribution to each release; public numbers."""
 
+    marks: ClassVar[Marks] = {"gradient meta feature": site("the bound of what one unit adds", 1e-3, 1e3, code="clip")}
+
     gradient: float = Field(1.0, gt=0, description="Release (a): supervised gradient.")
     meta: float = Field(1.0, gt=0, description="Release (b): validation gradient.")
     feature: float = Field(1.0, gt=0, description="Release (c): feature mean.")
@@ -93,6 +114,21 @@ class Clip(Section):
 
 class Privacy(Section):
     """Differential privacy of every private read; off unless epsilon is set."""
+
+    marks: ClassVar[Marks] = {
+        "scope": server("no looser than the policy's", code="scope", owner="scope"),
+        "epsilon": server(PRICED, 1e-3, 100, code="epsilon", owner="max_epsilon"),
+        "delta": server("no larger than the policy's", 1e-14, 0.1, code="delta", owner="delta"),
+        "unit": site("what the ledger counts", code="unit", owner="unit"),
+        "public_size": ignored("each site's own, as its policy says: its weight in the average"),
+        "sample_rate": server(PRICED, 1e-4, 0.2, code="sample-rate", owner="max_sample_rate"),
+        "meta_params per_class_gap": server("clipped and noised alike"),
+        "sigma_feature_ratio": server(PRICED, 0.1, 100, code="sigma"),
+        "count_floor": site("a public bound of release (c)", 0.01, 1),
+        "noise": site("fast is for public data", code="noise", fixed=True),
+        "per_unit": site("how this machine computes"),
+        "max_physical_batch": site("this machine's memory", 1, 4096),
+    }
 
     scope: Literal["off", "labelled-step", "end-to-end"] | None = Field(None, description="end-to-end once epsilon is set.")
     epsilon: float | None = Field(None, gt=0, description="Budget of the whole run at a site; null: no privacy.")

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from mpssl_fed.config.section import Section, own_options
+from mpssl_fed.config.marks import (
+    AT_SERVER,
+    NO_PATH,
+    PRICED,
+    PUBLIC,
+    RELEASED,
+    WORK,
+    Marks,
+    ignored,
+    server,
+    site,
+)
+from mpssl_fed.config.section import Section
 from mpssl_fed.errors import nearest
 
 METHODS: dict[str, tuple[str, str]] = {
@@ -43,106 +55,23 @@ METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
 """Method name -> what its other keys of the method section are unless set, nested as in YAML. Not the paper's: `mp-ssl+` is the
 best form of meta-optimised samples that was found, a large buffer half of which has random latents."""
 
+MODELS = ("small-cnn", "resnet18", "resnet50", "pixels", "hog", "random")
+"""Classifiers that this package builds; a plug-in's is one that a site's owner may add to its policy."""
+
 LAMBDA = {"none": 0.0}
 """Default weight of each unsupervised loss that wants another one than 1. SCR at 5 helps 300 steps at one site and collapses
 in 90 steps at four (benchmarks/results); the paper's value is not known."""
 
 
-class Output(Section):
-    """Where a run is written."""
-
-    dir: str | None = Field(None, description="The run directory itself; default runs/CONFIG-STEM.")
-    overwrite: bool = Field(False, description="Delete a run directory that exists.")
-    resume: bool = Field(False, description="Continue the run in the run directory.")
-    tensorboard: bool = Field(False, description="Write TensorBoard events below the run directory; extra [tensorboard].")
-
-
-class Runtime(Section):
-    """What a process uses."""
-
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, else mps, else cpu.")
-    threads: int = Field(1, ge=1, le=256, description="torch threads at a site; the same number gives the same bits.")
-    autocast: Literal["off", "bf16"] = Field("off", description="bf16 in first-order passes only; second order stays in float32.")
-
-
-PARTITION_OPTIONS: dict[str, dict[str, Any]] = {
-    "iid": {},
-    "dirichlet": {"alpha": 0.3, "min_per_site": 1},
-    "pathological": {"classes_per_site": 2},
-    "quantity": {"skew": 1.0, "min_per_site": 1},
-}
-
-
-class Partition(Section):
-    """How the labelled pool is split over the sites."""
-
-    name: str = Field("iid", description="iid, dirichlet, pathological, quantity, or a plug-in.")
-    alpha: float | None = Field(None, gt=0, description="dirichlet: concentration; small is skewed (default 0.3).")
-    min_per_site: int | None = Field(None, ge=0, description="dirichlet, quantity: fewest images a site (default 1).")
-    classes_per_site: int | None = Field(None, ge=1, description="pathological: classes a site (default 2).")
-    skew: float | None = Field(None, ge=0, description="quantity: exponent of the power law of site sizes (default 1).")
-    options: dict[str, Any] = Field({}, description="Options of a plug-in partitioner.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _only_its_own(cls, fields: Any) -> Any:
-        return own_options(fields, "iid", PARTITION_OPTIONS)
-
-
-class Task(Section):
-    """What sites that hold their own images agree on with the server."""
-
-    classes: tuple[str, ...] = Field(min_length=2, description="Class names; their order is that of the classifier's outputs.")
-    size: int = Field(32, ge=8, le=1024, description="Height and width in pixels that the classifier sees.")
-    stored_size: int | None = Field(None, ge=8, le=2048, description="Size that labelled images are kept at; null: size.")
-    channels: Literal[1, 3] = Field(3, description="1 grey, 3 colour.")
-    flip: bool = Field(False, description="Whether a mirrored image keeps its label.")
-
-
-class Data(Section):
-    """The labelled images of a study; a deployed site reads its own instead."""
-
-    name: str = Field("mnist-5k", description="mnist-5k, fashion-mnist, cifar10, medmnist/NAME, image-folder, aircraft, ...")
-    root: str | None = Field(None, description="Folder that holds the data set; default: where it is usually found.")
-    size: int | None = Field(None, ge=8, le=1024, description="Height and width in pixels; default: the data set's own.")
-    labels_per_class: int | None = Field(10, ge=1, description="Labelled images a class; null: see label_fraction.")
-    labels_over: Literal["site", "all-sites"] = Field(
-        "site", description="site: labels_per_class is the mean of one site (times sites in all); all-sites: the total."
-    )
-    label_fraction: float | None = Field(
-        None, gt=0, le=1, description="Labelled share of the pool, where labels_per_class is null."
-    )
-    val_fraction: float = Field(0.1, ge=0, lt=1, description="Share of a site's labelled images kept for the meta-objective.")
-    held_out: Literal["test", "validation"] = Field(
-        "test", description="What is evaluated on: the test set, or (to tune) a slice of the training pool that no site gets."
-    )
-    held_out_fraction: float = Field(
-        0.2, gt=0, lt=1, description="held_out=validation: share of each class of the training pool, the same for every seed."
-    )
-    test_limit: int | None = Field(None, ge=1, description="Evaluate on the first so many of the shuffled held-out images.")
-    unlabeled: int | None = Field(None, ge=1, description="ssl-real: most real unlabeled images a site; null: all of its share.")
-    subjects: Literal["parent"] | None = Field(None, description="image-folder: the folder above an image names its subject.")
-    download: bool = Field(False, description="Permit the download of a data set that is not found.")
-    partition: Partition = Partition()
-    task: Task | None = Field(None, description="Of a deployment; a server with a data set fills it in by itself.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fraction_alone(cls, fields: Any) -> Any:
-        """A label fraction without a word on labels_per_class replaces its default."""
-        if isinstance(fields, dict) and fields.get("label_fraction") is not None and "labels_per_class" not in fields:
-            return {**fields, "labels_per_class": None}
-        return fields
-
-    @model_validator(mode="after")
-    def _one_budget(self) -> Data:
-        if self.labels_per_class is not None and self.label_fraction is not None:
-            raise ValueError("labels_per_class and label_fraction are both set; set one of them to null")
-        return self
-
-
 class GeneratorSection(Section):
     """The frozen public generator."""
+
+    marks: ClassVar[Marks] = {
+        "name": server("listed by name and SHA-256", code="generator", owner="generators"),
+        "path": site(NO_PATH, code="path", owner="--generator-path", fixed=True),
+        "foundation": site(NO_PATH, code="path", fixed=True),
+        "truncation": server(PUBLIC, 0.05, 1),
+    }
 
     name: str = Field(
         "glyphs-digits",
@@ -156,6 +85,12 @@ class GeneratorSection(Section):
 class Model(Section):
     """The classifier f = h . g."""
 
+    marks: ClassVar[Marks] = {
+        "name": server("built from the installed package", words=MODELS),
+        "norm trainable": server("which weights are trained and travel"),
+        "pretrained": site(NO_PATH, code="path", fixed=True),
+    }
+
     name: str = Field("small-cnn", description="small-cnn, resnet18, resnet50, pixels, hog, random, or a plug-in.")
     norm: Literal["group", "batch"] = Field("group", description="Normalisation layers; differential privacy needs group.")
     trainable: Literal["all", "norm", "head"] = Field("all", description="all; norm: scales and shifts, and head; head alone.")
@@ -165,12 +100,25 @@ class Model(Section):
 class Gap(Section):
     """The feature gap L_gap of the meta-objective."""
 
+    marks: ClassVar[Marks] = {
+        "weight": server(RELEASED, 0, 100),
+        "per_class": server(RELEASED),
+    }
+
     weight: float = Field(1.0, ge=0, description="lambda_gap.")
     per_class: bool = Field(True, description="One mean a class; under differential privacy the gap is global unless planned.")
 
 
 class Latent(Section):
     """The mapper M_phi and the label converter I_xi."""
+
+    marks: ClassVar[Marks] = {
+        "hidden": server(WORK, 1, 2048),
+        "mapper_lr": server(RELEASED, 1e-6, 1),
+        "converter_lr": server(RELEASED, 1e-6, 10),
+        "temperature": server(RELEASED, 0.05, 20),
+        "hard": server(RELEASED),
+    }
 
     hidden: int = Field(64, ge=1, description="Width of the mapper's hidden layer.")
     mapper_lr: float = Field(2e-2, gt=0, description="Adam step of phi.")
@@ -182,6 +130,14 @@ class Latent(Section):
 class FreeMatch(Section):
     """Constants of FreeMatch (arXiv 2205.07246)."""
 
+    marks: ClassVar[Marks] = {
+        "ema": server(RELEASED, 0, 0.99999),
+        "fairness": server(RELEASED, 0, 10),
+        "fixed_threshold": server(RELEASED, 0, 1),
+        "temperature": server(RELEASED, 0.05, 20),
+        "hard": server(RELEASED),
+    }
+
     ema: float = Field(0.999, ge=0, lt=1, description="Momentum of thresholds and histograms.")
     fairness: float = Field(0.01, ge=0, description="Weight of the self-adaptive fairness term.")
     fixed_threshold: float | None = Field(None, ge=0, le=1, description="Set: FixMatch with this threshold.")
@@ -192,6 +148,11 @@ class FreeMatch(Section):
 class VICReg(Section):
     """Constants of the VICReg loss on raw features."""
 
+    marks: ClassVar[Marks] = {
+        "variance covariance": server(RELEASED, 0, 100),
+        "target_std": server(RELEASED, 1e-3, 100),
+    }
+
     variance: float = Field(1.0, ge=0, description="Weight of the hinge on each feature's standard deviation.")
     covariance: float = Field(0.04, ge=0, description="Weight of the squared off-diagonal covariance over d.")
     target_std: float = Field(1.0, gt=0, description="Standard deviation below which the hinge acts.")
@@ -199,6 +160,22 @@ class VICReg(Section):
 
 class Method(Section):
     """Where the unsupervised batch comes from and what is asked of it."""
+
+    marks: ClassVar[Marks] = {
+        "name source loss": server("listed", code="method", owner="methods"),
+        "augment": server("an augmentation"),
+        "lambda_": server(RELEASED, 0, 100),
+        "warmup": server(RELEASED, 0, 1),
+        "batch lmo_batch micro_batch": server(WORK, 2, 512),
+        "buffer": server(WORK, 1, 1000),
+        "refresh_every": server(WORK, 1, 100_000),
+        "bank": server(WORK, 0, 20_000),
+        "random_share": server(PUBLIC, 0, 1),
+        "lmo_every": server(PRICED, 1, 100_000),
+        "look_ahead": server(RELEASED, 1e-6, 10),
+        "infonce_temperature": server(RELEASED, 0.01, 10),
+        "options": site("options of a plug-in may name files", code="path"),
+    }
 
     name: str | None = Field(None, description="A pair with a name (base, mp-ssl, ...); null: source and loss are given.")
     source: str | None = Field(None, description="none, real, random, pseudo-label, meta-optimised, or a plug-in.")
@@ -269,6 +246,16 @@ def _with_defaults(fields: dict[str, Any], defaults: dict[str, Any]) -> dict[str
 class Optim(Section):
     """The classifier's optimiser; it starts anew in each round."""
 
+    marks: ClassVar[Marks] = {
+        "name nesterov schedule": server(RELEASED),
+        "lr": server(RELEASED, 1e-6, 10),
+        "momentum": server(RELEASED, 0, 0.999),
+        "betas": server(RELEASED, 0, 0.9999),
+        "weight_decay": server(RELEASED, 0, 0.1),
+        "warmup_steps": server(RELEASED, 0, 100_000),
+        "batch_size": server(WORK, 1, 1024),
+    }
+
     name: Literal["sgd", "momentum", "adamw"] = Field("adamw", description="sgd, momentum (0.9 unless set), adamw.")
     lr: float = Field(3e-3, gt=0, description="Step size.")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum alone.")
@@ -289,6 +276,11 @@ class Optim(Section):
 
 class WarmStart(Section):
     """Training at the server on the public generator alone, before round 1; reads no private byte."""
+
+    marks: ClassVar[Marks] = {
+        "part": server("which weights travel; the generator is listed"),
+        "steps batch lr class_map": ignored(AT_SERVER),
+    }
 
     part: Literal["none", "body", "head", "both"] = Field("none", description="What starts warm.")
     steps: int = Field(200, ge=1, description="Steps of classifying synthetic images.")

@@ -9,13 +9,15 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from mpssl_fed.config.data import Data, Output, Runtime
 from mpssl_fed.config.federation import Federation, Privacy
-from mpssl_fed.config.learning import CONTROLS, Data, GeneratorSection, Method, Model, Optim, Output, Runtime, WarmStart
+from mpssl_fed.config.learning import CONTROLS, GeneratorSection, Method, Model, Optim, WarmStart
+from mpssl_fed.config.marks import PUBLIC, Marks, server
 from mpssl_fed.config.section import Section
 from mpssl_fed.errors import UserError, nearest
 
@@ -36,6 +38,8 @@ PlainYaml.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?:true|T
 
 class Config(Section):
     """Everything that defines a run. Frozen; build one with :func:`load` or :func:`from_mapping`."""
+
+    marks: ClassVar[Marks] = {"seed": server(PUBLIC, 0, 2**63 - 1)}
 
     seed: int = Field(0, ge=0, description="Root of the seed tree for everything public.")
     output: Output = Output()

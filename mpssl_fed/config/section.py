@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
+from mpssl_fed.config.marks import Marks
+
 
 class Section(BaseModel):
-    """A part of the config: frozen, unknown keys refused."""
+    """A part of the config: frozen, unknown keys refused. ``marks`` says of each key who decides it at a deployed site."""
+
+    marks: ClassVar[Marks] = {}
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False, protected_namespaces=())
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from mpssl_fed.config import Config, from_json
-from mpssl_fed.config.learning import Task
+from mpssl_fed.config.data import Task
 from mpssl_fed.data.datasets import Dataset, Images, load_dataset, validation_split
 from mpssl_fed.data.partition import choose_labelled, partition
 from mpssl_fed.errors import UserError

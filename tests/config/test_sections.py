@@ -6,8 +6,9 @@ import pytest
 
 from mpssl_fed import config as configs
 from mpssl_fed.config import METHODS, Config
+from mpssl_fed.config.data import PARTITION_OPTIONS
 from mpssl_fed.config.federation import STRATEGY_OPTIONS
-from mpssl_fed.config.learning import CONTROLS, LAMBDA, METHOD_DEFAULTS, PARTITION_OPTIONS, Method
+from mpssl_fed.config.learning import CONTROLS, LAMBDA, METHOD_DEFAULTS, Method
 from mpssl_fed.errors import UserError
 
 PRIVATE = ("privacy.epsilon=8", "privacy.public_size=100", "privacy.delta=1e-4")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import lru_cache
 
 from mpssl_fed.config import Config, from_json
+from mpssl_fed.config.data import Data
 from mpssl_fed.config.federation import Federation, Privacy
-from mpssl_fed.config.learning import Data, Method, Optim
+from mpssl_fed.config.learning import Method, Optim
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
 from mpssl_fed.method.warm_start import warm_start
