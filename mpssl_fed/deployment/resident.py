@@ -25,7 +25,7 @@ from mpssl_fed.federation.messages import EXAMPLES, REPLY_METRICS, Plan, TrainRe
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.federation.site.budget import Budget, policy_budget
 from mpssl_fed.federation.site.site import Site
-from mpssl_fed.federation.weights import LARGEST
+from mpssl_fed.federation.weights import bound
 from mpssl_fed.privacy.egress import NumberSpec, allow, like
 from mpssl_fed.privacy.policy import Policy
 
@@ -128,7 +128,7 @@ class Resident:
         """Return the bytes that leave: weights as asked and the listed numbers; the rest is dropped and counted."""
         weights = {key: np.asarray(value.numpy(), dtype=np.float32) for key, value in reply.weights.items()}
         numbers = {name: NumberSpec(-LARGEST_NUMBER, LARGEST_NUMBER) for name in (EXAMPLES, *self._metrics)}
-        arrays, scalars = allow(weights, like(asked, LARGEST)), allow(reply.metrics, numbers)
+        arrays, scalars = allow(weights, like(asked, bound)), allow(reply.metrics, numbers)
         self.dropped.update(Counter(arrays.dropped) + Counter(scalars.dropped))
         if not arrays.complete or EXAMPLES not in scalars.record:
             raise Refusal("misshapen")
@@ -150,12 +150,15 @@ class Resident:
         """
         ledger = self.state / LEDGER
         policy_budget(self.policy, config, ledger, entries, None, self._metrics)
-        self.data.labelled(config)
+        images = self.data.labelled(config)
+        if config.privacy.on and config.privacy.unit == "subject" and images.subjects is None:
+            raise Refusal("unit")
         section = config.generator.model_copy(update={"path": self.generator_path})
-        runtime = config.runtime.model_copy(update={} if self.device is None else {"device": self.device})
+        runtime = config.runtime.model_copy(update={"device": self.device or "auto"})
         local = config.model_copy(update={"generator": section, "runtime": runtime})
         generator = parts.generator(local)
         fingerprint = None if generator is None else generator.state_hash()
+        entries = max(entries, sum(parameter.numel() for parameter in parts.classifier(local).parameters()))  # frozen ones, too
         self._granted = policy_budget(self.policy, config, ledger, entries, fingerprint, self._metrics)
         return local
 

@@ -20,6 +20,7 @@ CODES: dict[str, int] = {
     "no-daemon": 113,
     "too-large": 114,
     "busy": 115,
+    "image-shape": 116,
     "no-policy": 120,
     "scope": 121,
     "epsilon": 122,
@@ -38,12 +39,16 @@ CODES: dict[str, int] = {
     "unit": 135,
     "plan": 136,
     "ledger": 137,
+    "site-key": 140,
+    "server-key": 141,
 }
 """Code -> number in a Flower ``Error``. 101: the site raised; its own log says what. 107: the site no longer has the
 latents from before that round. 108: the node holds no site. 109, 110: the site's policy or privacy budget says no.
 111: a number of examples that is not a positive number. 112: the site agreed to other classes. 113: the site's daemon does not
-answer. 114: a weight beyond any that training ends at. 115: the site has too much to do.
-120 and above: what in the request is beyond the site's policy."""
+answer. 114: a weight beyond any that training ends at. 115: the site has too much to do. 116: images of another
+size or number of channels than the site's owner gave.
+120 and above: what in the request is beyond the site's policy. 140: a key that is the owner's differs from what the owner says.
+141: a key that a server may set is beyond what the site takes."""
 
 FLOWER_CODES: dict[int, str] = {
     0: "unknown",

@@ -98,13 +98,15 @@ def test_what_policies_and_models_differ_in_is_refused_by_its_code(tmp_path: Pat
     assert granted.plan == plan_for(config)
 
 
-def test_the_tighter_of_request_and_policy_is_planned(tmp_path: Path) -> None:
-    config = over_the_wire(private_config())
-    tight = POLICY.model_copy(update={"delta": 1e-6, "public_size": 40})
+def test_a_plan_is_made_of_the_sites_size_and_a_delta_it_accepts(tmp_path: Path) -> None:
+    config = over_the_wire(private_config("privacy.delta=1e-6"))
+    tight = POLICY.model_copy(update={"public_size": 40})
     plan = policy_budget(tight, config, tmp_path / "ledger.sqlite").plan
     assert plan is not None
-    assert (plan.delta, plan.public_size) == (1e-6, 40)
-    assert plan.sigma_gradient > plan_for(config).sigma_gradient
+    assert (plan.delta, plan.public_size) == (1e-6, 40)  # each site's own size; a delta below the policy's as asked
+    assert plan.sigma_gradient > plan_for(private_config()).sigma_gradient
+    with pytest.raises(Refusal, match="delta"):  # one above it is not lowered in silence
+        policy_budget(POLICY.model_copy(update={"delta": 9e-7}), config, tmp_path / "ledger.sqlite")
 
 
 def test_runs_of_a_deployed_site_add_up_to_its_lifetime_budget(tmp_path: Path) -> None:

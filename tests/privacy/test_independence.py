@@ -14,7 +14,7 @@ PARTS = {
     "noise": {"noise"},
     "accounting": {"accounting"},
     "ledger": {"ledger", "ledger_files", "ledger_rows"},
-    "policy": {"policy"},
+    "policy": {"policy", "policy_file", "policy_settings", "policy_table"},
     "egress": {"egress"},
 }
 

@@ -149,7 +149,7 @@ def policy_budget(
         return Budget(config, ledger, limits.dataset, None, None)
     try:
         plan = plan_for(config, delta=limits.delta, public_size=limits.public_size, unit=limits.unit)
-    except UserError as error:
+    except (UserError, ArithmeticError, ValueError) as error:  # an accountant at the edge of its numbers: no price, no plan
         log.warning("declined (plan): %s", error)
         raise Refusal("plan") from error
     granted(min(release.sigma for release in plan.releases()))

@@ -16,7 +16,7 @@ from mpssl_fed.federation.messages import EXAMPLES, REPLY_METRICS, TrainReply, T
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.federation.site.budget import Budget, refuse_reads, simulated_budget
 from mpssl_fed.federation.site.state import Entry, SiteState, snapshot
-from mpssl_fed.federation.weights import digest, from_record
+from mpssl_fed.federation.weights import bound, digest, from_record
 from mpssl_fed.method import Learner, build_learner
 from mpssl_fed.method.private_data import PrivateData
 from mpssl_fed.models import Weights
@@ -45,7 +45,7 @@ class Site:
         """Return the classifier after ``local_steps`` steps from the request's weights.
 
         The same request again gets the stored reply. The same round with other weights trains anew from the latents before
-        that round. Raises Refusal for weights that are misshapen or not finite, and when training diverges.
+        that round. Raises Refusal for weights that are misshapen, not finite or too large, and when training diverges.
         """
         started = time.perf_counter()
         config = request.config()
@@ -77,7 +77,7 @@ class Site:
         trained_to = time.perf_counter()
 
         update = classifier.shared_state()
-        _require_finite(update)
+        _require_sound(update)
         metrics = {key: float(losses[key]) for key in REPLY_METRICS if key in losses}
         metrics[EXAMPLES] = float((budget and budget.public_size) or len(parts.labelled(config, self.partition)))
         metrics["serialise_s"] = time.perf_counter() - started - (trained_to - trained_from)
@@ -111,6 +111,8 @@ def build_site_learner(config: Config, site: int, private: PrivateData | None = 
     )
 
 
-def _require_finite(update: Weights) -> None:
+def _require_sound(update: Weights) -> None:
     if not all(bool(torch.isfinite(value).all()) for value in update.values()):
         raise Refusal("non-finite")
+    if any(value.numel() and float(value.abs().max()) > bound(key) for key, value in update.items()):
+        raise Refusal("too-large")

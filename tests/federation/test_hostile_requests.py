@@ -1,0 +1,113 @@
+"""A hostile server's requests, from the text of a message to the code that it gets; nothing is trained and nothing reserved."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flwr.app import ArrayRecord
+
+from mpssl_fed.config import Config, from_mapping
+from mpssl_fed.config.leaves import leaves
+from mpssl_fed.federation.messages import Plan, TrainRequest
+from mpssl_fed.federation.refusal import CODES, Refusal
+from mpssl_fed.federation.site.budget import policy_budget
+from mpssl_fed.privacy.policy import Code, Policy, Request, decide
+from tests.federation.hostile_requests import REFUSED, TAKEN
+
+SHA = "ab" * 32
+POLICY = Policy.model_validate(
+    {
+        "dataset": "chest",
+        "public_size": 1000,
+        "max_epsilon": 4,
+        "delta": 1e-5,
+        "min_sigma": 0.6,
+        "max_sample_rate": 0.1,
+        "max_rounds": 200,
+        "max_local_steps": 200,
+        "max_steps": 10_000,
+        "methods": ["base", "mp-ssl", "random+scr"],
+        "generators": [{"name": "glyphs-digits", "sha256": SHA, "trained_on": "public fonts", "public": True}],
+    }
+)
+HONEST = from_mapping(
+    {
+        "data": {"task": {"classes": ["cat", "dog"], "size": 32, "channels": 3}},
+        "method": {"name": "mp-ssl"},
+        "federation": {"rounds": 2, "local_steps": 5},
+        "privacy": {"epsilon": 2.0, "public_size": 1000, "sample_rate": 0.05},
+    }
+)
+
+
+def received(changes: dict[str, Any]) -> Config:
+    """Return the config that a site reads out of a message, with ``changes`` written as a hostile server would."""
+    fields = HONEST.dump()
+    if "method.name" in changes:
+        fields["method"] = {key: value for key, value in fields["method"].items() if key not in ("name", "source", "loss")}
+    for key, value in changes.items():
+        *parents, leaf = key.split(".")
+        section = fields
+        for parent in parents:
+            section = section.setdefault(parent, {})
+        section[leaf] = value
+    text = json.dumps(fields).replace('"NaN"', "NaN").replace('"1e999"', "1e999")
+    plan = Plan("run", text, hashlib.sha256(text.encode()).hexdigest())
+    return TrainRequest.from_record(TrainRequest(plan, 1, ArrayRecord()).to_record()).config()
+
+
+@pytest.mark.parametrize(("changes", "code"), REFUSED, ids=lambda case: str(case)[:70])
+def test_a_hostile_request_gets_its_code(tmp_path: Path, changes: dict[str, Any], code: str) -> None:
+    with pytest.raises(Refusal) as refused:
+        policy_budget(POLICY, received(changes), tmp_path / "ledger.sqlite", 90_000, SHA)
+    assert refused.value.code == code
+    assert code in CODES
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("changes", TAKEN, ids=lambda case: str(case)[:70])
+def test_what_a_server_may_do_is_taken(changes: dict[str, Any]) -> None:
+    granted = decide(POLICY, Request.of(received(changes), 1.0, 90_000, SHA)).granted
+    assert granted is not None
+    assert (granted.public_size, granted.unit) == (1000, "image")  # the owner's, whatever is asked
+
+
+def test_there_are_enough_cases() -> None:
+    assert len(REFUSED) >= 100
+    assert len({str(changes) for changes, _ in REFUSED}) == len(REFUSED)
+
+
+def test_every_code_of_a_policy_or_a_mark_can_cross_the_wire() -> None:
+    assert {code.value for code in Code} <= CODES.keys()
+    assert {leaf.mark.code for leaf in leaves(Config)} - {""} <= CODES.keys()
+    assert len(set(CODES.values())) == len(CODES)
+
+
+HELD_ELSEWHERE: dict[str, Any] = {
+    "data.task.classes": ["dog", "cat"],
+    "data.task.size": 48,
+    "data.task.stored_size": 64,
+    "data.task.channels": 1,
+}
+"""Options of ``site run``, which the site's data are read by -> another value."""
+
+
+@pytest.mark.parametrize("leaf", list(leaves(Config)), ids=lambda leaf: leaf.key)
+def test_marks_hold(leaf: Any) -> None:
+    """One value beyond, whichever the key: refused by the mark's code, or taken where the mark is ``ignored``."""
+    mark, key = leaf.mark, leaf.key
+    asked = dict(Request.of(HONEST, 1.0, 1000, SHA).values)
+    word = HELD_ELSEWHERE.get(key, "no such word")
+    beyond: list[Any] = [word] if mark.low is None else [mark.low / 2 - 1, mark.high * 2, float("nan"), float("inf")]
+    for value in beyond:
+        pair = [0.5, value] if key == "optim.betas" else value
+        codes = decide(POLICY, Request({**asked, key: pair}, 1.0, 1000, SHA)).codes
+        listed = key in ("method.name", "generator.name", "privacy.scope")
+        if mark.who == "ignored" or key in HELD_ELSEWHERE:
+            assert codes == ()
+        elif mark.who == "site" or mark.low is not None or mark.words or listed:
+            assert mark.code in codes
