@@ -48,7 +48,7 @@ def site_run(
     channels: Annotated[int, typer.Option(help="1 grey, 3 colour.")] = 3,
     subjects: Annotated[str | None, typer.Option(help="'parent': the images lie in CLASS/SUBJECT/.")] = None,
     generator_path: Annotated[str | None, typer.Option(help="This site's own copy of a generator that is not shipped.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps, whatever the server asks.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps; default auto, whatever the server asks.")] = None,
     server: Annotated[str | None, typer.Option(help="HOST:PORT: also start the SuperNode here (needs --ca and --key).")] = None,
     ca: Annotated[Path | None, typer.Option(help="Certificate of the federation's CA.")] = None,
     key: Annotated[Path | None, typer.Option(help="This site's private key (NAME.key).")] = None,

@@ -22,6 +22,7 @@ from mpssl_fed.deployment import certs
 from mpssl_fed.deployment import superlink as control
 from mpssl_fed.deployment.private_shares import write_share
 from mpssl_fed.deployment.processes import Children
+from mpssl_fed.deployment.rehearsal_policy import policy_of
 from mpssl_fed.deployment.start_site import relaying, supernode_command
 from mpssl_fed.deployment.submit import submit
 from mpssl_fed.errors import UserError
@@ -29,14 +30,12 @@ from mpssl_fed.federation import parts
 from mpssl_fed.federation.engines.simulation import preflight
 from mpssl_fed.federation.server.deployed_run import with_task
 from mpssl_fed.files import write_atomic
-from mpssl_fed.privacy.policy import METRICS
 from mpssl_fed.runs.progress import Progress
 from mpssl_fed.runs.run_directory import refuse_occupied
 
 HOST = "127.0.0.1"
 START_S = 120.0
 AGAIN_S, MOST_DEATHS = 5.0, 20
-EXACT = {"loss", "supervised", "meta", "gap"}
 
 
 @dataclass
@@ -57,6 +56,7 @@ class Deployment:
     address: str = field(init=False)
     children: Children = field(init=False)
     flower: control.FlowerCommand = field(init=False)
+    policy: dict[str, Any] = field(init=False)
     _deaths: dict[str, int] = field(default_factory=dict)
     _again: list[tuple[float, str]] = field(default_factory=list)
 
@@ -66,6 +66,7 @@ class Deployment:
         self.config = with_task(self.config.model_copy(update={"federation": federation}))
         refuse_occupied(self.run, resume=self.resume, overwrite=self.overwrite)
         preflight(self.config)
+        self.policy = policy_of(self.config)
 
     def __enter__(self) -> Deployment:
         self.home = Path(tempfile.mkdtemp(prefix="mpssl-fed-"))
@@ -138,7 +139,7 @@ class Deployment:
             sys.executable, "-m", "mpssl_fed.cli", "site", "run", "--name", f"site-{site}", "--number", str(site),
             "--data", str(listing), "--classes", ",".join(task.classes), "--size", str(task.stored_size or task.size),
             "--channels", str(task.channels), "--policy", str(policy), "--state", str(self.home / "sites" / str(site)),
-            "--socket", str(self._socket(site)), "--trust-bundles",
+            "--socket", str(self._socket(site)), "--trust-bundles", "--device", self.config.runtime.device,
         ]  # fmt: skip
         if self.config.generator.path is not None:
             command += ["--generator-path", str(Path(self.config.generator.path).absolute())]
@@ -146,25 +147,7 @@ class Deployment:
 
     def _policy(self) -> Path:
         """Write the policy of all sites: what the config asks, and no more."""
-        config, method = self.config, self.config.method
-        size = config.privacy.public_size or 100
-        generator = parts.generator(config)
-        policy: dict[str, Any] = {
-            "dataset": "deploy",
-            "public_size": size,
-            "max_epsilon": config.privacy.epsilon or 1.0,
-            "delta": min(config.privacy.delta, 1 / (10 * size)),
-            "unit": config.privacy.unit,
-            "scope": config.privacy.scope,
-            "max_rounds": config.federation.rounds,
-            "max_local_steps": config.federation.local_steps,
-            "methods": [method.name or f"{method.source}+{method.loss}"],
-            "metrics": [name for name in METRICS if config.privacy.scope != "end-to-end" or name not in EXACT],
-        }
-        if generator is not None:
-            kind = {"name": config.generator.name, "sha256": generator.state_hash(), "trained_on": "as its manifest says"}
-            policy["generators"] = [kind]
-        return write_atomic(self.home / "policy.yaml", yaml.safe_dump(policy, sort_keys=False), mode=0o600)
+        return write_atomic(self.home / "policy.yaml", yaml.safe_dump(self.policy, sort_keys=False), mode=0o600)
 
     def _socket(self, site: int) -> Path:
         return self.home / f"{site}.sock"

@@ -71,7 +71,8 @@ class Companion(Protocol):
 def check_site(settings: SiteSettings) -> tuple[Policy, OwnData, User]:
     """Return policy, data and the SuperNode's user, all in order.
 
-    UserError for a missing policy, data that do not fit the classes, or files that the SuperNode's user could read.
+    UserError for a missing policy, data that do not fit the classes or name no subject where the policy counts subjects, or
+    files that the SuperNode's user could read.
     """
     if not settings.policy.is_file():
         raise UserError(f"--policy {settings.policy}: no such file; a site without a policy answers nothing")
@@ -80,6 +81,11 @@ def check_site(settings: SiteSettings) -> tuple[Policy, OwnData, User]:
     user = User.named(settings.supernode_user or str(os.geteuid()))
     data = OwnData(settings.data.resolve(), settings.classes, settings.subjects)
     data.check(settings.size, settings.channels)
+    if policy.unit == "subject" and data.images(settings.size, settings.channels).subjects is None:
+        raise UserError(
+            f"{settings.policy}: unit=subject, but {settings.data} names no subject; list the images in a CSV file "
+            "path,label,subject, or put them into CLASS/SUBJECT/ and start with --subjects parent"
+        )
     _refuse_exposed(settings, user, [*data.files(), settings.policy, state])
     return policy, data, user
 

@@ -66,6 +66,12 @@ def test_equals_a_simulated_site(site: RealSite, tmp_path: Path) -> None:
         (("federation.local_steps=2001",), "steps"),
         (("data.task.classes=['0','1']",), "classes"),
         (("model.name=/etc/passwd",), "path"),
+        (("optim={name: sgd, lr: 1.0e+20}",), "server-key"),
+        (("method={name: base, batch: 1000000}",), "server-key"),
+        (("federation.anchor={weight: 1, images: 1000000000}",), "generator"),
+        (("privacy={epsilon: 0.5, public_size: 100, unit: subject}",), "unit"),
+        (("privacy={epsilon: 0.5, public_size: 100, clip: {gradient: 1.0e-30}}",), "clip"),
+        (("privacy={epsilon: 0.5, public_size: 100, max_physical_batch: 1}",), "site-key"),
     ],
 )
 def test_policy_is_the_upper_bound(site: RealSite, overrides: tuple[str, ...], code: str) -> None:
@@ -90,6 +96,7 @@ def test_bad_weights_are_refused(site: RealSite) -> None:
     poisoned = {name: np.full_like(value, np.nan) for name, value in START.items()}
     assert site.train(message(CONFIG, poisoned, run="bad"))[:2] == (409, "non-finite")
     assert site.train(message(CONFIG, {name: value + 1e30 for name, value in START.items()}, run="bad"))[:2] == (409, "too-large")
+    assert site.train(message(CONFIG, START | {"head.bias": START["head.bias"] + 55}, run="bad"))[:2] == (409, "too-large")
     assert site.train(message(CONFIG, START | {key: START[key][:1]}, run="bad"))[:2] == (409, "misshapen")
     assert site.train(message(CONFIG, START | {key: START[key].astype(np.float64)}, run="bad"))[:2] == (409, "misshapen")
     assert site.train(message(CONFIG, START | {"../x": START[key]}, run="bad"))[:2] == (409, "misshapen")

@@ -38,7 +38,15 @@ def with_task(config: Config) -> Config:
 
 
 def for_sites(config: Config) -> Config:
-    """Return what travels to deployed sites: no path, no plug-in option, nothing about the server's disk."""
+    """Return what travels to deployed sites: no path, no plug-in option, nothing about the server's disk.
+
+    UserError where the sites would train another model than the server's: a body from a file that stays frozen never travels.
+    """
+    if config.model.pretrained is not None and config.model.trainable != "all" and config.warm_start.part not in ("body", "both"):
+        raise UserError(
+            f"model.pretrained={config.model.pretrained} with model.trainable={config.model.trainable}: the frozen body stays on "
+            "this machine, so deployed sites would train on another one; set model.trainable=all, or warm_start.part=body"
+        )
     data = config.data.model_copy(update={"root": None, "download": False, "subjects": None})
     generator = config.generator.model_copy(update={"path": None, "foundation": None})
     model = config.model.model_copy(update={"pretrained": None})
