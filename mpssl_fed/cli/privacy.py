@@ -1,4 +1,4 @@
-"""Commands that guard a site's data: ``privacy plan``, ``policy check``, and ``ledger`` show, verify, export, restore."""
+"""Commands that guard a site's data: ``privacy plan``, ``policy`` (its own file), and ``ledger`` show, verify, export, restore."""
 
 from __future__ import annotations
 
@@ -10,23 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mpssl_fed.cli.options import AsJson, Overrides
+from mpssl_fed.cli.policy import ConfigName, policy_app
 from mpssl_fed.errors import UserError
 
 if TYPE_CHECKING:
-    from mpssl_fed.config import Config
     from mpssl_fed.privacy.ledger_rows import Row, Spent
-    from mpssl_fed.privacy.plan import Plan
-    from mpssl_fed.privacy.policy import Granted, Policy
+    from mpssl_fed.privacy.policy import Policy
 
 app = typer.Typer()
 privacy_app = typer.Typer(no_args_is_help=True, help="What a run would release and what it costs.")
-policy_app = typer.Typer(no_args_is_help=True, help="What a site permits.")
 ledger_app = typer.Typer(no_args_is_help=True, help="What a site has released.")
 app.add_typer(privacy_app, name="privacy")
 app.add_typer(policy_app, name="policy")
 app.add_typer(ledger_app, name="ledger")
 
-ConfigName = Annotated[str, typer.Argument(help="YAML file, or the name of a shipped config such as 'privacy/end-to-end'.")]
 LedgerPath = Annotated[Path, typer.Argument(help="The ledger's SQLite file; its .key and .head stand beside it.")]
 HeadPath = Annotated[Path | None, typer.Option(help="The ledger's head file, where it lives in another folder.")]
 
@@ -73,82 +70,6 @@ def plan_text(plan: dict[str, Any]) -> str:
     shown = points if len(points) <= 10 else [points[len(points) * k // 10 - 1] for k in range(1, 11)]
     lines.append("epsilon after round " + ", ".join(f"{point['round']}: {point['epsilon']:.3f}" for point in shown))
     return "\n".join(lines)
-
-
-@policy_app.command("check")
-def check_command(
-    policy: Annotated[Path, typer.Argument(help="The site's policy, a YAML file.")],
-    config: ConfigName,
-    overrides: Overrides = None,
-    parameters: Annotated[int | None, typer.Option(help="Entries of the classifier, to hold against max_parameters.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Say what the policy would refuse of a config, and what it would grant. Exit status 1 when it refuses."""
-    from mpssl_fed.config import load
-    from mpssl_fed.privacy.policy import Request, decide, load_policy
-
-    rules, run = load_policy(policy), load(config, overrides or [])
-    plan = _plan_under(rules, run)
-    request = Request.of(run, sigma=_smallest_sigma(plan), parameters=parameters, generator_sha256=_generator_hash(rules, run))
-    decision = decide(rules, request)
-    unchecked = [] if parameters else ["model size (give --parameters)"]
-    if request.generator and request.generator_sha256 is None:
-        unchecked.append(f"SHA-256 of generator '{request.generator}' (its files are not here)")
-    if as_json:
-        refusals = [{"code": refusal.code.value, "text": refusal.text} for refusal in decision.refusals]
-        granted = None if decision.granted is None else vars(decision.granted)
-        typer.echo(json.dumps({"granted": granted, "refusals": refusals, "unchecked": unchecked}, indent=2))
-    else:
-        lines = [f"refused ({refusal.code.value}): {refusal.text}" for refusal in decision.refusals]
-        lines += _grant_lines(decision.granted, plan) if decision.granted else []
-        typer.echo("\n".join([*lines, *(f"not checked here: {what}" for what in unchecked)]))
-    if decision.granted is None:
-        raise typer.Exit(1)
-
-
-def _plan_under(policy: Policy, config: Config) -> Plan | None:
-    """Return the plan the site would solve under its own size and the tighter delta and unit; None for scope off."""
-    from mpssl_fed.privacy.plan import plan_for
-
-    if not config.privacy.on or config.method.source == "real":
-        return None
-    unit = "subject" if "subject" in (policy.unit, config.privacy.unit) else "image"
-    return plan_for(config, delta=min(policy.delta, config.privacy.delta), public_size=policy.public_size, unit=unit)
-
-
-def _smallest_sigma(plan: Plan | None) -> float | None:
-    return min(release.sigma for release in plan.releases()) if plan else None
-
-
-def _generator_hash(policy: Policy, config: Config) -> str | None:
-    """Return the state hash of the generator this machine would load for a listed name; None where it has no such files."""
-    from mpssl_fed.generators import load_generator
-
-    if config.generator.name not in {generator.name for generator in policy.generators}:
-        return None
-    try:
-        return load_generator(config.generator.name).state_hash()
-    except UserError:
-        return None
-
-
-def _grant_lines(granted: Granted, plan: Plan | None) -> list[str]:
-    from mpssl_fed.privacy.filter import EXCLUSIVE, BudgetExceededError, RenyiFilter, admit_run
-    from mpssl_fed.privacy.ledger_rows import Spent
-
-    lines = [f"granted: {', '.join(f'{key} {value}' for key, value in vars(granted).items())}"]
-    if plan is None:
-        return [*lines, "scope off: protects no image from a hostile server, and the data set counts as unaccounted from then on"]
-    lines.append(
-        f"sigma {plan.sigma_gradient:g}; the plan costs epsilon {plan.price():.3f} of {granted.lifetime_epsilon:g} for life"
-    )
-    limit = RenyiFilter(granted.lifetime_epsilon, granted.delta)
-    try:
-        terms = admit_run(limit, "run", plan.history(), granted.scope == "end-to-end")(Spent(granted.dataset))
-    except BudgetExceededError as error:
-        return [*lines, f"budget: {error}"]
-    taken = "as a first run it takes the whole lifetime budget; no other run could follow"
-    return [*lines, taken if terms == EXCLUSIVE else "budget: later runs may follow"]
 
 
 @ledger_app.command()

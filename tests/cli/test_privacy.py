@@ -80,15 +80,43 @@ def test_policy_check_grants_what_fits_and_says_what_it_did_not_check() -> None:
 
 
 def test_policy_check_names_each_refusal_and_exits_with_1() -> None:
-    words = [*SMALL, "privacy.epsilon=50", "federation.rounds=300", "method.name=p-ssl", "data.root=/srv"]
+    words = [*SMALL, "privacy.epsilon=50", "federation.rounds=300", "method.name=p-ssl", "model.name=my.module:Net"]
     result = call("policy", "check", "configs/policies/site.yaml", "privacy/end-to-end", *words, "--parameters", 10**9, "--json")
     assert result.exit_code == 1
     told = json.loads(result.output)
     assert told["granted"] is None
     assert {"epsilon", "rounds", "method", "path", "model-size"} <= {refusal["code"] for refusal in told["refusals"]}
+    assert {row["key"] for row in told["table"]} >= {"seed", "output.dir", "privacy.clip.gradient", "model size"}
     off = call("policy", "check", "configs/policies/site.yaml", "demo")
     assert off.exit_code == 1
     assert "refused (scope)" in off.output
+
+
+def test_policy_check_shows_what_a_site_takes_and_how_to_agree(tmp_path: Path) -> None:
+    """What is refused stands on top, with the lines that an owner who agrees would add; with them the config is taken."""
+    rules: dict[str, Any] = yaml.safe_load(Path("configs/policies/site.yaml").read_text())
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(yaml.safe_dump({key: value for key, value in rules.items() if not key.endswith("_clip")}))
+    words = ["privacy/end-to-end", *SMALL, "privacy.clip.gradient=0.5", "privacy.per_unit=loop", "optim.lr=20", "data.root=/srv"]
+    result = call("policy", "check", policy, *words)
+    assert result.exit_code == 1
+    rows = [line.split()[0] for line in result.output.splitlines() if "refused (" in line and not line.startswith("refused")]
+    assert rows == ["optim.lr", "privacy.clip.gradient", "privacy.per_unit"]  # and not data.root: the server keeps it to itself
+    assert "output.dir" not in result.output
+    assert "output.dir" in call("policy", "check", policy, *words, "--all").output
+    agreed = result.output.partition("to agree, add to the policy:\n")[2].partition("not checked")[0]
+    assert list(yaml.safe_load(agreed)["settings"]) == ["optim.lr", "privacy.clip.gradient", "privacy.per_unit"]
+    policy.write_text(policy.read_text() + agreed)
+    again = call("policy", "check", policy, *words)
+    assert again.exit_code == 0, again.output
+    assert "granted: dataset digits" in again.output
+
+
+def test_policy_check_says_that_no_noise_would_do() -> None:
+    """A plan that cannot be solved is a refusal beside the others, not the end of the command."""
+    result = call("policy", "check", "configs/policies/site.yaml", "privacy/end-to-end", *SMALL, "privacy.epsilon=1e-9")
+    assert result.exit_code == 1
+    assert "refused (epsilon)" in result.output
 
 
 def test_policy_check_tells_when_a_run_would_take_the_whole_budget(tmp_path: Path) -> None:
