@@ -16,7 +16,7 @@ HOUSE = PACKAGE.parent
 FILES = sorted([*PACKAGE.rglob("*.py"), *(HOUSE / "clients").glob("*.py"), *(HOUSE / "server").glob("*.py")])
 
 LEVELS = (
-    {"errors", "files", "seeds", "registry", "environment", "download"},
+    {"errors", "files", "seeds", "registry", "environment", "download", "page"},
     {"config"},
     {"models", "generators", "data"},
     {"method"},
@@ -24,7 +24,8 @@ LEVELS = (
     {"runs"},
     {"federation"},
     {"deployment", "trained"},
-    {"clients", "server", "report"},
+    {"report"},
+    {"clients", "server"},
     {"audit"},
     {"api"},
     {"study", "doctor"},
@@ -33,7 +34,14 @@ LEVELS = (
 """From the ground up; a part imports parts of lower levels, of its own level only within itself."""
 
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
-SAME_LEVEL = {("seeds", "errors"), ("registry", "errors"), ("files", "errors"), ("download", "errors"), ("download", "files")}
+SAME_LEVEL = {
+    ("seeds", "errors"),
+    ("registry", "errors"),
+    ("files", "errors"),
+    ("download", "errors"),
+    ("download", "files"),
+    ("page", "files"),
+}
 APART = ("accounting", "ledger", "policy", "egress", "noise")
 
 

@@ -33,8 +33,9 @@ def deploy(
 ) -> None:
     """Run a federation of real processes on this machine: TLS, site keys, a daemon a site; everything down at the end."""
     from mpssl_fed import config as configs
-    from mpssl_fed.cli.live import progress, resumable
+    from mpssl_fed.cli.live import complain, progress, resumable
     from mpssl_fed.deployment.rehearsal import Deployment
+    from mpssl_fed.report.run_report import report_run
 
     shorthands = {"federation.sites": sites, "federation.rounds": rounds, "output.dir": output}
     words = [*(overrides or []), *(f"{key}={value}" for key, value in shorthands.items() if value is not None)]
@@ -45,9 +46,8 @@ def deploy(
     up = Deployment(resolved, folder, resume=resume, overwrite=overwrite or resolved.output.overwrite, port=port, note=_note)
     with resumable(), up:
         manifest = up.serve(progress())
-    result = manifest["result"]
-    accuracy = result["test_accuracy"]
-    typer.echo(f"{resolved.data.held_out} accuracy {accuracy:.4f}   {folder}" if accuracy is not None else str(folder))
+    accuracy, page = manifest["result"]["test_accuracy"], report_run(folder, complain)
+    typer.echo(f"{resolved.data.held_out} accuracy {accuracy:.4f}   {page}" if accuracy is not None else str(page))
 
 
 @certs_app.command("ca")
@@ -139,16 +139,20 @@ def submit(
 ) -> None:
     """Submit a run to a SuperLink, follow it and say truthfully how it ended."""
     from mpssl_fed import config as configs
-    from mpssl_fed.cli.live import progress, resumable
+    from mpssl_fed.cli.live import complain, progress, resumable
     from mpssl_fed.deployment import superlink as control
     from mpssl_fed.deployment.submit import submit as submit_run
+    from mpssl_fed.report.chance import warning
+    from mpssl_fed.runs.reader import RunReader
 
     resolved = configs.load(config, overrides or [])
     folder = Path(output or resolved.output.dir or Path("runs") / Path(config).stem).absolute()
     with resumable(), _flower_home() as home:
         flower = control.FlowerCommand(server, ca, home)
         manifest = submit_run(flower, resolved, folder, home, progress(), resume=resume, overwrite=overwrite)
-    typer.echo(f"finished   {folder}   accuracy {manifest['result']['test_accuracy']}")
+    for line in warning(RunReader(folder)):
+        complain(line)
+    typer.echo(f"finished   {folder}   accuracy {manifest['result']['test_accuracy']}   its report.html is written there")
 
 
 @contextmanager

@@ -88,6 +88,11 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
+def complain(text: str) -> None:
+    """Print a line on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
 @contextmanager
 def resumable() -> Iterator[None]:
     """End with 130 at Ctrl-C, and say the command that goes on from the last finished round."""

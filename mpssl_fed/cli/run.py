@@ -25,9 +25,9 @@ def simulate(
 ) -> None:
     """Simulate a federation of sites on this machine."""
     from mpssl_fed.api import simulate as run_simulation
-    from mpssl_fed.cli.live import progress, resumable
+    from mpssl_fed.cli.live import complain, progress, resumable
     from mpssl_fed.report.diagnosis import diagnose
-    from mpssl_fed.report.run_report import write_run_report
+    from mpssl_fed.report.run_report import report_run
 
     shorthands = {"federation.sites": sites, "federation.rounds": rounds, "federation.backend": backend, "output.dir": output}
     words = [*(overrides or []), *(f"{key}={value}" for key, value in shorthands.items() if value is not None)]
@@ -35,4 +35,4 @@ def simulate(
     with resumable():
         run = run_simulation(config, *words, resume=resume, overwrite=overwrite, progress=progress(), command=command)
     diagnose(run.folder)
-    print(f"{run.config.data.held_out} accuracy {run.accuracy:.4f}   {write_run_report(run.folder)}")
+    print(f"{run.config.data.held_out} accuracy {run.accuracy:.4f}   {report_run(run.folder, complain)}")

@@ -51,15 +51,21 @@ def study(
 
 def _run(plan: Plan, folder: Path, workers: int, executor: str, from_csv: Path | None, overwrite: bool, console: Console) -> int:
     from mpssl_fed.report.table import to_terminal
-    from mpssl_fed.study.analysis import arms_of
-    from mpssl_fed.study.report import write_study_report
+    from mpssl_fed.study.analysis import analyse
+    from mpssl_fed.study.finding import study_finding
+    from mpssl_fed.study.report import ASKED, write_study_report
     from mpssl_fed.study.run import run_study
-    from mpssl_fed.study.tables import comparison_table
+    from mpssl_fed.study.tables import asked_table, comparison_table
 
     outcome = run_study(plan, folder, workers, executor, from_csv, overwrite)  # type: ignore[arg-type]
     page = write_study_report(outcome)
     console.print()
-    console.print(to_terminal(comparison_table(outcome, arms_of(outcome)), plan.study.title or f"Study {plan.name}"))
+    arms, asked = analyse(outcome)
+    console.print(to_terminal(comparison_table(outcome, arms), plan.study.title or f"Study {plan.name}"))
+    if asked:
+        console.print()
+        console.print(to_terminal(asked_table(asked, plan.study.metric), ASKED))
+    console.print(f"\n{study_finding(outcome, arms, asked)}", soft_wrap=True, markup=False)
     console.print(f"\n{page}", soft_wrap=True)
     if outcome.interrupted:
         console.print("Stopped; the same command goes on from here.")
@@ -97,7 +103,7 @@ def _print_estimates(plan: Plan, console: Console) -> None:
         numbers = () if one is None else (one.classifier, one.latents, one.generator, one.steps, one.images)
         words = [f"{value:,}" for value in numbers] + ([] if one is None else [f"{one.memory:,.0f}"])
         lines.append([firsts[name].label, *(words or [NOTHING] * 6)])
-    columns = ["arm", "parameters", "of latents", "of generator", "steps a run", "generator images", "memory (MiB)"]
+    columns = ["arm", "parameters", "of latents", "of generator", "steps per run", "generator images", "memory (MiB)"]
     console.print(to_terminal(make_table(columns, lines, ["arm"])))
     cells = [found[arm_of(cell.settings)] for cell in plan.cells]
     steps, images = (sum(getattr(one, what) for one in cells if one is not None) for what in ("steps", "images"))

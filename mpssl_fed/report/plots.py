@@ -11,7 +11,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from mpssl_fed.report.svg import INK, SERIES, figure, save, style
+from mpssl_fed.report.svg import INK, SERIES, figure, save, style, within
 
 MOST_SITES = 40
 
@@ -21,21 +21,29 @@ NUMBERS_UP_TO = 16  # classes or sites beyond which the counts no longer fit int
 
 def run_curves(
     folder: Path, accuracy: Sequence[tuple[int, float]], losses: Mapping[str, Sequence[tuple[int, float]]], held_out: str
-) -> str:
-    """Plot one run: accuracy on the held-out images (``held_out``: test or validation) in percent and the losses, by round."""
-    with figure("curves", 8.4, 2.9) as drawn:
-        left, right = drawn.subplots(1, 2)
-        left.plot([r for r, _ in accuracy], [100 * value for _, value in accuracy], **style(0))
-        left.set(xlabel="Round", title=f"{held_out.capitalize()} accuracy (%)")
-        for index, (name, values) in enumerate(losses.items()):
-            right.plot([r for r, _ in values], [value for _, value in values], label=name, **style(index))
-        right.set(xlabel="Round", title="Loss")
-        right.set_ylim(bottom=0)
-        if len(losses) > 1:
-            right.legend()
-        for axes in (left, right):
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        return save(drawn, folder, "curves", f"{held_out.capitalize()} accuracy and loss by round")
+) -> list[str]:
+    """Plot one run: accuracy on the held-out images (``held_out``: test or validation) in percent, and the losses, by round."""
+    percent = [(number, 100 * value) for number, value in accuracy]
+    return [
+        _curves(folder, "accuracy", {held_out: percent}, f"{held_out.capitalize()} accuracy (%)"),
+        _curves(folder, "loss", losses, f"{next(iter(losses)).capitalize()} loss" if len(losses) == 1 else "Loss"),
+    ]
+
+
+def _curves(folder: Path, name: str, series: Mapping[str, Sequence[tuple[int, float]]], title: str) -> str:
+    with figure(name, 4.2, 2.9) as drawn:
+        axes = drawn.subplots()
+        for index, (label, values) in enumerate(series.items()):
+            axes.plot([r for r, _ in values], [value for _, value in values], label=label, clip_on=False, **style(index))
+        axes.set(xlabel="Round", title=title)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.margins(y=0.1)
+        if name == "loss":
+            axes.set_ylim(bottom=0, top=max(axes.get_ylim()[1], 1e-9))
+        within(axes, "y", title)
+        if len(series) > 1:
+            axes.legend()
+        return save(drawn, folder, name, f"{title} by round")
 
 
 def label_distribution(folder: Path, counts: Mapping[str, Sequence[int]], classes: Sequence[str]) -> str:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mpssl_fed.page import write_page
+from mpssl_fed.report import chance
 from mpssl_fed.report.diagnosis_section import run_diagnosis
-from mpssl_fed.report.page import write_page
+from mpssl_fed.report.finding import ONE_SEED, run_finding
 from mpssl_fed.report.privacy_section import privacy_sections
 from mpssl_fed.report.run_sections import left_out, run_sections
 from mpssl_fed.report.table import seconds_words
+from mpssl_fed.report.terms import run_terms
 from mpssl_fed.runs.reader import RunReader
 
 
@@ -19,6 +23,7 @@ def write_run_report(folder: str | Path) -> Path:
     run = RunReader(Path(folder))
     accuracy = run.evaluated("test_accuracy")
     config = run.config
+    diagnosis = run_diagnosis(run)
     facts = [
         ("method", _method(config)),
         ("data", f"{config['data']['name']}"),
@@ -30,19 +35,32 @@ def write_run_report(folder: str | Path) -> Path:
             else []
         ),
         ("time", seconds_words(run.seconds)),
+        *([("finished", run.manifest["finished"][:10])] if run.manifest.get("finished") else []),
     ]
     return write_page(
         run.path / "report.html",
         "run.html",
         title=f"{_method(config)} on {config['data']['name']}",
         subtitle=_subtitle(run),
+        finding=run_finding(run),
+        finding_note=ONE_SEED,
+        at_chance=chance.warning(run),
         facts=facts,
         warning=_warning(run),
         run=run_sections(run, run.path / "plots"),
-        extra=[*privacy_sections(run), *run_diagnosis(run.path)],
+        extra=[*privacy_sections(run), *diagnosis],
+        terms=run_terms(config, bool(diagnosis)),
         config=run.config_text,
         manifest=json.dumps(run.manifest, indent=2),
     )
+
+
+def report_run(folder: str | Path, tell: Callable[[str], None]) -> Path:
+    """Write the report of a run that has ended and return the page's path; ``tell`` the reader where it has learnt nothing."""
+    page = write_run_report(folder)
+    for line in chance.warning(RunReader(Path(folder))):
+        tell(line)
+    return page
 
 
 def _method(config: dict[str, Any]) -> str:
@@ -54,15 +72,15 @@ def _subtitle(run: RunReader) -> str:
     config = run.config
     data, privacy = config["data"], config["privacy"]
     labels = data["labels_per_class"]
-    holds = f"{data['label_fraction']:g} of the pool labelled" if labels is None else f"{labels} labelled images a class"
-    of = {"site": " and site", "all-sites": " over all sites"}[data["labels_over"]] if labels is not None else ""
+    holds = f"{data['label_fraction']:g} of the pool labelled" if labels is None else f"{labels} labelled images per class"
+    of = {"site": " at each site, on average", "all-sites": ", over all sites"}[data["labels_over"]] if labels is not None else ""
     private = "no differential privacy" if privacy["scope"] == "off" else f"epsilon {privacy['epsilon']:g} ({privacy['scope']})"
     parts = [
         f"{holds}{of}",
-        f"{data['partition']['name']} split",
+        f"split over sites: {data['partition']['name']}",
         f"generator {config['generator']['name']}",
         f"classifier {config['model']['name']}",
-        f"{config['federation']['local_steps']} local steps a round",
+        f"{config['federation']['local_steps']} local steps per round",
         private,
         *(["evaluated on a validation part of the training pool"] if data.get("held_out") == "validation" else []),
         f"seed {config['seed']}",

@@ -7,12 +7,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from mpssl_fed.federation.engines.samples import SHOWN_IMAGES
+from mpssl_fed.page import picture
 from mpssl_fed.report import plots
-from mpssl_fed.report.page import picture
 from mpssl_fed.report.table import Table, make_table, seconds_words
 from mpssl_fed.runs.reader import RunReader
 
 MOST_PICTURES = 8
+STAYS = "In a deployment this stays at the sites, in each owner's own report."
 PHASES = {
     "train": "training at the sites",
     "generate": "making synthetic images",
@@ -23,7 +25,10 @@ PHASES = {
 
 
 def run_sections(run: RunReader, plot_folder: Path) -> dict[str, Any]:
-    """Return the values of the template's ``run_sections``; plots go into ``plot_folder`` as SVG and PNG too."""
+    """Return the values of the template's ``run_sections``; plots go into ``plot_folder`` as SVG and PNG too.
+
+    Of a deployment only what crossed a site's egress is shown, whatever of the sites' own lies in the run directory.
+    """
     held_out = run.config["data"].get("held_out", "test")  # runs of an older schema know the test set alone
     losses = {held_out: run.evaluated("test_loss"), "training, mean over sites": run.evaluated("train_loss")}
     labels, note = _labels(run, plot_folder)
@@ -31,12 +36,26 @@ def run_sections(run: RunReader, plot_folder: Path) -> dict[str, Any]:
         "curves": plots.run_curves(
             plot_folder, run.evaluated("test_accuracy"), {name: line for name, line in losses.items() if line}, held_out
         ),
+        "curves_note": _curves_note(run, held_out),
         "labels": labels,
         "labels_note": note,
+        "no_labels": STAYS if deployed(run) else "This run directory holds no label counts.",
         **_pictures(run),
         "timings": timings_table(run),
         "answers": answers_table(run),
     }
+
+
+def deployed(run: RunReader) -> bool:
+    """Whether the sites of a run were machines of their own."""
+    return bool(run.config["federation"].get("backend") == "deployment")
+
+
+def _curves_note(run: RunReader, held_out: str) -> str:
+    before = "Round 0 is the model before any training at the sites"
+    if run.config.get("warm_start", {}).get("part", "none") != "none":
+        before += ", warm-started from the public generator"
+    return f"{before}. Accuracy and {held_out} loss: the server's {held_out} images. Training loss: what sites tell of their own."
 
 
 def timings_table(run: RunReader) -> Table:
@@ -77,31 +96,44 @@ def left_out(run: RunReader) -> Counter[str]:
 
 def _labels(run: RunReader, plot_folder: Path) -> tuple[str | None, str]:
     file = run.path / "labels.json"
-    if not file.is_file():
+    if deployed(run) or not file.is_file():
         return None, ""
     content = json.loads(file.read_text(encoding="utf-8"))
     counts = content["sites"]
     hidden = len(counts) - plots.MOST_SITES
-    note = "Labelled images of each class at each site."
+    note = "Labelled images of each class at each site; in brackets how many a site has in all."
     return plots.label_distribution(plot_folder, counts, content["classes"]), note + (
         f" {hidden} more sites not shown." if hidden > 0 else ""
     )
 
 
 def _pictures(run: RunReader) -> dict[str, Any]:
+    method = run.config.get("method", {})
+    if deployed(run):
+        return {"samples": [], "samples_note": "", "no_samples": STAYS}
     own = run.path / "generator.png"
     sites = [(site.name, site / "samples.png") for site in run.sites if (site / "samples.png").is_file()]
-    pictures = [picture(own, "generator: random latents and classes")] if own.is_file() else []
-    pictures += [picture(file, f"site {name}") for name, file in sites[:MOST_PICTURES]]
+    pictures = [picture(own.read_bytes(), "generator: random latents and classes")] if own.is_file() else []
+    pictures += [picture(file.read_bytes(), f"site {name}") for name, file in sites[:MOST_PICTURES]]
     hidden = len(sites) - MOST_PICTURES
-    note = "The generator's own random images, then what each site drew from it."
-    if run.config.get("method", {}).get("source") == "meta-optimised":
-        note += " Meta-optimised latents are drawn for the task's classes, shown in their order."
-    uses_none = run.config.get("method", {}).get("source") == "none"
-    return {
-        "samples": pictures,
-        "samples_note": note + (f" {hidden} more sites not shown." if hidden > 0 else ""),
-        "no_samples": "This method uses no generator."
-        if uses_none
-        else "This run directory holds no samples: in a deployment they stay at the sites.",
-    }
+    note = "First the generator's own random images."
+    if sites:
+        note += " Then what each site drew from it at the end" + (_order(run) if method.get("source") == "meta-optimised" else ".")
+    note += f" {hidden} more sites not shown." if hidden > 0 else ""
+    none = "This method uses no generator." if method.get("source") == "none" else "This run directory holds no samples."
+    return {"samples": pictures, "samples_note": note, "no_samples": none}
+
+
+def _order(run: RunReader) -> str:
+    """Return how the pictures of meta-optimised latents are ordered (``MetaOptimised.samples``)."""
+    file = run.path / "labels.json"
+    classes = len(json.loads(file.read_text(encoding="utf-8"))["classes"]) if file.is_file() else 0
+    of = (
+        "the task's classes in their order"
+        if classes <= SHOWN_IMAGES
+        else f"{SHOWN_IMAGES} of the task's {classes} classes, in order"
+    )
+    return (
+        f": row by row, made for {of}. Latents are optimised to train the classifier, not to be recognised, so a picture made for "
+        "a class need not look like it."
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,9 @@ SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a
 """Okabe and Ito's colours, told apart with any colour vision; marker and line style differ too."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", "--", "-.", ":")
+
+NARROWEST = 0.8
+"""Of its natural width, down to which a plot shrinks on a narrow screen before it scrolls: its letters stay readable."""
 
 PAGE_COLOURS = {INK: "currentColor", MUTED: "var(--muted)", GRID: "var(--grid)"} | {
     colour: f"var(--series-{number})" for number, colour in enumerate(SERIES, start=1)
@@ -78,6 +82,19 @@ def plain_grid(axes: Axes, axis: Literal["x", "y"]) -> None:
     axes.grid(True, axis=axis)
 
 
+def limits(words: str) -> tuple[float, float]:
+    """Return what a quantity with this label can be: a share in percent, else any number from 0 up."""
+    return (0.0, 100.0) if "%" in words else (0.0, math.inf)
+
+
+def within(axes: Axes, axis: Literal["x", "y"], words: str) -> None:
+    """Let an axis end where its quantity does; what is drawn there with ``clip_on=False`` stays whole."""
+    low, high = limits(words)
+    first, last = axes.get_xlim() if axis == "x" else axes.get_ylim()
+    first, last = max(first, low), min(last, high)
+    (axes.set_xlim if axis == "x" else axes.set_ylim)(first, last if last > first else first + 1)
+
+
 def save(drawn: Figure, folder: Path, name: str, words: str) -> str:
     """Write ``folder/name.svg`` and ``.png`` and return the SVG for a page, with ``words`` as its text alternative.
 
@@ -103,6 +120,7 @@ def inline(svg: str, name: str, words: str) -> str:
     for colour, replacement in PAGE_COLOURS.items():
         svg = svg.replace(colour, replacement)
     width = float(re.search(r'width="([\d.]+)pt"', svg)[1])  # type: ignore[index]
-    head = f'<svg role="img" aria-label="{escape(words, quote=True)}" style="width:{width:g}pt"'
+    size = f"width:{width:g}pt;min-width:{NARROWEST * width:g}pt"
+    head = f'<svg role="img" aria-label="{escape(words, quote=True)}" style="{size}"'
     svg = re.sub(r'\s(width|height)="[\d.]+pt"', "", svg, count=2)
     return svg.replace("<svg", head, 1)

@@ -42,34 +42,55 @@ class Cost:
     n: int
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A comparison of two arms that the study asks for; None where no pair of seeds has finished."""
+
+    arm: Arm
+    against: Arm
+    comparison: Comparison | None
+
+
 def arms_of(outcome: Outcome) -> list[Arm]:
     """Return the arms in the order of the study, each compared, seed by seed, with the baseline of the same other settings."""
-    study = outcome.plan.study
-    settings: dict[str, Settings] = {}
-    for cell in outcome.plan.cells:
-        settings.setdefault(arm_of(cell.settings), cell.settings)
+    return analyse(outcome)[0]
+
+
+def analyse(outcome: Outcome) -> tuple[list[Arm], list[Asked]]:
+    """Return the arms, and the other comparisons that the study asks for; p is corrected over both together."""
+    study, settings = outcome.plan.study, outcome.plan.arms()
     rows: dict[str, list[Row]] = {name: [] for name in settings}
     for row in outcome.finished:
         rows[arm_of(row.settings)].append(row)
     values = {name: {row.seed: row.value(study.metric) for row in of_arm} for name, of_arm in rows.items()}
     partner = {name: baseline_of(own, study.baseline, settings) for name, own in settings.items()}
+    wanted = [(name, base) for name, base in partner.items() if base is not None and base != name]
+    asked = outcome.plan.asked()
     pairs = {
-        name: [(values[name][seed], values[base][seed]) for seed in values[name] if seed in values[base]]
-        for name, base in partner.items()
-        if base is not None and base != name
+        (name, other): [(values[name][seed], values[other][seed]) for seed in values[name] if seed in values[other]]
+        for name, other in dict.fromkeys([*wanted, *asked])
     }
     comparisons = compare(pairs, higher_is_better=study.metric != "loss")
-    return [
-        Arm(
+    arms = {
+        name: Arm(
             settings=own,
             label=label(outcome.plan.telling(own)),
             rows=tuple(rows[name]),
             is_baseline=partner[name] == name,
             mean=estimate(list(values[name].values())) if values[name] else None,
-            comparison=comparisons.get(name),
+            comparison=comparisons.get((name, partner[name] or "")),
         )
         for name, own in settings.items()
-    ]
+    }
+    return list(arms.values()), [Asked(arms[name], arms[other], comparisons.get((name, other))) for name, other in asked]
+
+
+def best_arm(arms: Sequence[Arm], metric: str) -> Arm | None:
+    """Return the arm of the best mean among those with the most finished seeds, the first of equals; None before any has one."""
+    most = max((arm.mean.n for arm in arms if arm.mean is not None), default=0)
+    able = [arm for arm in arms if arm.mean is not None and arm.mean.n == most]
+    sign = -1 if metric == "loss" else 1
+    return max(able, key=lambda arm: sign * (arm.mean.mean if arm.mean else 0.0), default=None)
 
 
 def baseline_of(own: Settings, baseline: Settings | None, arms: dict[str, Settings]) -> str | None:
@@ -98,7 +119,7 @@ def hue_key(outcome: Outcome) -> str:
 
 
 def costs_of(outcome: Outcome, arms: Sequence[Arm]) -> list[Cost]:
-    """Return one line a arm: milliseconds of wall clock and of CPU per local step, generated images, memory, time to the target."""
+    """Return the costs of each arm: milliseconds of wall clock and of CPU per local step, images, memory, time to the target."""
     return [_cost(outcome, arm) for arm in arms if arm.rows]
 
 

@@ -17,7 +17,7 @@ from mpssl_fed.config.learning import CONTROLS
 from mpssl_fed.errors import UserError, nearest
 from mpssl_fed.study.cell_key import cell_key
 from mpssl_fed.study.keys import check_key, get_key, holds_list, set_key, short_names, show_value
-from mpssl_fed.study.schema import Study, parse
+from mpssl_fed.study.schema import Asked, Study, parse
 
 Settings = dict[str, Any]
 """What tells one arm of a study from another: grid key (or ``variant``) -> value."""
@@ -76,11 +76,19 @@ class Plan:
         return Path(self.study.output or Path("runs") / self.name)
 
     def shown(self) -> Cell | None:
-        """Return the cell whose run files stand at the top of the study's folder, if any."""
-        if self.study.show is None:
+        """Return the cell that the study itself chose to show; None where it is left to the results."""
+        if self.study.show is None or self.study.show == "best":
             return None
         want = {"seed": self.study.seeds[0], **self.study.show}
         return next(cell for cell in self.cells if _matches({**cell.settings, "seed": cell.seed}, want))
+
+    def arms(self) -> dict[str, Settings]:
+        """Return the settings of each arm by its name, in the order of the study."""
+        return {arm_of(cell.settings): cell.settings for cell in self.cells}
+
+    def asked(self) -> list[tuple[str, str]]:
+        """Return the pairs (arm, against) of ``compare``, each once; UserError where they do not name arms."""
+        return asked_pairs(self.study.compare, self.arms(), f"study {self.name}")
 
     def to_yaml(self) -> str:
         """Return the study with its base and name resolved: enough to rebuild the cells anywhere."""
@@ -113,7 +121,7 @@ def load_study(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) ->
 
     An override ``key.path=value`` fixes a config key in all cells; of a key in the grid it replaces the values, and a list for a
     key that takes a single value is a new axis of the grid. The plain keys ``seeds``, ``metric``, ``workers``, ``baseline`` and
-    ``target_accuracy`` change the study itself. Overrides that leave out the ``show`` cell drop it.
+    ``target_accuracy`` change the study itself. Overrides that leave out the ``show`` cell, or an arm of ``compare``, drop it.
     UserError names the file, the key and the cure.
     """
     file = find(find_study(path))
@@ -124,11 +132,51 @@ def load_study(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) ->
         fields["base"] = read_mapping(find(fields["base"]))
     study = parse(_override_study(fields, overrides, where), where)
     cells = _cells(study, where)
+    pinned = study.show if isinstance(study.show, dict) else None
     if not overrides:
-        _check_selection(study.show, cells, f"{where}: show", None)
-    elif study.show is not None and not any(_matches({**cell.settings, "seed": cell.seed}, study.show) for cell in cells):
+        _check_selection(pinned, cells, f"{where}: show", None)
+    elif pinned is not None and not any(_matches({**cell.settings, "seed": cell.seed}, pinned) for cell in cells):
         study = study.model_copy(update={"show": None})  # the overrides left that cell out
+    for side in (side for asked in study.compare for side in (asked.arm, asked.against)) if not overrides else ():
+        _check_selection(side, cells, f"{where}: compare", study.metric)
+    if overrides:
+        kept = [a for a in study.compare if all(any(_matches(c.settings, side) for c in cells) for side in (a.arm, a.against))]
+        study = study.model_copy(update={"compare": kept})
+    asked_pairs(study.compare, {arm_of(cell.settings): cell.settings for cell in cells}, where)
     return Plan(study, cells, name)
+
+
+def asked_pairs(compare: Sequence[Asked], arms: Mapping[str, Settings], where: str) -> list[tuple[str, str]]:
+    """Return (arm, against) of each comparison that a study asks for, once.
+
+    ``against`` is the only arm with its settings, else the one of them whose other settings are the arm's own. UserError
+    where that leaves none or several.
+    """
+    pairs: dict[tuple[str, str], None] = {}
+    for asked in compare:
+        fits = {name: settings for name, settings in arms.items() if _matches(settings, asked.against)}
+        chosen = [name for name, own in arms.items() if _matches(own, asked.arm)]
+        found: dict[tuple[str, str], None] = {}
+        for name in chosen:
+            alike = [other for other, settings in fits.items() if _same_elsewhere(settings, arms[name], asked.against)]
+            against = list(fits) if len(fits) == 1 else alike
+            if len(against) != 1:
+                number = "none" if not against else f"{len(against)}"
+                raise UserError(
+                    f"{where}: compare: {len(fits)} arms have {label(asked.against)}, {number} with the other settings of "
+                    f"'{label(arms[name])}'; name more keys under 'against', so that one is left"
+                )
+            if against[0] != name:
+                found[name, against[0]] = None
+        if not found:
+            own = f"'{label(arms[chosen[0]])}'" if chosen else "no arm"
+            raise UserError(f"{where}: compare: {own} would be compared with itself alone; name another 'against'")
+        pairs |= found
+    return list(pairs)
+
+
+def _same_elsewhere(settings: Settings, own: Settings, besides: Settings) -> bool:
+    return all(settings[key] == own[key] for key in own if key not in besides)
 
 
 def _override_study(fields: dict[str, Any], overrides: list[str] | tuple[str, ...], where: str) -> dict[str, Any]:

@@ -12,11 +12,12 @@ from typing import Any
 from mpssl_fed.config import Config
 from mpssl_fed.privacy.plan import plan_for
 from mpssl_fed.report.privacy_section import spent_by_site
-from mpssl_fed.report.svg import INK, MUTED, SERIES, figure, plain_grid, save
+from mpssl_fed.report.svg import INK, MUTED, SERIES, figure, plain_grid, save, within
 from mpssl_fed.report.table import NOTHING, Table, make_table
 from mpssl_fed.study.analysis import Arm
 from mpssl_fed.study.folder import Outcome
 from mpssl_fed.study.grid import arm_of, label
+from mpssl_fed.study.plots import interval
 from mpssl_fed.study.results import Row
 from mpssl_fed.study.statistics import Estimate, compare
 
@@ -267,7 +268,8 @@ def plot(folder: Path, points: Sequence[Point]) -> str:
             best = sorted((point for point in own if point.on_front), key=lambda point: point.epsilon)
             at = [values.index(point.epsilon) + SIDE[point.generator] for point in best]
             axes.step(at, [100 * p.accuracy.mean for p in best], where="post", color=MUTED, linewidth=1.0, zorder=1)
-            axes.plot(at, [100 * p.accuracy.mean for p in best], "o", markersize=11, markerfacecolor="none", color=MUTED, zorder=1)
+            axes.plot(at, [100 * p.accuracy.mean for p in best], "o", markersize=11, markerfacecolor="none", color=MUTED,
+                      zorder=1, clip_on=False)  # fmt: skip
             for name, generator, marker in ((WITHOUT, False, "s"), (WITH, True, "o")):
                 chosen = [point for point in own if point.generator == generator]
                 for number, point in enumerate(chosen):
@@ -283,8 +285,7 @@ def plot(folder: Path, points: Sequence[Point]) -> str:
             axes.set(xlabel="Epsilon", title=group if len(groups) > 1 else "", ylabel="Accuracy (%)" if axes is panels[0] else "")
             axes.set_xlim(-0.5, len(values) - 0.5)
             plain_grid(axes, "y")
-        low, high = panels[0].get_ylim()  # an interval may reach beyond what an accuracy can be
-        panels[0].set_ylim(max(low, 0.0), min(high, 102.0))
+        within(panels[0], "y", "%")
         handles = {word: handle for axes in panels for handle, word in zip(*axes.get_legend_handles_labels(), strict=True)}
         drawn.legend(list(handles.values()), list(handles), loc="outside upper left", ncols=2)
         return save(drawn, folder, "pareto", "Accuracy against epsilon, arms that no other dominates ringed")
@@ -299,10 +300,11 @@ def _draw(axes: Any, point: Point, x: float, colour: str, marker: str, name: str
     """Draw one point; where it was audited, its size grows with the attacks' success."""
     size = 4.5 if point.success is None else 4 + 30 * max(0.0, point.success - 0.5)
     face = colour if point.complete else "none"
-    half = 100 * (point.accuracy.half or 0.0)
+    low, high = interval(point.accuracy, (0.0, 1.0))
+    reach = [[100 * (point.accuracy.mean - low)], [100 * (high - point.accuracy.mean)]]
     axes.errorbar(
-        x, 100 * point.accuracy.mean, yerr=half, color=colour, marker=marker, markersize=size, markerfacecolor=face, elinewidth=0.9,
-        linestyle="", label=name or None, alpha=0.9,
+        x, 100 * point.accuracy.mean, yerr=reach, color=colour, marker=marker, markersize=size, markerfacecolor=face,
+        elinewidth=0.9, linestyle="", label=name or None, alpha=0.9, clip_on=False,
     )  # fmt: skip
     if point.on_front:
         axes.annotate(f"{100 * point.accuracy.mean:.1f}", (x, 100 * point.accuracy.mean), xytext=(9, -3), color=INK, fontsize=8,

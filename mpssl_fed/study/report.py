@@ -8,20 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from mpssl_fed.errors import UserError
-from mpssl_fed.report.page import write_page
+from mpssl_fed.page import write_page
 from mpssl_fed.report.run_report import write_run_report
 from mpssl_fed.report.run_sections import run_sections
-from mpssl_fed.report.table import seconds_words, to_markdown
+from mpssl_fed.report.table import Table, seconds_words, to_markdown
+from mpssl_fed.report.terms import DIAGNOSIS, LEARNING, RUN, STUDY, Terms, setting_terms
 from mpssl_fed.runs.reader import RunReader
 from mpssl_fed.study import plots
-from mpssl_fed.study.analysis import LABELS_KEY, Arm, arms_of, costs_of, hue_key
+from mpssl_fed.study.analysis import LABELS_KEY, Arm, analyse, best_arm, costs_of, hue_key
 from mpssl_fed.study.diagnosis_sections import study_diagnosis
-from mpssl_fed.study.folder import STUDY_FILE, Outcome, read_outcome
-from mpssl_fed.study.grid import label, load_study
+from mpssl_fed.study.featured import featured
+from mpssl_fed.study.finding import study_finding
+from mpssl_fed.study.folder import STUDY_FILE, Outcome, cell_folder, read_outcome
+from mpssl_fed.study.grid import arm_of, label, load_study
 from mpssl_fed.study.keys import show_value
 from mpssl_fed.study.pareto import pareto_figures, pareto_sections
 from mpssl_fed.study.results import write_csv
-from mpssl_fed.study.tables import METRICS, cells_table, comparison_table, cost_table, failures_table
+from mpssl_fed.study.tables import METRICS, asked_table, cells_table, comparison_table, cost_table, failures_table
 
 
 def write_report(folder: str | Path) -> Path:
@@ -36,10 +39,12 @@ def write_report(folder: str | Path) -> Path:
 
 COMPARISON_NOTE = (
     "Mean over seeds ± half of the 95 % t-interval. Differences are paired by seed against the baseline with the same other "
-    "settings; p is of the paired t-test, corrected by Holm's method over all comparisons of this table. A difference is called "
+    "settings; p is of the paired t-test, corrected by Holm's method over all comparisons of the study. A difference is called "
     "within noise when the corrected p is 0.05 or more, or with fewer than 3 pairs."
 )
 
+
+ASKED = "Comparisons that this study asks for"
 
 COST_NOTE = (
     "A step is one optimiser step at one site. Times are wall clock of the machine that ran the cells, which share it, so "
@@ -51,33 +56,37 @@ COST_NOTE = (
 def write_study_report(outcome: Outcome) -> Path:
     """Write the report and its tables from the rows and, where they are here, the run directories; return the page's path."""
     output, study = outcome.output, outcome.plan.study
-    arms = arms_of(outcome)
+    arms, asked = analyse(outcome)
     comparison = comparison_table(outcome, arms)
     costs = cost_table(costs_of(outcome, arms), study.target_accuracy)
     write_csv(output / "results.csv", outcome.ordered, outcome.plan.keys)
     title = study.title or f"Study {outcome.plan.name}"
     private = pareto_sections(outcome, arms)
-    _write_markdown(outcome, title, to_markdown(comparison), to_markdown(costs), private)
-    shown = outcome.plan.shown()
-    shown_folder = output / "cells" / shown.id if shown is not None else None
-    run = None
-    if shown_folder is not None and (shown_folder / "result.json").is_file():
-        run = run_sections(RunReader(shown_folder), output / "plots" / "run")
+    finding, pairs = study_finding(outcome, arms, asked), asked_table(asked, study.metric) if asked else None
+    _write_markdown(outcome, title, finding, [comparison, pairs, costs], private)
+    chosen = featured(outcome, arms)
+    run = None if chosen is None else run_sections(RunReader(cell_folder(output, chosen.cell)), output / "plots" / "run")
+    diagnosis = study_diagnosis(outcome, arms)
     return write_page(
         output / "report.html",
         "study.html",
         title=title,
         subtitle=study.note,
+        finding=finding,
         facts=_facts(outcome, arms),
         warning=_warning(outcome),
         comparison=comparison,
         comparison_note=COMPARISON_NOTE,
+        asked=pairs,
+        asked_title=ASKED,
         figures=[*pareto_figures(outcome, arms), *_figures(outcome, arms)],
         cost=costs,
         cost_note=COST_NOTE,
         run=run,
-        run_label=f"{shown.label}, seed {shown.seed}" if shown is not None else "",
-        extra=[*private, *study_diagnosis(outcome, arms)],
+        run_label=f"{chosen.cell.label}, seed {chosen.cell.seed}" if chosen is not None else "",
+        run_note=chosen.note if chosen is not None else "",
+        extra=[*private, *diagnosis],
+        terms=_terms(outcome, bool(private), any(section["title"] == "Diagnosis" for section in diagnosis)),
         failures=failures_table(outcome.failed, outcome) if outcome.failed else None,
         cells=cells_table(outcome),
         study=(output / STUDY_FILE).read_text(encoding="utf-8"),
@@ -87,9 +96,7 @@ def write_study_report(outcome: Outcome) -> Path:
 
 def _facts(outcome: Outcome, arms: Sequence[Arm]) -> list[tuple[str, str]]:
     seconds = sum(row.seconds or 0.0 for row in outcome.finished)
-    best = [arm for arm in arms if arm.mean is not None]
-    sign = -1 if outcome.plan.study.metric == "loss" else 1
-    top = max(best, key=lambda arm: sign * (arm.mean.mean if arm.mean else 0.0), default=None)
+    top = best_arm(arms, outcome.plan.study.metric)
     return [
         ("cells", f"{len(outcome.finished)} of {len(outcome.plan.cells)}"),
         ("arms", str(len(arms))),
@@ -144,7 +151,7 @@ def _figures(outcome: Outcome, arms: Sequence[Arm]) -> list[dict[str, str]]:
     by_labels = _against_labels(outcome, done, hue, study.metric, scale)
     if by_labels:
         svg = plots.series_panels(
-            folder, "labels-per-class", by_labels, "Labelled images a class", f"{held_out} {name.lower()}", log_x=True
+            folder, "labels-per-class", by_labels, "Labelled images per class", f"{held_out} {name.lower()}", log_x=True
         )
         figures.append({"title": "Against the number of labels", "svg": svg, "caption": "Bands are 95 % intervals over seeds."})
     curves = _curves(outcome, done, hue)
@@ -192,11 +199,25 @@ def _a_manifest(outcome: Outcome) -> str:
     return ""
 
 
-def _write_markdown(outcome: Outcome, title: str, comparison: str, costs: str, more: Sequence[dict[str, Any]]) -> None:
+def _terms(outcome: Outcome, private: bool, diagnosed: bool) -> Terms:
+    """Return the terms of the page, those of a private study's sections and of the diagnosis where they stand on it."""
+    configs = {arm_of(cell.settings): cell.config for cell in reversed(outcome.plan.cells)}
+    attacks = () if private else ("attack AUROC", "Pareto front")
+    told = [(name, words) for name, words in STUDY.items() if name not in attacks]
+    of_settings = setting_terms(config.dump() for config in reversed(configs.values()))
+    found = [*LEARNING.items(), *told, *of_settings, *RUN.items(), *(DIAGNOSIS.items() if diagnosed else ())]
+    return list(dict(found).items())
+
+
+def _write_markdown(
+    outcome: Outcome, title: str, finding: str, tables: Sequence[Table | None], more: Sequence[dict[str, Any]]
+) -> None:
     from mpssl_fed.files import write_atomic
 
-    warning = _warning(outcome)
-    parts = [f"# {title}", outcome.plan.study.note or "", warning, comparison, COMPARISON_NOTE, "## Cost", costs, COST_NOTE]
+    comparison, asked, costs = ("" if table is None else to_markdown(table) for table in tables)
+    parts = [f"# {title}", finding, outcome.plan.study.note or "", _warning(outcome), comparison, COMPARISON_NOTE]
+    parts += [f"## {ASKED}", asked] if asked else []
+    parts += ["## Cost", costs, COST_NOTE]
     for section in more:
         parts += [f"## {section['title']}", section["note"], to_markdown(section["table"])]
     write_atomic(outcome.output / "results.md", "\n\n".join(part.strip() for part in parts if part) + "\n")

@@ -13,6 +13,7 @@ from typing import Any
 
 from mpssl_fed.errors import UserError
 from mpssl_fed.files import write_atomic, write_json
+from mpssl_fed.report.signs import reached
 from mpssl_fed.runs.reader import RunReader, read_diagnosis
 from mpssl_fed.study.grid import Cell, Settings
 from mpssl_fed.study.keys import short_names, show_value
@@ -121,7 +122,11 @@ def curve_of(run: RunReader) -> str:
 def diagnosis_of(folder: Path) -> str | None:
     """Return the diagnosis of a run's synthetic images as a row keeps it; None where there is none."""
     found = read_diagnosis(folder)
-    return None if found is None else " ".join(f"{name}={value:.4f}" for name, value in found["synthetic"].items())
+    if found is None:
+        return None
+    share = reached(found)
+    measured = found["synthetic"] | ({} if share is None else {"reach": share})
+    return " ".join(f"{name}={value:.4f}" for name, value in measured.items())
 
 
 def completed(row: Row, folder: Path) -> Row:

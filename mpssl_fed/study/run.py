@@ -13,8 +13,11 @@ from typing import Literal
 from mpssl_fed.errors import UserError
 from mpssl_fed.files import write_atomic
 from mpssl_fed.method import METHOD_VERSION
+from mpssl_fed.runs.reader import MANIFEST
+from mpssl_fed.study.analysis import arms_of
 from mpssl_fed.study.cell import Task
-from mpssl_fed.study.folder import STUDY_FILE, Outcome, cell_folder, failure_file, finished_rows, log_file, stored_row
+from mpssl_fed.study.featured import featured
+from mpssl_fed.study.folder import STUDY_FILE, Outcome, cell_folder, failure_file, finished_rows, log_file
 from mpssl_fed.study.grid import Plan
 from mpssl_fed.study.progress import StudyProgress
 from mpssl_fed.study.results import Row, read_csv, write_result
@@ -32,7 +35,7 @@ RUN_FILES = (
     "checkpoints",
     "sites",
 )
-"""What of a run directory is copied to the top of a study for ``show``; the report there is the study's."""
+"""What of a run directory is copied to the top of a study's folder for ``show``; the report there is the study's."""
 
 
 def run_study(
@@ -74,22 +77,36 @@ def run_study(
                 cells.close()
         if _of_privacy(plan) and not interrupted:
             _attack_finished(plan, output, rows)
-        show_run_files(plan, output)
-    return Outcome(plan, output, rows, interrupted)
+        outcome = Outcome(plan, output, rows, interrupted)
+        show_run_files(outcome)
+    return outcome
 
 
-def show_run_files(plan: Plan, output: Path) -> None:
-    """Copy the run files of the study's ``show`` cell to the top of its folder, where that cell has finished."""
-    cell = plan.shown()
-    if cell is None or stored_row(output, cell) is None:
+def show_run_files(outcome: Outcome) -> None:
+    """Where the study wants it (``show``), make the run files at the top of its folder those of its featured run.
+
+    What is there already of that run stays, with all that was added to it since; of another run nothing is left.
+    """
+    chosen = featured(outcome, arms_of(outcome)) if outcome.plan.study.show is not None else None
+    if chosen is None:
         return
-    for name in RUN_FILES:
-        source, target = cell_folder(output, cell) / name, output / name
+    cell, output = cell_folder(outcome.output, chosen.cell), outcome.output
+    if _same_file(cell / MANIFEST, output / MANIFEST):
+        return
+    for name in (*(name for name in RUN_FILES if name != MANIFEST), MANIFEST):  # the manifest last: it says that all is there
+        source, target = cell / name, output / name
+        if target.is_dir() and not target.is_symlink():
+            shutil.rmtree(target)
+        else:
+            target.unlink(missing_ok=True)
         if source.is_dir():
-            shutil.rmtree(target, ignore_errors=True)
             shutil.copytree(source, target)
         elif source.is_file():
             write_atomic(target, source.read_bytes())
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    return one.is_file() and other.is_file() and one.read_bytes() == other.read_bytes()
 
 
 def _execute(tasks: list[Task], workers: int, executor: Executor) -> Generator[Row]:

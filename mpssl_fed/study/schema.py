@@ -10,6 +10,18 @@ from mpssl_fed.config.section import Section
 from mpssl_fed.errors import UserError, nearest
 
 
+class Asked(Section):
+    """A comparison that a study asks for beside those with the baseline."""
+
+    arm: dict[str, Any] = Field(description="Settings of the arms to compare.")
+    against: dict[str, Any] = Field(description="Settings of the arm that each of them is compared with.")
+
+    @field_validator("arm", "against", mode="before")
+    @classmethod
+    def _variant(cls, side: Any) -> Any:
+        return {"variant": side} if isinstance(side, str) else side
+
+
 class Study(Section):
     """The content of a study file. Frozen; build one with :func:`load_study`."""
 
@@ -21,11 +33,15 @@ class Study(Section):
     variants: dict[str, dict[str, Any]] = Field({}, description="Name -> config keys set together; crossed with the grid.")
     seeds: list[int] = Field([0, 1, 2], min_length=1, description="Seeds, or how many of them.")
     baseline: dict[str, Any] | None = Field(None, description="Settings of the arms that the others are compared with.")
+    compare: list[Asked] = Field([], description="More comparisons, also between arms whose other settings differ.")
     metric: Literal["accuracy", "best", "loss"] = Field("accuracy", description="accuracy and loss are of the last round.")
     target_accuracy: float | None = Field(None, gt=0, lt=1, description="The cost table prints the time to reach it.")
     workers: int = Field(2, ge=1, le=1024, description="Cells at once.")
     output: str | None = Field(None, description="Folder of the study; default runs/STUDY-STEM.")
-    show: dict[str, Any] | None = Field(None, description="Settings (and seed) of the cell whose run files stand at the top.")
+    show: dict[str, Any] | Literal["best"] | None = Field(
+        None,
+        description="Whose run files stand at the top: best, the best arm's, or settings (and seed) of a cell; null: nobody's.",
+    )
 
     @field_validator("seeds", mode="before")
     @classmethod

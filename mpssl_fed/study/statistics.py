@@ -8,8 +8,9 @@ are near normal. Holm's step-down correction covers all comparisons of a study a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from scipy import stats
@@ -76,8 +77,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def compare(pairs: Mapping[str, Sequence[tuple[float, float]]], higher_is_better: bool = True) -> dict[str, Comparison]:
-    """Return the comparison of each arm from its (arm, baseline) values by seed, Holm-corrected over all arms together."""
+Key = TypeVar("Key", bound=Hashable)
+
+
+def compare(pairs: Mapping[Key, Sequence[tuple[float, float]]], higher_is_better: bool = True) -> dict[Key, Comparison]:
+    """Return the comparison of each key from its (arm, other) values by seed, Holm-corrected over all of them together."""
     differences = {arm: [value - baseline for value, baseline in values] for arm, values in pairs.items() if values}
     p_values = {arm: paired_p(values) for arm, values in differences.items()}
     tested = [arm for arm, p in p_values.items() if p is not None]

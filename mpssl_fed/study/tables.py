@@ -5,33 +5,42 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mpssl_fed.report.table import NOTHING, Table, TableCell, TableRow, make_table
-from mpssl_fed.study.analysis import Arm, Cost
+from mpssl_fed.study.analysis import Arm, Asked, Cost
 from mpssl_fed.study.folder import Outcome
 from mpssl_fed.study.keys import show_value
 from mpssl_fed.study.results import Row, column_names
-from mpssl_fed.study.statistics import Estimate
+from mpssl_fed.study.statistics import Comparison, Estimate
 
 METRICS = {"accuracy": "accuracy (%)", "best": "best accuracy (%)", "loss": "loss"}
+DIFFERENCE = ("difference", "p", "p, corrected", "verdict")
 
 
 def comparison_table(outcome: Outcome, arms: Sequence[Arm]) -> Table:
-    """Return one line a arm: mean with its 95 % interval, n, paired difference from the baseline, corrected p, verdict."""
+    """Return one line per arm: mean with its 95 % interval, n, paired difference from the baseline, corrected p, verdict."""
     keys, metric = outcome.plan.keys, outcome.plan.study.metric
     names = column_names(keys)
     lines = []
     for arm in arms:
         settings = [show_value(arm.settings[key]) for key in keys]
         lines.append([*settings, _estimate(arm.mean, metric), str(arm.mean.n if arm.mean else 0), *_difference(arm, metric)])
-    columns = [*names, METRICS[metric], "n", "difference", "p", "p, corrected", "verdict"]
+    columns = [*names, METRICS[metric], "n", *DIFFERENCE]
     table = make_table(columns, lines, [*names, "verdict"])
     kinds = ["baseline" if arm.is_baseline else "" for arm in arms]
     rows = tuple(TableRow(row.cells, kind) for row, kind in zip(table.rows, kinds, strict=True))
     return Table(table.columns, table.numeric, rows)
 
 
+def asked_table(asked: Sequence[Asked], metric: str) -> Table:
+    """Return one line per comparison that the study asks for, as :func:`comparison_table` shows those with the baseline."""
+    lines = [[one.arm.label, one.against.label, *_compared(one.comparison, metric)] for one in asked]
+    return make_table(["arm", "against", "n", *DIFFERENCE], lines, ["arm", "against", "verdict"])
+
+
 def cost_table(costs: Sequence[Cost], target: float | None) -> Table:
-    """Return what each arm costs a local step and as a whole."""
-    columns = ["arm", "ms a step", "of it generating", "CPU ms a step", "generator images a step", "peak memory (MB)", "s a run"]
+    """Return what each arm costs per local step and as a whole."""
+    columns = [
+        "arm", "ms per step", "of it generating", "CPU ms per step", "generator images per step", "peak memory (MB)", "s per run",
+    ]  # fmt: skip
     lines = [
         [
             cost.label,
@@ -53,7 +62,7 @@ def cost_table(costs: Sequence[Cost], target: float | None) -> Table:
 
 
 def cells_table(outcome: Outcome) -> Table:
-    """Return one line a cell, with a link to its own report where it was run here."""
+    """Return one line per cell, with a link to its own report where it was run here."""
     names = column_names(outcome.plan.keys)
     lines: list[list[str | TableCell]] = []
     for row in outcome.ordered:
@@ -90,9 +99,16 @@ def _difference(arm: Arm, metric: str) -> list[str | TableCell]:
         return ["", "", "", TableCell("baseline")]
     if arm.comparison is None:
         return [NOTHING, NOTHING, NOTHING, TableCell("no baseline to compare with")]
-    comparison = arm.comparison
+    return _compared(arm.comparison, metric)[1:]
+
+
+def _compared(comparison: Comparison | None, metric: str) -> list[str | TableCell]:
+    """Return number of pairs, difference, p, corrected p and verdict."""
+    if comparison is None:
+        return ["0", NOTHING, NOTHING, NOTHING, TableCell("not finished")]
     verdict = comparison.verdict
     return [
+        str(comparison.difference.n),
         _estimate(comparison.difference, metric, "+"),
         _p(comparison.p),
         _p(comparison.p_holm),

@@ -47,7 +47,12 @@ def test_nodes_are_the_sites_and_a_line_says_how_many(
     assert (folder / "model.safetensors").is_file()
     assert sorted(path.name for path in (folder / "sites").iterdir()) == ["0", "1", "2"]
     assert not (tmp_path / "state" / "mpssl-fed" / "simulated" / "77").exists()
-    assert "num-supernodes=N" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "num-supernodes=N" in said
+    page = (folder / "report.html").read_text()
+    assert f"report: {folder.relative_to(tmp_path)}/report.html" in said
+    assert "After 2 of 2 rounds the model is right on" in page
+    assert page.count('src="data:image/png') == 0  # base draws none
 
 
 def test_an_absolute_folder_may_be_asked_for(flower: Callable[..., None], tmp_path: Path) -> None:
@@ -120,6 +125,7 @@ def test_flwr_run_from_a_checkout(tmp_path: Path) -> None:
     assert len(folders) == 1, done.stdout + done.stderr + (tmp_path / "superlink.log").read_text()
     assert [record["sites_answered"] for record in read_history(folders[0])] == [0, 2, 2]
     assert (folders[0] / "model.safetensors").is_file()
+    assert (folders[0] / "report.html").is_file()
 
 
 def _free_port() -> int:

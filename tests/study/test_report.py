@@ -90,8 +90,9 @@ def test_run_report_tells_the_run(tmp_path: Path) -> None:
         assert words in text, words
     html = page.read_text()
     assert html.count('src="data:image/png;base64,') == 4
-    assert html.count("<svg") == 2
-    assert {file.name for file in (tmp_path / "plots").iterdir()} == {"curves.svg", "curves.png", "labels.svg", "labels.png"}
+    assert html.count("<svg") == 3
+    names = ("accuracy", "loss", "labels")
+    assert {file.name for file in (tmp_path / "plots").iterdir()} == {f"{name}.{kind}" for name in names for kind in ("svg", "png")}
 
 
 def test_a_page_holds_no_address_outside_itself(tmp_path: Path, study: Path) -> None:
@@ -111,7 +112,7 @@ def test_a_run_in_progress_and_one_without_sites_have_a_report(tmp_path: Path) -
     text = text_of(write_report(folder))
     assert "This run stopped after 1 of 9 rounds." in text
     assert "This method uses no generator." in text
-    assert "in a deployment they stay at the sites" in text
+    assert "This run directory holds no label counts." in text
 
 
 def test_study_report_compares(study: Path) -> None:
@@ -184,7 +185,7 @@ def test_reports_in_a_browser(tmp_path: Path, study: Path) -> None:
             assert tab.requests() == [page.as_uri()]
             shown = tab.evaluate("[...document.images].map(i => i.complete && i.naturalWidth > 0 && i.clientWidth > 50)")
             assert shown == [True] * 4  # the generator's and three sites'
-            drawn = tab.evaluate("[...document.querySelectorAll('figure > svg')].map(s => s.getBoundingClientRect().height > 60)")
+            drawn = tab.evaluate("[...document.querySelectorAll('figure svg')].map(s => s.getBoundingClientRect().height > 60)")
             assert drawn
             assert all(drawn)
             assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")

@@ -22,17 +22,16 @@ from mpssl_fed.runs.progress import Lines
 from mpssl_fed.runs.run_directory import open_run
 
 
-def serve_flower_run(grid: Grid, context: Context, bundle: Path) -> None:
+def serve_flower_run(grid: Grid, context: Context, bundle: Path) -> Path:
     """Serve the run whose ``config`` (a path in the bundle) and ``overrides`` (``key=value`` words) are in the run config.
 
     The nodes that Flower gives are the sites. The run directory is ``output.dir``, else ``runs/flwr-RUNID`` where the
-    SuperLink was started. Raises UserError for bad input.
+    SuperLink was started; it is returned. Raises UserError for bad input.
     """
     lines = Lines()
     config = resolve(context, bundle)
     if config.federation.backend == "deployment":
-        serve_deployment(grid, config, context.run_id)
-        return
+        return serve_deployment(grid, config, context.run_id)
     simulated = _simulated_nodes(grid, config)
     if simulated:
         lines.write(
@@ -53,6 +52,7 @@ def serve_flower_run(grid: Grid, context: Context, bundle: Path) -> None:
     if simulated and here.is_dir():
         shutil.move(str(here), str(run.sites))
         write_samples(run)
+    return run.folder
 
 
 def resolve(context: Context, bundle: Path) -> Config:

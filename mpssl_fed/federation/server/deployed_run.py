@@ -14,12 +14,12 @@ from mpssl_fed.runs.progress import Lines
 from mpssl_fed.runs.run_directory import open_run
 
 
-def serve_deployment(grid: Grid, config: Config, flower_run: int) -> None:
+def serve_deployment(grid: Grid, config: Config, flower_run: int) -> Path:
     """Serve one run over the sites that join; those that ``federation.sites`` counts are waited for until the join deadline.
 
     With ``output.resume`` the run in the run directory goes on from its last checkpoint. UserError, also written into the
     manifest, when too few sites join, none answers or the disk is full; a disk too full
-    for that leaves the text to Flower's own record of the run.
+    for that leaves the text to Flower's own record of the run. Returns the run directory.
     """
     config = with_task(config)
     folder = Path(config.output.dir or Path("runs") / f"flwr-{flower_run}")
@@ -30,6 +30,7 @@ def serve_deployment(grid: Grid, config: Config, flower_run: int) -> None:
     except (UserError, OSError) as error:
         run.last_words(error=str(error))
         raise
+    return run.folder
 
 
 def with_task(config: Config) -> Config:

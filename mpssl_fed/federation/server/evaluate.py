@@ -34,6 +34,14 @@ def test_images(config: Config) -> Images | None:
     return images.take(torch.randperm(len(images), generator=torch_rng(config.seed, "test"))[:limit])
 
 
+def guessing(images: Images | None) -> dict[str, int] | None:
+    """Return how many images there are and how many the largest class has: what always naming that class gets right.
+
+    None without images.
+    """
+    return None if images is None else {"images": len(images), "largest_class": int(torch.bincount(images.y).max())}
+
+
 def evaluate(classifier: Classifier, images: Images | None) -> tuple[float | None, float | None]:
     """Return (accuracy in 0..1, mean cross-entropy) of ``classifier`` on ``images``, in eval mode on its own device.
 

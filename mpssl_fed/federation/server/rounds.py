@@ -18,7 +18,7 @@ from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.messages import Plan, TrainReply, TrainRequest
 from mpssl_fed.federation.server.collect import Answers, Roster, ask
-from mpssl_fed.federation.server.evaluate import evaluate, test_images
+from mpssl_fed.federation.server.evaluate import evaluate, guessing, test_images
 from mpssl_fed.federation.server.strategy import Aggregator
 from mpssl_fed.federation.server.warm import start_warm
 from mpssl_fed.federation.weights import to_record
@@ -56,6 +56,7 @@ def serve(grid: Grid, job: Job) -> None:
     server = _Server(grid, job, config)
     job.progress.start(config, str(run.folder))
     try:
+        run.update_manifest(held_out=guessing(server.test))
         state = run.checkpoint() or server.begin()
         run.write_metrics(state.history)
         with Events(run.folder / "tensorboard", state.round) if config.output.tensorboard else nullcontext() as events:
