@@ -35,7 +35,7 @@ def audit_command(
     iterations: Annotated[int, typer.Option(min=1, help="Iterations of gradient inversion.")] = 300,
 ) -> None:
     """Audit a run: claimed epsilon, audited lower bound and attack success side by side. Exit 1 where a claim is contradicted."""
-    from mpssl_fed.audit.report import contradictions, write_audit
+    from mpssl_fed.audit.report import contradictions, verdicts, write_audit
     from mpssl_fed.audit.sections import AUDITS, facts
 
     if shadows % 2:
@@ -49,7 +49,10 @@ def audit_command(
         for line in sections[-1].lines:
             epsilon = "" if line.lower_bound is None else f"  claimed {line.claimed:.3f}, proved from below {line.lower_bound:.3f}"
             typer.echo(f"      {line.audit}{epsilon}  {line.success}".rstrip())
-    typer.echo(str(write_audit(output or folder, facts(audited), sections)))
+    told = facts(audited)
+    for verdict in verdicts(told, sections):
+        typer.echo(verdict.words)
+    typer.echo(str(write_audit(output or folder, told, sections)))
     if wrong := contradictions(sections):
         typer.echo(f"{len(wrong)} line(s) contradict the claim: {'; '.join(line.audit.strip() for line in wrong)}", err=True)
         raise typer.Exit(1)
@@ -82,7 +85,7 @@ def _subject(
             raise UserError("--data needs --name, the site whose state folder takes the report")
         parts.hold(OwnData(data, config.data.task.classes))
         folder = make_private(state_folder(name)) / "audit"
-        return Audited(config, site, seed, None, None, None, *sizes, progress=_progress), folder, AT_A_SITE
+        return Audited(config, site, seed, None, None, None, *sizes, progress=_progress, source=str(data)), folder, AT_A_SITE
     config = read_config(run)
     if config.federation.backend == "deployment":
         raise UserError(f"{run}: a deployment's sites keep their images; run this at a site, with --data and --name")
