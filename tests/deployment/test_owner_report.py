@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 from typer.testing import CliRunner
 
+import mpssl_fed.page
 from mpssl_fed.cli import build
 from mpssl_fed.deployment.owner_report import Owned, lifetime, write_site_report
 from mpssl_fed.federation import parts
@@ -59,6 +61,35 @@ def test_report_and_ledger_tell_the_same_epsilon(tmp_path: Path, terms: str, bud
     assert f"epsilon {number} of {budget:g} spent over its life" in page
     assert 0 <= float(number) - status["epsilon"] < 0.001  # rounded up, never down
     assert float(number) <= budget
+
+
+def test_the_page_is_dated_styled_and_the_owners_alone(tmp_path: Path) -> None:
+    page, _, _, ledger = page_and_ledger(tmp_path, 3 * PRICE)
+    file = tmp_path / "site-report.html"
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert re.search(r"<dd>20\d\d-\d\d-\d\d \d\d:\d\d UTC</dd>", page)
+    css = (Path(mpssl_fed.page.__file__).parent / "report" / "templates" / "style.css").read_text()
+    assert css.strip() in page
+    assert page.index("spent over its life") < page.index("<h2>")
+    counts = parts.label_counts(with_task(private_config()))["sites"]["0"]
+    shown = re.findall(r'<td class="num">(\d+)</td><td aria-hidden="true"><span class="bar" style="width:([\d.]+)%">', page)
+    assert [int(count) for count, _ in shown] == counts
+    assert [float(width) for _, width in shown] == [pytest.approx(100 * n / max(counts), abs=0.06) for n in counts]
+    assert f"<dd>{sum(ledger.spent('chest').history.values()):,}</dd>" in page
+    assert "What the guarantee hides" in page
+
+
+def test_a_data_sets_name_is_shown_as_it_is(tmp_path: Path) -> None:
+    config = with_task(private_config())
+    (tmp_path / "policy.yaml").write_text(
+        yaml.safe_dump({"dataset": "a<b>&c", "public_size": 200, "max_epsilon": 3, "delta": DELTA})
+    )
+    policy = load_policy(tmp_path / "policy.yaml")
+    owned = Owned(tmp_path, 0, parts.labelled(config, 0), policy, tmp_path / "none.sqlite", ("trusts <bundles>",))
+    page = write_site_report(owned, config, "run").read_text(encoding="utf-8")
+    assert "a&lt;b&gt;&amp;c" in page
+    assert "trusts &lt;bundles&gt;" in page
+    assert "<b>&c" not in page
 
 
 def test_what_was_read_without_noise_has_no_number(tmp_path: Path) -> None:
