@@ -36,8 +36,8 @@ AGAINST_NOTE = (
 )
 ATTACK_NOTE = (
     "Loss-threshold attack on the published model: up to 1,000 training images of all sites against as many that no site had; 0.5 "
-    "is a coin, and 1,000 a side leave 0.025 to chance. A low number is no proof of privacy: epsilon bounds every attack, this is "
-    "the cheapest one. Shadow models: `mpssl-fed audit RUN`."
+    "is a coin, and 1,000 per side leave 0.025 to chance. A low number is no proof of privacy: epsilon bounds every attack, this "
+    "is the cheapest one. Shadow models: `mpssl-fed audit RUN`."
 )
 SPENT_NOTE = (
     "Planned: the price of the whole plan at delta, which sigma is solved for. Spent: by the ledgers of the simulated sites in the "
