@@ -77,18 +77,51 @@ STUDY = {
     "p, corrected": "The same after Holm's correction for the number of comparisons; below 0.05 counts.",
     "verdict": "Better or worse where the corrected p is below 0.05 over at least 3 seeds, else within noise.",
     "best accuracy": "Accuracy of the best round, chosen on the very images it is measured on: flattering.",
-    "labels per class": "Labelled images of each class, on average per site unless the study says otherwise.",
+}
+KEYS = {
+    "variant": "Settings that the study file puts together under this name.",
+    "method.name": "What a site learns from besides its labelled images.",
+    "method.augment": "How strongly labelled images are distorted while training.",
+    "data.labels_per_class": "Labelled images of each class, on average per site unless the study says otherwise.",
+    "data.partition": "How labelled images are dealt to the sites.",
+    "warm_start.part": "What is trained at the server before round 1: the body, the head, both or none.",
+    "privacy.epsilon": "Budget of the whole run at a site; none: no privacy, or no site is asked.",
+}
+"""Config key -> what it sets, where a study compares its values."""
+
+COST = {
+    "ms per step": "Milliseconds of wall clock that a site takes per optimiser step, those of generating included.",
+    "of it generating": "The part in which the generator draws images.",
+    "CPU ms per step": "Milliseconds of processor time per step, evaluation included.",
+    "generator images per step": "Images that pass through the generator per step.",
+    "peak memory": "Most memory that the process held at once, libraries included.",
+    "s per run": "Seconds of wall clock of a run.",
+    "s to": "Seconds until a run first had this accuracy, and how many runs ever did.",
+}
+GAIN = {
+    "gain": "Difference from the baseline with the same number of labels, in points of the metric.",
+    "better up to": "Largest number of labels at which the arm is better beyond noise.",
+}
+PARETO = {
     "attack AUROC": "Chance that a membership attack ranks a training image above another one; 0.5 is a coin.",
+    "largest": "The attack's success in the run in which it came farthest.",
     "Pareto front": "Arms to which no other is better at the same or a smaller epsilon.",
+    "against": "The arm that the one before it is compared with.",
+    "asked": "The epsilon that the config sets.",
+    "planned": "The epsilon of the whole plan, which sigma is solved for.",
+    "ledgers": "How many ledgers of sites are here, over all seeds.",
+    "spent": "The epsilon of all releases in a site's ledger.",
 }
 DIAGNOSIS = {
     "gap": "Squared distance between the mean features of synthetic and real images, over the spread of real ones; 0 is best.",
     "coverage": "Share of real images with a synthetic one nearer than their fifth real neighbour.",
     "precision": "Share of synthetic images that are that near to a real one.",
     "reach": "Coverage on a scale from that of noise (0 %) to that of other real images (100 %).",
+    "spread": "Standard deviation over images.",
     "cosine": "Likeness of two images to the model: 1 is the same direction of features, 0 none.",
     "rank": "Number of directions that the features fill; few mean that images look alike to the model.",
     "collapsed": "Different images have become the same to the model.",
+    "two images": "Cosine of views of two different images: near 1 where the model has collapsed.",
     "views": "Two augmented versions of one image, one weak and one strong.",
 }
 

@@ -12,7 +12,7 @@ from mpssl_fed.page import write_page
 from mpssl_fed.report.run_report import write_run_report
 from mpssl_fed.report.run_sections import run_sections
 from mpssl_fed.report.table import Table, seconds_words, to_markdown
-from mpssl_fed.report.terms import DIAGNOSIS, LEARNING, RUN, STUDY, Terms, setting_terms
+from mpssl_fed.report.terms import COST, DIAGNOSIS, GAIN, KEYS, LEARNING, PARETO, RUN, STUDY, Terms, setting_terms
 from mpssl_fed.runs.reader import RunReader
 from mpssl_fed.study import plots
 from mpssl_fed.study.analysis import LABELS_KEY, Arm, analyse, best_arm, costs_of, hue_key
@@ -23,7 +23,7 @@ from mpssl_fed.study.folder import STUDY_FILE, Outcome, cell_folder, read_outcom
 from mpssl_fed.study.grid import arm_of, label, load_study
 from mpssl_fed.study.keys import show_value
 from mpssl_fed.study.pareto import pareto_figures, pareto_sections
-from mpssl_fed.study.results import write_csv
+from mpssl_fed.study.results import column_names, write_csv
 from mpssl_fed.study.tables import METRICS, asked_table, cells_table, comparison_table, cost_table, failures_table
 
 
@@ -86,7 +86,7 @@ def write_study_report(outcome: Outcome) -> Path:
         run_label=f"{chosen.cell.label}, seed {chosen.cell.seed}" if chosen is not None else "",
         run_note=chosen.note if chosen is not None else "",
         extra=[*private, *diagnosis],
-        terms=_terms(outcome, bool(private), any(section["title"] == "Diagnosis" for section in diagnosis)),
+        terms=_terms(outcome, bool(private), bool(diagnosis)),
         failures=failures_table(outcome.failed, outcome) if outcome.failed else None,
         cells=cells_table(outcome),
         study=(output / STUDY_FILE).read_text(encoding="utf-8"),
@@ -202,11 +202,11 @@ def _a_manifest(outcome: Outcome) -> str:
 def _terms(outcome: Outcome, private: bool, diagnosed: bool) -> Terms:
     """Return the terms of the page, those of a private study's sections and of the diagnosis where they stand on it."""
     configs = {arm_of(cell.settings): cell.config for cell in reversed(outcome.plan.cells)}
-    attacks = () if private else ("attack AUROC", "Pareto front")
-    told = [(name, words) for name, words in STUDY.items() if name not in attacks]
+    keys = outcome.plan.keys
+    known = [(name, KEYS.get(key, f"The config key {key}.")) for key, name in zip(keys, column_names(keys), strict=True)]
     of_settings = setting_terms(config.dump() for config in reversed(configs.values()))
-    found = [*LEARNING.items(), *told, *of_settings, *RUN.items(), *(DIAGNOSIS.items() if diagnosed else ())]
-    return list(dict(found).items())
+    found = [*known, *STUDY.items(), *LEARNING.items(), *of_settings, *COST.items(), *RUN.items()]
+    return list(dict([*found, *(PARETO.items() if private else ()), *((DIAGNOSIS | GAIN).items() if diagnosed else ())]).items())
 
 
 def _write_markdown(

@@ -15,6 +15,7 @@ from mpssl_fed.study.folder import STUDY_FILE, Outcome, read_outcome
 from mpssl_fed.study.grid import load_study
 from mpssl_fed.study.report import write_report, write_study_report
 from mpssl_fed.study.results import failed_row, read_csv, row_of_run, write_result
+from tests.report.test_terms import PLAIN, read, unexplained
 from tests.study.browser import Browser, find_browser
 from tests.study.runs import plan_of, write_run
 
@@ -131,6 +132,14 @@ def test_study_report_compares(study: Path) -> None:
     assert names == {f"{name}.{kind}" for name in ("comparison", "labels-per-class", "learning") for kind in ("svg", "png")} | {
         "run"
     }
+
+
+def test_each_heading_of_a_study_is_explained(study: Path) -> None:
+    seen = read(write_report(study))
+    plain = {*PLAIN, "cells", "arms", "seeds", "evaluated on", "best mean", "time in runs", "status", "s", "what went wrong"}
+    assert len(seen.heads) > 40
+    assert unexplained(seen, plain) == []
+    assert seen.terms["labels per class"].startswith("Labelled images of each class")
 
 
 def test_a_cost_table_by_hand(study: Path) -> None:
