@@ -187,8 +187,9 @@ def test_no_file_is_long(file: Path) -> None:
 
 def test_decompositions_are_taken_in_float64() -> None:
     """In float32 some processors' routines make NaN of a matrix that lacks rank: each call names its float64 operand."""
-    names = {"eig", "eigh", "eigvals", "eigvalsh", "svd", "svdvals", "cholesky", "qr", "inv", "pinv", "solve", "lstsq", "matrix_rank",
-             "solve_triangular", "slogdet", "det", "matrix_exp", "pca_lowrank", "svd_lowrank", "corrcoef", "cov"}  # fmt: skip
+    names = {"eig", "eigh", "eigvals", "eigvalsh", "svd", "svdvals", "cholesky", "qr", "inv", "pinv", "solve", "lstsq",
+             "matrix_rank", "solve_triangular", "slogdet", "det", "matrix_exp", "pca_lowrank", "svd_lowrank",
+             "corrcoef", "cov"}  # fmt: skip
     found = 0
     for file in FILES:
         source = file.read_text(encoding="utf-8")
