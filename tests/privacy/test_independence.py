@@ -13,7 +13,7 @@ FOLDER = Path(mpssl_fed.privacy.__file__).parent
 PARTS = {
     "noise": {"noise"},
     "accounting": {"accounting"},
-    "ledger": {"ledger", "ledger_files", "ledger_rows"},
+    "ledger": {"ledger", *(f"ledger_{part}" for part in ("books", "errors", "files", "head", "records", "rows", "store"))},
     "policy": {"policy", "policy_file", "policy_settings", "policy_table"},
     "egress": {"egress"},
 }
