@@ -83,7 +83,8 @@ def _subject(
             raise UserError(f"{run}: has no data.task; give the config.yaml of a deployed run, which names its classes")
         if name is None:
             raise UserError("--data needs --name, the site whose state folder takes the report")
-        parts.hold(OwnData(data, config.data.task.classes))
+        task = config.data.task
+        parts.hold(OwnData(data, task.classes, None, task.size, task.channels, task.stored_size))
         folder = make_private(state_folder(name)) / "audit"
         return Audited(config, site, seed, None, None, None, *sizes, progress=_progress, source=str(data)), folder, AT_A_SITE
     config = read_config(run)

@@ -44,9 +44,16 @@ def site_run(
     trust_bundles: Annotated[
         bool, typer.Option("--trust-bundles", help="Accept that the SuperNode's user could read this site's files.")
     ] = False,
-    size: Annotated[int, typer.Option(help="Side in pixels that the images are checked at when the daemon starts.")] = 32,
-    channels: Annotated[int, typer.Option(help="1 grey, 3 colour.")] = 3,
+    size: Annotated[int, typer.Option(help="The task's side in pixels, as agreed; another that a server asks is refused.")] = 32,
+    channels: Annotated[int, typer.Option(help="1 grey, 3 colour, as agreed; likewise.")] = 3,
+    stored_size: Annotated[
+        int | None, typer.Option(help="Side that images are kept at, to be cropped from; default --size; likewise.")
+    ] = None,
     subjects: Annotated[str | None, typer.Option(help="'parent': the images lie in CLASS/SUBJECT/.")] = None,
+    ledger_head: Annotated[
+        Path | None,
+        typer.Option(help="File of the ledger's head on another disk or append-only media, so that no backup rolls both back."),
+    ] = None,
     generator_path: Annotated[str | None, typer.Option(help="This site's own copy of a generator that is not shipped.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps; default auto, whatever the server asks.")] = None,
     server: Annotated[str | None, typer.Option(help="HOST:PORT: also start the SuperNode here (needs --ca and --key).")] = None,
@@ -62,7 +69,7 @@ def site_run(
     names = Path(classes).read_text(encoding="utf-8").splitlines() if Path(classes).is_file() else classes.split(",")
     settings = SiteSettings(
         name, number, data, tuple(word.strip() for word in names if word.strip()), policy, state, socket, supernode_user, group,
-        trust_bundles, size, channels, subjects, generator_path, device,
+        trust_bundles, size, channels, subjects, generator_path, device, stored_size=stored_size, ledger_head=ledger_head,
     )  # fmt: skip
     node = None
     if server is not None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from mpssl_fed.data.base import DATASETS, Dataset, Images, split_by_key
-from mpssl_fed.data.decode import SUFFIXES, read_images
+from mpssl_fed.data.decode import SUFFIXES, read_with_digests
 from mpssl_fed.errors import UserError, nearest
 from mpssl_fed.files import sha256
 
@@ -110,8 +110,8 @@ def list_classes(root: Path, classes: Sequence[str], subjects: str | None) -> Li
 def to_images(listing: Listing, size: int, channels: int | None, with_subjects: bool) -> Images:
     """Decode a listing to Images at ``size`` x ``size``."""
     paths, labels, subjects = zip(*listing, strict=True)
-    x = read_images(paths, size, channels)
-    return Images(x, torch.tensor(labels, dtype=torch.int64), tuple(subjects) if with_subjects else None)
+    x, digests = read_with_digests(paths, size, channels)
+    return Images(x, torch.tensor(labels, dtype=torch.int64), tuple(subjects) if with_subjects else None, digests)
 
 
 def check_subjects(subjects: str | None) -> None:

@@ -24,35 +24,39 @@ ERASED = ("rounds", "audit", "cache", "site-report.html", "samples.png")
 class OwnData:
     """A site's own images: ``path`` is a folder CLASS/* or a CSV file ``path,label[,subject]``.
 
-    classes: what the owner agreed to; a task with other names, or in another order, is refused. Images are read once a shape
-    and kept. Raises UserError from :meth:`check` for whatever is wrong with the files.
+    classes, size, stored_size, channels: what the owner agreed to; a task with other names, in another order or of another shape
+    is refused. Images are read once and kept, so that a file which changes counts from the next start. Raises UserError from
+    :meth:`check` for whatever is wrong with the files.
     """
 
     path: Path
     classes: tuple[str, ...]
     subjects: str | None = None
-    _loaded: dict[tuple[int, int], Images] = field(default_factory=dict, repr=False)
+    size: int = 32
+    channels: int = 3
+    stored_size: int | None = None
+    _loaded: Images | None = field(default=None, repr=False)
 
-    def check(self, size: int, channels: int) -> None:
-        """Read everything once: an unknown class, a broken file or an empty folder is an error now, not in round 7."""
-        self.images(size, channels)
+    def check(self) -> None:
+        """Read everything: an unknown class, a broken file or an empty folder is an error now, not in round 7."""
+        self.images()
 
-    def images(self, size: int, channels: int) -> Images:
-        """Return the images at size x size; only the last shape asked for is kept."""
-        key = (size, channels)
-        if key not in self._loaded:
+    def images(self) -> Images:
+        """Return the images, at stored_size or size, and channels."""
+        if self._loaded is None:
             read = load_site_csv if self.is_csv else self._folder
-            images = read(self.path, self.classes, size, channels)
-            self._loaded.clear()
-            self._loaded[key] = images
-        return self._loaded[key]
+            self._loaded = read(self.path, self.classes, self.stored_size or self.size, self.channels)
+        return self._loaded
 
     def labelled(self, config: Config) -> Images:
-        """Return the images as the task of ``config`` wants them; Refusal where it is another task than the owner agreed to."""
+        """Return the images for the task of ``config``; Refusal ``classes`` or ``image-shape`` where it is another task than the
+        owner agreed to."""
         task = config.data.task
         if task is None or task.classes != self.classes:
             raise Refusal("classes")
-        return self.images(task.stored_size or task.size, task.channels)
+        if (task.size, task.stored_size or task.size, task.channels) != (self.size, self.stored_size or self.size, self.channels):
+            raise Refusal("image-shape")
+        return self.images()
 
     def files(self) -> list[Path]:
         """Return every file and folder whose reading would show private data."""

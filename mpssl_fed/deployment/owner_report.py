@@ -17,6 +17,7 @@ from mpssl_fed.federation.site.state import SiteState
 from mpssl_fed.page import picture, write_page
 from mpssl_fed.privacy.filter import RenyiFilter, lifetime_epsilon, rounded_up
 from mpssl_fed.privacy.ledger import Ledger
+from mpssl_fed.privacy.ledger_files import LedgerFiles
 from mpssl_fed.privacy.policy import Policy
 
 REPORT, SHOWN = "site-report.html", 32
@@ -30,17 +31,23 @@ TERMS = {
 }
 
 
-def lifetime(ledger: Path, policy: Policy) -> dict[str, float | int | None]:
+def lifetime(ledger: Path | Ledger, policy: Policy) -> dict[str, float | int | None]:
     """Return ``{"epsilon": spent over the data set's life, "max_epsilon", "delta", "releases"}``.
 
     epsilon is None where the data were read outside the accounting once: no number covers that.
     """
     limit = {"max_epsilon": policy.max_epsilon, "delta": policy.delta}
-    if not ledger.is_file():
+    ledger = ledger if isinstance(ledger, Ledger) else Ledger(ledger)
+    if ledger.files.absent:
         return {"epsilon": 0.0, **limit, "releases": 0}
-    spent = Ledger(ledger).spent(policy.dataset)
+    spent = ledger.spent(policy.dataset)
     epsilon = lifetime_epsilon(RenyiFilter(policy.max_epsilon, policy.delta), spent)
     return {"epsilon": epsilon, **limit, "releases": sum(spent.history.values())}
+
+
+def whereabouts(files: LedgerFiles) -> str:
+    """Return where the ledger's head lives, in words for its owner."""
+    return "beside the ledger: one backup put back rolls both back (see --ledger-head)" if files.head_beside else str(files.head)
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ class Owned:
     number: int
     images: Images
     policy: Policy
-    ledger: Path
+    ledger: Path | Ledger
     warnings: tuple[str, ...] = ()
 
 

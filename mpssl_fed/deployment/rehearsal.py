@@ -137,9 +137,10 @@ class Deployment:
         task = parts.task(self.config)
         command = [
             sys.executable, "-m", "mpssl_fed.cli", "site", "run", "--name", f"site-{site}", "--number", str(site),
-            "--data", str(listing), "--classes", ",".join(task.classes), "--size", str(task.stored_size or task.size),
-            "--channels", str(task.channels), "--policy", str(policy), "--state", str(self.home / "sites" / str(site)),
-            "--socket", str(self._socket(site)), "--trust-bundles", "--device", self.config.runtime.device,
+            "--data", str(listing), "--classes", ",".join(task.classes), "--size", str(task.size),
+            "--stored-size", str(task.stored_size or task.size), "--channels", str(task.channels), "--policy", str(policy),
+            "--state", str(self.home / "sites" / str(site)), "--socket", str(self._socket(site)), "--trust-bundles",
+            "--device", self.config.runtime.device,
         ]  # fmt: skip
         if self.config.generator.path is not None:
             command += ["--generator-path", str(Path(self.config.generator.path).absolute())]

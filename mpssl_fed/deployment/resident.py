@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from mpssl_fed.config import PROTOCOL_VERSION, Config
 from mpssl_fed.deployment import wire
 from mpssl_fed.deployment.own_data import OwnData
-from mpssl_fed.deployment.owner_report import Owned, lifetime, write_site_report
+from mpssl_fed.deployment.owner_report import Owned, lifetime, whereabouts, write_site_report
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.messages import EXAMPLES, REPLY_METRICS, Plan, TrainReply, TrainRequest
 from mpssl_fed.federation.refusal import Refusal
@@ -27,6 +27,8 @@ from mpssl_fed.federation.site.budget import Budget, policy_budget
 from mpssl_fed.federation.site.site import Site
 from mpssl_fed.federation.weights import bound
 from mpssl_fed.privacy.egress import NumberSpec, allow, like
+from mpssl_fed.privacy.ledger import Ledger
+from mpssl_fed.privacy.ledger_files import LedgerError
 from mpssl_fed.privacy.policy import Policy
 
 log = logging.getLogger("mpssl_fed.daemon")
@@ -52,7 +54,10 @@ class Header(BaseModel):
 
 @dataclass
 class Resident:
-    """One deployed site. ``number`` seeds its public streams; ``state`` is its 0700 folder; ``generator_path`` is the owner's."""
+    """One deployed site. ``number`` seeds its public streams; ``state`` is its 0700 folder; ``generator_path`` is the owner's.
+
+    ledger: by default LEDGER in ``state``, kept for the process's life so that its chain is checked once.
+    """
 
     number: int
     state: Path
@@ -65,8 +70,10 @@ class Resident:
     dropped: Counter[str] = field(default_factory=Counter)
     answered: int = 0
     last: dict[str, Any] = field(default_factory=dict)
+    ledger: Ledger | None = None
 
     def __post_init__(self) -> None:
+        self._ledger = self.ledger or Ledger(self.state / LEDGER)
         parts.hold(self.data)
         self._granted: Budget | None = None
         self.site = Site(self.number, self.state / "rounds", granted=self._budget)
@@ -101,8 +108,15 @@ class Resident:
             "refused": dict(self.refused),
             "dropped": dict(self.dropped),
             "last": self.last,
-            "privacy": None if self.policy is None else lifetime(self.state / LEDGER, self.policy),
+            "privacy": None if self.policy is None else self._lifetime(self.policy),
+            "ledger_head": whereabouts(self._ledger.files),
         }
+
+    def _lifetime(self, policy: Policy) -> dict[str, Any]:
+        try:
+            return dict(lifetime(self._ledger, policy))
+        except LedgerError as error:
+            return {"error": str(error)}
 
     def _round(self, body: bytes) -> bytes:
         started = time.perf_counter()
@@ -138,8 +152,8 @@ class Resident:
         """Write the owner's report, after the answer has left; that it fails costs the round nothing."""
         assert self.policy is not None
         try:
-            images, ledger = self.data.labelled(config), self.state / LEDGER
-            write_site_report(Owned(self.state, self.number, images, self.policy, ledger, self.warnings), config, run_id)
+            images = self.data.labelled(config)
+            write_site_report(Owned(self.state, self.number, images, self.policy, self._ledger, self.warnings), config, run_id)
         except Exception as error:  # noqa: BLE001  as in train: no text of an error may reach the log
             log.error("the site's report was not written: %s at %s", type(error).__name__, _where(error))
 
@@ -148,8 +162,7 @@ class Resident:
 
         What the policy grants is kept for the site, which reserves it in the ledger before it reads an image.
         """
-        ledger = self.state / LEDGER
-        policy_budget(self.policy, config, ledger, entries, None, self._metrics)
+        policy_budget(self.policy, config, self._ledger, entries, None, self._metrics)
         images = self.data.labelled(config)
         if config.privacy.on and config.privacy.unit == "subject" and images.subjects is None:
             raise Refusal("unit")
@@ -159,7 +172,7 @@ class Resident:
         generator = parts.generator(local)
         fingerprint = None if generator is None else generator.state_hash()
         entries = max(entries, sum(parameter.numel() for parameter in parts.classifier(local).parameters()))  # frozen ones, too
-        self._granted = policy_budget(self.policy, config, ledger, entries, fingerprint, self._metrics)
+        self._granted = policy_budget(self.policy, config, self._ledger, entries, fingerprint, self._metrics)
         return local
 
     def _budget(self, _config: Config) -> Budget:

@@ -18,9 +18,11 @@ from mpssl_fed.deployment.daemon import Daemon, Door, forbid_tracing
 from mpssl_fed.deployment.isolation import User, exposed, group_id
 from mpssl_fed.deployment.own_data import OwnData, make_private, state_folder
 from mpssl_fed.deployment.relay import SOCKET
-from mpssl_fed.deployment.resident import Resident
+from mpssl_fed.deployment.resident import LEDGER, Resident
 from mpssl_fed.errors import UserError
+from mpssl_fed.federation.site.budget import identities
 from mpssl_fed.files import sha256
+from mpssl_fed.privacy.ledger import Ledger
 from mpssl_fed.privacy.policy import Policy, load_policy
 
 TRUST = "this site trusts the app bundles it is sent: SuperNode and daemon share a user, so a hostile bundle could read its data"
@@ -46,6 +48,8 @@ class SiteSettings:
     generator_path: str | None = None
     device: str | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    stored_size: int | None = None
+    ledger_head: Path | None = None
 
     @property
     def state_dir(self) -> Path:
@@ -79,15 +83,31 @@ def check_site(settings: SiteSettings) -> tuple[Policy, OwnData, User]:
     policy = load_policy(settings.policy)
     state = make_private(settings.state_dir)
     user = User.named(settings.supernode_user or str(os.geteuid()))
-    data = OwnData(settings.data.resolve(), settings.classes, settings.subjects)
-    data.check(settings.size, settings.channels)
-    if policy.unit == "subject" and data.images(settings.size, settings.channels).subjects is None:
+    shape = (settings.size, settings.channels, settings.stored_size)
+    data = OwnData(settings.data.resolve(), settings.classes, settings.subjects, *shape)
+    data.check()
+    if policy.unit == "subject" and data.images().subjects is None:
         raise UserError(
             f"{settings.policy}: unit=subject, but {settings.data} names no subject; list the images in a CSV file "
             "path,label,subject, or put them into CLASS/SUBJECT/ and start with --subjects parent"
         )
+    head = settings.ledger_head
+    if head is not None and not head.parent.is_dir():
+        raise UserError(f"--ledger-head {head}: no folder {head.parent}; make it, or mount its disk")
     _refuse_exposed(settings, user, [*data.files(), settings.policy, state])
     return policy, data, user
+
+
+def open_ledger(settings: SiteSettings, policy: Policy, data: OwnData) -> Ledger:
+    """Return the site's ledger, checked, and its records held against the data; none is made before the first charge.
+
+    UserError for a ledger that does not check out, or data that stand on record under another name: now, not in round 7.
+    """
+    ledger = Ledger(settings.state_dir / LEDGER, None if settings.ledger_head is None else settings.ledger_head.absolute())
+    if not ledger.files.absent:
+        ledger.verify()
+        ledger.compare(policy.dataset, identities(data.images(), policy.unit))
+    return ledger
 
 
 def serve_site(settings: SiteSettings, node: Companion | None = None) -> None:
@@ -98,9 +118,10 @@ def serve_site(settings: SiteSettings, node: Companion | None = None) -> None:
     forbid_tracing()
     os.umask(0o077)
     policy, data, user = check_site(settings)
+    ledger = open_ledger(settings, policy, data)
     state = settings.state_dir
     warnings = warnings_of(settings.trust_bundles, policy.scope)
-    resident = Resident(settings.number, state, data, policy, settings.generator_path, settings.device, warnings)
+    resident = Resident(settings.number, state, data, policy, settings.generator_path, settings.device, warnings, ledger=ledger)
     door = Door(settings.socket_path, user.uid, None if settings.group is None else group_id(settings.group))
     facts = {
         "name": settings.name,
@@ -178,7 +199,10 @@ def _refuse_exposed(settings: SiteSettings, user: User, private: Sequence[Path])
             f"the SuperNode's user is {who}, so every app bundle that a server sends could read this site's data. Run it as "
             "another user and name that with --supernode-user, or accept it with --trust-bundles"
         )
-    found = exposed(user, private)
+    head = settings.ledger_head
+    found = exposed(user, private if head is None or not head.exists() else [*private, head])
+    if found is None and head is not None:
+        found = user.can_swap(head)
     if found is not None:
         raise UserError(
             f"the SuperNode's user (uid {user.uid}) can read {found} or replace what is in it; close it (chmod 700 on its folder), "

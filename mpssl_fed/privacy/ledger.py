@@ -35,8 +35,12 @@ class Ledger:
     def create(cls, path: str | Path, head: str | Path | None = None, simulated: bool = False) -> Ledger:
         """Make an empty ledger; LedgerError where one is or was. simulated: of a study, whose runs do not compose."""
         ledger = cls(path, head)
-        ledger._store.create({"version": 1} | ({"note": SIMULATED} if simulated else {}))
+        ledger.make(simulated)
         return ledger
+
+    def make(self, simulated: bool = False) -> None:
+        """Make its files, which no ledger may have been in; see :meth:`create`."""
+        self._store.create({"version": 1} | ({"note": SIMULATED} if simulated else {}))
 
     @property
     def files(self) -> LedgerFiles:

@@ -279,7 +279,7 @@ def own_data() -> Iterator[Callable[[Images], None]]:
 
     def hold(images: Images) -> None:
         classes = parts.dataset(tiny_config()).classes
-        parts.hold(OwnData(Path("/nowhere"), classes, _loaded={(32, 1): images}))
+        parts.hold(OwnData(Path("/nowhere"), classes, channels=1, _loaded=images))
 
     yield hold
     parts.hold(None)

@@ -160,7 +160,7 @@ def test_starts_that_cannot_end_well(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"labels\.csv, line \d+: '.' is not a class of this task"):
         check_site(replace(settings, classes=("one", "two")))
     policy, data, user = check_site(settings)
-    assert (policy.scope, user.uid, len(data.images(32, 3))) == ("off", os.geteuid(), len(parts.shares(CONFIG)[0]))
+    assert (policy.scope, user.uid, len(data.images())) == ("off", os.geteuid(), len(parts.shares(CONFIG)[0]))
 
 
 def test_log_and_status_hold_nothing_private(site: RealSite) -> None:

@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-
 from mpssl_fed.config import Config
 from mpssl_fed.data.datasets import Images
 from mpssl_fed.errors import UserError
@@ -18,7 +16,7 @@ from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.models import Classifier
 from mpssl_fed.privacy.build import private_data
 from mpssl_fed.privacy.filter import BudgetExceededError, RenyiFilter, admit_round, admit_run
-from mpssl_fed.privacy.ledger import Ledger
+from mpssl_fed.privacy.ledger import Identities, Ledger
 from mpssl_fed.privacy.ledger_files import LedgerError, OutsidePlanError
 from mpssl_fed.privacy.mechanism import Kind
 from mpssl_fed.privacy.noise import Noise
@@ -36,11 +34,12 @@ ReleasingData = DPPrivateData | LabelledStepPrivateData
 class Budget:
     """The plan of a run at one site, the limits over the data set's life, and where spending is recorded.
 
-    dataset: the name the ledger keeps the data under; limit: None where no limit holds (scope ``off``).
+    ledger: its path, or the ledger itself where a process keeps it; dataset: the name the ledger keeps the data under; limit: None
+    where no limit holds (scope ``off``).
     """
 
     config: Config
-    ledger: Path
+    ledger: Path | Ledger
     dataset: str
     plan: Plan | None
     limit: RenyiFilter | None
@@ -54,19 +53,22 @@ class Budget:
     def reserve(self, run: str, number: int, first: bool, labelled: Images) -> Callable[[Kind, float, float], None]:
         """Reserve all releases of round ``number`` on disk and return the charge that each private read must pass.
 
-        first: the site has no state of this run yet. Raises Refusal ``budget``, ``plan`` or ``ledger``; the text goes to the
-        operator's log.
+        first: the site has no state of this run yet. Raises Refusal ``budget``, ``plan``, ``unit`` or ``ledger``; the text goes
+        to the operator's log.
         """
         assert self.plan is not None
         assert self.limit is not None
         if not 1 <= number <= self.plan.rounds:
             log.warning("declined (plan): round %d is outside the plan of %d rounds", number, self.plan.rounds)
             raise Refusal("plan")
+        if self.plan.unit == "subject" and labelled.subjects is None:
+            log.warning("declined (unit): the images name no subjects")
+            raise Refusal("unit")
         end_to_end = self.plan.scope == "end-to-end"
         releases = self.plan.round_history(number, first)
         with _coded():
             ledger = self._open()
-            ledger.add_records(self.dataset, _identities(labelled, self.plan.unit))
+            ledger.add_records(self.dataset, identities(labelled, self.plan.unit))
             ledger.begin_run(
                 self.dataset,
                 run,
@@ -75,14 +77,20 @@ class Budget:
                 history=self.plan.history(),
                 scope=self.plan.scope,
                 judge=admit_run(self.limit, run, self.plan.history(), end_to_end),
+                limit=asdict(self.limit),
             )
             ledger.reserve(self.dataset, run, number, releases, admit_round(self.limit, run, releases, end_to_end))
         return _allowance(releases)
 
-    def mark_unaccounted(self, run: str) -> None:
-        """Record, before the first read, that this run reads the data outside any accounting (scope ``off``)."""
+    def mark_unaccounted(self, run: str, labelled: Images) -> None:
+        """Record, before the first read, that this run reads the data outside any accounting (scope ``off``).
+
+        Raises Refusal ``ledger`` as :meth:`reserve` does: images that stand under another name would taint that one.
+        """
         with _coded():
-            self._open().mark_unaccounted(self.dataset, run, "scope off")
+            ledger = self._open()
+            ledger.add_records(self.dataset, identities(labelled, self.config.privacy.unit))
+            ledger.mark_unaccounted(self.dataset, run, "scope off")
 
     def releases(
         self,
@@ -99,9 +107,13 @@ class Budget:
         return data
 
     def _open(self) -> Ledger:
-        ledger = Ledger(self.ledger)
+        ledger = self.ledger if isinstance(self.ledger, Ledger) else Ledger(self.ledger)
         if ledger.files.absent:
-            return Ledger.create(self.ledger, simulated=self.simulated)
+            try:
+                ledger.make(simulated=self.simulated)
+            except LedgerError:
+                if ledger.files.absent:  # else another process made it at the same moment
+                    raise
         return ledger
 
 
@@ -124,7 +136,7 @@ def simulated_budget(config: Config, folder: Path) -> Budget | None:
 def policy_budget(
     policy: Policy | None,
     config: Config,
-    ledger: Path,
+    ledger: Path | Ledger,
     parameters: int | None = None,
     generator_sha256: str | None = None,
     metrics: tuple[str, ...] = (),
@@ -145,6 +157,7 @@ def policy_budget(
 
     limits = granted(None).granted
     assert limits is not None
+    assert policy is not None
     if not config.privacy.on:
         return Budget(config, ledger, limits.dataset, None, None)
     try:
@@ -153,7 +166,7 @@ def policy_budget(
         log.warning("declined (plan): %s", error)
         raise Refusal("plan") from error
     granted(min(release.sigma for release in plan.releases()))
-    return Budget(config, ledger, limits.dataset, plan, RenyiFilter(limits.lifetime_epsilon, limits.delta))
+    return Budget(config, ledger, limits.dataset, plan, RenyiFilter(policy.max_epsilon, policy.delta))
 
 
 def _allowance(releases: dict[tuple[float, float], int]) -> Callable[[Kind, float, float], None]:
@@ -168,10 +181,17 @@ def _allowance(releases: dict[tuple[float, float], int]) -> Callable[[Kind, floa
     return charge
 
 
-def _identities(labelled: Images, unit: str) -> Iterator[bytes]:
-    """Yield what tells one unit from another: the bytes of its images. They stay here; the ledger keeps HMACs of them."""
-    for index in units_of(labelled, "subject" if unit == "subject" else "image"):
-        yield b"".join(sorted(np.ascontiguousarray(labelled.x[i].numpy()).tobytes() for i in index.tolist()))
+def identities(labelled: Images, unit: str) -> Identities:
+    """Return by what the ledger knows these images and their subjects again. All of it stays here; the ledger keeps HMACs."""
+
+    def earlier() -> Iterator[bytes]:
+        """Yield what version 0.1 kept: the pixels of an image, or of all of a subject's, at the size that was asked."""
+        for kind in ("image", "subject") if labelled.subjects is not None else ("image",):
+            for index in units_of(labelled, "subject" if kind == "subject" else "image"):
+                yield b"".join(sorted(labelled.x[i].contiguous().numpy().tobytes() for i in index.tolist()))
+
+    subjects = (subject.encode("utf-8", "surrogatepass") for subject in labelled.subjects or ())
+    return Identities(frozenset(labelled.contents()), frozenset(subjects), unit, earlier)
 
 
 @contextmanager

@@ -62,7 +62,7 @@ class Site:
         budget = simulated_budget(config, self.folder) if self.granted is None else self.granted(config)
         private = None
         if budget is not None and budget.plan is None:
-            budget.mark_unaccounted(request.plan.run_id)
+            budget.mark_unaccounted(request.plan.run_id, parts.labelled(config, self.partition))
         elif budget is not None:
             labelled = parts.labelled(config, self.partition)
             charge = budget.reserve(request.plan.run_id, request.round, before is None, labelled)
