@@ -10,7 +10,7 @@ import typer
 from mpssl_fed.environment import apply
 from mpssl_fed.errors import UserError
 
-GROUPS = ("run", "study", "deploy", "site", "data", "generator", "model", "privacy", "audit", "doctor")
+GROUPS = ("run", "study", "deploy", "site", "data", "generator", "model", "privacy", "ledger", "audit", "doctor")
 """Modules of this package with a typer ``app``. They import torch and Flower inside their commands, never on top."""
 
 

@@ -81,7 +81,20 @@ class RenyiFilter:
         return bool(together) and bool((rdp(together, FILTER_ORDERS) > self.bounds).all())
 
 
-def lifetime_epsilon(limit: RenyiFilter, spent: Spending) -> float | None:
+@dataclass(frozen=True)
+class AnyFilter:
+    """Stands for a filter of which delta alone is known: what it has spent is no less than what any of them has."""
+
+    delta: float
+
+    def epsilon(self, history: History) -> float:
+        """Return the least epsilon that a filter can vouch for whose every order has the least share of delta. 0 for no history."""
+        share = self.delta * 0.5 / (len(FILTER_ORDERS) - 1)
+        added = np.array([conversion(order, share) for order in FILTER_ORDERS])
+        return float(np.min(rdp(history, FILTER_ORDERS) + added)) if merge(history) else 0.0
+
+
+def lifetime_epsilon(limit: RenyiFilter | AnyFilter, spent: Spending) -> float | None:
     """Return what a data set has spent over its life, at the limit's delta; None where no number covers its reads.
 
     The one number of ledger, status and report. An exclusive run fixed its whole plan before its first answer, so its exact

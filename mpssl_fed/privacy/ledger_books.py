@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,13 +43,13 @@ class Books:
     last: Row | None = None
     keep_rows: bool = False
 
-    def add(self, row: Row, macs: set[bytes] | None = None) -> None:
+    def add(self, row: Row, macs: Iterable[bytes] = ()) -> None:
         """Take in the next row, and the records that came with it."""
         self.first = self.first or row
         self.before, self.last = self.last, row
         self.count += 1
         self.tally.add(row)
-        self.records.add(row, macs or ())
+        self.records.add(row, macs)
         if row.kind == "unaccounted":
             self.unaccounted.add((row.dataset, row.run))
         if HEAD in row.body and row.dataset == ALL:
@@ -88,8 +88,8 @@ def read_books(db: sqlite3.Connection, key: bytes, path: Path, keep_rows: bool =
     records = _records(db)
     books = Books(keep_rows=keep_rows)
     for row in _chain(db, key, path):
-        macs = records.get((row.seq, row.dataset), set()) if row.kind == "records" else None
-        if macs is not None and digest_of(macs) != row.body["sha256"]:
+        macs = records.get((row.seq, row.dataset), set()) if row.kind == "records" else set()
+        if row.kind == "records" and digest_of(macs) != row.body["sha256"]:
             raise EditedRowError(f"{path}: the records of row {row.seq} were changed; bring a backup back by `ledger restore`")
         books.add(row, macs)
     if books.last is None:

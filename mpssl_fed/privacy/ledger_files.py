@@ -28,8 +28,9 @@ from mpssl_fed.privacy.ledger_errors import (
 from mpssl_fed.privacy.ledger_head import Head, HeadFile, sync_folder
 
 __all__ = [
-    "CutTailError", "DeletedRowError", "EditedRowError", "ExposedKeyError", "Head", "LedgerError", "LedgerFiles", "LedgerWriteError",
-    "MissingLedgerError", "OutsidePlanError", "RolledBackError", "SharedRecordsError", "SwappedDataError", "WrongHeadError",
+    "CutTailError", "DeletedRowError", "EditedRowError", "ExposedKeyError", "Head", "LedgerError", "LedgerFiles",
+    "LedgerWriteError", "MissingLedgerError", "OutsidePlanError", "RolledBackError", "SharedRecordsError", "SwappedDataError",
+    "WrongHeadError",
 ]  # fmt: skip
 
 SQLITE = b"SQLite format 3\0"

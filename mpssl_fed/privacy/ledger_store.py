@@ -103,8 +103,10 @@ class Store:
         """Check the ledger and yield its books; nothing is written, not even a lock. whole: check all, and keep each row."""
         files = self.files
         files.require_database()
-        with self._turn, files.lock(shared=True), self._connect_to_read() as db:
-            yield db, self._checked(db, files.load_key(), whole)
+        with self._turn, files.lock(shared=True):
+            key = files.load_key()
+            with self._connect_to_read() as db:
+                yield db, self._checked(db, key, whole)
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
@@ -156,7 +158,9 @@ class Store:
                 self._follow(books)
                 head, rows = self.files.head_file, None
                 if head.appended and not head.path.parent.is_dir():
-                    raise LedgerError(f"{head.path}: no folder {head.path.parent}; mount the head's disk, or name another by --head")
+                    raise LedgerError(
+                        f"{head.path}: no folder {head.path.parent}; mount the head's disk, or name another by --head"
+                    )
                 with suppress(LedgerError):
                     rows = head.read(key).rows
                 place = {HEAD: self.whereabouts} if self.whereabouts != books.head else {}
@@ -212,7 +216,7 @@ class Store:
             if not self.head_given or self.whereabouts == books.head:
                 raise
             raise MissingLedgerError(
-                f"{self.files.head}: no head is there; this ledger's is {books.head or 'beside it'}. Name that, or have it moved by "
+                f"{self.files.head}: no head is there; this ledger's is {books.head or 'beside it'}. Name that, or move it by "
                 "`ledger move-head`"
             ) from error
 
