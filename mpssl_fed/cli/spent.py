@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mpssl_fed.privacy.accounting import epsilon
-from mpssl_fed.privacy.filter import AnyFilter, RenyiFilter, lifetime_epsilon, rounded_up
+from mpssl_fed.privacy.filter import AnyFilter, RenyiFilter, known_limit, lifetime_epsilon, rounded_up
 from mpssl_fed.privacy.ledger_rows import Spent
 from mpssl_fed.privacy.policy import Policy
 
@@ -73,15 +73,12 @@ def told_lines(told: dict[str, Any]) -> list[str]:
 
 
 def _limit(spent: Spent, policy: Policy | None, delta: float | None) -> RenyiFilter | AnyFilter:
-    limits = [tuple(sorted(run.limit.items())) for run in spent.runs.values()]
+    runs = spent.runs.values()
     if policy is not None and policy.dataset == spent.dataset:
-        limit = RenyiFilter(policy.max_epsilon, policy.delta)
-    elif limits and limits[0] and len(set(limits)) == 1:
-        limit = RenyiFilter(**dict(limits[0]))
+        limit: RenyiFilter | AnyFilter = RenyiFilter(policy.max_epsilon, policy.delta)
     else:
-        deltas = [run.limit.get("delta") or run.plan.get("delta") for run in spent.runs.values()]
-        return AnyFilter(delta or min([float(one) for one in deltas if one], default=DELTA))
-    return limit if delta in (None, limit.delta) else AnyFilter(delta)
+        limit = known_limit((run.limit for run in runs), (run.plan.get("delta") for run in runs), DELTA)
+    return limit if delta in (None, limit.delta) else AnyFilter(delta or DELTA)
 
 
 def _run(name: str, spent: Spent, delta: float) -> dict[str, Any]:

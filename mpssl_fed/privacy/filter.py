@@ -9,7 +9,7 @@ whose filter holds, and the shares add up to delta.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -92,6 +92,16 @@ class AnyFilter:
         share = self.delta * 0.5 / (len(FILTER_ORDERS) - 1)
         added = np.array([conversion(order, share) for order in FILTER_ORDERS])
         return float(np.min(rdp(history, FILTER_ORDERS) + added)) if merge(history) else 0.0
+
+
+def known_limit(limits: Iterable[Mapping[str, float]], deltas: Iterable[float | None], otherwise: float) -> RenyiFilter | AnyFilter:
+    """Return the limit that all runs of a data set put down or, where they differ or are silent, a stand-in at the least delta
+    of theirs; ``otherwise`` where none says any."""
+    limits = list(limits)
+    if limits and limits[0] and all(limit == limits[0] for limit in limits):
+        return RenyiFilter(limits[0]["max_epsilon"], limits[0]["delta"])
+    known = [*(limit.get("delta") for limit in limits), *deltas]
+    return AnyFilter(min((float(delta) for delta in known if delta), default=otherwise))
 
 
 def lifetime_epsilon(limit: RenyiFilter | AnyFilter, spent: Spending) -> float | None:

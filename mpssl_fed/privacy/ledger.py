@@ -53,6 +53,12 @@ class Ledger:
         with self._store.reading() as (_, books):
             return books.first is not None and books.first.body.get("note") == SIMULATED
 
+    @property
+    def datasets(self) -> list[str]:
+        """The names of its data sets, in alphabetical order."""
+        with self._store.reading() as (_, books):
+            return books.tally.datasets
+
     def rows(self) -> list[Row]:
         """Return all rows, oldest first, after checking the chain and the head."""
         with self._store.reading(whole=True) as (_, books):

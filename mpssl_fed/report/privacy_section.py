@@ -8,6 +8,7 @@ from typing import Any
 
 from mpssl_fed.config import Config, from_mapping
 from mpssl_fed.privacy import accounting
+from mpssl_fed.privacy.filter import rounded_up
 from mpssl_fed.privacy.ledger import Ledger
 from mpssl_fed.privacy.ledger_files import LedgerError
 from mpssl_fed.privacy.plan import Plan, plan_for
@@ -45,7 +46,7 @@ class SiteSpent:
         """The epsilon as a table shows it."""
         if self.epsilon is None:
             return NOTHING
-        return f"infinite; {self.epsilon:.3f} accounted" if self.unaccounted else f"{self.epsilon:.3f}"
+        return f"infinite; {rounded_up(self.epsilon)} accounted" if self.unaccounted else rounded_up(self.epsilon)
 
 
 def privacy_sections(run: RunReader) -> list[dict[str, Any]]:
@@ -56,8 +57,8 @@ def privacy_sections(run: RunReader) -> list[dict[str, Any]]:
     plan = plan_for(config)
     spent = spent_by_site(run.path, config, plan.delta)
     done = run.rounds[-1]["round"]
-    rounds = [[str(entry["round"]), f"{entry['epsilon']:.3f}"] for entry in plan.epsilon_after_rounds()]
-    by_site = [[own.site, f"{plan.price():.3f}", own.words, str(own.releases), own.objection or "none"] for own in spent]
+    rounds = [[str(entry["round"]), rounded_up(entry["epsilon"])] for entry in plan.epsilon_after_rounds()]
+    by_site = [[own.site, rounded_up(plan.price()), own.words, str(own.releases), own.objection or "none"] for own in spent]
     columns = ["site", "epsilon planned", "epsilon spent", "releases", "objections"]
     of_sites = f"After {done} of {plan.rounds} rounds. A round is paid in full before its first read. " + (
         SIMULATED if spent else ELSEWHERE if config.federation.backend == "deployment" else ABSENT
@@ -83,12 +84,10 @@ def spent_by_site(folder: Path, config: Config, delta: float) -> list[SiteSpent]
             continue
         try:
             spent = Ledger(file).spent(config.data.name)
+            epsilon = accounting.epsilon(spent.history, delta) if spent.history else 0.0
+            found.append(SiteSpent(site.name, epsilon, sum(spent.history.values()), spent.unaccounted, "; ".join(spent.reasons)))
         except LedgerError as error:
             found.append(SiteSpent(site.name, None, objection=str(error)))
-            continue
-        releases = sum(spent.history.values())
-        epsilon = accounting.epsilon(spent.history, delta) if spent.history else 0.0
-        found.append(SiteSpent(site.name, epsilon, releases, spent.unaccounted, "; ".join(spent.reasons)))
     return found
 
 
@@ -98,7 +97,7 @@ def _terms(plan: Plan) -> list[list[str]]:
         ["unit", f"one {plan.unit}, added or removed, at one site"],
         ["delta", f"{plan.delta:g}"],
         ["epsilon asked for", f"{plan.epsilon:g}"],
-        ["epsilon of the plan", f"{plan.price():.3f}"],
+        ["epsilon of the plan", rounded_up(plan.price())],
         ["public size", f"{plan.public_size} {plan.unit}s per site"],
         ["sample rate q", f"{plan.q:g}"],
         ["private steps", f"{plan.rounds} rounds of {plan.local_steps}"],

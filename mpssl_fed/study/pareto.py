@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mpssl_fed.config import Config
+from mpssl_fed.privacy.filter import rounded_up
 from mpssl_fed.privacy.plan import plan_for
 from mpssl_fed.report.privacy_section import spent_by_site
 from mpssl_fed.report.svg import INK, MUTED, SERIES, figure, plain_grid, save, within
@@ -250,7 +251,7 @@ def spent_table(outcome: Outcome, arms: Sequence[Arm]) -> Table:
         unread = len(ledgers) - len(known)
         words = [f"{unread} cannot be read"] * bool(unread) + [f"{beyond} read outside the accounting"] * bool(beyond)
         lines.append([
-            arm.label, f"{config.privacy.epsilon:g}", f"{plan.price():.3f}", f"{min(known):.3f}", f"{max(known):.3f}",
+            arm.label, f"{config.privacy.epsilon:g}", rounded_up(plan.price()), rounded_up(min(known)), rounded_up(max(known)),
             str(len(ledgers)), f"{plan.sigma_gradient:.3g}", ", ".join(words) or "none",
         ])  # fmt: skip
     columns = ["arm", "asked", "planned", "least spent", "most spent", "ledgers", "sigma", "objections"]
