@@ -29,13 +29,15 @@ HEAD = "head"
 class Books:
     """All rows of a ledger, added up: totals, records, and where the head lives (None: beside the database).
 
-    unaccounted: (data set, run) of what was read outside the accounting; first, before, last: the first row and the last two.
+    unaccounted: (data set, run) of what was read outside the accounting; booked: up to which row a gap was booked; first, before,
+    last: the first row and the last two.
     """
 
     rows: list[Row] = field(default_factory=list)
     tally: Tally = field(default_factory=Tally)
     records: Records = field(default_factory=Records)
     unaccounted: set[tuple[str, str]] = field(default_factory=set)
+    booked: int = 0
     head: str | None = None
     count: int = 0
     first: Row | None = None
@@ -52,6 +54,8 @@ class Books:
         self.records.add(row, macs)
         if row.kind == "unaccounted":
             self.unaccounted.add((row.dataset, row.run))
+        if row.kind == "gap":
+            self.booked = int(row.body["to"])
         if HEAD in row.body and row.dataset == ALL:
             self.head = row.body[HEAD]
         if self.keep_rows:
@@ -108,6 +112,16 @@ def check_end(db: sqlite3.Connection, books: Books, head: Head, path: Path, head
         )
     if head not in books.ends:
         raise WrongHeadError(f"{head_path}: at row {head.rows} of {seq}, not of this ledger's last two; run `ledger restore`")
+
+
+def check_goes_on(db: sqlite3.Connection, books: Books, seen: Head, path: Path) -> None:
+    """RolledBackError where the rows do not go on from the last that this process has seen, and no gap was booked for it."""
+    row = db.execute("SELECT mac FROM rows WHERE seq = ?", (seen.rows,)).fetchone()
+    if (row is None or row[0].hex() != seen.mac) and books.booked < seen.rows:
+        raise RolledBackError(
+            f"{path}: ends at row {books.seq}, this process has seen row {seen.rows}: an earlier copy, its head with it; run "
+            "`ledger restore` to book the gap"
+        )
 
 
 def _chain(db: sqlite3.Connection, key: bytes, path: Path) -> Iterator[Row]:

@@ -49,9 +49,14 @@ class HeadFile:
         return head
 
     def claims(self) -> int | None:
-        """Return how many rows it speaks of, unchecked; None without a file, WrongHeadError where it is damaged."""
+        """Return how many rows it speaks of, unchecked; None without a file, WrongHeadError where it is damaged.
+
+        None, too, where not one line of an appended head is whole: a process was killed as it wrote the first.
+        """
         try:
             found = next(self._heads(), None)
+            if found is None and self.appended and b"\n" not in self._tail():
+                return None
         except FileNotFoundError:
             return None
         if found is None:
@@ -95,14 +100,7 @@ class HeadFile:
 
     def _heads(self) -> Iterator[tuple[Head, str]]:
         """Yield head and MAC of the whole lines, the last first."""
-        try:
-            with open(self.path, "rb") as file:
-                file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
-                lines = file.read().split(b"\n")
-        except PermissionError as error:
-            raise LedgerError(f"{self.path}: cannot be read by this user; run as the ledger's owner") from error
-        except (IsADirectoryError, NotADirectoryError) as error:
-            raise LedgerError(f"{self.path}: is no head of a ledger; name its file") from error
+        lines = self._tail().split(b"\n")
         for line in reversed(lines[:-1] if self.appended else lines):  # what follows the last line's end was cut short
             try:
                 fields = json.loads(line)
@@ -110,9 +108,19 @@ class HeadFile:
             except (ValueError, KeyError, TypeError):
                 continue
 
+    def _tail(self) -> bytes:
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
+                return file.read()
+        except PermissionError as error:
+            raise LedgerError(f"{self.path}: cannot be read by this user; run as the ledger's owner") from error
+        except (IsADirectoryError, NotADirectoryError) as error:
+            raise LedgerError(f"{self.path}: is no head of a ledger; name its file") from error
+
     @property
     def _cure(self) -> str:
-        return "run `ledger restore` to book what may be lost"
+        return "mount its disk or, where it is lost, " * self.appended + "run `ledger restore` to book what may be lost"
 
 
 def sync_folder(folder: Path) -> None:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mpssl_fed.privacy.ledger_books import HEAD, Books, check_end, read_books
+from mpssl_fed.privacy.ledger_books import HEAD, Books, check_end, check_goes_on, read_books
 from mpssl_fed.privacy.ledger_files import EditedRowError, Head, LedgerError, LedgerFiles, LedgerWriteError, MissingLedgerError
 from mpssl_fed.privacy.ledger_rows import ALL, Row, row_mac
 
@@ -65,7 +65,8 @@ class Store:
     """The files of a ledger. Holds no connection: each call opens, checks, writes at most one row and closes.
 
     The whole chain is checked when an object is first used and whenever the file is not as this object left it; else only its
-    end, so that a call costs the same after a thousand runs. Threads and processes may share a ledger; locks order them.
+    end, so that a call costs the same after a thousand runs. What it has seen has to stay there. Threads and processes may share
+    a ledger; locks order them.
     """
 
     def __init__(self, path: str | Path, head: str | Path | None, clock: Callable[[], datetime] | None) -> None:
@@ -74,6 +75,7 @@ class Store:
         self._clock = clock or (lambda: datetime.now(UTC))
         self._turn = threading.RLock()
         self._known: _Known | None = None
+        self._seen: Head | None = None
 
     @property
     def whereabouts(self) -> str | None:
@@ -137,7 +139,7 @@ class Store:
                 self._known = known
                 return
             books.add(change.row, change.macs)
-            self._known = _Known(files.fingerprint(), key, books)
+            self._known, self._seen = _Known(files.fingerprint(), key, books), books.end
             self._follow(books)
             self.files.head_file.write(key, books.end)
 
@@ -148,7 +150,7 @@ class Store:
         """
         files = self.files
         with self._turn, files.lock():
-            self._known = None
+            self._known = self._seen = None
             key = files.load_key()
             if backup is not None:
                 self._copy(backup, key)
@@ -200,8 +202,11 @@ class Store:
             books = read_books(db, key, path, keep_rows=whole)
         self._follow(books)
         check_end(db, books, self._read_head(key, books), path, self.files.head)
+        if self._seen is not None:
+            check_goes_on(db, books, self._seen, path)
         if not whole:
             self._known = _Known(fingerprint, key, books)
+        self._seen = books.end
         return books
 
     def _follow(self, books: Books) -> None:
