@@ -90,7 +90,7 @@ class Ledger:
         if scope != "end-to-end":
             self.mark_unaccounted(dataset, run, f"scope {scope}")
         with self._store.transaction() as change:
-            before = change.books.tally.of(dataset)
+            before = change.books.tally.view(dataset)
             known = before.runs.get(run)
             if known and known.commitment != commitment:
                 raise OutsidePlanError(
@@ -110,7 +110,7 @@ class Ledger:
         its reservations with this one exceed it in any kind of release.
         """
         with self._store.transaction() as change:
-            before = change.books.tally.of(dataset)
+            before = change.books.tally.view(dataset)
             known = before.runs.get(run)
             if known is None:
                 raise OutsidePlanError(f"run '{run}' has committed to no plan for data set '{dataset}'")

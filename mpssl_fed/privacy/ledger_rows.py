@@ -136,6 +136,11 @@ class Tally:
         """Return what ``dataset`` has spent, equal (sigma, q) merged."""
         return self._of[dataset].copy() if dataset in self._of else self._new(dataset)
 
+    def view(self, dataset: str) -> Spent:
+        """Return the same to be read before the next row comes: its runs are the tally's own, of which there may be many."""
+        found = self._of.get(dataset)
+        return self._new(dataset) if found is None else replace(found, history=dict(found.history))
+
     def _new(self, dataset: str) -> Spent:
         spent = Spent(dataset)
         for row in self._of_all:
