@@ -145,10 +145,13 @@ def _ledgers(path: Path, head: Path | None) -> list[tuple[str, Ledger]]:
     """Return the ledgers at a path, by site; '' is the name of one that was named itself."""
     from mpssl_fed.privacy.ledger import Ledger
 
-    if not path.is_dir():
-        return [("", Ledger(path, head))]
-    if (path / FILE).exists():
-        return [("", Ledger(path / FILE, head))]
+    try:
+        if not path.is_dir():
+            return [("", Ledger(path, head))]
+        if (path / FILE).exists():
+            return [("", Ledger(path / FILE, head))]
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); run as the ledger's owner") from error
     sites = sorted(path.glob(f"sites/*/{FILE}"), key=lambda file: (not file.parent.name.isdigit(), file.parent.name.zfill(9)))
     if not sites:
         cells = sorted(path.glob(f"cells/*/sites/*/{FILE}"))

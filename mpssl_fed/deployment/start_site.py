@@ -94,16 +94,21 @@ def check_site(settings: SiteSettings) -> tuple[Policy, OwnData, User]:
     head = settings.ledger_head
     if head is not None and not head.parent.is_dir():
         raise UserError(f"--ledger-head {head}: no folder {head.parent}; make it, or mount its disk")
+    if head is not None and head.resolve().is_relative_to(state.resolve()):
+        raise UserError(f"--ledger-head {head}: lies in the state folder, so one backup rolls both back; name a file elsewhere")
     _refuse_exposed(settings, user, [*data.files(), settings.policy, state])
     return policy, data, user
 
 
 def open_ledger(settings: SiteSettings, policy: Policy, data: OwnData) -> Ledger:
-    """Return the site's ledger, checked, and its records held against the data; none is made before the first charge.
+    """Return the site's ledger, checked, and its records held against the data.
 
-    UserError for a ledger that does not check out, or data that stand on record under another name: now, not in round 7.
+    With --ledger-head one is made, which notes where its head lives; else the first charge makes it. UserError for a ledger that
+    does not check out, or data that stand on record under another name: now, not in round 7.
     """
     ledger = Ledger(settings.state_dir / LEDGER, None if settings.ledger_head is None else settings.ledger_head.absolute())
+    if settings.ledger_head is not None and ledger.files.absent:
+        ledger.make()
     if not ledger.files.absent:
         ledger.verify()
         ledger.compare(policy.dataset, identities(data.images(), policy.unit))

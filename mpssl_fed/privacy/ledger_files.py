@@ -91,13 +91,16 @@ class LedgerFiles:
     def refuse_occupied(self) -> None:
         """LedgerError where a ledger is or was: a database, a head that speaks of more than its first row, or a lone key."""
         anew = "a ledger was here. Move its files away to start anew"
-        begun = self._begun()
-        if self.database.exists() and not begun:
+        try:
+            begun, database, key = self._begun(), self.database.exists(), self.key.exists()
+        except OSError as error:
+            raise LedgerError(f"{self.database}: cannot be looked for ({error.strerror}); run as the ledger's owner") from error
+        if database and not begun:
             raise LedgerError(f"{self.database}: exists already; {anew}")
         claims = self.head_file.claims()
         if claims is not None and claims > 1:
             raise LedgerError(f"{self.head}: exists already, at row {claims}; {anew}")
-        if self.key.exists() and claims is None and not begun:
+        if key and claims is None and not begun:
             raise LedgerError(f"{self.key}: exists already; {anew}")
 
     def clear(self) -> None:
@@ -127,14 +130,18 @@ class LedgerFiles:
 
     def require_database(self) -> None:
         """Raise MissingLedgerError where the SQLite file is not; SQLite itself would make an empty one."""
-        if not self.database.is_file():
+        try:
+            found = self.database.is_file()
+        except OSError as error:
+            raise LedgerError(f"{self.database}: cannot be looked for ({error.strerror}); run as the ledger's owner") from error
+        if not found:
             raise MissingLedgerError(f"{self.database}: no such ledger; create one, or bring a lost one back by `ledger restore`")
 
     def load_key(self) -> bytes:
         """Return the key. MissingLedgerError without it, ExposedKeyError when its mode lets others read it."""
-        if self._begun():
-            raise MissingLedgerError(f"{self.database}: its making was cut short and it holds nothing; create it again")
         try:
+            if self._begun():
+                raise MissingLedgerError(f"{self.database}: its making was cut short and it holds nothing; create it again")
             mode, key = self.key.stat().st_mode, self.key.read_bytes()
         except FileNotFoundError as error:
             if not self.head.exists() and not self._is_sqlite():

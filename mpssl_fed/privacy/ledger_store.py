@@ -115,6 +115,7 @@ class Store:
         """Check the ledger, let the caller append at most one row, commit it, then move the head."""
         files = self.files
         files.require_database()
+        files.load_key()  # where there is none, no lock is left beside what is no ledger
         with self._turn, files.lock():
             key = files.load_key()
             with self._connect(files.database) as db:
@@ -149,6 +150,7 @@ class Store:
         body: from the books of the copy and how far the head says that the ledger went, None where no head can be read.
         """
         files = self.files
+        files.load_key()
         with self._turn, files.lock():
             self._known = self._seen = None
             key = files.load_key()

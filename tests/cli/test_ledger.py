@@ -213,6 +213,15 @@ def test_commands_that_read_write_nothing(tmp_path: Path, ledger: Ledger, comman
     assert (contents(tmp_path), sorted(tmp_path.iterdir())) == (before, folders)
 
 
+@pytest.mark.parametrize("words", [("restore", "--gap", "none"), ("accept", "digits"), ("move-head", "head")])
+def test_commands_that_write_leave_nothing_beside_what_is_no_ledger(tmp_path: Path, words: tuple[str, ...]) -> None:
+    (tmp_path / "text.txt").write_text("no ledger")
+    for name in ("text.txt", "missing", "n" * 300):
+        with pytest.raises(UserError):
+            call("ledger", words[0], tmp_path / name, *words[1:], catch=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+
+
 def test_a_ledger_on_read_only_media_is_read_lock_or_no_lock(tmp_path: Path, ledger: Ledger) -> None:
     """As root a folder's mode forbids nothing, so a real read-only file system is tried where mounting is permitted."""
     media = tmp_path / "media"

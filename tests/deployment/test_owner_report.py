@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,10 @@ from mpssl_fed.deployment.owner_report import Owned, lifetime, write_site_report
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.server.deployed_run import with_task
 from mpssl_fed.privacy.accounting import epsilon
-from mpssl_fed.privacy.filter import EXCLUSIVE, SHARED, RenyiFilter, admit_round, admit_run
+from mpssl_fed.privacy.filter import EXCLUSIVE, SHARED, RenyiFilter, admit_round, admit_run, rounded_up
 from mpssl_fed.privacy.ledger import Ledger
 from mpssl_fed.privacy.policy import load_policy
+from mpssl_fed.report.privacy_section import spent_by_site
 from tests.federation.test_privacy import private_config
 
 DELTA, ROUND, ROUNDS = 1e-5, {(1.1, 0.05): 40}, 5
@@ -26,10 +28,16 @@ PLAN = {(1.1, 0.05): 40 * ROUNDS}
 PRICE = epsilon(PLAN, DELTA)
 
 
+def policy_of(folder: Path, max_epsilon: float) -> Path:
+    """Write a site's policy."""
+    path = folder / "policy.yaml"
+    path.write_text(yaml.safe_dump({"dataset": "chest", "public_size": 200, "max_epsilon": max_epsilon, "delta": DELTA}))
+    return path
+
+
 def page_and_ledger(folder: Path, max_epsilon: float, unaccounted: bool = False) -> tuple[str, str, dict[str, object], Ledger]:
     """Return report, `ledger show` and status of a site that spent all but the last round of a run."""
-    policy_file = folder / "policy.yaml"
-    policy_file.write_text(yaml.safe_dump({"dataset": "chest", "public_size": 200, "max_epsilon": max_epsilon, "delta": DELTA}))
+    policy_file = policy_of(folder, max_epsilon)
     policy, ledger = load_policy(policy_file), Ledger.create(folder / "ledger.sqlite")
     limit = RenyiFilter(policy.max_epsilon, policy.delta)
     judge = admit_run(limit, "run", PLAN)
@@ -98,3 +106,20 @@ def test_what_was_read_without_noise_has_no_number(tmp_path: Path) -> None:
     assert "epsilon is infinite" in page
     assert "epsilon infinite" in shown
     assert "spent over its life" not in page + shown
+
+
+def test_the_report_of_a_rehearsal_tells_what_its_sites_ledgers_do(tmp_path: Path) -> None:
+    """`deploy` keeps its sites' ledgers in the run directory; they know the images under another name than the run does."""
+    config = private_config("federation.backend=deployment")
+    policy = load_policy(policy_of(tmp_path, 3 * PRICE))
+    folder = tmp_path / "run" / "sites" / "0"
+    ledger, limit = Ledger.create(folder / "ledger.sqlite"), RenyiFilter(policy.max_epsilon, policy.delta)
+    judge, put_down = admit_run(limit, "run", PLAN), asdict(limit)
+    ledger.begin_run("chest", "run", plan={}, commitment="c", history=PLAN, scope="end-to-end", judge=judge, limit=put_down)
+    ledger.reserve("chest", "run", 1, ROUND, admit_round(limit, "run", ROUND))
+    (own,) = spent_by_site(tmp_path / "run", config, 1e-3)
+    assert (own.epsilon, own.releases) == (lifetime(ledger, policy)["epsilon"], 40)
+    assert own.epsilon == limit.epsilon(ROUND) > 0
+    assert own.words == rounded_up(own.epsilon)
+    ledger.mark_unaccounted("chest", "other", "scope off")
+    assert spent_by_site(tmp_path / "run", config, 1e-3)[0].words == f"infinite; {own.words} accounted"

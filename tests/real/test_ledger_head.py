@@ -54,7 +54,7 @@ def test_a_server_that_asks_another_size_is_refused_and_locks_nothing_out(site: 
     for override in ("data.task.size=8", "data.task.size=64", "data.task.channels=3", "data.task.stored_size=40"):
         hostile = configs.from_mapping(configs.override(CONFIG.dump(), (override,)))
         assert site.train(message(hostile, START, run="hostile"))[:2] == (409, "image-shape")
-    assert not (site.state / "ledger.sqlite").exists()
+    assert [row.body["head"] for row in Ledger(site.state / "ledger.sqlite").rows()] == [str(head(site))]  # since its first start
     assert site.train(message(CONFIG, START, run="one"))[0] == 200
     assert Ledger(site.state / "ledger.sqlite").verify() == 4
 
@@ -104,6 +104,8 @@ def test_a_folder_put_back_whole_does_not_start(site: RealSite) -> None:
     with pytest.raises(UserError, match=r"--ledger-head .*: no folder"):
         check(site, ledger_head=head(site))
     (site.folder / "unmounted").rename(head(site).parent)
+    with pytest.raises(UserError, match="lies in the state folder"):
+        check(site, ledger_head=site.state / "head")
 
     Ledger(site.state / "ledger.sqlite").book_gap(dict.fromkeys(spent, CONFIG.federation.local_steps))
     site.start("--trust-bundles")
