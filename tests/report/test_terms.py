@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mpssl_fed.config import METHODS
-from mpssl_fed.config.learning import PARTITION_OPTIONS
+from mpssl_fed.config.data import PARTITION_OPTIONS
 from mpssl_fed.report import terms
 from mpssl_fed.report.run_report import write_run_report
 from tests.study.runs import write_run
