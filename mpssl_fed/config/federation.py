@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 from mpssl_fed.config.marks import AT_SERVER, PRICED, RELEASED, WORK, Marks, ignored, server, site
 from mpssl_fed.config.section import Section, own_options
 
+MOST_SITES = 100_000
+
 ADAPTIVE = {"server_lr": 0.01, "beta_1": 0.9, "beta_2": 0.99, "tau": 0.001}
 
 STRATEGY_OPTIONS: dict[str, dict[str, Any]] = {
@@ -74,10 +76,10 @@ class Federation(Section):
     marks: ClassVar[Marks] = {
         "rounds": server(PRICED, 1, 1000, code="rounds", owner="max_rounds"),
         "local_steps": server(PRICED, 1, 1000, code="steps", owner="max_local_steps"),
-        "sites fraction min_sites deadline_s join_deadline_s weighting eval_every backend": ignored(AT_SERVER),
+        "sites fraction min_sites deadline_s join_deadline_s weighting max_examples eval_every backend": ignored(AT_SERVER),
     }
 
-    sites: int = Field(4, ge=1, le=100_000, description="Sites in a simulation; in flwr run the nodes Flower gives.")
+    sites: int = Field(4, ge=1, le=MOST_SITES, description="Sites in a simulation; in flwr run the nodes Flower gives.")
     rounds: int = Field(5, ge=1, description="Rounds.")
     local_steps: int = Field(60, ge=1, description="Steps a site takes in a round.")
     fraction: float = Field(1.0, gt=0, le=1, description="Share of the sites asked in a round (at least min_sites).")
@@ -85,6 +87,9 @@ class Federation(Section):
     deadline_s: float = Field(3600.0, gt=0, description="Seconds to wait for a round's answers.")
     join_deadline_s: float = Field(120.0, gt=0, description="Seconds to wait for enough sites to be online.")
     weighting: Literal["size", "equal"] = Field("size", description="By labelled images (public_size under DP), or equally.")
+    max_examples: int = Field(
+        1_000_000, ge=1, le=1_000_000_000, description="Largest size that a reply may claim; one with a larger claim is left out."
+    )
     strategy: Strategy = Strategy()
     anchor: Anchor = Anchor()
     eval_every: int = Field(1, ge=1, description="Rounds between two evaluations on the server's held-out images.")

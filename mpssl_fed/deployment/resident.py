@@ -21,7 +21,7 @@ from mpssl_fed.deployment import wire
 from mpssl_fed.deployment.own_data import OwnData
 from mpssl_fed.deployment.owner_report import Owned, lifetime, whereabouts, write_site_report
 from mpssl_fed.federation import parts
-from mpssl_fed.federation.messages import EXAMPLES, REPLY_METRICS, Plan, TrainReply, TrainRequest
+from mpssl_fed.federation.messages import EXAMPLES, LARGEST_NUMBER, REPLY_METRICS, Plan, TrainReply, TrainRequest
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.federation.site.budget import Budget, policy_budget
 from mpssl_fed.federation.site.site import Site
@@ -33,9 +33,6 @@ from mpssl_fed.privacy.policy import Policy
 
 log = logging.getLogger("mpssl_fed.daemon")
 MOST_WAITING = 4
-LARGEST_NUMBER = 1e12
-"""Bound of any number beside the weights."""
-
 LEDGER = "ledger.sqlite"
 """In the state folder; `wipe` never touches it."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,6 +13,7 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
 from mpssl_fed.config import PROTOCOL_VERSION, Config, from_json
+from mpssl_fed.config.federation import MOST_SITES
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.federation.weights import from_record, to_record
@@ -25,6 +26,13 @@ TRAINING = ("loss", "supervised", "unsupervised", "meta", "gap", "generated", "t
 REPLY_METRICS = (EXAMPLES, *TRAINING)
 """The only scalars a reply carries; others that the learner returns stay at the site. ``generated``: images that went through
 the generator, a number that config and public streams alone set."""
+
+LARGEST_NUMBER, LONGEST_S, MOST_SCALARS, LARGEST_SITE = 1e12, 1e7, 64, 2**31 - 1
+MOST_FLOAT = sys.float_info.max
+RANGES = {key: (0.0, LONGEST_S) if key.endswith("_s") else (-LARGEST_NUMBER, LARGEST_NUMBER) for key in TRAINING} | {
+    "generated": (0.0, LARGEST_NUMBER)
+}
+"""What a number beside the weights may be: wider than any run needs, and so small that sums over all sites stay finite."""
 
 
 @dataclass(frozen=True)
@@ -100,15 +108,24 @@ class TrainReply:
         return RecordDict({ARRAYS: to_record(self.weights), METRICS: MetricRecord(dict(self.metrics))})
 
     @staticmethod
-    def from_record(record: RecordDict, like: Mapping[str, Tensor]) -> TrainReply:
-        """Return the reply in ``record``; Refusal unless its arrays are finite and shaped like ``like``."""
+    def from_record(record: RecordDict, like: Mapping[str, Tensor], most_examples: float = LARGEST_NUMBER) -> TrainReply:
+        """Return the reply in ``record``, which whoever runs the site may have made up.
+
+        Refusal unless it is two records, its arrays are finite and shaped like ``like``, its size is a whole number from 1 to
+        ``most_examples`` and every other number of REPLY_METRICS lies in its range; further scalars are not looked at.
+        """
+        if set(record) != {ARRAYS, METRICS}:
+            raise Refusal("malformed")
         metrics = _only(record, METRICS, MetricRecord)
         weights = from_record(_only(record, ARRAYS, ArrayRecord), like)
-        known = {key: float(value) for key, value in metrics.items() if key in REPLY_METRICS and not isinstance(value, list)}
-        if not all(map(math.isfinite, known.values())):
-            raise Refusal("non-finite")
-        if known.get(EXAMPLES, 0.0) <= 0:
+        if len(metrics) > MOST_SCALARS:
+            raise Refusal("malformed")
+        known = {key: _number(metrics[key]) for key in REPLY_METRICS if key in metrics}
+        size = known.get(EXAMPLES, 0.0)
+        if not 1 <= size <= most_examples or size != int(size):
             raise Refusal("size")
+        if not all(RANGES[key][0] <= known[key] <= RANGES[key][1] for key in known.keys() & RANGES.keys()):
+            raise Refusal("number")
         return TrainReply(weights, known)
 
 
@@ -127,7 +144,10 @@ class SiteCard:
     def from_record(record: RecordDict) -> SiteCard:
         """Return the card in ``record``; Refusal when it is not one."""
         card = _only(record, SITE, ConfigRecord)
-        return SiteCard(_scalar(card, "partition-id", int), _scalar(card, "num-partitions", int))
+        site, sites = _scalar(card, "partition-id", int), _scalar(card, "num-partitions", int)
+        if not (0 <= site <= LARGEST_SITE and 0 <= sites <= MOST_SITES):
+            raise Refusal("number")
+        return SiteCard(site, sites)
 
 
 def query() -> RecordDict:
@@ -145,6 +165,15 @@ def _only(record: RecordDict, key: str, kind: type[Any]) -> Any:
     if not isinstance(part, kind):
         raise Refusal("malformed")
     return part
+
+
+def _number(value: Any) -> float:
+    """Return a number of a reply; Refusal for a list, an integer beyond any float, NaN and infinity."""
+    if type(value) not in (int, float):
+        raise Refusal("malformed")
+    if not abs(value) <= MOST_FLOAT:
+        raise Refusal("non-finite")
+    return float(value)
 
 
 def _scalar(record: Mapping[str, Any], key: str, kind: type[Any]) -> Any:

@@ -21,6 +21,9 @@ CODES: dict[str, int] = {
     "too-large": 114,
     "busy": 115,
     "image-shape": 116,
+    "number": 117,
+    "unreadable": 118,
+    "time-limit": 119,
     "no-policy": 120,
     "scope": 121,
     "epsilon": 122,
@@ -44,9 +47,11 @@ CODES: dict[str, int] = {
 }
 """Code -> number in a Flower ``Error``. 101: the site raised; its own log says what. 107: the site no longer has the
 latents from before that round. 108: the node holds no site. 109, 110: the site's policy or privacy budget says no.
-111: a number of examples that is not a positive number. 112: the site agreed to other classes. 113: the site's daemon does not
+111: a number of examples that is not a whole number from 1 to
+federation.max_examples. 112: the site agreed to other classes. 113: the site's daemon does not
 answer. 114: a weight beyond any that training ends at. 115: the site has too much to do. 116: images of another
-size or number of channels than the site's owner gave.
+size or number of channels than the site's owner gave. 117: a number outside its range. 118: a reply on which reading it failed;
+the server's log says how. 119: the round took longer than the site's owner allows.
 120 and above: what in the request is beyond the site's policy. 140: a key that is the owner's differs from what the owner says.
 141: a key that a server may set is beyond what the site takes."""
 

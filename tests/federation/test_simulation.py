@@ -10,17 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from flwr.app import Context
-from flwr.serverapp import Grid, ServerApp
 from safetensors.torch import load_file
 
 import mpssl_fed
-from clients.app import app
-from mpssl_fed.config import Config
 from mpssl_fed.environment import SWITCHES
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
-from mpssl_fed.federation.engines import inprocess
 from mpssl_fed.federation.site.site import build_site_learner
 from mpssl_fed.runs.run_directory import RunDirectory
 from tests.federation.conftest import TINY
@@ -94,20 +89,6 @@ def test_missing_ray_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
     with pytest.raises(UserError, match=r"pip install 'mpssl-fed\[ray\]'"):
         mpssl_fed.simulate(TINY, "federation.backend=ray", f"output.dir={tmp_path / 'run'}")
-
-
-def test_two_nodes_of_one_site_are_refused(tiny: Callable[..., Config], tmp_path: Path) -> None:
-    from mpssl_fed.federation.server.collect import Roster
-
-    server = ServerApp()
-
-    @server.main()
-    def main(grid: Grid, context: Context) -> None:
-        Roster(grid).join(2, 1, 5.0)
-
-    node = {"partition-id": 1, "num-partitions": 2, "state-dir": str(tmp_path)}
-    with pytest.raises(UserError, match="two nodes are both site 1"):
-        inprocess.run(server, app, [node, node])
 
 
 def test_import_is_light_and_switches_come_before_flower() -> None:

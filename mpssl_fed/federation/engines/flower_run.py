@@ -70,4 +70,4 @@ def _simulated_nodes(grid: Grid, config: Config) -> int:
     """Return the number of sites of a Flower simulation, 0 for a deployment."""
     roster = Roster(grid)
     roster.join(None, config.federation.min_sites, config.federation.join_deadline_s)
-    return max(card.partitions for card in roster.cards.values())
+    return roster.simulated

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -45,7 +47,7 @@ def guessing(images: Images | None) -> dict[str, int] | None:
 def evaluate(classifier: Classifier, images: Images | None) -> tuple[float | None, float | None]:
     """Return (accuracy in 0..1, mean cross-entropy) of ``classifier`` on ``images``, in eval mode on its own device.
 
-    (None, None) without images.
+    (None, None) without images; no loss where it is not finite.
     """
     if images is None:
         return None, None
@@ -61,4 +63,4 @@ def evaluate(classifier: Classifier, images: Images | None) -> tuple[float | Non
             correct += int((logits.argmax(1) == batch.y).sum())
             loss += float(F.cross_entropy(logits, batch.y, reduction="sum"))
     classifier.train(was_training)
-    return correct / len(images), loss / len(images)
+    return correct / len(images), loss / len(images) if math.isfinite(loss) else None

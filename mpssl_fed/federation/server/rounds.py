@@ -21,7 +21,7 @@ from mpssl_fed.federation.server.collect import Answers, Roster, ask
 from mpssl_fed.federation.server.evaluate import evaluate, guessing, test_images
 from mpssl_fed.federation.server.strategy import Aggregator
 from mpssl_fed.federation.server.warm import start_warm
-from mpssl_fed.federation.weights import to_record
+from mpssl_fed.federation.weights import to_record, usable
 from mpssl_fed.models import Weights
 from mpssl_fed.runs.checkpoint import Checkpoint, History
 from mpssl_fed.runs.events import Events
@@ -95,7 +95,7 @@ class _Server:
         self.classifier = parts.initial_classifier(config)
         self.test = test_images(config)
         self.plan = Plan.of(job.run.run_id, job.travels or config)
-        self.roster = Roster(grid)
+        self.roster = Roster(grid, job.progress.note)
         self.joined = False
 
     def begin(self) -> Checkpoint:
@@ -121,28 +121,36 @@ class _Server:
         start_warm(self.config, self.classifier)
 
     def round(self, number: int, state: Checkpoint) -> Checkpoint:
-        """Return the state after round ``number``; with too few answers the weights stay and the round counts as failed."""
+        """Return the state after round ``number``.
+
+        The weights stay, and the round counts as failed, where too few answered or no site could take what came out.
+        """
         federation = self.config.federation
         self.aggregator.load_state(state.strategy)
-        nodes = self._nodes()
+        nodes, taken = self._nodes(), self.roster.pretenders
         start = time.perf_counter()
         asked = self._sample(number, list(nodes))
         content = TrainRequest(self.plan, number, to_record(state.weights)).to_record()
         packed = time.perf_counter() - start
-        reading = _Reader(state.weights)
+        reading = _Reader(state.weights, federation.max_examples)
         contents = {site: (nodes[site], content) for site in asked}
         answers = ask(self.grid, contents, MessageType.TRAIN, reading, federation.deadline_s, self.job.stop)
         replies: list[TrainReply] = list(answers.good.values())  # type: ignore[arg-type]
 
         collected = time.perf_counter()
-        failed = len(replies) < federation.min_sites
-        weights = state.weights if failed else self.aggregator.step(number, state.weights, replies)
+        weights = self.aggregator.step(number, state.weights, replies) if len(replies) >= federation.min_sites else None
+        failed = weights is None or not usable(weights)
+        if weights is None or failed:  # what a reply did to the strategy's state goes with it
+            weights, self.aggregator = state.weights, Aggregator(federation)
+            self.aggregator.load_state(state.strategy)
         aggregated = time.perf_counter()
         accuracy, loss = self._evaluate(number, weights)
         ended = time.perf_counter()
         timings = _timings(
             replies, serialise=packed + reading.seconds, aggregate=aggregated - collected, evaluate=ended - aggregated
         )
+        if taken:
+            answers.rejected["number-taken"] = taken
         record = _record(number, accuracy, loss, _mean_loss(replies), ended - start, asked, answers, timings)
         record["generated"] = _generated(replies)
         if failed:
@@ -176,14 +184,14 @@ class _Server:
 class _Reader:
     """Reads replies and adds up the seconds that takes."""
 
-    def __init__(self, like: Weights) -> None:
-        self.like = like
+    def __init__(self, like: Weights, most_examples: int) -> None:
+        self.like, self.most_examples = like, most_examples
         self.seconds = 0.0
 
     def __call__(self, record: RecordDict) -> TrainReply:
         start = time.perf_counter()
         try:
-            return TrainReply.from_record(record, self.like)
+            return TrainReply.from_record(record, self.like, self.most_examples)
         finally:
             self.seconds += time.perf_counter() - start
 
