@@ -55,11 +55,11 @@ class Section:
 
 
 def write_audit(folder: Path, facts: dict[str, Any], sections: Sequence[Section]) -> Path:
-    """Write audit.json, audit.html and the pictures into ``folder`` (made 0700) and return the page's path."""
+    """Write audit.json, audit.html and the pictures, all 0600, into ``folder`` (made 0700) and return the page's path."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     folder.chmod(0o700)
     found = {section.name: {"lines": [asdict(line) for line in section.lines], "numbers": section.numbers} for section in sections}
-    write_json(folder / "audit.json", {"facts": facts, "audits": found})
+    write_json(folder / "audit.json", {"facts": facts, "audits": found}, mode=0o600)
     for section in sections:
         for number, png in enumerate(section.pictures.values()):
             write_atomic(folder / f"{section.name}-{number}.png", png, mode=0o600)

@@ -52,6 +52,7 @@ def test_all_audits_of_a_private_run(run: RunDirectory) -> None:
     assert result.exit_code == 0, result.output
     folder = run.sites / "1" / "audit"
     assert folder.stat().st_mode & 0o777 == 0o700
+    assert {file.stat().st_mode & 0o777 for file in folder.iterdir()} == {0o600}
     found = json.loads((folder / "audit.json").read_text())
     assert set(found["audits"]) == {"mechanism", "canary", "membership", "samples", "inversion"}
     for audit in ("mechanism", "canary"):
@@ -96,7 +97,7 @@ def test_a_site_audits_its_own_images_into_its_own_folder(
     assert result.exit_code == 0, result.output
     folder = tmp_path / "state" / "mpssl-fed" / "ward-3"
     assert folder.stat().st_mode & 0o777 == (folder / "audit").stat().st_mode & 0o777 == 0o700
-    assert (folder / "audit" / "audit.html").stat().st_mode & 0o077 == 0
+    assert {file.stat().st_mode & 0o777 for file in (folder / "audit").iterdir()} == {0o600}
 
 
 def test_a_contradicted_claim_is_an_error(run: RunDirectory) -> None:
