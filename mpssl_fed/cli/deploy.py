@@ -15,6 +15,8 @@ import typer
 
 from mpssl_fed.cli.options import Ca, Name, Overrides
 
+LINK_PORT = 8000
+
 app = typer.Typer()
 certs_app = typer.Typer(no_args_is_help=True, help="Keys and certificates of a federation.")
 app.add_typer(certs_app, name="certs")
@@ -121,7 +123,9 @@ def register(
 ) -> None:
     """Let a site join: on the server's machine, with the public key that the site sent."""
     from mpssl_fed.deployment import superlink as control
+    from mpssl_fed.deployment.address import host_and_port
 
+    server = host_and_port(server, "--server", LINK_PORT)
     with _flower_home() as home:
         control.FlowerCommand(server, ca, home).register(public_key, public_key.stem)
     typer.echo(f"{public_key.stem} may join")
@@ -141,10 +145,12 @@ def submit(
     from mpssl_fed import config as configs
     from mpssl_fed.cli.live import complain, progress, resumable
     from mpssl_fed.deployment import superlink as control
+    from mpssl_fed.deployment.address import host_and_port
     from mpssl_fed.deployment.submit import submit as submit_run
     from mpssl_fed.report.chance import warning
     from mpssl_fed.runs.reader import RunReader
 
+    server = host_and_port(server, "--server", LINK_PORT)
     resolved = configs.load(config, overrides or [])
     folder = Path(output or resolved.output.dir or Path("runs") / Path(config).stem).absolute()
     with resumable(), _flower_home() as home:

@@ -27,6 +27,9 @@ app = typer.Typer()
 site_app = typer.Typer(cls=_RunByDefault, no_args_is_help=True, help="One site: its daemon, its SuperNode, its state.")
 app.add_typer(site_app, name="site")
 
+FRONT_PORT = 9092
+"""Of the server's TLS front (deploy/nginx.conf)."""
+
 State = Annotated[Path | None, typer.Option(help="Folder of everything that never leaves; default $XDG_STATE_HOME/mpssl-fed/NAME.")]
 
 
@@ -62,6 +65,7 @@ def site_run(
     node_port: Annotated[int, typer.Option(help="Local port between the SuperNode and its helpers.")] = 9094,
 ) -> None:
     """Serve this site's data to the federation, as far as the policy allows, until Ctrl-C."""
+    from mpssl_fed.deployment.address import host_and_port
     from mpssl_fed.deployment.start_site import SiteSettings, serve_site
     from mpssl_fed.deployment.supernode import SuperNode
     from mpssl_fed.errors import UserError
@@ -75,6 +79,7 @@ def site_run(
     if server is not None:
         if ca is None or key is None:
             raise UserError("--server needs --ca (the federation's ca.crt) and --key (this site's NAME.key)")
+        server = host_and_port(server, "--server", FRONT_PORT)
         node = SuperNode(server, ca.absolute(), key.absolute(), settings.socket_path.absolute(), node_port, supernode_user)
     serve_site(settings, node)
 
@@ -89,9 +94,11 @@ def site_node(
 ) -> None:
     """Run the SuperNode that relays to a daemon; as another user than the daemon's."""
     from mpssl_fed import environment
+    from mpssl_fed.deployment.address import host_and_port
     from mpssl_fed.deployment.own_data import make_private, state_folder
     from mpssl_fed.deployment.start_site import relaying, supernode_command
 
+    server = host_and_port(server, "--server", FRONT_PORT)
     os.environ.update(environment.of_flower(make_private(state_folder("node"))))
     command = supernode_command(server, ca.absolute(), key.absolute(), relaying(socket.absolute()), node_port)
     os.execv(command[0], list(command))
