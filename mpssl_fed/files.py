@@ -6,11 +6,17 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from mpssl_fed.errors import UserError
+
+SHORT = ("/tmp", "/var/tmp", "/dev/shm")
+"""Where a folder of a short name is made."""
 
 
 class FullDiskError(UserError, OSError):
@@ -67,3 +73,25 @@ def sha256(path: str | Path) -> str:
     """Return the SHA-256 of a file as 64 hex digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def short_folder(longest: int, why: str) -> Iterator[Path]:
+    """Give the folder for temporary files or, where its path has more than ``longest`` bytes, a new 0700 one that goes afterwards.
+
+    Paths of Unix sockets are limited to 107 bytes. why: who needs it, for the UserError where no shorter place can be written.
+    """
+    usual = tempfile.gettempdir()
+    if len(os.fsencode(usual)) <= longest:
+        yield Path(usual)
+        return
+    for place in SHORT:
+        with suppress(OSError):
+            made = Path(tempfile.mkdtemp(prefix="mpssl-", dir=place))
+            break
+    else:
+        raise UserError(f"TMPDIR={usual}: {len(os.fsencode(usual))} bytes long, {why}; set TMPDIR to a folder of at most {longest}")
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)

@@ -99,7 +99,7 @@ def site_node(
     from mpssl_fed.deployment.start_site import relaying, supernode_command
 
     server = host_and_port(server, "--server", FRONT_PORT)
-    os.environ.update(environment.of_flower(make_private(state_folder("node"))))
+    os.environ.update(environment.of_flower(make_private(state_folder("node")), server))
     command = supernode_command(server, ca.absolute(), key.absolute(), relaying(socket.absolute()), node_port)
     os.execv(command[0], list(command))
 

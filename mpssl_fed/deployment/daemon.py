@@ -178,8 +178,7 @@ def prepare(door: Door) -> None:
     """Remove a socket that nobody serves any more; UserError when somebody does, or when the path is too long."""
     if len(str(door.path).encode()) > 100:
         raise UserError(
-            f"--socket {door.path}: longer than the 100 bytes that a Unix socket's path may have; take a shorter folder "
-            "(deploy: a shorter TMPDIR)"
+            f"--socket {door.path}: longer than the 100 bytes that a Unix socket's path may have; take a shorter folder"
         )
     if not door.path.parent.is_dir():
         raise UserError(f"--socket {door.path}: no folder {door.path.parent}; make it, 0750 and of the shared group")

@@ -24,18 +24,20 @@ from mpssl_fed.deployment.private_shares import write_share
 from mpssl_fed.deployment.processes import Children
 from mpssl_fed.deployment.rehearsal_policy import policy_of
 from mpssl_fed.deployment.start_site import relaying, supernode_command
-from mpssl_fed.deployment.submit import submit
+from mpssl_fed.deployment.submit import submit, with_absolute_paths
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.engines.simulation import preflight
 from mpssl_fed.federation.server.deployed_run import with_task
-from mpssl_fed.files import write_atomic
+from mpssl_fed.files import short_folder, write_atomic
 from mpssl_fed.runs.progress import Progress
 from mpssl_fed.runs.run_directory import refuse_occupied
 
 HOST = "127.0.0.1"
 START_S = 120.0
 AGAIN_S, MOST_DEATHS = 5.0, 20
+SHORT_ENOUGH = 70
+"""Bytes of a temporary folder that leave room for the sockets in a deployment's own."""
 
 
 @dataclass
@@ -53,24 +55,31 @@ class Deployment:
     port: int | None = None
     note: Callable[[str], None] = print
     home: Path = field(init=False)
+    sockets: Path = field(init=False)
     address: str = field(init=False)
     children: Children = field(init=False)
     flower: control.FlowerCommand = field(init=False)
     policy: dict[str, Any] = field(init=False)
     _deaths: dict[str, int] = field(default_factory=dict)
     _again: list[tuple[float, str]] = field(default_factory=list)
+    _last: ExitStack = field(default_factory=ExitStack)
 
     def __post_init__(self) -> None:
         self.run = self.run.absolute()
         federation = self.config.federation.model_copy(update={"backend": "deployment"})
-        self.config = with_task(self.config.model_copy(update={"federation": federation}))
+        self.config = with_task(with_absolute_paths(self.config.model_copy(update={"federation": federation})))
         refuse_occupied(self.run, resume=self.resume, overwrite=self.overwrite)
         preflight(self.config)
         self.policy = policy_of(self.config)
 
     def __enter__(self) -> Deployment:
-        self.home = Path(tempfile.mkdtemp(prefix="mpssl-fed-"))
-        self.children = Children(self.home)
+        with ExitStack() as opened:
+            short = opened.enter_context(short_folder(SHORT_ENOUGH, "and the path of a Unix socket ends at 107 bytes"))
+            self.home = Path(tempfile.mkdtemp(prefix="mpssl-fed-"))
+            elsewhere = short != Path(tempfile.gettempdir())
+            self.sockets = short if elsewhere else self.home
+            self.children = Children(self.home, *((short,) if elsewhere else ()))
+            self._last = opened.pop_all()
         try:
             self._start()
         except BaseException:
@@ -93,6 +102,7 @@ class Deployment:
                     self.note(f"{self.run / name}: not kept ({first})")
         finally:
             self.children.stop()
+            self._last.close()
 
     def serve(self, progress: Progress) -> dict[str, Any]:
         """Submit the run, show it as it goes and return its manifest; UserError with the reason when it fails."""
@@ -109,7 +119,7 @@ class Deployment:
         self.address = address = f"{HOST}:{link_port}"
         self.note(f"SuperLink at {address}, {len(sites)} sites, one user for all: {_trust()}")
         link = control.superlink_command(keys, self.home / "superlink.db", HOST, link_port)
-        self.children.start("superlink", link, environment.of_flower(self.home / "flower"))
+        self.children.start("superlink", link, environment.of_flower(self.home / "flower", address))
         (self.home / "sites").mkdir()
         if self.resume and (self.run / "sites").is_dir():
             shutil.copytree(self.run / "sites", self.home / "sites", dirs_exist_ok=True)
@@ -122,7 +132,7 @@ class Deployment:
             private, public = certs.make_site_key(keys, f"site-{site}")
             self.flower.register(public, f"site-{site}")
             command = supernode_command(address, keys / certs.CA_CERT, private, self._node_config(site), port)
-            self.children.start(f"supernode-{site}", command, environment.of_flower(self.home / "flower"))
+            self.children.start(f"supernode-{site}", command, environment.of_flower(self.home / "flower", address))
         self._await(lambda: all(self._ready(site) for site in sites), "the site daemons")
 
     def _ready(self, site: int) -> bool:
@@ -143,7 +153,7 @@ class Deployment:
             "--device", self.config.runtime.device,
         ]  # fmt: skip
         if self.config.generator.path is not None:
-            command += ["--generator-path", str(Path(self.config.generator.path).absolute())]
+            command += ["--generator-path", self.config.generator.path]
         self.children.start(f"daemon-{site}", command, {**environment.SWITCHES, "OMP_NUM_THREADS": "1"})
 
     def _policy(self) -> Path:
@@ -151,7 +161,7 @@ class Deployment:
         return write_atomic(self.home / "policy.yaml", yaml.safe_dump(self.policy, sort_keys=False), mode=0o600)
 
     def _socket(self, site: int) -> Path:
-        return self.home / f"{site}.sock"
+        return self.sockets / f"{site}.sock"
 
     def _await(self, ready: Callable[[], bool], what: str) -> None:
         ends = time.monotonic() + START_S

@@ -60,8 +60,8 @@ def from_record(record: ArrayRecord, like: Mapping[str, Tensor]) -> Weights:
 
 
 def usable(weights: Mapping[str, Tensor]) -> bool:
-    """Whether a site would take these weights: all finite and at most :data:`LARGEST`."""
-    return all(bool((tensor.abs() <= LARGEST).all()) for tensor in weights.values())
+    """Whether a site would take these weights: all finite and at most :func:`bound`."""
+    return all(bool((tensor.abs() <= bound(key)).all()) for key, tensor in weights.items())
 
 
 def _array(tensor: Tensor) -> Array:

@@ -7,6 +7,7 @@ from collections.abc import Generator, Sequence
 from typing import Any
 
 from mpssl_fed.errors import UserError
+from mpssl_fed.federation.engines.simulation import short_folder_for_ray
 from mpssl_fed.method import METHOD_VERSION
 from mpssl_fed.study.cell import Task, run_cell
 from mpssl_fed.study.pool import ONE_THREAD
@@ -25,6 +26,11 @@ def run_on_ray(tasks: Sequence[Task], workers: int) -> Generator[Row]:
         raise UserError("--executor ray needs the package ray: pip install 'mpssl-fed[ray]'") from error
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own 15 lets any other process on the machine starve the cells
     ours = not ray.is_initialized()
+    with short_folder_for_ray():
+        yield from _run(ray, tasks, workers, ours)
+
+
+def _run(ray: Any, tasks: Sequence[Task], workers: int, ours: bool) -> Generator[Row]:
     if ours:
         _connect(ray, workers)
     remote = ray.remote(num_cpus=1, max_retries=0)(run_cell)

@@ -23,7 +23,7 @@ PARENT = """
 import sys
 from pathlib import Path
 from mpssl_fed.deployment.processes import Children
-children = Children(Path(sys.argv[1]))
+children = Children(Path(sys.argv[1]), *map(Path, sys.argv[3:]))
 children.start("family", [sys.executable, "-S", "-c", sys.argv[2]])
 print(children.token, flush=True)
 sys.stdin.read()
@@ -63,9 +63,13 @@ def test_stop_ends_orphans_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_guard_cleans_up_behind_a_killed_parent(tmp_path: Path, number: signal.Signals) -> None:
-    home = tmp_path / "home"
+    home, sockets = tmp_path / "home", tmp_path / "sockets"
+    sockets.mkdir()
     parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT, str(home), GRANDCHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", PARENT, str(home), GRANDCHILD, str(sockets)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert parent.stdout is not None
     token = parent.stdout.readline().strip()
@@ -73,6 +77,7 @@ def test_guard_cleans_up_behind_a_killed_parent(tmp_path: Path, number: signal.S
     parent.send_signal(number)
     parent.communicate()
     assert gone(token, home)
+    assert gone(token, sockets)
 
 
 def test_restart_starts_the_same_again(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from mpssl_fed.federation import parts
 from mpssl_fed.federation.site.site import build_site_learner
 from mpssl_fed.runs.run_directory import RunDirectory
 from tests.federation.conftest import TINY
+from tests.test_environment import DEAD_PROXIES
 
 MP_SSL = "method={name: mp-ssl, batch: 4, lmo_batch: 4, lmo_every: 2, refresh_every: 1, buffer: 1}"
 
@@ -35,12 +37,18 @@ def test_ray_and_inprocess_end_with_the_same_bits(tmp_path: Path) -> None:
 
 
 def _in_ray(folder: Path) -> mpssl_fed.Run:
-    """Run the same on Ray, in a process of its own: Ray leaves processes to the end of the one that started it."""
+    """Run the same on Ray, in a process of its own: Ray leaves processes to the end of the one that started it.
+
+    In surroundings as hospitals have them: behind a proxy (that answers nothing), with temporary files in a deep folder.
+    """
+    deep = folder / ("long" * 25)
+    deep.mkdir()
+    surroundings = {**os.environ, **DEAD_PROXIES, "TMPDIR": str(deep)}
     (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
     patient = "federation.join_deadline_s=600"  # Ray's actors import torch first, which a busy machine draws out
     words = ["simulate", str(folder / "tiny.yaml"), MP_SSL, patient, "--backend", "ray", "--output", str(folder / "ray")]
     program = [sys.executable, "-c", "from mpssl_fed.cli import main; main()", *words]
-    done = subprocess.run(program, capture_output=True, text=True, check=False, timeout=900)
+    done = subprocess.run(program, env=surroundings, capture_output=True, text=True, check=False, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "round 2/2" in done.stdout
     return mpssl_fed.Run.open(folder / "ray")

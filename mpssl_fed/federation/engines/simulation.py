@@ -27,8 +27,12 @@ from mpssl_fed.federation.server.collect import Stopped
 from mpssl_fed.federation.server.rounds import Job, serve
 from mpssl_fed.federation.server.strategy import STRATEGIES
 from mpssl_fed.federation.site.site import build_site_learner
+from mpssl_fed.files import short_folder
 from mpssl_fed.runs.progress import Progress
 from mpssl_fed.runs.run_directory import RunDirectory
+
+LONGEST_FOR_RAY = 38
+"""Bytes: ``/ray/session_DATE_TIME_PID/sockets/plasma_store`` follows, of at most 68."""
 
 AppFactory = Callable[[], ClientApp]
 """An importable function that returns the ClientApp: it is called in each worker process."""
@@ -104,7 +108,7 @@ def _ray(job: Job, client_app: AppFactory) -> None:
     }
     before = os.environ.get("PYTHONPATH")
     try:
-        with _stopped_by_control_c(job.stop):
+        with short_folder_for_ray(), _stopped_by_control_c(job.stop):
             run_simulation(
                 server_app=_server_app(job),
                 client_app=_with_state(client_app, job.run.sites.absolute()),
@@ -116,6 +120,27 @@ def _ray(job: Job, client_app: AppFactory) -> None:
             os.environ.pop("PYTHONPATH", None)
         else:
             os.environ["PYTHONPATH"] = before
+
+
+@contextmanager
+def short_folder_for_ray() -> Iterator[None]:
+    """Let a Ray that starts here have its sockets in a folder with a short path: below a long TMPDIR it ends with a traceback.
+
+    UserError for a RAY_TMPDIR of the user's own that is too long.
+    """
+    why = "and Ray's sockets below it would pass the 107 bytes of a Unix socket's path"
+    own = os.environ.get("RAY_TMPDIR")
+    if own is not None:
+        if len(os.fsencode(own)) > LONGEST_FOR_RAY:
+            raise UserError(f"RAY_TMPDIR={own}: {len(os.fsencode(own))} bytes long, {why}; want at most {LONGEST_FOR_RAY}")
+        yield
+        return
+    with short_folder(LONGEST_FOR_RAY, why) as folder:
+        os.environ["RAY_TMPDIR"] = str(folder)
+        try:
+            yield
+        finally:
+            os.environ.pop("RAY_TMPDIR", None)
 
 
 @contextmanager
