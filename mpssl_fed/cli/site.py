@@ -59,6 +59,9 @@ def site_run(
     ] = None,
     generator_path: Annotated[str | None, typer.Option(help="This site's own copy of a generator that is not shipped.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps; default auto, whatever the server asks.")] = None,
+    round_limit: Annotated[
+        float, typer.Option(min=1, help="Seconds after which a round is given up; what it reserved stays spent.")
+    ] = 4 * 3600.0,
     server: Annotated[str | None, typer.Option(help="HOST:PORT: also start the SuperNode here (needs --ca and --key).")] = None,
     ca: Annotated[Path | None, typer.Option(help="Certificate of the federation's CA.")] = None,
     key: Annotated[Path | None, typer.Option(help="This site's private key (NAME.key).")] = None,
@@ -73,7 +76,8 @@ def site_run(
     names = Path(classes).read_text(encoding="utf-8").splitlines() if Path(classes).is_file() else classes.split(",")
     settings = SiteSettings(
         name, number, data, tuple(word.strip() for word in names if word.strip()), policy, state, socket, supernode_user, group,
-        trust_bundles, size, channels, subjects, generator_path, device, stored_size=stored_size, ledger_head=ledger_head,
+        trust_bundles, size, channels, subjects, generator_path, device, round_limit, stored_size=stored_size,
+        ledger_head=ledger_head,
     )  # fmt: skip
     node = None
     if server is not None:

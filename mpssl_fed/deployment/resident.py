@@ -7,7 +7,6 @@ import logging
 import time
 import traceback
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,13 @@ from mpssl_fed.config import PROTOCOL_VERSION, Config
 from mpssl_fed.deployment import wire
 from mpssl_fed.deployment.own_data import OwnData
 from mpssl_fed.deployment.owner_report import Owned, lifetime, whereabouts, write_site_report
+from mpssl_fed.deployment.worker import LIMIT_S, Worker
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.messages import EXAMPLES, LARGEST_NUMBER, REPLY_METRICS, Plan, TrainReply, TrainRequest
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.federation.site.budget import Budget, policy_budget
 from mpssl_fed.federation.site.site import Site
+from mpssl_fed.federation.site.state import SiteState
 from mpssl_fed.federation.weights import bound
 from mpssl_fed.privacy.egress import NumberSpec, allow, like
 from mpssl_fed.privacy.ledger import Ledger
@@ -32,7 +33,6 @@ from mpssl_fed.privacy.ledger_files import LedgerError
 from mpssl_fed.privacy.policy import Policy
 
 log = logging.getLogger("mpssl_fed.daemon")
-MOST_WAITING = 4
 LEDGER = "ledger.sqlite"
 """In the state folder; `wipe` never touches it."""
 
@@ -53,7 +53,8 @@ class Header(BaseModel):
 class Resident:
     """One deployed site. ``number`` seeds its public streams; ``state`` is its 0700 folder; ``generator_path`` is the owner's.
 
-    ledger: by default LEDGER in ``state``, kept for the process's life so that its chain is checked once.
+    ledger: by default LEDGER in ``state``, kept for the process's life so that its chain is checked once. A round that takes
+    longer than ``limit_s`` is given up; what it reserved in the ledger stays spent.
     """
 
     number: int
@@ -63,6 +64,7 @@ class Resident:
     generator_path: str | None = None
     device: str | None = None
     warnings: tuple[str, ...] = ()
+    limit_s: float = LIMIT_S
     refused: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
     answered: int = 0
@@ -73,21 +75,14 @@ class Resident:
         self._ledger = self.ledger or Ledger(self.state / LEDGER)
         parts.hold(self.data)
         self._granted: Budget | None = None
-        self.site = Site(self.number, self.state / "rounds", granted=self._budget)
-        # One thread trains, one message at a time: the same thread settings, the same bits.
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="train")
-        self._waiting = 0
+        self._worker = Worker(self.limit_s)
+        self.site = Site(self.number, self.state / "rounds", granted=self._budget, proceed=self._worker.proceed)
+        SiteState(self.site.folder).tidy()
 
     def train(self, body: bytes) -> bytes:
         """Answer one train request; Refusal with a code for everything that is not to be answered."""
         try:
-            if self._waiting >= MOST_WAITING:
-                raise Refusal("busy")
-            self._waiting += 1
-            try:
-                return self._worker.submit(self._round, body).result()
-            finally:
-                self._waiting -= 1
+            return self._worker.do(lambda: self._round(body))
         except Refusal as refusal:
             self._count(refusal.code)
             raise
@@ -100,7 +95,7 @@ class Resident:
         """Return what the owner asks for with ``mpssl-fed site status``."""
         return {
             "site": self.number,
-            "at_work": self._waiting,
+            "at_work": self._worker.waiting,
             "answered": self.answered,
             "refused": dict(self.refused),
             "dropped": dict(self.dropped),
@@ -114,6 +109,11 @@ class Resident:
             return dict(lifetime(self._ledger, policy))
         except LedgerError as error:
             return {"error": str(error)}
+
+    @property
+    def hung(self) -> bool:
+        """Whether a round can neither be ended nor waited for any longer: only a new process answers again."""
+        return self._worker.hung
 
     def _round(self, body: bytes) -> bytes:
         started = time.perf_counter()
@@ -132,7 +132,7 @@ class Resident:
         self.last = {"run": header.run_id, "round": header.round, "seconds": round(time.perf_counter() - started, 3)}
         log.info("run %s round %d answered in %.2f s", header.run_id, header.round, self.last["seconds"])
         if header.round in (1, config.federation.rounds):
-            self._worker.submit(self._report, header.run_id, config)
+            self._worker.later(lambda: self._report(header.run_id, config))
         return self._release(reply, arrays)
 
     def _release(self, reply: TrainReply, asked: wire.Arrays) -> bytes:

@@ -19,6 +19,7 @@ from mpssl_fed.deployment.isolation import User, exposed, group_id
 from mpssl_fed.deployment.own_data import OwnData, make_private, state_folder
 from mpssl_fed.deployment.relay import SOCKET
 from mpssl_fed.deployment.resident import LEDGER, Resident
+from mpssl_fed.deployment.worker import LIMIT_S
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation.site.budget import identities
 from mpssl_fed.files import sha256
@@ -47,6 +48,7 @@ class SiteSettings:
     subjects: str | None = None
     generator_path: str | None = None
     device: str | None = None
+    round_limit_s: float = LIMIT_S
     facts: dict[str, Any] = field(default_factory=dict)
     stored_size: int | None = None
     ledger_head: Path | None = None
@@ -126,7 +128,9 @@ def serve_site(settings: SiteSettings, node: Companion | None = None) -> None:
     ledger = open_ledger(settings, policy, data)
     state = settings.state_dir
     warnings = warnings_of(settings.trust_bundles, policy.scope)
-    resident = Resident(settings.number, state, data, policy, settings.generator_path, settings.device, warnings, ledger=ledger)
+    resident = Resident(
+        settings.number, state, data, policy, settings.generator_path, settings.device, warnings, settings.round_limit_s, ledger=ledger
+    )
     door = Door(settings.socket_path, user.uid, None if settings.group is None else group_id(settings.group))
     facts = {
         "name": settings.name,
@@ -137,7 +141,8 @@ def serve_site(settings: SiteSettings, node: Companion | None = None) -> None:
         "state": str(state),
         **settings.facts,
     }
-    daemon = Daemon(resident, door, facts, most_bytes=4 * policy.max_parameters + 2 * wire.MOST_HEADER)
+    most_bytes = 4 * policy.max_parameters + 2 * wire.MOST_HEADER
+    daemon = Daemon(resident, door, facts, most_bytes, start_again=lambda: _start_again(node))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: daemon.stop())
     for warning in warnings:
@@ -151,6 +156,17 @@ def serve_site(settings: SiteSettings, node: Companion | None = None) -> None:
         if node is not None:
             node.stop()
     os._exit(0)  # a round in work is abandoned: nothing of it was stored, and its thread would hold the exit up
+
+
+def _start_again(node: Companion | None) -> None:
+    """Become a new process of the same command, in place of one whose training thread is stuck and can be ended by nothing else."""
+    logging.getLogger("mpssl_fed.daemon").error(
+        "a round is stuck beyond its time limit: the daemon starts anew; what it reserved stays"
+    )
+    if node is not None:
+        node.stop()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def warnings_of(trust_bundles: bool, scope: str) -> tuple[str, ...]:

@@ -41,6 +41,8 @@ class Learner:
     anchor: Anchor | None
     site: int
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext
+    proceed: Callable[[], object] = bool
+    """Called before each step; raises to end the round there."""
 
     def train(self, round_number: int, steps: int | None = None) -> dict[str, float]:
         """Take ``steps`` (default federation.local_steps) from the weights the classifier holds, in round 1, 2, ...
@@ -53,6 +55,7 @@ class Learner:
         self._begin(round_number)
         seen: dict[str, list[float]] = defaultdict(list)
         for t in range(steps):
+            self.proceed()
             for name, value in self.step((round_number - 1) * self.config.federation.local_steps + t).items():
                 seen[name].append(value)
         generate = self.source.cost.seconds if self.source else 0.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from mpssl_fed.federation import parts
 from mpssl_fed.federation.messages import Plan, TrainReply, TrainRequest
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.federation.site.site import Site
-from mpssl_fed.federation.site.state import SiteState
+from mpssl_fed.federation.site.state import FORGOTTEN, KEPT_RUNS, SiteState
 from mpssl_fed.federation.weights import to_record
 from mpssl_fed.models import Weights
 
@@ -90,6 +92,37 @@ def test_runs_do_not_share_latents(config: Config, tmp_path: Path) -> None:
     first = site.train_round(_ask(config, 1, start, "run1"))
     site.train_round(_ask(config, 2, first.weights, "run1"))
     assert _same(first, site.train_round(_ask(config, 1, start, "run2")))
+
+
+def test_the_last_runs_are_kept_and_an_older_one_is_lost_by_its_code(config: Config, tmp_path: Path) -> None:
+    """Never unnoticed: without its latents it would train anew, and be charged anew."""
+    site, start, state = Site(0, tmp_path), _start(config), SiteState(tmp_path)
+    first = site.train_round(_ask(config, 1, start, "run0"))
+    for file in tmp_path.iterdir():
+        for number in range(1, KEPT_RUNS):  # as if each had trained; the names alone decide
+            shutil.copy2(file, tmp_path / file.name.replace("run0", f"run{number}"))
+            os.utime(tmp_path / file.name.replace("run0", f"run{number}"), (number, number))
+    os.utime(tmp_path / "run0-000001.safetensors", (0, 0))
+    assert _same(first, site.train_round(_ask(config, 1, start, "run0")))  # eight runs: all are kept, and replies are free
+    site.train_round(_ask(config, 1, start, "new"))
+    assert state.rounds("run0") == []
+    assert all(state.rounds(f"run{number}") == [1] for number in range(1, KEPT_RUNS))
+    for number in (1, 2):
+        with pytest.raises(Refusal, match="round-lost"):
+            site.train_round(_ask(config, number, start, "run0"))
+    site.train_round(_ask(config, 2, start, "run1"))  # of use again, it is the newest
+    site.train_round(_ask(config, 1, start, "newer"))
+    assert (state.rounds("run1"), state.rounds("run2")) == ([1, 2], [])
+    assert (tmp_path / FORGOTTEN).read_text() == "run0\nrun2\n"
+    assert {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {0o600}
+    assert len(list(tmp_path.iterdir())) <= 2 * KEPT_RUNS + 1
+
+
+def test_what_a_killed_process_left_half_written_goes(config: Config, tmp_path: Path) -> None:
+    Site(0, tmp_path).train_round(_ask(config, 1, _start(config)))
+    (tmp_path / ".run1-000002.safetensors.x8s7").write_bytes(b"half")
+    SiteState(tmp_path).tidy()
+    assert [file.name for file in tmp_path.iterdir()] == ["run1-000001.safetensors"]
 
 
 def test_sites_differ_and_files_are_private(config: Config, tmp_path: Path) -> None:

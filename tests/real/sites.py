@@ -158,6 +158,7 @@ class RealSite:
     config: Config
     number: int = 0
     policy: dict[str, Any] = field(default_factory=lambda: dict(POLICY))
+    program: str = "mpssl_fed.cli"
     process: subprocess.Popen[bytes] | None = None
 
     def __post_init__(self) -> None:
@@ -177,7 +178,7 @@ class RealSite:
         assert self.config.data.task is not None
         options = more or ("--supernode-user", str(NOBODY), "--group", str(NOBODY))
         command = [
-            sys.executable, "-m", "mpssl_fed.cli", "site", "--name", f"site-{self.number}", "--number", str(self.number),
+            sys.executable, "-m", self.program, "site", "--name", f"site-{self.number}", "--number", str(self.number),
             "--data", str(self.listing), "--classes", ",".join(self.config.data.task.classes), "--channels", "1",
             "--policy", str(self.policy_file), "--state", str(self.state), "--socket", str(self.socket), *options,
         ]  # fmt: skip

@@ -129,6 +129,30 @@ def test_third_users_are_not_even_heard(site: RealSite) -> None:
     assert done.stdout.strip() == "403"
 
 
+def test_third_users_use_up_no_place(site: RealSite) -> None:
+    """While one holds more connections than there are places, the SuperNode's user is answered."""
+    hold = (
+        "import select, socket, sys\n"
+        "held = [socket.socket(socket.AF_UNIX) for _ in range(60)]\n"
+        "for one in held:\n"
+        "    one.connect(sys.argv[1])\n"
+        "answers = {one.recv(300).split()[1] for one in held}\n"
+        "print(len(held), *answers, flush=True); sys.stdin.read()\n"
+    )
+    ask = "import socket,sys; s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]);"
+    ask += "s.sendall(b'GET /v1/card HTTP/1.1\\r\\n\\r\\n'); print(s.recv(200).split()[1].decode())"
+    third, node = (
+        ["setpriv", f"--reuid={uid}", f"--regid={NOBODY}", "--clear-groups", _plain_python(), "-S", "-c"] for uid in (65533, NOBODY)
+    )
+    with subprocess.Popen([*third, hold, str(site.socket)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as crowd:
+        assert crowd.stdout is not None
+        assert crowd.stdout.readline().split() == ["60", "b'403'"]  # all of them are answered, and none is served
+        done = subprocess.run([*node, ask, str(site.socket)], capture_output=True, text=True, check=True, timeout=60)
+        assert done.stdout.strip() == "200"
+        assert site.status()["turned_away"] >= 60
+        crowd.communicate("")
+
+
 def test_readable_files_stop_the_start(tmp_path: Path) -> None:
     user = User.named(str(NOBODY))
     _open_the_way(tmp_path)

@@ -33,13 +33,15 @@ class Site:
     """One data owner: number ``partition``, with everything that stays there under ``folder``.
 
     noise: where draws and noise come from, for tests; by default what ``privacy.noise`` names. granted: what the policy of a
-    deployed site grants to a config; by default a simulated site's own budget.
+    deployed site grants to a config; by default a simulated site's own budget. proceed: called before each step; what it raises
+    ends the round.
     """
 
     partition: int
     folder: Path
     noise: Noise | None = None
     granted: Callable[[Config], Budget] | None = None
+    proceed: Callable[[], None] | None = None
 
     def train_round(self, request: TrainRequest) -> TrainReply:
         """Return the classifier after ``local_steps`` steps from the request's weights.
@@ -68,6 +70,8 @@ class Site:
             charge = budget.reserve(request.plan.run_id, request.round, before is None, labelled)
             private = budget.releases(classifier, labelled, parts.task(config).flip, charge, self.noise)
         learner = build_site_learner(config, self.partition, private)
+        if self.proceed is not None:
+            learner.proceed = self.proceed
         if before is not None:
             learner.load_state(before)
         before = snapshot(learner.state())

@@ -18,8 +18,12 @@ from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.files import write_atomic
 
 State = dict[str, Tensor]
-KEPT = 2
-"""Rounds kept: the server may ask for its last round again after a crash, and for the one before if it lost a checkpoint."""
+KEPT, KEPT_RUNS = 2, 8
+"""Rounds kept of a run: the server may ask for its last round again after a crash, and for the one before if it lost a checkpoint.
+Runs that are kept, by their last round: one that trained before all of them is over, and is answered by a code."""
+
+FORGOTTEN, MOST_FORGOTTEN = "forgotten", 100_000
+"""A file with the run ids, one a line, whose rounds were dropped, and how many it holds."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,8 @@ class SiteState:
     def before(self, run_id: str, number: int) -> State | None:
         """Return the latents to start round ``number`` from; None for a site that never trained in this run.
 
-        Refusal ``round-lost`` where only later rounds are left: their latents have seen what came after.
+        Refusal ``round-lost`` where only later rounds are left, whose latents have seen what came after, or where the run gave
+        way to later ones.
         """
         stored = self.rounds(run_id)
         if number in stored:
@@ -70,7 +75,7 @@ class SiteState:
         earlier = [r for r in stored if r < number]
         if earlier:
             return self._part(run_id, earlier[-1], "after/")
-        if stored:
+        if stored or run_id in self._forgotten():
             raise Refusal("round-lost")
         return None
 
@@ -80,7 +85,7 @@ class SiteState:
         return self._part(run_id, stored[-1], "after/") if stored else None
 
     def save(self, entry: Entry) -> None:
-        """Store ``entry``; then drop later rounds (they followed from what it replaces) and all but the last two."""
+        """Store ``entry``; then drop later rounds (they followed from what it replaces), all but the last two, and old runs."""
         parts = {"before/": entry.before, "after/": entry.after, "update/": entry.reply.weights}
         tensors = {prefix + key: _plain(value) for prefix, part in parts.items() for key, value in part.items()}
         header = {
@@ -94,6 +99,29 @@ class SiteState:
         kept = [r for r in stored if r <= entry.round][-KEPT:]
         for number in set(stored) - set(kept):
             self._path(entry.run_id, number).unlink()
+        self._forget_old_runs()
+
+    def tidy(self) -> None:
+        """Remove what a process that was killed while it wrote left behind; no other may write meanwhile."""
+        for part in self.folder.glob(".*.safetensors.*"):
+            part.unlink(missing_ok=True)
+
+    def _forget_old_runs(self) -> None:
+        """Drop all but the last KEPT_RUNS runs; first their names go on record, so that none of them starts anew unnoticed."""
+        files: dict[str, list[Path]] = {}
+        for file in sorted(self.folder.glob("*.safetensors"), key=lambda file: file.stat().st_mtime_ns, reverse=True):
+            files.setdefault(file.name.rpartition("-")[0], []).append(file)
+        gone = list(files)[KEPT_RUNS:]
+        if gone:
+            names = [*self._forgotten(), *gone][-MOST_FORGOTTEN:]
+            write_atomic(self.folder / FORGOTTEN, "".join(f"{name}\n" for name in names), mode=0o600)
+        for name in gone:
+            for file in files[name]:
+                file.unlink()
+
+    def _forgotten(self) -> list[str]:
+        file = self.folder / FORGOTTEN
+        return file.read_text(encoding="ascii").splitlines() if file.is_file() else []
 
     def _part(self, run_id: str, number: int, prefix: str) -> State:
         with safe_open(self._path(run_id, number), framework="pt") as file:
