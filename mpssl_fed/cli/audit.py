@@ -27,6 +27,7 @@ def audit_command(
         Path | None, typer.Option(help="At a deployed site: folder or CSV file of its own images; the report stays here.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="With --data: the site, whose 0700 state folder takes the report.")] = None,
+    generator_path: Annotated[str | None, typer.Option(help="With --data: this site's own copy of the run's generator.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder of the report, made 0700; default RUN/sites/SITE/audit.")] = None,
     seed: Annotated[int, typer.Option(help="Of all but draws and noise, which are those of real releases.")] = 0,
     canaries: Annotated[int, typer.Option(min=100, help="Canaries of the one-run audit.")] = 20_000,
@@ -40,7 +41,7 @@ def audit_command(
 
     if shadows % 2:
         raise UserError(f"--shadows {shadows}: want an even number, so that each image is in half of them")
-    audited, folder, default = _subject(run, site, data, name, seed, (canaries, trials, shadows, iterations))
+    audited, folder, default = _subject(run, site, data, name, generator_path, seed, (canaries, trials, shadows, iterations))
     names = _chosen(what, default)
     sections = []
     for number, audit in enumerate(names, start=1):
@@ -67,18 +68,20 @@ def _chosen(what: str | None, default: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _subject(
-    run: Path, site: int, data: Path | None, name: str | None, seed: int, sizes: tuple[int, int, int, int]
+    run: Path, site: int, data: Path | None, name: str | None, path: str | None, seed: int, sizes: tuple[int, int, int, int]
 ) -> tuple[Audited, Path, tuple[str, ...]]:
     """Return what is audited, where the report goes, and the audits it allows."""
     from mpssl_fed.audit.sections import Audited
     from mpssl_fed.config import load
     from mpssl_fed.deployment.own_data import OwnData, make_private, state_folder
     from mpssl_fed.federation import parts
+    from mpssl_fed.federation.server.deployed_run import for_sites
     from mpssl_fed.runs.reader import MODEL, read_config, read_manifest
     from mpssl_fed.trained.load import load_trained
 
     if data is not None:
-        config = load(run / "config.yaml" if run.is_dir() else run)
+        config = for_sites(load(run / "config.yaml" if run.is_dir() else run))  # a server's paths are none of this site's
+        config = config.model_copy(update={"generator": config.generator.model_copy(update={"path": path})})
         if config.data.task is None:
             raise UserError(f"{run}: has no data.task; give the config.yaml of a deployed run, which names its classes")
         if name is None:

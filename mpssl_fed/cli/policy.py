@@ -24,7 +24,7 @@ COLUMN = 44
 UNKNOWN = {
     "model size": " (give --parameters)",
     "synthetic images, MB": " (the config has no data.task)",
-    "generator SHA-256": " (its files are not here)",
+    "generator SHA-256": " (a site compares its files)",
 }
 
 
@@ -116,15 +116,14 @@ def _smallest_sigma(plan: Plan | None) -> float | None:
 
 
 def _generator_hash(policy: Policy, config: Config) -> str | None:
-    """Return the state hash of the generator this machine would load for a listed name; None where it has no such files."""
+    """Return the state hash of a listed generator that comes with an installed package; None for files, which a site compares."""
     from mpssl_fed.generators import load_generator
+    from mpssl_fed.generators.files import comes_installed
 
-    if config.generator.name not in {generator.name for generator in policy.generators}:
+    listed = [generator for generator in policy.generators if generator.name == config.generator.name]
+    if not listed or any(generator.files for generator in listed) or not comes_installed(config.generator.name):
         return None
-    try:
-        return load_generator(config.generator.name).state_hash()
-    except UserError:
-        return None
+    return load_generator(config.generator.name).state_hash()
 
 
 def _grant_lines(granted: Granted, plan: Plan | None, lifetime_delta: float) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mpssl_fed.cli.approve import generator_command
 from mpssl_fed.cli.options import AsJson, Overrides
 from mpssl_fed.cli.policy import ConfigName, policy_app
 
@@ -14,6 +15,7 @@ app = typer.Typer()
 privacy_app = typer.Typer(no_args_is_help=True, help="What a run would release and what it costs.")
 app.add_typer(privacy_app, name="privacy")
 app.add_typer(policy_app, name="policy")
+policy_app.command("generator")(generator_command)
 
 
 @privacy_app.command("plan")

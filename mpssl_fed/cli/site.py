@@ -57,7 +57,9 @@ def site_run(
         Path | None,
         typer.Option(help="File of the ledger's head on another disk or append-only media, so that no backup rolls both back."),
     ] = None,
-    generator_path: Annotated[str | None, typer.Option(help="This site's own copy of a generator that is not shipped.")] = None,
+    generator_path: Annotated[
+        str | None, typer.Option(help="This site's own copy of a generator whose files the policy lists (policy generator).")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps; default auto, whatever the server asks.")] = None,
     round_limit: Annotated[
         float, typer.Option(min=1, help="Seconds after which a round is given up; what it reserved stays spent.")

@@ -12,6 +12,7 @@ import socketserver
 import struct
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ PR_SET_DUMPABLE = 4
 MOST_CALLERS, MOST_QUEUED, CHUNK = 8, 64, 1 << 16
 STALL_S, REQUEST_S = 60.0, 300.0
 """A caller that stops in the middle of a request is cut off, and so is one that makes a request last."""
+LINGER_S = 2.0
+"""So long one who was turned away may take to read that."""
 TURNED_AWAY = b'HTTP/1.1 403 Forbidden\r\nContent-Length: 18\r\nConnection: close\r\n\r\n{"code": "policy"}'
 
 
@@ -67,6 +70,7 @@ class Daemon(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     ) -> None:
         self.resident, self.door, self.facts, self.most_bytes, self.start_again = resident, door, facts, most_bytes, start_again
         self.turned_away = 0
+        self._leaving: deque[tuple[float, socket.socket]] = deque()
         self.bodies = threading.BoundedSemaphore(MOST_WAITING)
         self._room = threading.BoundedSemaphore(MOST_CALLERS)
         prepare(door)
@@ -103,7 +107,19 @@ class Daemon(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         with suppress(OSError):
             request.setblocking(False)
             request.sendall(TURNED_AWAY)
+            self._leaving.append((time.monotonic() + LINGER_S, request.dup()))
+        self._see_off(len(self._leaving) - MOST_QUEUED)
         return False
+
+    def service_actions(self) -> None:
+        """Close, now and then, the connections of those who were turned away."""
+        now = time.monotonic()
+        self._see_off(sum(at < now for at, _ in self._leaving))
+
+    def _see_off(self, count: int) -> None:
+        """Close the oldest ``count`` of them. Closed at once, one who had not sent all yet would break off before it reads why."""
+        for _ in range(count):
+            self._leaving.popleft()[1].close()
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Serve one connection in a thread, unless its user has too many: a hostile bundle must not use up memory and threads."""

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from mpssl_fed.config import Config
+from mpssl_fed.deployment.own_generator import policy_entry
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.server.deployed_run import for_sites
@@ -41,8 +42,8 @@ def policy_of(config: Config) -> dict[str, Any]:
         "methods": [method.name or f"{method.source}+{method.loss}"],
         "metrics": [name for name in METRICS if privacy.scope != "end-to-end" or name not in EXACT],
     }
-    if fingerprint is not None:
-        fields["generators"] = [{"name": config.generator.name, "sha256": fingerprint, "trained_on": "as its manifest says"}]
+    if generator is not None:
+        fields["generators"] = [policy_entry(config, generator)]
     try:
         cure = to_agree(Policy.model_validate(fields), asked)
         fields |= {"settings": cure} if cure else {}

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from mpssl_fed.config import PROTOCOL_VERSION, Config
 from mpssl_fed.deployment import wire
 from mpssl_fed.deployment.own_data import OwnData
+from mpssl_fed.deployment.own_generator import OwnGenerator
 from mpssl_fed.deployment.owner_report import Owned, lifetime, whereabouts, write_site_report
 from mpssl_fed.deployment.worker import LIMIT_S, Worker
 from mpssl_fed.federation import parts
@@ -75,6 +76,7 @@ class Resident:
         self._ledger = self.ledger or Ledger(self.state / LEDGER)
         parts.hold(self.data)
         self._granted: Budget | None = None
+        self._generator = OwnGenerator(self.policy, self.generator_path, self.state / "cache" / "generators")
         self._worker = Worker(self.limit_s)
         self.site = Site(self.number, self.state / "rounds", granted=self._budget, proceed=self._worker.proceed)
         SiteState(self.site.folder).tidy()
@@ -163,11 +165,8 @@ class Resident:
         images = self.data.labelled(config)
         if config.privacy.on and config.privacy.unit == "subject" and images.subjects is None:
             raise Refusal("unit")
-        section = config.generator.model_copy(update={"path": self.generator_path})
         runtime = config.runtime.model_copy(update={"device": self.device or "auto"})
-        local = config.model_copy(update={"generator": section, "runtime": runtime})
-        generator = parts.generator(local)
-        fingerprint = None if generator is None else generator.state_hash()
+        local, _, fingerprint = self._generator.load(config.model_copy(update={"runtime": runtime}))
         entries = max(entries, sum(parameter.numel() for parameter in parts.classifier(local).parameters()))  # frozen ones, too
         self._granted = policy_budget(self.policy, config, self._ledger, entries, fingerprint, self._metrics)
         return local

@@ -15,8 +15,9 @@ from typing import Any, Protocol
 
 from mpssl_fed.deployment import wire
 from mpssl_fed.deployment.daemon import Daemon, Door, forbid_tracing
-from mpssl_fed.deployment.isolation import User, exposed, group_id
+from mpssl_fed.deployment.isolation import User, code_places, exposed, group_id, replaceable
 from mpssl_fed.deployment.own_data import OwnData, make_private, state_folder
+from mpssl_fed.deployment.own_generator import OwnGenerator
 from mpssl_fed.deployment.relay import SOCKET
 from mpssl_fed.deployment.resident import LEDGER, Resident
 from mpssl_fed.deployment.worker import LIMIT_S
@@ -77,8 +78,8 @@ class Companion(Protocol):
 def check_site(settings: SiteSettings) -> tuple[Policy, OwnData, User]:
     """Return policy, data and the SuperNode's user, all in order.
 
-    UserError for a missing policy, data that do not fit the classes or name no subject where the policy counts subjects, or
-    files that the SuperNode's user could read.
+    UserError for a missing policy, data that do not fit the classes or name no subject where the policy counts subjects, a
+    generator that the policy does not list, or files that the SuperNode's user could read or, where they are run, replace.
     """
     if not settings.policy.is_file():
         raise UserError(f"--policy {settings.policy}: no such file; a site without a policy answers nothing")
@@ -98,7 +99,10 @@ def check_site(settings: SiteSettings) -> tuple[Policy, OwnData, User]:
         raise UserError(f"--ledger-head {head}: no folder {head.parent}; make it, or mount its disk")
     if head is not None and head.resolve().is_relative_to(state.resolve()):
         raise UserError(f"--ledger-head {head}: lies in the state folder, so one backup rolls both back; name a file elsewhere")
-    _refuse_exposed(settings, user, [*data.files(), settings.policy, state])
+    generator = OwnGenerator(policy, settings.generator_path, state / "cache" / "generators")
+    generator.check()
+    _refuse_exposed(settings, user, [*data.files(), settings.policy, state, *generator.private_files()])
+    _refuse_replaceable(settings, user, [*generator.public_places(), *code_places()])
     return policy, data, user
 
 
@@ -129,7 +133,15 @@ def serve_site(settings: SiteSettings, node: Companion | None = None) -> None:
     state = settings.state_dir
     warnings = warnings_of(settings.trust_bundles, policy.scope)
     resident = Resident(
-        settings.number, state, data, policy, settings.generator_path, settings.device, warnings, settings.round_limit_s, ledger=ledger
+        settings.number,
+        state,
+        data,
+        policy,
+        settings.generator_path,
+        settings.device,
+        warnings,
+        settings.round_limit_s,
+        ledger=ledger,
     )
     door = Door(settings.socket_path, user.uid, None if settings.group is None else group_id(settings.group))
     facts = {
@@ -228,4 +240,14 @@ def _refuse_exposed(settings: SiteSettings, user: User, private: Sequence[Path])
         raise UserError(
             f"the SuperNode's user (uid {user.uid}) can read {found} or replace what is in it; close it (chmod 700 on its folder), "
             "or accept that every app bundle a server sends may do so with --trust-bundles"
+        )
+
+
+def _refuse_replaceable(settings: SiteSettings, user: User, run: Sequence[Path]) -> None:
+    """Refuse what this daemon runs or unpickles where the SuperNode's user could put something else in its place."""
+    found = None if settings.trust_bundles else replaceable(user, run)
+    if found is not None:
+        raise UserError(
+            f"the SuperNode's user (uid {user.uid}) can change {found}, which this daemon runs: whatever is put there runs as the "
+            "owner. Take the right to write from it, or install the toolkit where that user cannot write"
         )

@@ -59,10 +59,15 @@ def task(config: Config) -> Task:
 
 def generator(config: Config) -> Generator | None:
     """Return the frozen generator, or None where nothing in the run draws from it."""
-    if not needs_generator(config) and config.warm_start.part == "none":
+    if not draws(config):
         return None
     section = config.generator
     return _generator(section.name, section.path, section.truncation, str(device(config)))
+
+
+def draws(config: Config) -> bool:
+    """Whether anything in the run draws from the generator."""
+    return needs_generator(config) or config.warm_start.part != "none"
 
 
 def classifier(config: Config) -> Classifier:

@@ -72,7 +72,7 @@ def decide(policy: Policy | None, request: Request) -> Decision:
     refused = [Refusal(row.code, row.text) for row in table(policy, request) if row.code is not None]
     if refused:
         return Decision(None, tuple(sorted(refused, key=lambda refusal: list(Code).index(refusal.code))))
-    known = next((g for g in policy.generators if g.sha256 == request.generator_sha256), None)
+    known = next((g for g in policy.generators if g.identity == request.generator_sha256), None)
     values = request.values
     return Decision(
         Granted(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import hashlib
+import json
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from mpssl_fed.config import METHODS, read_mapping
 from mpssl_fed.config.section import Section
@@ -20,13 +22,46 @@ METRICS = ("loss", "supervised", "unsupervised", "meta", "gap", "generated", "tr
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
+def _below(name: str) -> str:
+    """Return ``name`` if it names a file below a folder, in its plainest form; ValueError otherwise."""
+    path = PurePosixPath(name)
+    plain = str(path) == name and path.parts and ".." not in path.parts and not path.is_absolute()
+    if not plain or not name.isprintable() or len(name) > 255:
+        raise ValueError("want the name of a file below the generator's folder, such as config.json or parts/weights.bin")
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_below)]
+
+
 class PublicGenerator(Section):
-    """A generator the site will run. public: its training data holds nobody's secrets, so a warm start from it costs 0."""
+    """A generator the site will run. public: its training data holds nobody's secrets, so a warm start from it costs 0.
+
+    What comes with an installed package is known by its state hash, which takes loading it; other files are compared, byte by byte,
+    before anything loads them.
+    """
 
     name: str
-    sha256: Sha256 = Field(description="State hash, as `mpssl-fed generate --help` and manifests print it.")
+    sha256: Sha256 | None = Field(None, description="State hash of what is loaded, as `mpssl-fed doctor` and manifests print it.")
+    files: dict[FileName, Sha256] = Field({}, max_length=1000, description="SHA-256 of each file at --generator-path.")
     trained_on: str = Field(min_length=3, description="What it was trained on, in words.")
     public: bool = Field(False, description="Whether that data is public.")
+
+    @model_validator(mode="after")
+    def _known_by_something(self) -> PublicGenerator:
+        if self.sha256 is None and not self.files:
+            raise ValueError(f"generator '{self.name}': give its state hash (sha256) or the SHA-256 of its files")
+        return self
+
+    @property
+    def identity(self) -> str:
+        """What a site that has loaded it knows it by: its state hash or, where the policy does not say that, one of its files."""
+        return self.sha256 or self.listing
+
+    @property
+    def listing(self) -> str:
+        """SHA-256 of the names and sums of its files."""
+        return hashlib.sha256(json.dumps(sorted(self.files.items())).encode()).hexdigest()
 
 
 class Policy(Section):

@@ -233,7 +233,7 @@ def _number(name: str, asked: float | None, taken: Accepted, code: Code, owner: 
 
 
 def _generator(policy: Policy, request: Request) -> Row:
-    hashes = [generator.sha256 for generator in policy.generators if generator.name == request.generator]
+    hashes = [generator.identity for generator in policy.generators if generator.name == request.generator]
     row = Row("generator SHA-256", "site", request.generator_sha256, ", ".join(hashes), "taken")
     if request.generator_sha256 is None:
         return replace(row, verdict="open")
