@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shlex
 import sys
@@ -34,12 +35,12 @@ def apply() -> None:
 def of_flower(home: Path, server: str = "") -> dict[str, str]:
     """Return what Flower's commands are started with: the switches, their files in ``home``, their helpers on the PATH.
 
-    server: the ``HOST:PORT`` that they talk to; towards loopback they know of no proxy at all, since some kinds of proxies
-    stop Flower's HTTP client even where it need not use one.
+    server: the ``HOST:PORT`` that they talk to. Towards loopback they know of no proxy at all, beyond it of those that Flower's
+    HTTP client can use: the name of another kind stops it even where it need not use one.
     """
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     here = server.rpartition(":")[0].strip("[]") in LOOPBACK
-    proxies = dict.fromkeys(_proxies(), "") if here else {}
+    proxies = dict.fromkeys((name for name in _proxies() if here or not _usable(os.environ[name])), "")
     return {**SWITCHES, "FLWR_HOME": str(home), "PATH": path, **past_proxies(), **proxies}
 
 
@@ -61,3 +62,9 @@ def export_lines() -> str:
 def _proxies() -> list[str]:
     """Return the variables that name a proxy for some or all addresses (``http_proxy``, ``ALL_PROXY``, ``grpc_proxy``, ...)."""
     return [name for name, value in os.environ.items() if name.lower().endswith("_proxy") and name.lower() != "no_proxy" and value]
+
+
+def _usable(proxy: str) -> bool:
+    """Whether httpx, which Flower uses, takes this proxy; SOCKS needs a package of its own."""
+    kind = proxy.partition("://")[0].lower() if "://" in proxy else "http"
+    return kind in ("http", "https") or (kind in ("socks5", "socks5h") and importlib.util.find_spec("socksio") is not None)

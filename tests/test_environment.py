@@ -61,6 +61,18 @@ def test_loopback_is_added_to_what_the_user_excepts(bare: pytest.MonkeyPatch, gi
     assert f"no_proxy={expected}" in words
 
 
+def test_a_proxy_that_flowers_client_does_not_know_is_kept_from_it(bare: pytest.MonkeyPatch) -> None:
+    """Of those that it knows it may need one to another machine."""
+    for name, value in DEAD_PROXIES.items():
+        bare.setenv(name, value)
+    for name, value in environment.of_flower(Path("/x"), "fed.example.org:9092").items():
+        bare.setenv(name, value)
+    assert os.environ["ALL_PROXY"] == ""
+    with httpx.Client() as client:
+        assert client._transport_for_url(httpx.URL("https://127.0.0.1:9094/x")) is client._transport
+        assert client._transport_for_url(httpx.URL("https://fed.example.org/x")) is not client._transport
+
+
 @pytest.mark.parametrize("server", ["127.0.0.1:8000", "localhost:8000", "[::1]:8000"])
 def test_flowers_client_reaches_loopback_past_every_proxy(bare: pytest.MonkeyPatch, server: str) -> None:
     """httpx, which Flower uses, ends at a proxy of a kind that it does not know, whatever no_proxy says."""

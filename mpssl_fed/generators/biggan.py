@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import pickle
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,8 +124,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """Return a file's state dict by ``torch.load(weights_only=True)``; UserError if it is none or holds NaN or infinity."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise UserError(f"{path} is not a readable weights file: {str(error).splitlines()[0][:200]}") from error
+    except Exception as error:  # bytes that are no pickle make torch's unpickler raise anything
+        raise UserError(
+            f"{path} is not a readable weights file: {type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
+        ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path} holds no state dict (a table of named tensors).")
     bad = [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]

@@ -18,6 +18,7 @@ from mpssl_fed.federation.engines.simulation import preflight, simulate
 from mpssl_fed.runs.progress import Progress
 from mpssl_fed.runs.run_directory import RunDirectory, open_run
 from tests.federation.conftest import tiny_config
+from tests.generators.traps import write_trap
 from tests.privacy.release_cases import fixed
 
 PRIVACY = "privacy={epsilon: 8, delta: 1.0e-4, public_size: 50, sample_rate: 1.0}"
@@ -90,10 +91,16 @@ def test_a_site_audits_its_own_images_into_its_own_folder(
     (tmp_path / "config.yaml").write_text(config.to_yaml())
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     words = ("audit", tmp_path / "config.yaml", "--data", tmp_path / "own", "--name", "ward-3", "--what", "mechanism", *QUICK)
+    theirs = {"name": "exported", "path": str(write_trap(tmp_path / "trap.pt", tmp_path / "marker"))}  # a server's path
+    trapped = config.model_copy(update={"generator": config.generator.model_copy(update=theirs)})
+    (tmp_path / "trapped.yaml").write_text(trapped.to_yaml())
     try:
         result = call(*words)
+        refused = call("audit", tmp_path / "trapped.yaml", *words[2 : -2 - len(QUICK)], "--what", "canary", *QUICK)
     finally:
         parts.hold(None)
+    assert "needs generator.path" in str(refused.exception)
+    assert not (tmp_path / "marker").exists()
     assert result.exit_code == 0, result.output
     folder = tmp_path / "state" / "mpssl-fed" / "ward-3"
     assert folder.stat().st_mode & 0o777 == (folder / "audit").stat().st_mode & 0o777 == 0o700
