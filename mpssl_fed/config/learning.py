@@ -208,6 +208,8 @@ class Method(Section):
         fields = dict(fields)
         name = fields.get("name", None if "source" in fields or "loss" in fields else "mp-ssl")
         fields["name"] = name
+        if name is not None and not isinstance(name, str):
+            return fields  # the field says what is wrong with it
         if name in METHODS:
             source, loss = METHODS[name]
             for key, value in (("source", source), ("loss", loss)):

@@ -27,6 +27,8 @@ def own_options(fields: Any, default: str, own: Mapping[str, Mapping[str, Any]])
     if not isinstance(fields, dict):
         return fields
     name = fields.get("name", default)
+    if not isinstance(name, str):
+        return fields  # the field says what is wrong with it
     mine = own.get(name, {})
     for key in sorted({key for options in own.values() for key in options} - set(mine)):
         if fields.get(key) is not None:

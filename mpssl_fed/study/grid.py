@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from mpssl_fed.config import Config, find, from_mapping, override, read_mapping
-from mpssl_fed.config.learning import CONTROLS
+from mpssl_fed.config import Config, Override, config_folder, find, from_mapping, override, read_mapping, to_yaml
+from mpssl_fed.config.load import OF_A_STUDY
+from mpssl_fed.config.overrides import drop_orphans
+from mpssl_fed.config.overrides import read as read_override
+from mpssl_fed.config.plain import plain
 from mpssl_fed.errors import UserError, nearest
+from mpssl_fed.runs.reader import default_folder
 from mpssl_fed.study.cell_key import cell_key
-from mpssl_fed.study.keys import check_key, get_key, holds_list, set_key, short_names, show_value
-from mpssl_fed.study.schema import Asked, Study, parse
+from mpssl_fed.study.keys import check_key, get_key, set_key, short_names, show_value, takes_list
+from mpssl_fed.study.schema import MOST_CELLS, Asked, Study, parse
 
 Settings = dict[str, Any]
 """What tells one arm of a study from another: grid key (or ``variant``) -> value."""
@@ -73,7 +76,7 @@ class Plan:
 
     def folder(self) -> Path:
         """Return where the study is written."""
-        return Path(self.study.output or Path("runs") / self.name)
+        return Path(self.study.output) if self.study.output else default_folder(self.name, study=True)
 
     def shown(self) -> Cell | None:
         """Return the cell that the study itself chose to show; None where it is left to the results."""
@@ -93,7 +96,7 @@ class Plan:
     def to_yaml(self) -> str:
         """Return the study with its base and name resolved: enough to rebuild the cells anywhere."""
         fields = {"name": self.name, **self.study.model_dump(mode="json", exclude_none=True)}
-        return yaml.safe_dump(fields, sort_keys=False)
+        return to_yaml(fields)
 
 
 def label(settings: Settings) -> str:
@@ -113,10 +116,25 @@ def arm_of(settings: Settings) -> str:
 
 def find_study(path: str | Path) -> Path:
     """Return the study file that ``path`` names: as given, else among the shipped studies."""
-    return Path(path) if Path(path).is_file() or Path(path).suffix else find(Path("studies") / path)
+    if Path(path).is_file() or Path(path).suffix:
+        return find(path)
+    try:
+        return find(Path("studies") / path)
+    except UserError:
+        raise UserError(_no_study(path)) from None
 
 
-def load_study(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Plan:
+def _no_study(path: str | Path) -> str:
+    try:
+        find(path)
+    except UserError as error:
+        names = sorted(file.stem for file in (config_folder() / "studies").glob("*.yaml"))
+        what = "is a folder, want a YAML file" if "is a folder" in str(error) else "no such file"
+        return f"study '{path}': {what}.{nearest(str(path), names)} Shipped: {', '.join(names)}"
+    return f"study '{path}': is the config of one run: mpssl-fed simulate {path}"
+
+
+def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
     """Return the plan of a study file, every key and every cell's config checked.
 
     An override ``key.path=value`` fixes a config key in all cells; of a key in the grid it replaces the values, and a list for a
@@ -124,14 +142,18 @@ def load_study(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) ->
     ``target_accuracy`` change the study itself. Overrides that leave out the ``show`` cell, or an arm of ``compare``, drop it.
     UserError names the file, the key and the cure.
     """
-    file = find(find_study(path))
-    fields = read_mapping(file)
-    name = str(fields.pop("name", file.stem))
-    where = str(file)
+    file = find_study(path)
+    fields, where = read_mapping(file), str(file)
+    if fields and fields.keys() <= Config.model_fields.keys():
+        raise UserError(f"{file}: is the config of one run (it has no {', '.join(OF_A_STUDY)}): mpssl-fed simulate {path}")
+    name = fields.pop("name", file.stem)
+    if not isinstance(name, str) or name in ("", ".", "..") or "/" in name:
+        raise UserError(f"{where}: name={name!r}: want a name for the study's folder, without '/'")
     if isinstance(fields.get("base"), str):
         fields["base"] = read_mapping(find(fields["base"]))
-    study = parse(_override_study(fields, overrides, where), where)
-    cells = _cells(study, where)
+    fields, fixed = _override_study(plain(fields, where), overrides, where)
+    study = parse(fields, where, fixed)
+    cells = _cells(study, where, fixed)
     pinned = study.show if isinstance(study.show, dict) else None
     if not overrides:
         _check_selection(pinned, cells, f"{where}: show", None)
@@ -179,47 +201,64 @@ def _same_elsewhere(settings: Settings, own: Settings, besides: Settings) -> boo
     return all(settings[key] == own[key] for key in own if key not in besides)
 
 
-def _override_study(fields: dict[str, Any], overrides: list[str] | tuple[str, ...], where: str) -> dict[str, Any]:
-    own = {"seeds", "metric", "workers", "baseline", "target_accuracy", "output", "title", "note"}
+OWN = ("seeds", "metric", "workers", "baseline", "target_accuracy", "output", "title", "note")
+"""Keys of a study file that an override may set."""
+
+
+def _override_study(fields: dict[str, Any], overrides: Sequence[str], where: str) -> tuple[dict[str, Any], list[Override]]:
+    """Return the fields of the study with the overrides in them, and those that every cell has."""
+    fixed: list[Override] = []
     for item in overrides:
         key = item.partition("=")[0]
-        value = override({}, [item])
-        if key in own:
-            fields[key] = value[key]
+        if key in OWN:
+            fixed.append(read_override(item, Study))
+            fields[key] = plain(fixed[-1].value, fixed[-1].blamed, key)
             continue
-        check_key(key, f"override '{item}'")
-        value = get_key(value, key)
-        blocks = [block for block in [fields.get("grid"), *(fields.get("grids") or [])] if isinstance(block, dict) and key in block]
-        if any(isinstance(bundle, dict) and key in bundle for bundle in (fields.get("variants") or {}).values()):
+        check_key(key, f"override '{item[:200]}'")
+        one = read_override(item, Config, lists=True)
+        value = plain(one.value, one.blamed, key)
+        grids = [block for block in _list_of(fields.get("grids")) if isinstance(block, dict)]
+        blocks = [block for block in [fields.get("grid"), *grids] if isinstance(block, dict) and key in block]
+        variants = fields.get("variants")
+        if isinstance(variants, dict) and any(isinstance(bundle, dict) and key in bundle for bundle in variants.values()):
             raise UserError(f"override '{item}': a variant of {where} sets this key; change it there")
-        if not blocks and isinstance(value, list) and not holds_list(key):  # a new axis of every grid
-            blocks = [block for block in fields.get("grids") or [fields.setdefault("grid", {})] if isinstance(block, dict)]
+        if not blocks and isinstance(value, list) and not takes_list(key):  # a new axis of every grid
+            blocks = grids or [fields.setdefault("grid", {})]
+            blocks = [block for block in blocks if isinstance(block, dict)]
         for block in blocks:
             block[key] = value
         if not blocks:
-            fields["base"] = override(fields.get("base") or {}, [item])
-    return fields
+            fixed.append(one)
+    ours = [one for one in fixed if one.key not in OWN]
+    if ours and isinstance(fields.get("base") or {}, dict):
+        fields["base"] = override(fields.get("base") or {}, ours)
+    return fields, fixed
 
 
-def _cells(study: Study, where: str) -> tuple[Cell, ...]:
-    bundles = _bundles(study, where)
-    given = list(dict.fromkeys(key for _, settings in bundles for key in settings if key != "variant"))
+def _list_of(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _cells(study: Study, where: str, fixed: Sequence[Override]) -> tuple[Cell, ...]:
+    arms = []
+    for fields, settings in _bundles(study, where):
+        config = from_mapping({**fields, "seed": study.seeds[0]}, f"{where}, cell {label(settings)}", fixed)
+        arms.append((config, settings))
+    given = list(dict.fromkeys(key for _, settings in arms for key in settings if key != "variant"))
     names: dict[str, str] = {}
-    cells = []
-    for seed in study.seeds:
-        seen: set[str] = set()
-        for fields, settings in bundles:
-            config = from_mapping({**fields, "seed": seed}, f"{where}, cell {label(settings)}")
-            resolved = config.dump()
-            full = {"variant": settings["variant"]} if "variant" in settings else {}
-            cell = Cell(config, full | {key: get_key(resolved, key) for key in given})
-            key = cell_key(config, 0)
-            if names.setdefault(key, arm_of(cell.settings)) != arm_of(cell.settings):
-                first = label(json.loads(names[key]))
-                raise UserError(f"{where}: '{first}' and '{cell.label}' are the same config; remove one or let them differ")
-            if key not in seen:
-                seen.add(key)
-                cells.append(cell)
+    distinct: list[Cell] = []
+    for config, settings in arms:
+        dumped = config.dump()
+        full = {"variant": settings["variant"]} if "variant" in settings else {}
+        cell = Cell(config, full | {key: get_key(dumped, key) for key in given})
+        key, arm = cell_key(config, 0), arm_of(cell.settings)
+        if names.get(key, arm) != arm:
+            first = label(json.loads(names[key]))
+            raise UserError(f"{where}: '{first}' and '{cell.label}' are the same config; remove one or let them differ")
+        if key not in names:
+            distinct.append(cell)
+        names[key] = arm
+    cells = [replace(cell, config=cell.config.model_copy(update={"seed": seed})) for seed in study.seeds for cell in distinct]
     _check_selection(study.baseline, cells, f"{where}: baseline", study.metric)
     return tuple(cells)
 
@@ -230,11 +269,14 @@ def _bundles(study: Study, where: str) -> list[tuple[dict[str, Any], Settings]]:
     for block in study.blocks():
         chosen = block.get("variant", list(study.variants))
         for name in chosen:
-            if name not in study.variants:
+            if not isinstance(name, str) or name not in study.variants:
                 raise UserError(f"{where}: unknown variant '{name}'.{nearest(str(name), study.variants)} See 'variants'")
         grid = {key: values for key, values in block.items() if key != "variant"}
         for key in grid:
             check_key(key, f"{where}: grid")
+        arms = math.prod(len(values) for values in grid.values()) * max(1, len(chosen))
+        if (len(bundles) + arms) * len(study.seeds) > MOST_CELLS:
+            raise UserError(f"{where}: more than {MOST_CELLS:,} cells ({arms:,} arms of one grid x {len(study.seeds):,} seeds)")
         for name, values in itertools.product(chosen or [None], itertools.product(*grid.values())):
             fields = json.loads(json.dumps(study.base))
             settings: Settings = {} if name is None else {"variant": name}
@@ -246,24 +288,13 @@ def _bundles(study: Study, where: str) -> list[tuple[dict[str, Any], Settings]]:
             for key, value in zip(grid, values, strict=True):
                 set_key(fields, key, value)
                 settings[key] = value
-            chosen_keys = {*grid, *(study.variants[name] if name is not None else {})}
-            _let_control_win(fields, chosen_keys)
+            drop_orphans(
+                study.base if isinstance(study.base, dict) else {},
+                fields,
+                {*grid, *(study.variants[name] if name is not None else {})},
+            )
             bundles.append((fields, settings))
     return bundles
-
-
-def _let_control_win(fields: dict[str, Any], chosen: set[str]) -> None:
-    """Take out of ``fields`` what only the study's base sets and the control that this arm is means otherwise.
-
-    So a control stands in one grid with the methods, whatever model or strategy those have.
-    """
-    method = fields.get("method")
-    control = method.get("name") if isinstance(method, dict) and "method.name" in chosen else None
-    for section, sets in CONTROLS.get(str(control), {}).items():
-        for key in sets:
-            path = f"{section}.{key}"
-            if isinstance(fields.get(section), dict) and not any(k == section or (k + ".").startswith(path + ".") for k in chosen):
-                fields[section].pop(key, None)
 
 
 def _check_selection(want: Settings | None, cells: Sequence[Cell], where: str, metric: str | None) -> None:

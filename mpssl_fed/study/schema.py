@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from mpssl_fed.config import Override
 from mpssl_fed.config.section import Section
 from mpssl_fed.errors import UserError, nearest
+
+MOST_CELLS = 10_000
+"""Cells in one study; more would take months here, and minutes to list."""
 
 
 class Asked(Section):
@@ -31,7 +36,7 @@ class Study(Section):
     grid: dict[str, list[Any]] = Field({}, description="Config key -> values; all combinations are run.")
     grids: list[dict[str, list[Any]]] = Field([], description="Several grids; their union is run.")
     variants: dict[str, dict[str, Any]] = Field({}, description="Name -> config keys set together; crossed with the grid.")
-    seeds: list[int] = Field([0, 1, 2], min_length=1, description="Seeds, or how many of them.")
+    seeds: list[int] = Field([0, 1, 2], min_length=1, max_length=MOST_CELLS, description="Seeds, or how many of them.")
     baseline: dict[str, Any] | None = Field(None, description="Settings of the arms that the others are compared with.")
     compare: list[Asked] = Field([], description="More comparisons, also between arms whose other settings differ.")
     metric: Literal["accuracy", "best", "loss"] = Field("accuracy", description="accuracy and loss are of the last round.")
@@ -46,7 +51,11 @@ class Study(Section):
     @field_validator("seeds", mode="before")
     @classmethod
     def _count(cls, seeds: Any) -> Any:
-        return list(range(seeds)) if isinstance(seeds, int) and not isinstance(seeds, bool) else seeds
+        if not isinstance(seeds, int) or isinstance(seeds, bool):
+            return seeds
+        if seeds > MOST_CELLS:
+            raise ValueError(f"want at most {MOST_CELLS:,} seeds")
+        return list(range(seeds))
 
     @field_validator("seeds")
     @classmethod
@@ -90,18 +99,23 @@ class Study(Section):
         return self.grids or [self.grid]
 
 
-def parse(fields: dict[str, Any], where: str) -> Study:
-    """Return the study that ``fields`` describe; UserError names ``where``, the key, the value and the nearest valid key."""
+def parse(fields: Mapping[str, Any], where: str, overrides: Sequence[Override] = ()) -> Study:
+    """Return the study that ``fields`` describe; UserError names the key, the value and the nearest valid key.
+
+    It begins with ``where``, or with the one of ``overrides`` that the key came from.
+    """
     try:
         return Study.model_validate(fields)
     except ValidationError as error:
-        raise UserError("\n".join(_explain(item, where) for item in error.errors())) from error
+        raise UserError("\n".join(_explain(item, where, overrides) for item in error.errors())) from error
 
 
-def _explain(item: Any, where: str) -> str:
+def _explain(item: Any, where: str, overrides: Sequence[Override]) -> str:
     key = ".".join(str(part) for part in item["loc"])
+    where = next((one.blamed for one in reversed(overrides) if item["loc"] and one.key == item["loc"][0]), where)
     if item["type"] == "extra_forbidden":
         valid = list(Study.model_fields)
         return f"{where}: unknown study key '{key}'.{nearest(key, valid)} Valid: {', '.join(valid)}"
-    message = item["msg"].removeprefix("Value error, ")
-    return f"{where}: {key}={item['input']!r}: {message}" if key else f"{where}: {message}"
+    message, shown = item["msg"].removeprefix("Value error, "), repr(item["input"])
+    shown = shown if len(shown) <= 200 else shown[:200] + "..."
+    return f"{where}: {key}={shown}: {message}" if key else f"{where}: {message}"

@@ -147,7 +147,7 @@ def test_a_misspelt_override_or_study_is_refused(tmp_path: Path) -> None:
         load_study(file, ["federation.round=3"])
     with pytest.raises(UserError, match=r"a variant .* sets this key"):
         load_study(write_study(tmp_path, variants={"a": {"optim.lr": 0.1}}), ["optim.lr=1"])
-    with pytest.raises(UserError, match="Did you mean 'studies/demo'"):
+    with pytest.raises(UserError, match="Did you mean 'demo'"):
         find_study("dmeo")
     with pytest.raises(UserError, match="no such file"):
         load_study(tmp_path / "none.yaml")
