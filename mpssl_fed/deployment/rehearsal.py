@@ -9,15 +9,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mpssl_fed import environment
-from mpssl_fed.config import Config
+from mpssl_fed.config import Config, to_yaml
 from mpssl_fed.deployment import certs
 from mpssl_fed.deployment import superlink as control
 from mpssl_fed.deployment.private_shares import write_share
@@ -30,8 +28,11 @@ from mpssl_fed.federation import parts
 from mpssl_fed.federation.engines.simulation import preflight
 from mpssl_fed.federation.server.deployed_run import with_task
 from mpssl_fed.files import short_folder, write_atomic
+from mpssl_fed.runs.lock import holding
 from mpssl_fed.runs.progress import Progress
+from mpssl_fed.runs.reader import is_run
 from mpssl_fed.runs.run_directory import refuse_occupied
+from mpssl_fed.runs.written import is_ours
 
 HOST = "127.0.0.1"
 START_S = 120.0
@@ -94,15 +95,22 @@ class Deployment:
         """
         try:
             self.children.end()
-            for name in ("sites", "logs") if self.run.is_dir() else ():
-                try:
-                    _keep(self.home / name, self.run / name)
-                except OSError as error:
-                    first = error.args[0][0][-1] if isinstance(error, shutil.Error) else error
-                    self.note(f"{self.run / name}: not kept ({first})")
+            try:
+                with holding(self.run) if self.run.is_dir() else nullcontext():
+                    self._keep_sites_and_logs()
+            except UserError as error:
+                self.note(f"sites and logs are not kept: {error}")
         finally:
             self.children.stop()
             self._last.close()
+
+    def _keep_sites_and_logs(self) -> None:
+        for name in ("sites", "logs") if is_run(self.run) else ():
+            try:
+                _keep(self.home / name, self.run / name)
+            except OSError as error:
+                first = error.args[0][0][-1] if isinstance(error, shutil.Error) else error
+                self.note(f"{self.run / name}: not kept ({first})")
 
     def serve(self, progress: Progress) -> dict[str, Any]:
         """Submit the run, show it as it goes and return its manifest; UserError with the reason when it fails."""
@@ -158,7 +166,7 @@ class Deployment:
 
     def _policy(self) -> Path:
         """Write the policy of all sites: what the config asks, and no more."""
-        return write_atomic(self.home / "policy.yaml", yaml.safe_dump(self.policy, sort_keys=False), mode=0o600)
+        return write_atomic(self.home / "policy.yaml", to_yaml(self.policy), mode=0o600)
 
     def _socket(self, site: int) -> Path:
         return self.sockets / f"{site}.sock"
@@ -205,6 +213,8 @@ def free_ports(count: int, first: int | None = None) -> list[int]:
             listener = held.enter_context(socket.socket())
             try:
                 listener.bind((HOST, number))
+            except OverflowError as error:
+                raise UserError(f"--port {number}: want a number from 1 to 65535") from error
             except OSError as error:
                 raise UserError(f"--port {number}: in use on {HOST}; choose another or leave it out") from error
             ports.append(int(listener.getsockname()[1]))
@@ -217,12 +227,22 @@ def _keep(source: Path, target: Path) -> None:
         return
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as fresh:
         shutil.copytree(source, fresh, dirs_exist_ok=True)
+        _carry_over(target, Path(fresh))
         old = Path(f"{fresh}.old")
         if target.is_dir():
             target.rename(old)
         Path(fresh).rename(target)
         target.chmod(0o700)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _carry_over(old: Path, fresh: Path) -> None:
+    """Copy what only the old folder has and no run wrote (an audit, notes) into the one that takes its place."""
+    for path in sorted(old.rglob("*")) if old.is_dir() and not old.is_symlink() else ():
+        name = path.relative_to(old)
+        if path.is_file() and not (fresh / name).exists() and not is_ours(Path(old.name) / name):
+            (fresh / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, fresh / name)
 
 
 def _trust() -> str:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from mpssl_fed.errors import UserError
 from mpssl_fed.federation.engines.samples import SHOWN_IMAGES
 from mpssl_fed.page import picture
 from mpssl_fed.report import plots
 from mpssl_fed.report.table import Table, make_table, seconds_words
-from mpssl_fed.runs.reader import RunReader
+from mpssl_fed.runs.reader import RunReader, read_json
 
 MOST_PICTURES = 8
 STAYS = "In a deployment this stays at the sites, in each owner's own report."
@@ -98,13 +98,13 @@ def _labels(run: RunReader, plot_folder: Path) -> tuple[str | None, str]:
     file = run.path / "labels.json"
     if deployed(run) or not file.is_file():
         return None, ""
-    content = json.loads(file.read_text(encoding="utf-8"))
-    counts = content["sites"]
+    content = read_json(file)
+    counts, classes = content.get("sites"), content.get("classes")
+    if not isinstance(counts, dict) or not isinstance(classes, list):
+        raise UserError(f"{file}: damaged, 'classes' or 'sites' is missing; remove it to have the report without it")
     hidden = len(counts) - plots.MOST_SITES
     note = "Labelled images of each class at each site; in brackets how many a site has in all."
-    return plots.label_distribution(plot_folder, counts, content["classes"]), note + (
-        f" {hidden} more sites not shown." if hidden > 0 else ""
-    )
+    return plots.label_distribution(plot_folder, counts, classes), note + (f" {hidden} more sites not shown." if hidden > 0 else "")
 
 
 def _pictures(run: RunReader) -> dict[str, Any]:

@@ -11,9 +11,10 @@ import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mpssl_fed.errors import UserError
+from mpssl_fed.errors import UserError, flag
 from mpssl_fed.files import write_atomic, write_json
 from mpssl_fed.models import Weights
+from mpssl_fed.runs.reader import check_round
 
 History = list[dict[str, Any]]
 """One record a round, the lines of metrics.jsonl; round 0 is the initial model."""
@@ -53,11 +54,15 @@ def load(path: Path) -> Checkpoint | None:
         with safe_open(path, framework="pt") as file:
             state = json.loads(file.metadata()["state"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        run_id, number = str(state["run_id"]), int(state["round"])
+        history = [check_round(entry, f"{path}, round {index}") for index, entry in enumerate(state["history"])]
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: not a checkpoint of this toolkit ({error}); remove it or start with --overwrite") from error
+        raise UserError(
+            f"{path}: not a checkpoint of this toolkit ({error}); remove it or start with {flag('overwrite')}"
+        ) from error
     weights = {key.removeprefix("weights/"): value for key, value in tensors.items() if key.startswith("weights/")}
     strategy = {key.removeprefix("strategy/"): value for key, value in tensors.items() if key.startswith("strategy/")}
-    return Checkpoint(state["run_id"], state["round"], weights, strategy, state["history"])
+    return Checkpoint(run_id, number, weights, strategy, history)
 
 
 def _is_best(history: History) -> bool:

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from mpssl_fed.config.section import Section
-from mpssl_fed.errors import UserError
+from mpssl_fed.errors import UserError, flag
 from mpssl_fed.models import Classifier, build_classifier
 from mpssl_fed.models.backbones import BODIES
 from mpssl_fed.runs.reader import MODEL
@@ -40,7 +40,9 @@ def read_model(path: Path) -> Classifier:
     """
     file = path / MODEL if path.is_dir() else path
     if not file.is_file():
-        raise UserError(f"{file}: no such file. A run has it when its last round is done; --resume finishes an interrupted one")
+        raise UserError(
+            f"{file}: no such file. A run has it when its last round is done; {flag('resume')} finishes an interrupted one"
+        )
     try:
         with safe_open(file, framework="pt") as content:
             architecture = Architecture.model_validate_json(content.metadata()["architecture"], strict=True)
@@ -50,7 +52,7 @@ def read_model(path: Path) -> Classifier:
         classifier.load_state_dict(state)
     except ValidationError as error:
         raise UserError(f"{file}: not a model of this toolkit: {_what(error)}") from error
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(f"{file}: not a model of this toolkit: {error}") from error
     broken = [key for key, value in state.items() if not value.isfinite().all()]
     if broken:

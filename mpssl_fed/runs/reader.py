@@ -1,23 +1,30 @@
-"""Reading a run directory: its rounds, manifest, resolved config and sites; never writing one."""
+"""Reading a run directory: its rounds, manifest, resolved config and sites; never writing one. Brings no torch in."""
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from mpssl_fed.config import Config, load
+from mpssl_fed.config import Config, load, read_mapping
 from mpssl_fed.errors import UserError
-from mpssl_fed.runs.checkpoint import History
 
+MANIFEST, CONFIG, MODEL = "manifest.json", "config.yaml", "model.safetensors"
+METRICS = "metrics.jsonl"
 DIAGNOSIS_FILE = "diagnosis.json"
+
+STUDY = "study.yaml"
+"""In a study's folder, whose top shows the files of one of its runs."""
 
 Round = dict[str, Any]
 """One line of metrics.jsonl."""
+
+COUNTS = ("round", "sites_asked", "sites_answered", "missing")
+MEASURES = ("test_accuracy", "test_loss", "train_loss", "generated")
 
 
 @dataclass(frozen=True)
@@ -29,37 +36,29 @@ class RunReader:
     @cached_property
     def rounds(self) -> list[Round]:
         """The lines of metrics.jsonl in order; the first is the initial model. A last line cut by a kill is left out."""
-        file = self.path / "metrics.jsonl"
+        file = self.path / METRICS
         try:
-            lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+            rounds = _read_rounds(file)
         except OSError as error:
             raise UserError(f"{file}: cannot be read ({error.strerror}); is {self.path} the directory of a run?") from error
-        rounds = []
-        for number, line in enumerate(lines, start=1):
-            try:
-                rounds.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                if number < len(lines):
-                    raise UserError(f"{file}, line {number}: not valid JSON: {error}") from error
         if not rounds:
             raise UserError(f"{file}: holds no round yet")
         return rounds
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The resolved config as written."""
-        return dict(yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8")))
+        """The resolved config, every key of today's schema there."""
+        return read_config(self.path).dump()
 
     @property
     def config_text(self) -> str:
         """The text of config.yaml."""
-        return (self.path / "config.yaml").read_text(encoding="utf-8")
+        return _text(self.path / CONFIG)
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
-        """The manifest; empty for a run that did not end."""
-        file = self.path / "manifest.json"
-        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+        """The manifest; empty where there is none."""
+        return read_manifest(self.path) if (self.path / MANIFEST).is_file() else {}
 
     @property
     def sites(self) -> list[Path]:
@@ -84,35 +83,112 @@ class RunReader:
 def read_diagnosis(folder: Path) -> dict[str, Any] | None:
     """Return the diagnosis of the run in ``folder``; None where none was written."""
     file = folder / DIAGNOSIS_FILE
-    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
+    if not file.is_file():
+        return None
+    found = read_json(file)
+    measured = found.get("synthetic")
+    if not isinstance(measured, dict) or not all(_is_number(value) for value in measured.values()):
+        raise UserError(f"{file}: damaged, its 'synthetic' is no table of numbers; remove it, the next report measures anew")
+    return found
 
 
-MANIFEST, CONFIG, MODEL = "manifest.json", "config.yaml", "model.safetensors"
-
-
-STUDY = "study.yaml"
-"""In a study's folder, whose top shows the files of one of its runs."""
+def read_json(file: Path) -> dict[str, Any]:
+    """Return the object in a JSON file; UserError when it cannot be read, is cut or holds something else."""
+    try:
+        content = json.loads(_text(file))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file}: not valid JSON ({error}); it is damaged or cut") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: holds {type(content).__name__}, want an object; it is damaged")
+    return content
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return manifest.json of the run in ``folder``; UserError when the folder is not a run."""
-    try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{folder}: not a run directory (no readable {MANIFEST})") from error
-    except ValueError as error:
-        raise UserError(f"{folder}/{MANIFEST}: not valid JSON ({error})") from error
+    """Return manifest.json of the run in ``folder``; UserError when the folder is not a run, or the file is damaged."""
+    file = folder / MANIFEST
+    if not file.is_file():
+        raise UserError(f"{folder}: not a run directory (no readable {MANIFEST})")
+    manifest = read_json(file)
+    if not isinstance(manifest.get("run_id"), str):
+        raise UserError(f"{file}: names no run_id; it is damaged, or not of a run")
     return manifest
 
 
-def read_history(folder: Path) -> History:
+def is_run(folder: Path) -> bool:
+    """Return whether ``folder`` is a run: another program's manifest.json does not make it one."""
+    try:
+        read_manifest(folder)
+    except UserError:
+        return False
+    return True
+
+
+def default_folder(stem: str, study: bool = False) -> Path:
+    """Return ``runs/STEM``, or ``runs/STEM-run`` for a run where that holds a study, ``runs/STEM-study`` the other way round."""
+    folder = Path("runs") / stem
+    is_study = (folder / STUDY).is_file()
+    if study:
+        return folder.with_name(f"{stem}-study") if not is_study and (folder / MANIFEST).is_file() else folder
+    return folder.with_name(f"{stem}-run") if is_study else folder
+
+
+def read_history(folder: Path) -> list[Round]:
     """Return the records of metrics.jsonl; empty for a run that has none yet."""
-    path = folder / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    return _read_rounds(folder / METRICS) if (folder / METRICS).is_file() else []
 
 
 def read_config(folder: Path) -> Config:
-    """Return the resolved config of the run in ``folder``."""
-    if not (folder / CONFIG).is_file():
+    """Return the resolved config of the run in ``folder``; UserError when it is missing, damaged or cut."""
+    file = folder / CONFIG
+    if not file.is_file():
         raise UserError(f"{folder}: not a run directory (no {CONFIG})")
-    return load(folder / CONFIG)
+    cut = [key for key in Config.model_fields if key not in read_mapping(file)]
+    if cut or not _text(file).endswith("\n"):
+        raise UserError(
+            f"{file}: it is cut or was edited: {f'no {cut[0]}' if cut else 'its last line has no end'}; a run spells every key out"
+        )
+    return load(file)
+
+
+def check_round(entry: Any, where: str) -> Round:
+    """Return a line of metrics.jsonl; UserError, beginning with ``where``, for what is none."""
+    wrong = None if isinstance(entry, dict) else "want an object"
+    if wrong is None:
+        wrong = next((key for key in COUNTS if not isinstance(entry.get(key), int)), None)
+        wrong = wrong or next((key for key in MEASURES if entry.get(key) is not None and not _is_number(entry[key])), None)
+        wrong = wrong or next((key for key in ("timings", "rejected") if not _is_table(entry.get(key))), None)
+        wrong = wrong or (None if _is_number(entry.get("seconds")) else "seconds")
+        wrong = wrong and f"'{wrong}' is missing or of a wrong type"
+    if wrong:
+        raise UserError(f"{where}: {wrong}; the file is damaged")
+    found: Round = entry
+    return found
+
+
+def _read_rounds(file: Path) -> list[Round]:
+    lines = [line for line in _text(file).splitlines() if line.strip()]
+    rounds = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            if number < len(lines):
+                raise UserError(f"{file}, line {number}: not valid JSON: {error}") from error
+            break
+        rounds.append(check_round(entry, f"{file}, line {number}"))
+    return rounds
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not text in UTF-8 ({error}); it is damaged") from error
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(_is_number(item) for item in value.values())

@@ -20,6 +20,7 @@ from torch import Tensor
 from mpssl_fed.config import Config
 from mpssl_fed.data.datasets import DATASETS, Images
 from mpssl_fed.data.partition import choose_labelled, partition
+from mpssl_fed.environment import expanded
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation.server.strategy import STRATEGIES
 from mpssl_fed.generators.base import Generator, load_generator
@@ -78,7 +79,7 @@ def missing(config: Config) -> tuple[str, ...]:
     """Return, in words, the files that a run of ``config`` needs and that are not there."""
     words = []
     data, generator, method = config.data, config.generator, config.method
-    if data.root is not None and not Path(data.root).expanduser().exists():
+    if data.root is not None and not expanded(data.root).exists():
         words.append(f"data.root {data.root} (mpssl-fed fetch {data.name})")
     if _uses_generator(config) and generator.name in PUBLISHED:
         folder = Path(generator.path) if generator.path else cache_folder(generator.name)

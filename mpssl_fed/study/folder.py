@@ -21,6 +21,11 @@ def log_file(output: Path, cell: Cell) -> Path:
     return output / "logs" / f"{cell.id}.log"
 
 
+def version_file(output: Path, cell: Cell) -> Path:
+    """Return the file that says which method version and config the cell began with."""
+    return log_file(output, cell).with_suffix(".version")
+
+
 def stored_row(output: Path, cell: Cell) -> Row | None:
     """Return the row of a cell that has finished at this method version, else None."""
     row = read_result(cell_folder(output, cell) / "result.json")
@@ -76,4 +81,5 @@ def read_outcome(plan: Plan, output: Path) -> Outcome:
 
 
 def failure_file(output: Path, cell: Cell) -> Path:
+    """Return the file that keeps the row of a cell that failed."""
     return log_file(output, cell).with_suffix(".failed.json")

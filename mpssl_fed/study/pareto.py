@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from mpssl_fed.config import Config
+from mpssl_fed.errors import UserError
 from mpssl_fed.privacy.filter import rounded_up
 from mpssl_fed.privacy.plan import plan_for
 from mpssl_fed.report.privacy_section import spent_by_site
 from mpssl_fed.report.svg import INK, MUTED, SERIES, figure, plain_grid, save, within
 from mpssl_fed.report.table import NOTHING, Table, make_table
+from mpssl_fed.runs.reader import read_json, read_manifest
 from mpssl_fed.study.analysis import Arm
 from mpssl_fed.study.folder import Outcome
 from mpssl_fed.study.grid import arm_of, label
@@ -127,12 +128,24 @@ def attack_success(outcome: Outcome, rows: Sequence[Row]) -> float | None:
     for row in rows:
         audited = len(found)
         for file in sorted(outcome.folder(row).glob("sites/*/audit/audit.json")):
-            attacks = json.loads(file.read_text(encoding="utf-8"))["audits"].get("membership", {}).get("numbers", [])
+            attacks = _membership_attacks(file, outcome.folder(row))
             if attacks:
-                found.append(max(float(attack["auroc"]["value"]) for attack in attacks))
+                found.append(max(attacks))
         if len(found) == audited and row.membership is not None:
             found.append(row.membership)
     return sum(found) / len(found) if found else None
+
+
+def _membership_attacks(file: Path, run: Path) -> list[float]:
+    """Return the areas of an audit's attacks; none where it was of a run that has since been overwritten."""
+    audit = read_json(file)
+    try:
+        of = audit.get("facts", {}).get("run", "-")
+        if of != "-" and of != read_manifest(run)["run_id"]:
+            return []
+        return [float(attack["auroc"]["value"]) for attack in audit["audits"].get("membership", {}).get("numbers", [])]
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"{file}: damaged ({error!r}); remove it, or audit anew") from error
 
 
 def pareto_figures(outcome: Outcome, arms: Sequence[Arm]) -> list[dict[str, str]]:

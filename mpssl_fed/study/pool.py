@@ -12,6 +12,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from mpssl_fed import environment
 from mpssl_fed.method import METHOD_VERSION
 from mpssl_fed.study.cell import Task, run_cell
 from mpssl_fed.study.folder import log_file, stored_row
@@ -95,6 +96,7 @@ class _Worker:
 
 def serve(pipe: Connection) -> None:
     """Run the tasks that arrive until the pipe closes. Entry point of a worker process."""
+    environment.open_streams()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the study's process ends its workers
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     while True:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 from mpssl_fed.errors import UserError
 from mpssl_fed.files import write_atomic, write_json
 from mpssl_fed.report.signs import reached
-from mpssl_fed.runs.reader import RunReader, read_diagnosis
+from mpssl_fed.runs.reader import RunReader, read_diagnosis, read_json
 from mpssl_fed.study.grid import Cell, Settings
 from mpssl_fed.study.keys import short_names, show_value
 
@@ -78,6 +77,7 @@ class Row:
 
 
 KEY = ("config_sha256", "method_version", "seed", "status", "settings")
+WORDS = ("error", "curve", "diagnosis")
 MEASURED = [item.name for item in dataclasses.fields(Row) if item.name not in KEY]
 
 
@@ -147,8 +147,17 @@ def write_result(path: Path, row: Row) -> None:
 
 
 def read_result(path: Path) -> Row | None:
-    """Return the row in a result file, or None when there is none."""
-    return Row(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+    """Return the row in a result file; None when there is none, or one that is damaged: its cell has not finished then."""
+    if not path.is_file():
+        return None
+    try:
+        row = Row(**read_json(path))
+        _ = row.rounds, row.diagnosed
+    except (UserError, TypeError, ValueError, AttributeError):
+        return None
+    known = isinstance(row.settings, dict) and isinstance(row.config_sha256, str)
+    numbers = (getattr(row, name) for name in MEASURED if name not in WORDS)
+    return row if known and all(value is None or isinstance(value, int | float) for value in numbers) else None
 
 
 def write_csv(path: Path, rows: Iterable[Row], keys: Sequence[str]) -> None:
@@ -198,6 +207,6 @@ def column_names(keys: Sequence[str]) -> list[str]:
 
 
 def _number(name: str, text: str) -> Any:
-    if not text or name in ("error", "curve", "diagnosis"):
+    if not text or name in WORDS:
         return text or None
     return int(text) if name in ("steps", "generator_images") else float(text)

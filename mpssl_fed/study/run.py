@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from mpssl_fed.errors import UserError
+from mpssl_fed.errors import UserError, option
 from mpssl_fed.files import write_atomic
 from mpssl_fed.method import METHOD_VERSION
+from mpssl_fed.runs.lock import LOCK, holding, refuse_held
 from mpssl_fed.runs.reader import MANIFEST
+from mpssl_fed.runs.written import clear
 from mpssl_fed.study.analysis import arms_of
 from mpssl_fed.study.cell import Task
 from mpssl_fed.study.featured import featured
-from mpssl_fed.study.folder import STUDY_FILE, Outcome, cell_folder, failure_file, finished_rows, log_file
+from mpssl_fed.study.folder import STUDY_FILE, Outcome, cell_folder, failure_file, finished_rows, log_file, version_file
 from mpssl_fed.study.grid import Plan
 from mpssl_fed.study.progress import StudyProgress
 from mpssl_fed.study.results import Row, read_csv, write_result
@@ -54,9 +54,9 @@ def run_study(
     use by another study.
     """
     _check_output(output)
-    (output / "cells").mkdir(parents=True, exist_ok=True)
-    with _alone(output):
+    with holding(output):
         write_atomic(output / STUDY_FILE, plan.to_yaml())
+        (output / "cells").mkdir(exist_ok=True)
         if overwrite:
             _forget(plan, output)
         rows = finished_rows(plan, output)
@@ -93,14 +93,13 @@ def show_run_files(outcome: Outcome) -> None:
     cell, output = cell_folder(outcome.output, chosen.cell), outcome.output
     if _same_file(cell / MANIFEST, output / MANIFEST):
         return
+    clear(output, keep=("report.html",))
     for name in (*(name for name in RUN_FILES if name != MANIFEST), MANIFEST):  # the manifest last: it says that all is there
         source, target = cell / name, output / name
-        if target.is_dir() and not target.is_symlink():
-            shutil.rmtree(target)
-        else:
-            target.unlink(missing_ok=True)
+        if target.is_symlink():
+            target.unlink()  # the link alone: nothing is written through it
         if source.is_dir():
-            shutil.copytree(source, target)
+            shutil.copytree(source, target, dirs_exist_ok=True)
         elif source.is_file():
             write_atomic(target, source.read_bytes())
 
@@ -136,15 +135,22 @@ def _attack_finished(plan: Plan, output: Path, rows: dict[str, Row]) -> None:
 
 def _check_output(output: Path) -> None:
     """Refuse a folder that holds something but no study: its files could be taken for the study's, or be overwritten."""
+    where = option("output", str(output))
+    if output.is_symlink() and not output.exists():
+        raise UserError(f"{where}: is a link to nothing; remove it or give another folder")
     if output.exists() and not output.is_dir():
-        raise UserError(f"--output {output}: is a file; give a folder")
-    if output.is_dir() and any(output.iterdir()) and not (output / STUDY_FILE).is_file():
-        raise UserError(f"--output {output}: exists and is no study; give another folder or remove it")
+        raise UserError(f"{where}: is a file; give a folder")
+    if not output.is_dir():
+        return
+    refuse_held(output)
+    if any(item.name != LOCK for item in output.iterdir()) and not (output / STUDY_FILE).is_file():
+        raise UserError(f"{where}: exists and is no study; give another folder or remove it")
 
 
 def _forget(plan: Plan, output: Path) -> None:
     for cell in plan.cells:
-        shutil.rmtree(cell_folder(output, cell), ignore_errors=True)
+        (cell_folder(output, cell) / "result.json").unlink(missing_ok=True)
+        version_file(output, cell).unlink(missing_ok=True)  # so that the cell overwrites its run rather than go on with it
         failure_file(output, cell).unlink(missing_ok=True)
         log_file(output, cell).unlink(missing_ok=True)
 
@@ -156,14 +162,3 @@ def _note_failure(output: Path, row: Row) -> None:
         file.unlink(missing_ok=True)
     else:
         write_result(file, row)
-
-
-@contextmanager
-def _alone(output: Path) -> Iterator[None]:
-    """Hold the study's folder; UserError when another process does. The system lets go of it when this process ends."""
-    with open(output / ".lock", "a", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(f"--output {output}: another study is running there; wait for it or give another folder") from error
-        yield

@@ -101,7 +101,7 @@ def test_killed_study_goes_on_and_a_dead_worker_costs_its_cell_alone(tmp_path: P
     wait_for(lambda: list(output.glob("cells/*/result.json")))
     workers = workers_of(first.pid)
     assert len(workers) == 2
-    with pytest.raises(UserError, match="another study is running there"):
+    with pytest.raises(UserError, match="another run or study is writing there"):
         run_study(plan, output, 1)
     first.kill()
     first.wait()
@@ -185,8 +185,11 @@ def test_results_of_another_method_version_are_run_again(tmp_path: Path, plan: P
     result = tmp_path / "cells" / cell.id / "result.json"
     result.write_text(json.dumps(json.loads(result.read_text()) | {"method_version": 0}))
     (tmp_path / "logs" / f"{cell.id}.version").write_text("0")
-    (tmp_path / "cells" / cell.id / "stale").write_text("")
+    folder = tmp_path / "cells" / cell.id
+    (folder / "checkpoints" / "best.json").write_text("stale")
+    (folder / "notes.txt").write_text("the owner's")
     assert stored_row(tmp_path, cell) is None
     assert run_cell(Task.of(cell, tmp_path)).finished
-    assert not (tmp_path / "cells" / cell.id / "stale").exists()
+    assert (folder / "checkpoints" / "best.json").read_text() != "stale"
+    assert (folder / "notes.txt").read_text() == "the owner's"
     assert stored_row(tmp_path, cell) is not None

@@ -18,8 +18,10 @@ from mpssl_fed.federation.server.collect import Roster
 from mpssl_fed.federation.server.deployed_run import serve_deployment
 from mpssl_fed.federation.server.rounds import Job, serve
 from mpssl_fed.federation.site.client import site_folder
+from mpssl_fed.runs.lock import holding
 from mpssl_fed.runs.progress import Lines
-from mpssl_fed.runs.run_directory import open_run
+from mpssl_fed.runs.run_directory import open_run, refuse_occupied
+from mpssl_fed.runs.written import in_words
 
 
 def serve_flower_run(grid: Grid, context: Context, bundle: Path) -> Path:
@@ -44,14 +46,19 @@ def serve_flower_run(grid: Grid, context: Context, bundle: Path) -> Path:
         config = config.model_copy(update={"federation": federation})
         preflight(config)
     folder = Path(config.output.dir or Path("runs") / f"flwr-{context.run_id}")
-    run = open_run(config, folder, overwrite=config.output.overwrite, command="flwr run")
-    if simulated:
-        write_labels(run)
-    serve(grid, Job(run, lines, expected_sites=simulated or None))
-    here = site_folder(context.run_id)
-    if simulated and here.is_dir():
-        shutil.move(str(here), str(run.sites))
-        write_samples(run)
+    refuse_occupied(folder, overwrite=config.output.overwrite)
+    with holding(folder):
+        run = open_run(config, folder, overwrite=config.output.overwrite, command="flwr run")
+        if run.kept:
+            lines.write(f"kept in {folder}, as no run wrote it: {in_words(run.kept)}")
+        if simulated:
+            write_labels(run)
+        serve(grid, Job(run, lines, expected_sites=simulated or None))
+        here = site_folder(context.run_id)
+        if simulated and here.is_dir():
+            shutil.copytree(here, run.sites, dirs_exist_ok=True)
+            shutil.rmtree(here)
+            write_samples(run)
     return run.folder
 
 

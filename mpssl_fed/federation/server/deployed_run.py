@@ -10,8 +10,9 @@ from mpssl_fed.config import Config
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.server.rounds import Job, serve
+from mpssl_fed.runs.lock import holding
 from mpssl_fed.runs.progress import Lines
-from mpssl_fed.runs.run_directory import open_run
+from mpssl_fed.runs.run_directory import open_run, refuse_occupied
 
 
 def serve_deployment(grid: Grid, config: Config, flower_run: int) -> Path:
@@ -23,13 +24,16 @@ def serve_deployment(grid: Grid, config: Config, flower_run: int) -> Path:
     """
     config = with_task(config)
     folder = Path(config.output.dir or Path("runs") / f"flwr-{flower_run}")
-    run = open_run(config, folder, resume=config.output.resume, overwrite=config.output.overwrite, command="flwr run")
-    run.update_manifest(error=None, flower_run=str(flower_run))
-    try:
-        serve(grid, Job(run, Lines(), expected_sites=config.federation.sites, travels=for_sites(run.config)))
-    except (UserError, OSError) as error:
-        run.last_words(error=str(error))
-        raise
+    flags = {"resume": config.output.resume, "overwrite": config.output.overwrite}
+    refuse_occupied(folder, **flags)
+    with holding(folder):
+        run = open_run(config, folder, **flags, command="flwr run")
+        run.update_manifest(error=None, flower_run=str(flower_run))
+        try:
+            serve(grid, Job(run, Lines(), expected_sites=config.federation.sites, travels=for_sites(run.config)))
+        except (UserError, OSError) as error:
+            run.last_words(error=str(error))
+            raise
     return run.folder
 
 
