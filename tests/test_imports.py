@@ -35,6 +35,7 @@ LEVELS = (
 
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
 SAME_LEVEL = {
+    ("environment", "errors"),
     ("seeds", "errors"),
     ("registry", "errors"),
     ("files", "errors"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -30,7 +29,7 @@ UNKNOWN = {
 
 @policy_app.command("check")
 def check_command(
-    policy: Annotated[Path, typer.Argument(help="The site's policy, a YAML file.")],
+    policy: Annotated[str, typer.Argument(help="The site's policy, a YAML file, or the name of a shipped one: policies/site.")],
     config: ConfigName,
     overrides: Overrides = None,
     parameters: Annotated[int | None, typer.Option(help="Entries of the classifier, to hold against max_parameters.")] = None,
@@ -41,11 +40,14 @@ def check_command(
 
     Exit status 1 when it refuses.
     """
-    from mpssl_fed.config import load
+    from mpssl_fed.config import find, load
+
+    file, asked = find(policy), load(config, overrides or [])
+
     from mpssl_fed.federation.server.deployed_run import for_sites
     from mpssl_fed.privacy.policy import Request, decide, load_policy, table, to_agree
 
-    rules, run = load_policy(policy), for_sites(load(config, overrides or []))
+    rules, run = load_policy(file), for_sites(asked)
     plan, unsolved = _plan_under(rules, run)
     request = Request.of(run, sigma=_smallest_sigma(plan), parameters=parameters, generator_sha256=_generator_hash(rules, run))
     decision, rows, cure = decide(rules, request), table(rules, request), to_agree(rules, request)

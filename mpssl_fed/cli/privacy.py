@@ -27,9 +27,12 @@ def plan_command(
 ) -> None:
     """Solve sigma for privacy.epsilon and show what each release costs, before anything is read."""
     from mpssl_fed.config import load
+
+    resolved = load(config, overrides or [])
+
     from mpssl_fed.privacy.plan import plan_for
 
-    described = plan_for(load(config, overrides or [])).to_json(classes)
+    described = plan_for(resolved).to_json(classes)
     typer.echo(json.dumps(described, indent=2) if as_json else plan_text(described))
 
 

@@ -18,7 +18,7 @@ class _RunByDefault(TyperGroup):
     """``mpssl-fed site --data ...`` is ``mpssl-fed site run --data ...``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if args and args[0].startswith("--") and args[0] != "--help":
+        if args and args[0].startswith("--") and args[0] not in ("--help", "-h"):
             args = ["run", *args]
         return super().parse_args(ctx, args)
 
@@ -67,7 +67,7 @@ def site_run(
     server: Annotated[str | None, typer.Option(help="HOST:PORT: also start the SuperNode here (needs --ca and --key).")] = None,
     ca: Annotated[Path | None, typer.Option(help="Certificate of the federation's CA.")] = None,
     key: Annotated[Path | None, typer.Option(help="This site's private key (NAME.key).")] = None,
-    node_port: Annotated[int, typer.Option(help="Local port between the SuperNode and its helpers.")] = 9094,
+    node_port: Annotated[int, typer.Option(min=1, max=65535, help="Local port between the SuperNode and its helpers.")] = 9094,
 ) -> None:
     """Serve this site's data to the federation, as far as the policy allows, until Ctrl-C."""
     from mpssl_fed.deployment.address import host_and_port
@@ -96,7 +96,7 @@ def site_node(
     ca: Ca,
     key: Annotated[Path, typer.Option(help="This site's private key (NAME.key).", exists=True, dir_okay=False)],
     socket: Annotated[Path, typer.Option(help="The daemon's Unix socket.")],
-    node_port: Annotated[int, typer.Option(help="Local port between the SuperNode and its helpers.")] = 9094,
+    node_port: Annotated[int, typer.Option(min=1, max=65535, help="Local port between the SuperNode and its helpers.")] = 9094,
 ) -> None:
     """Run the SuperNode that relays to a daemon; as another user than the daemon's."""
     from mpssl_fed import environment

@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from mpssl_fed.cli.options import folder_given
+from mpssl_fed.errors import UserError, nearest
 from mpssl_fed.study.grid import Plan, load_study
 
 app = typer.Typer()
@@ -25,7 +27,9 @@ def study(
     from_csv: Annotated[
         Path | None, typer.Option("--from", help="Take finished rows of this results table; run what is missing.")
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="Folder of the study; default: the file's, else runs/STUDY.")] = None,
+    output: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Folder of the study; default: the file's, else runs/STUDY.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Run finished cells again too.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the study stopped; it always does.")] = False,  # noqa: ARG001
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and print the plan; run nothing.")] = False,
@@ -34,13 +38,11 @@ def study(
 
     Finished cells are kept, so the same command goes on after a stop. Exit code 1: a cell failed; 130: stopped by Ctrl-C.
     """
-    from mpssl_fed.errors import UserError, nearest
-
-    plan = load_study(file, overrides or [])
     if executor not in ("processes", "ray"):
         raise UserError(f"--executor {executor}: unknown.{nearest(executor, ['processes', 'ray'])} Known: processes, ray")
-    folder = output or plan.folder()
-    console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=200)
+    plan = load_study(file, overrides or [])
+    folder = folder_given(output) or plan.folder()
+    console = Console(highlight=False, markup=False) if sys.stdout.isatty() else Console(highlight=False, markup=False, width=200)
     if dry_run:
         _print_plan(plan, folder, console)
         return
@@ -51,6 +53,7 @@ def study(
 
 def _run(plan: Plan, folder: Path, workers: int, executor: str, from_csv: Path | None, overwrite: bool, console: Console) -> int:
     from mpssl_fed.report.table import to_terminal
+    from mpssl_fed.runs.lock import holding
     from mpssl_fed.study.analysis import analyse
     from mpssl_fed.study.finding import study_finding
     from mpssl_fed.study.report import ASKED, write_study_report
@@ -58,7 +61,8 @@ def _run(plan: Plan, folder: Path, workers: int, executor: str, from_csv: Path |
     from mpssl_fed.study.tables import asked_table, comparison_table
 
     outcome = run_study(plan, folder, workers, executor, from_csv, overwrite)  # type: ignore[arg-type]
-    page = write_study_report(outcome)
+    with holding(folder):
+        page = write_study_report(outcome)
     console.print()
     arms, asked = analyse(outcome)
     console.print(to_terminal(comparison_table(outcome, arms), plan.study.title or f"Study {plan.name}"))

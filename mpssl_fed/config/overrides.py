@@ -6,9 +6,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mpssl_fed.config.data import PARTITION_OPTIONS
 from mpssl_fed.config.federation import STRATEGY_OPTIONS
 from mpssl_fed.config.keys import UNKNOWN, annotation_of, takes_text
-from mpssl_fed.config.learning import CONTROLS, PARTITION_OPTIONS
+from mpssl_fed.config.learning import CONTROLS
 from mpssl_fed.config.plain import parse, plain
 from mpssl_fed.config.section import Section
 from mpssl_fed.errors import UserError

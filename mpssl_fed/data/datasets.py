@@ -10,6 +10,7 @@ from typing import Any
 # The modules after base are imported because each registers its readers.
 from mpssl_fed.data import batches, fine_grained, folder, mnist
 from mpssl_fed.data.base import DATASETS, Dataset, Images, Reader, validation_split
+from mpssl_fed.environment import expanded
 from mpssl_fed.errors import UserError
 
 __all__ = [
@@ -52,7 +53,7 @@ def _reader(name: str) -> tuple[Reader, str | None]:
 
 
 def _existing(name: str, root: str | Path | None, download: bool) -> Path | None:
-    path = None if root is None else Path(root).expanduser()
+    path = None if root is None else expanded(root)
     if path is not None and not path.exists() and not download:
         raise UserError(f"data set '{name}': data.root {path} does not exist; correct it, or put the files there")
     return path

@@ -11,6 +11,7 @@ import torch
 
 from mpssl_fed.data.base import DATASETS, Dataset, Images, split_by_key
 from mpssl_fed.data.decode import SUFFIXES, read_with_digests
+from mpssl_fed.environment import expanded
 from mpssl_fed.errors import UserError, nearest
 from mpssl_fed.files import sha256
 
@@ -53,7 +54,7 @@ def load_site_folder(root: str | Path, classes: Sequence[str], size: int, channe
 
     Raises UserError for a missing folder, a folder that is none of the classes, no image at all, or a broken file.
     """
-    root = Path(root).expanduser()
+    root = expanded(root)
     check_subjects(subjects)
     listing = list_classes(root, classes, subjects)
     if not listing:
@@ -67,7 +68,7 @@ def load_site_csv(path: str | Path, classes: Sequence[str], size: int, channels:
     Raises UserError with the line number for an unknown label, a missing file, an empty subject or an image named twice
     (which would count double under differential privacy).
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     listing: Listing = []
     seen: dict[Path, int] = {}
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import os
 import struct
 import sys
 import zlib
@@ -16,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mpssl_fed import environment
 from mpssl_fed.data.base import DATASETS, Dataset, Images, split_by_key
 from mpssl_fed.data.fetch import fetch_dataset
 from mpssl_fed.errors import UserError
@@ -54,7 +54,7 @@ def fashion_mnist(root: Path | None = None, size: int | None = None, download: b
     """
     folder = _fashion_folder(root)
     if folder is None and download:
-        folder = fetch_dataset("fashion-mnist", root or _cache())[0].parent
+        folder = fetch_dataset("fashion-mnist", root or environment.cache_folder())[0].parent
     if folder is None:
         where = f"{root} and {_system_folders()[0]}" if root else str(_system_folders()[0])
         raise UserError(
@@ -121,8 +121,7 @@ def _fashion_folder(root: Path | None) -> Path | None:
 def _system_folders() -> list[Path]:
     prefixes = dict.fromkeys([sys.prefix, sys.base_prefix, "/usr", "/usr/local"])
     shared = [Path(prefix) / "share" / "datasets" / "fashion-mnist" for prefix in prefixes]
-    return [*shared, _cache() / "FashionMNIST" / "raw"]
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mpssl-fed"
+    try:
+        return [*shared, environment.cache_folder() / "FashionMNIST" / "raw"]
+    except UserError:  # nobody's home is known here: nothing can have been put there
+        return shared

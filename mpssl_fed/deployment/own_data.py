@@ -10,6 +10,7 @@ import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mpssl_fed import environment
 from mpssl_fed.config import Config
 from mpssl_fed.data.datasets import Images
 from mpssl_fed.data.folder import list_classes, load_site_csv, load_site_folder
@@ -78,8 +79,7 @@ def state_folder(name: str) -> Path:
     """Return ``$XDG_STATE_HOME/mpssl-fed/NAME``, the 0700 folder of one site; UserError for a name that is no folder name."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name):
         raise UserError(f"site name '{name}': want letters, digits, '-', '_' and '.', for example site-0")
-    home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    return home / "mpssl-fed" / name
+    return environment.state_folder() / name
 
 
 def make_private(folder: Path) -> Path:

@@ -11,7 +11,7 @@ import torch
 from mpssl_fed.config import Config, from_json
 from mpssl_fed.config.data import Task
 from mpssl_fed.data.datasets import Dataset, Images, load_dataset, validation_split
-from mpssl_fed.data.partition import choose_labelled, partition
+from mpssl_fed.data.partition import UnfitClassError, choose_labelled, partition
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.generators.base import Generator, load_generator
@@ -38,10 +38,13 @@ def hold(data: OwnImages | None) -> None:
 
 
 def device(config: Config) -> torch.device:
-    """Return the device of ``runtime.device``; auto: cuda, else mps, else cpu."""
-    name = config.runtime.device
+    """Return the device of ``runtime.device``; auto: cuda, else mps, else cpu. UserError for one that is not here."""
+    name: str = config.runtime.device
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        name = next((kind for kind, available in here.items() if available), "cpu")
+    elif not here.get(name, True):
+        raise UserError(f"runtime.device={name}: this machine has no such device, or torch was built without it; use auto or cpu")
     return torch.device(name)
 
 
@@ -135,10 +138,13 @@ def _cached_split(config_json: str) -> tuple[tuple[np.ndarray, ...], tuple[np.nd
         per_class *= sites
     try:
         chosen = choose_labelled(y, per_class, data.label_fraction, config.seed)
-    except UserError as error:
-        raise UserError(f"{error}{_what_fits(config, y)}") from error
-    mine = _deal(config, y, chosen)
-    rest = _deal(config, y, np.setdiff1d(np.arange(len(y)), chosen)) if config.method.source == "real" else ()
+    except UnfitClassError as error:
+        raise UserError(f"{error.named(dataset(config).classes)}{_what_fits(config, y)}") from error
+    try:
+        mine = _deal(config, y, chosen)
+        rest = _deal(config, y, np.setdiff1d(np.arange(len(y)), chosen)) if config.method.source == "real" else ()
+    except UnfitClassError as error:
+        raise UserError(error.named(dataset(config).classes)) from error
     return mine, rest
 
 

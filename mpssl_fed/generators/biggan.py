@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import remove_spectral_norm
 from torch.nn.utils.spectral_norm import SpectralNorm
 
+from mpssl_fed import environment
 from mpssl_fed.errors import UserError
 from mpssl_fed.files import sha256, write_json
 from mpssl_fed.generators.base import GENERATORS, Generator
@@ -56,6 +57,7 @@ def load_folder(folder: Path, name: str, truncation: float = 1.0) -> BigGANGener
     file, a recorded SHA-256 that differs, keys or shapes that do not fit the config, non-finite weights, class names
     that do not fit, or a truncation for which the file holds no statistics. Float16 weights are loaded to float32.
     """
+    environment.have_home()  # the package asks for one as it is imported
     from pytorch_pretrained_biggan import BigGAN, BigGANConfig  # here: importing it takes seconds
 
     need_files(folder)
@@ -156,8 +158,7 @@ def load_checked(model: nn.Module, state: dict[str, Tensor], path: Path) -> None
 
 def cache_folder(name: str) -> Path:
     """Return where the published weights ``name`` are kept: $XDG_CACHE_HOME/mpssl-fed/generators/NAME."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "mpssl-fed" / "generators" / name
+    return environment.cache_folder() / "generators" / name
 
 
 def embedded_folder(name: str) -> Path:

@@ -127,7 +127,7 @@ def _pictures(run: RunReader) -> dict[str, Any]:
 def _order(run: RunReader) -> str:
     """Return how the pictures of meta-optimised latents are ordered (``MetaOptimised.samples``)."""
     file = run.path / "labels.json"
-    classes = len(json.loads(file.read_text(encoding="utf-8"))["classes"]) if file.is_file() else 0
+    classes = len(read_json(file).get("classes") or ()) if file.is_file() else 0
     of = (
         "the task's classes in their order"
         if classes <= SHOWN_IMAGES

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.table import Table as RichTable
+from rich.text import Text
 
 NOTHING = "–"
 
@@ -58,11 +59,11 @@ def to_markdown(table: Table) -> str:
 def to_terminal(table: Table, title: str = "") -> RichTable:
     """Return the table for a terminal."""
     colour = {"better": "green", "worse": "red"}
-    rich = RichTable(title=title or None, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    rich = RichTable(title=Text(title) if title else None, title_justify="left", box=None, header_style="bold", pad_edge=False)
     for column in table.columns:
-        rich.add_column(column, justify="right" if column in table.numeric else "left", no_wrap=True)
+        rich.add_column(Text(column), justify="right" if column in table.numeric else "left", no_wrap=True)
     for row in table.rows:
-        cells = [f"[{colour[cell.style]}]{cell.text}[/]" if cell.style in colour else cell.text for _, cell in row.cells]
+        cells = [Text(cell.text, style=colour.get(cell.style, "")) for _, cell in row.cells]
         rich.add_row(*cells, style="dim" if row.kind == "baseline" else None)
     return rich
 

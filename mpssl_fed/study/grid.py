@@ -265,7 +265,7 @@ def _cells(study: Study, where: str, fixed: Sequence[Override]) -> tuple[Cell, .
 
 def _bundles(study: Study, where: str) -> list[tuple[dict[str, Any], Settings]]:
     """Return (fields of the config, settings) of every arm, before resolution, in the file's order."""
-    bundles = []
+    bundles: list[tuple[dict[str, Any], Settings]] = []
     for block in study.blocks():
         chosen = block.get("variant", list(study.variants))
         for name in chosen:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mpssl_fed.data.folder import check_subjects, list_classes
+from mpssl_fed.environment import expanded
 from mpssl_fed.errors import UserError
 from mpssl_fed.trained.load import Trained
 
@@ -70,7 +71,7 @@ def evaluate_folder(trained: Trained, folder: str | Path, bins: int = BINS, subj
     Raises UserError for a missing folder, a folder that is none of the classes, no image at all, or a broken file.
     """
     check_subjects(subjects)
-    listing = list_classes(Path(folder).expanduser(), trained.classes, subjects)
+    listing = list_classes(expanded(folder), trained.classes, subjects)
     if not listing:
         raise UserError(f"folder {folder} has no image; expected CLASS/*.png with CLASS among {', '.join(trained.classes[:12])}")
     logits = torch.cat([part for _, part in trained.batches([path for path, _, _ in listing])])

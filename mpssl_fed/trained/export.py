@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mpssl_fed.environment import expanded
 from mpssl_fed.errors import UserError, nearest
 from mpssl_fed.files import write_atomic
 from mpssl_fed.models import Classifier
@@ -47,7 +48,7 @@ def export(trained: Trained, form: str = "onnx", out: str | Path | None = None, 
     """
     if form not in SUFFIX:
         raise UserError(f"--format {form}: unknown.{nearest(form, SUFFIX)} Known: {', '.join(SUFFIX)}")
-    file = Path(out).expanduser() if out else trained.file.with_suffix(SUFFIX[form])
+    file = expanded(out) if out else trained.file.with_suffix(SUFFIX[form])
     if file.is_dir() or (file.exists() and not overwrite):
         raise UserError(f"--out {file} exists; choose another file{'' if file.is_dir() else ' or add --overwrite'}")
     classifier = copy.deepcopy(trained.classifier).cpu()

@@ -14,6 +14,7 @@ from mpssl_fed.data.base import Images
 from mpssl_fed.data.decode import read_images
 from mpssl_fed.data.fine_grained import STORED
 from mpssl_fed.data.mnist import from_28
+from mpssl_fed.environment import expanded
 from mpssl_fed.errors import UserError, nearest
 from mpssl_fed.models import Classifier
 from mpssl_fed.runs.model_file import read_model
@@ -75,7 +76,7 @@ def load_trained(run: str | Path, device: str = "auto") -> Trained:
     device: auto (CUDA where there is one), cpu, cuda, cuda:1, mps. Raises UserError when there is no such run, it has no model
     yet, the file is not one of ours, its weights are not finite, or the device is not there.
     """
-    path = Path(run).expanduser()
+    path = expanded(run)
     if not path.exists():
         beside = [str(path.parent / item.name) for item in path.parent.iterdir()] if path.parent.is_dir() else []
         raise UserError(

@@ -144,7 +144,7 @@ def test_an_override_without_key_or_value(word: str) -> None:
 def test_an_override_below_a_value_and_one_that_is_no_yaml() -> None:
     with pytest.raises(UserError, match=r"override 'seed\.x=1': 'seed' is a value, not a section"):
         configs.override({"seed": 1}, ["seed.x=1"])
-    with pytest.raises(UserError, match="override 'seed=.1': the value: not valid YAML: .*expected"):
+    with pytest.raises(UserError, match=r"override 'seed=.1': the value: not valid YAML: .*expected"):
         configs.override({}, ["seed=[1"])
 
 

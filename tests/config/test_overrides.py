@@ -1,4 +1,4 @@
-"""``key.path=value``: names and paths are taken literally, a new name drops what belonged to the old one, blame falls where it should."""
+"""``key.path=value``: text is taken literally, a new name drops what belonged to the old one, blame falls where it should."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from mpssl_fed.config.learning import CONTROLS, METHODS
 from mpssl_fed.errors import UserError
 
 NASTY = [
-    "scans #2", "a: b", " leading and trailing ", "2024-01-01", "2024-02-30", "1", "1e5", "0x10", "007", "true", "off", "NULL", "~", "~x",
-    "[a]", "[unclosed", "{a: 1}", "- a", "*x", "&x", "!tag", "%", "@x", "`x`", "|", ">", "a=b=c", "'", '"', "it's", "'a' and 'b'",
+    "scans #2", "a: b", " leading and trailing ", "2024-01-01", "2024-02-30", "1", "1e5", "0x10", "007", "true", "off", "NULL",
+    "~", "~x", "[a]", "[unclosed", "{a: 1}", "- a", "*x", "&x", "!tag", "%", "@x", "`x`", "|", ">", "a=b=c",
+    "'", '"', "it's", "'a' and 'b'",
     "dir/with\ttab", "C:\\new", "käse", "日本", "\udcff", "a\nb", "#", "--flag", "$HOME", "*", "?",
 ]  # fmt: skip
 
@@ -50,9 +51,11 @@ def test_null_alone_is_null_and_quotes_make_it_a_name() -> None:
 @pytest.mark.parametrize(
     ("word", "value"),
     [
-        ("federation.rounds=3", 3), ("federation.rounds=0x3", 3), ("optim.lr=1e-3", 0.001), ("optim.betas=[0.8, 0.95]", [0.8, 0.95]),
+        ("federation.rounds=3", 3), ("federation.rounds=0x3", 3), ("optim.lr=1e-3", 0.001),
+        ("optim.betas=[0.8, 0.95]", [0.8, 0.95]),
         ("data.labels_per_class=null", None), ("data.labels_per_class=~", None), ("data.download=true", True),
-        ("data.task={classes: [a, b]}", {"classes": ["a", "b"]}), ("method.options.depth=3", 3), ("warm_start.class_map={'7': seven}", {"7": "seven"}),
+        ("data.task={classes: [a, b]}", {"classes": ["a", "b"]}), ("method.options.depth=3", 3),
+        ("warm_start.class_map={'7': seven}", {"7": "seven"}),
     ],
 )  # fmt: skip
 def test_every_other_key_takes_yaml(word: str, value: Any) -> None:
@@ -80,7 +83,7 @@ def test_a_new_name_drops_the_options_of_the_old_one() -> None:
     assert (config.federation.strategy.proximal_mu, config.federation.strategy.norm_bound) == (0.01, 2)
     same = configs.override(file, ["data.partition.name=dirichlet"])
     assert same["data"]["partition"]["alpha"] == 0.3
-    with pytest.raises(UserError, match="'alpha' belongs to dirichlet"):  # what is itself asked for is not dropped
+    with pytest.raises(UserError, match=r"'alpha' belongs to dirichlet"):  # what is itself asked for is not dropped
         configs.from_mapping(configs.override(file, ["data.partition.name=iid", "data.partition.alpha=1"]))
 
 
@@ -110,7 +113,8 @@ def test_files_of_the_former_generator_and_model_go_and_those_that_wait_for_a_na
 @pytest.mark.parametrize(
     ("word", "suggested"),
     [
-        ("rounds=3", "federation.rounds"), ("labels_per_class=1", "data.labels_per_class"), ("lables_per_class=1", "data.labels_per_class"),
+        ("rounds=3", "federation.rounds"), ("labels_per_class=1", "data.labels_per_class"),
+        ("lables_per_class=1", "data.labels_per_class"),
         ("alpha=1", "data.partition.alpha"), ("federation.roundss=3", "rounds"), ("data.task={classes: [a, b], sise: 1}", "size"),
         ("data.rounds=3", "federation.rounds"),
     ],
@@ -121,7 +125,7 @@ def test_a_key_in_the_wrong_place_is_sent_to_the_right_one(word: str, suggested:
 
 
 def test_unknown_keys_of_a_task_are_told_the_keys_of_a_task() -> None:
-    with pytest.raises(UserError, match="Valid here: classes, size, stored_size, channels, flip"):
+    with pytest.raises(UserError, match=r"Valid here: classes, size, stored_size, channels, flip"):
         configs.load("demo", ["data.task={classes: [a, b], foo: 1}"])
 
 
@@ -140,7 +144,7 @@ def test_blame_falls_on_the_override_or_on_the_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("word", ["a..b=1", ".a=1", "a.=1", "=", "x" * 500])
 def test_a_word_that_is_no_override(word: str) -> None:
-    with pytest.raises(UserError, match="want key.path=value") as error:
+    with pytest.raises(UserError, match=r"want key.path=value") as error:
         configs.load("demo", [word])
     assert len(str(error.value)) < 320
 
@@ -159,6 +163,6 @@ def test_a_name_of_another_type_is_refused(key: str, value: Any) -> None:
 
 
 def test_a_study_file_is_sent_to_the_command_for_it() -> None:
-    with pytest.raises(UserError, match="is a study file .it has 'grid'.*: mpssl-fed study studies/demo"):
+    with pytest.raises(UserError, match=r"is a study file .it has 'grid'.*: mpssl-fed study studies/demo"):
         configs.load("studies/demo")
     assert isinstance(configs.load("demo"), Config)

@@ -98,7 +98,8 @@ def test_merge_keys_and_anchors_fill_in_what_is_not_said() -> None:
 @given(st.recursive(
     st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(st.characters(exclude_characters="\0"), max_size=12)
-    | st.sampled_from(["1e5", "0o7", "0x1", "1_0", "007", "null", "~", "yes", "2024-01-01", "12:30", "<<", "=", "-", ".5", "1.", " #"]),
+    | st.sampled_from(["1e5", "0o7", "0x1", "1_0", "007", "null", "~", "yes", "2024-01-01", "12:30", "<<", "="])
+    | st.sampled_from(["-", ".5", "1.", " #"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3), max_leaves=8,
 ))  # fmt: skip
 def test_what_is_written_is_read_as_the_same_here_and_by_yaml_1_1(value: Any) -> None:
@@ -107,29 +108,27 @@ def test_what_is_written_is_read_as_the_same_here_and_by_yaml_1_1(value: Any) ->
     assert yaml.safe_load(text) == {"a": value}
 
 
-@pytest.mark.parametrize("reader", ["config", "study", "base", "policy", "override", "message"])
-def test_a_key_given_twice_is_refused_wherever_yaml_is_read(reader: str, tmp_path: Path) -> None:
-    file = tmp_path / "twice.yaml"
-    with pytest.raises(UserError, match="given a second time"):
-        if reader == "config":
-            file.write_text("privacy: {epsilon: 2, public_size: 1000}\nprivacy: {noise: fast}\n")
-            configs.load(file)
-        elif reader == "study":
-            file.write_text("grid: {method.name: [base]}\nseeds: 1\nseeds: 2\n")
-            load_study(file)
-        elif reader == "base":
-            file.write_text("seed: 1\nseed: 2\n")
-            study = tmp_path / "study.yaml"
-            study.write_text(f"base: {file}\ngrid: {{method.name: [base]}}\n")
-            load_study(study)
-        elif reader == "policy":
-            text = (configs.config_folder() / "policies" / "site.yaml").read_text()
-            file.write_text(text + "\nmax_epsilon: 400\n")
-            load_policy(file)
-        elif reader == "override":
-            configs.override({}, ["data.partition={name: iid, name: quantity}"])
-        else:
-            parse('{"seed": 1, "seed": 2}', "message")
+TWICE = {
+    "config": "privacy: {epsilon: 2, public_size: 1000}\nprivacy: {noise: fast}\n",
+    "study": "grid: {method.name: [base]}\nseeds: 1\nseeds: 2\n",
+    "base": "seed: 1\nseed: 2\n",
+    "policy": (configs.config_folder() / "policies" / "site.yaml").read_text() + "\nmax_epsilon: 400\n",
+}
+
+
+@pytest.mark.parametrize("kind", TWICE)
+def test_a_key_given_twice_is_refused_in_every_file(kind: str, tmp_path: Path) -> None:
+    file, study = tmp_path / "twice.yaml", tmp_path / "study.yaml"
+    file.write_text(TWICE[kind])
+    study.write_text(f"base: {file}\ngrid: {{method.name: [base]}}\n")
+    read: dict[str, Any] = {"config": configs.load, "study": load_study, "base": lambda _: load_study(study), "policy": load_policy}
+    with pytest.raises(UserError, match=rf"^{file}, line \d+: key '.*' is given a second time"):
+        read[kind](file)
+
+
+def test_a_key_given_twice_is_refused_in_an_override() -> None:
+    with pytest.raises(UserError, match=r"^override 'data.partition=.*': the value: key 'name' is given a second time"):
+        configs.override({}, ["data.partition={name: iid, name: quantity}"])
 
 
 def test_plain_takes_what_python_callers_have_and_refuses_the_rest(tmp_path: Path) -> None:

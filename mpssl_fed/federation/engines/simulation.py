@@ -38,9 +38,13 @@ AppFactory = Callable[[], ClientApp]
 """An importable function that returns the ClientApp: it is called in each worker process."""
 
 
+ENGINES = ("inprocess", "ray")
+
+
 def preflight(config: Config) -> None:
     """Raise UserError now for whatever would make the sites fail later: names, files, shares, privacy, a missing Ray."""
     torch.set_num_threads(config.runtime.threads)
+    parts.device(config)
     if config.federation.backend == "ray" and importlib.util.find_spec("ray") is None:
         raise UserError("federation.backend=ray: Ray is not installed; pip install 'mpssl-fed[ray]', or use backend inprocess")
     STRATEGIES[config.federation.strategy.name]

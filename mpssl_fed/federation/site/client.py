@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 from flwr.app import Context, Message, RecordDict
 
+from mpssl_fed import environment
 from mpssl_fed.federation.messages import SiteCard, TrainRequest
 from mpssl_fed.federation.refusal import Refusal, to_error
 from mpssl_fed.federation.site.site import Site
@@ -37,8 +37,7 @@ def answer_query(message: Message, context: Context) -> Message:
 
 def site_folder(context_run_id: int) -> Path:
     """Return where sites of ``flwr run`` keep their state: the owner's state folder, apart for each Flower run."""
-    home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    return home / "mpssl-fed" / "simulated" / str(context_run_id)
+    return environment.state_folder() / "simulated" / str(context_run_id)
 
 
 def _site(context: Context) -> Site:
