@@ -16,7 +16,7 @@ HOUSE = PACKAGE.parent
 FILES = sorted([*PACKAGE.rglob("*.py"), *(HOUSE / "clients").glob("*.py"), *(HOUSE / "server").glob("*.py")])
 
 LEVELS = (
-    {"errors", "files", "seeds", "registry", "environment", "download", "page"},
+    {"errors", "files", "seeds", "registry", "environment", "download", "page", "watch"},
     {"config"},
     {"models", "generators", "data"},
     {"method"},

@@ -121,8 +121,13 @@ def _commands(command: Any, path: str) -> list[str]:
     for parameter in command.params:
         record = parameter.get_help_record(context)
         shown, meaning = record or (parameter.make_metavar(context), getattr(parameter, "help", None) or "")
-        rows.append(f"| `{shown}` | {meaning} |".replace("||", "\\|\\|"))
+        rows.append(f"| `{_cell(shown)}` | {_cell(meaning)} |")
     return [*lines, "| argument or option | meaning |", "|---|---|", *rows, ""] if rows else lines
+
+
+def _cell(text: str) -> str:
+    """Return a text as a cell of a table: on one line, without an end of the cell in it."""
+    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def main() -> int:

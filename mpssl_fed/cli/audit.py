@@ -36,11 +36,13 @@ def audit_command(
     iterations: Annotated[int, typer.Option(min=1, help="Iterations of gradient inversion.")] = 300,
 ) -> None:
     """Audit a run: claimed epsilon, audited lower bound and attack success side by side. Exit 1 where a claim is contradicted."""
+    if shadows % 2:
+        raise UserError(f"--shadows {shadows}: want an even number, so that each image is in half of them")
+    _chosen(what, ())  # a misspelt one is refused before anything is imported
+
     from mpssl_fed.audit.report import contradictions, verdicts, write_audit
     from mpssl_fed.audit.sections import AUDITS, facts
 
-    if shadows % 2:
-        raise UserError(f"--shadows {shadows}: want an even number, so that each image is in half of them")
     audited, folder, default = _subject(run, site, data, name, generator_path, seed, (canaries, trials, shadows, iterations))
     names = _chosen(what, default)
     sections = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,9 @@ from rich.table import Table
 from mpssl_fed.config import Config
 from mpssl_fed.runs.progress import Lines, Progress
 
+FRAMES = 4
+"""Drawings a second."""
+
 SHOWN = 20
 """Rounds in the table; older ones scroll out of it."""
 
@@ -29,13 +33,14 @@ class LiveTable(Progress):
         self.records: list[dict[str, Any]] = []
         self.rounds, self.title, self.held_out = 0, "", "test"
         self.live: Live | None = None
+        self.now, self.drawn = "", 0.0
 
     def start(self, config: Config, folder: str) -> None:
         """Show the empty table."""
         self.rounds = config.federation.rounds
         self.held_out = config.data.held_out
         self.title = f"{config.method.name or 'own method'}, {config.federation.sites} sites -> {folder}"
-        self.live = Live(self._view(), console=self.console, refresh_per_second=4)
+        self.live = Live(self._view(), console=self.console, refresh_per_second=FRAMES)
         self.live.start()
 
     def note(self, text: str) -> None:
@@ -45,7 +50,15 @@ class LiveTable(Progress):
     def round(self, record: dict[str, Any]) -> None:
         """Add a row."""
         self.records.append(record)
+        self.now = ""
         if self.live is not None:
+            self.live.update(self._view())
+
+    def step(self, what: str, done: int, total: int) -> None:
+        """Show how far the work below the table is."""
+        self.now = f"{what}: {done} of {total}"
+        if self.live is not None and time.monotonic() - self.drawn >= 1 / FRAMES:
+            self.drawn = time.monotonic()
             self.live.update(self._view())
 
     def end(self) -> None:
@@ -56,8 +69,9 @@ class LiveTable(Progress):
 
     def _view(self) -> Group:
         number = len(self.records) and self.records[-1]["round"] + 1
-        waiting = Spinner("dots", text=f"round {number} of {self.rounds}" if number <= self.rounds else "writing")
-        return Group(self._table(), waiting)
+        text = f"round {number} of {self.rounds}" if number <= self.rounds else "writing"
+        dots = "line" if self.console.options.ascii_only else "dots"
+        return Group(self._table(), Spinner(dots, text=self.now or text))
 
     def _table(self) -> Table:
         table = Table(

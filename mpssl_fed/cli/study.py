@@ -97,7 +97,7 @@ def _print_plan(plan: Plan, folder: Path, console: Console) -> None:
 def _print_estimates(plan: Plan, console: Console) -> None:
     """Build what each arm's cells would build and print what a run takes, then what all of them do and what is missing."""
     from mpssl_fed.report.table import NOTHING, make_table, to_terminal
-    from mpssl_fed.study.dry_run import estimate
+    from mpssl_fed.study.dry_run import estimate, missing
     from mpssl_fed.study.grid import arm_of
 
     firsts = {arm_of(cell.settings): cell for cell in reversed(plan.cells)}
@@ -115,8 +115,9 @@ def _print_estimates(plan: Plan, console: Console) -> None:
         f"All cells: {steps:,} steps, {images:,} generator images. Memory is an estimate of tensors alone, libraries apart."
     )
     if None in cells:
-        console.print("Not estimated: data sets whose classes only their files tell.")
-    for file in dict.fromkeys(file for one in found.values() if one is not None for file in one.missing):
+        console.print("Not estimated: data sets whose classes only their files tell, and these are not here.")
+    absent = [missing(firsts[name].config) if one is None else one.missing for name, one in found.items()]
+    for file in dict.fromkeys(file for files in absent for file in files):
         console.print(f"missing: {file}", soft_wrap=True)
 
 

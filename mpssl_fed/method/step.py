@@ -26,6 +26,7 @@ from mpssl_fed.method.sources import MetaOptimised, Source, Streams
 from mpssl_fed.method.views import Views
 from mpssl_fed.models import Classifier, Params
 from mpssl_fed.seeds import torch_rng
+from mpssl_fed.watch import tell
 
 
 @dataclass
@@ -58,6 +59,7 @@ class Learner:
             self.proceed()
             for name, value in self.step((round_number - 1) * self.config.federation.local_steps + t).items():
                 seen[name].append(value)
+            tell("training", t + 1, steps)
         generate = self.source.cost.seconds if self.source else 0.0
         images = self.source.cost.images if self.source else 0
         means = {name: sum(values) / len(values) for name, values in seen.items()}

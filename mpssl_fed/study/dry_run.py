@@ -1,6 +1,6 @@
 """A study without its data: every object of every kind of cell is built, on torch's meta device, and its cost is estimated.
 
-Reads no data set, no downloaded weights and no network; what of them is missing is said.
+Decodes no data set, and reads no downloaded weights and no network; what of them is missing is said.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from mpssl_fed.models import Classifier, build_classifier
 from mpssl_fed.privacy.plan import plan_for
 from mpssl_fed.study.cell_key import differing
 from mpssl_fed.study.grid import Cell
-from mpssl_fed.study.known_data import KNOWN, KnownData
+from mpssl_fed.study.known_data import KnownData, known_data
 
 MIB = 2**20
 STEM = [[False, 16, 16], [True, 16, 16], [False, 16, 16], [True, 16, 8], [False, 8, 8]]
@@ -60,11 +60,11 @@ class Estimate:
 
 
 def estimate(cell: Cell) -> Estimate | None:
-    """Build what the cell's run would build and return its estimate; None for a data set whose classes only its files tell.
+    """Build what the cell's run would build and return its estimate; None where only files that are not here tell the classes.
 
     Raises UserError for what would fail in the run: an unknown name, too few labels, a partition that leaves a site empty.
     """
-    if cell.config.data.name not in KNOWN:
+    if known_data(cell.config) is None:
         DATASETS[cell.config.data.name.partition("/")[0]]  # an unknown name is refused with its nearest
         return None
     kind = differing(cell.config)
@@ -80,7 +80,9 @@ def missing(config: Config) -> tuple[str, ...]:
     words = []
     data, generator, method = config.data, config.generator, config.method
     if data.root is not None and not expanded(data.root).exists():
-        words.append(f"data.root {data.root} (mpssl-fed fetch {data.name})")
+        words.append(f"data.root {data.root}" + ("" if data.name == "image-folder" else f" (mpssl-fed fetch {data.name})"))
+    if data.root is None and data.name == "image-folder":
+        words.append("data.root, the folder of the images")
     if _uses_generator(config) and generator.name in PUBLISHED:
         folder = Path(generator.path) if generator.path else cache_folder(generator.name)
         if not (folder / "pytorch_model.bin").is_file():
@@ -105,7 +107,8 @@ def _estimate(kind: str, config: Config) -> Estimate:
 
 
 def _build(config: Config) -> Estimate:
-    data = KNOWN[config.data.name]
+    data = known_data(config)
+    assert data is not None
     if config.data.held_out == "validation":
         data = data.validation_split(config.data.held_out_fraction)
     STRATEGIES[config.federation.strategy.name]

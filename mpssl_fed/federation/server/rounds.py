@@ -26,9 +26,10 @@ from mpssl_fed.models import Weights
 from mpssl_fed.runs.checkpoint import Checkpoint, History
 from mpssl_fed.runs.events import Events
 from mpssl_fed.runs.manifest import now
-from mpssl_fed.runs.progress import Progress
+from mpssl_fed.runs.progress import Progress, RoundSteps
 from mpssl_fed.runs.run_directory import RunDirectory
 from mpssl_fed.seeds import numpy_rng
+from mpssl_fed.watch import watched_by
 
 SILENT_ROUNDS = 3
 """A run in which so many first rounds brought no answer at all is given up."""
@@ -118,7 +119,8 @@ class _Server:
         if part == "none":
             return
         self.job.progress.note(f"warm start of {part} from {self.config.generator.name}, {self.config.warm_start.steps} steps")
-        start_warm(self.config, self.classifier)
+        with watched_by(lambda what, done, total: self.job.progress.step(f"warm start, {what}", done, total)):
+            start_warm(self.config, self.classifier)
 
     def round(self, number: int, state: Checkpoint) -> Checkpoint:
         """Return the state after round ``number``.
@@ -134,7 +136,9 @@ class _Server:
         packed = time.perf_counter() - start
         reading = _Reader(state.weights, federation.max_examples)
         contents = {site: (nodes[site], content) for site in asked}
-        answers = ask(self.grid, contents, MessageType.TRAIN, reading, federation.deadline_s, self.job.stop)
+        shown = RoundSteps(self.job.progress, number, len(asked))
+        with watched_by(shown):
+            answers = ask(self.grid, contents, MessageType.TRAIN, shown.after(reading), federation.deadline_s, self.job.stop)
         replies: list[TrainReply] = list(answers.good.values())  # type: ignore[arg-type]
 
         collected = time.perf_counter()

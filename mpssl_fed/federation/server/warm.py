@@ -12,6 +12,7 @@ from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
 from mpssl_fed.method.warm_start import warm_start
 from mpssl_fed.models import Classifier, Params
+from mpssl_fed.watch import tell
 
 
 def start_warm(config: Config, classifier: Classifier) -> None:
@@ -41,5 +42,5 @@ def _trained(config_json: str) -> Params:
     if generator is None:
         raise UserError("warm_start.part: the run has no generator")
     classifier = parts.initial_classifier(config)
-    warm_start(config, classifier, generator, parts.dataset(config).flip)
+    warm_start(config, classifier, generator, parts.dataset(config).flip, tell)
     return {name: tensor.detach().clone() for name, tensor in classifier.state_dict().items()}
