@@ -17,5 +17,8 @@ def main(grid: Grid, context: Context) -> None:
     """Serve one run."""
     folder = serve_flower_run(grid, context, Path(__file__).parents[1])
     from mpssl_fed.report.run_report import report_run  # here: it brings in what draws plots
+    from mpssl_fed.runs.reader import RunReader
 
-    print(f"report: {report_run(folder, print)}", flush=True)
+    page = report_run(folder, print)
+    accuracy = RunReader(folder).evaluated("test_accuracy")
+    print(f"{f'accuracy {accuracy[-1][1]:.4f}' if accuracy else 'nothing was evaluated'}   {page}", flush=True)

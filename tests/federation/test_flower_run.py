@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -50,7 +51,7 @@ def test_nodes_are_the_sites_and_a_line_says_how_many(
     said = capsys.readouterr().out
     assert "num-supernodes=N" in said
     page = (folder / "report.html").read_text()
-    assert f"report: {folder.relative_to(tmp_path)}/report.html" in said
+    assert re.search(rf"accuracy 0\.\d{{4}}   {folder.relative_to(tmp_path)}/report\.html\n\Z", said)
     assert "After 2 of 2 rounds the model is right on" in page
     assert page.count('src="data:image/png') == 0  # base draws none
 
