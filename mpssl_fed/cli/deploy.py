@@ -159,12 +159,14 @@ def submit(
 ) -> None:
     """Submit a run to a SuperLink, follow it and say truthfully how it ended."""
     from mpssl_fed import config as configs
+
+    folder_given(output)
+    resolved = configs.load(config, words(overrides, output=output))
+
     from mpssl_fed.deployment.address import host_and_port
     from mpssl_fed.runs.reader import default_folder
 
-    folder_given(output)
     server = host_and_port(server, "--server", LINK_PORT)
-    resolved = configs.load(config, words(overrides, output=output))
     folder = Path(resolved.output.dir or default_folder(Path(config).stem)).absolute()
 
     from mpssl_fed.cli.live import complain, progress, resumable

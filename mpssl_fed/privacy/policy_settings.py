@@ -63,7 +63,7 @@ def read_settings(settings: Mapping[str, Any]) -> dict[str, Accepted]:
     Keys are dotted or nested, as in a config.
     """
     said: dict[str, Accepted] = {}
-    for key, value in _dotted(settings):
+    for key, value in dotted(settings):
         if key in said:
             raise ValueError(f"settings.{key} is said twice; remove one")
         said[key] = _read(key, value)
@@ -78,11 +78,12 @@ def may_be_said(key: str, value: Any) -> bool:
         return False
 
 
-def _dotted(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def dotted(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each key of ``settings``, dotted or nested there, as a dotted key with its value."""
     for name, value in settings.items():
         key = f"{prefix}{name}"
         if isinstance(value, dict) and any(leaf.startswith(f"{key}.") for leaf in LEAVES):
-            yield from _dotted(value, f"{key}.")
+            yield from dotted(value, f"{key}.")
         else:
             yield key, value
 

@@ -37,7 +37,7 @@ def served(tmp_path: Path) -> Iterator[Daemon]:
     site = RealSite(tmp_path, CONFIG, policy=PRIVATE)
     assert CONFIG.data.task is not None
     site.state.mkdir(mode=0o700)
-    data = OwnData(site.listing, CONFIG.data.task.classes)
+    data = OwnData(site.listing, CONFIG.data.task.classes, channels=1)
     resident = Resident(0, site.state, data, load_policy(site.policy_file))
     daemon = Daemon(resident, Door(site.socket, NOBODY), {}, most_bytes=10_000_000)
     thread = threading.Thread(target=daemon.run)

@@ -40,7 +40,7 @@ def ask(tmp_path: Path, listing: Path) -> Iterator[Any]:
     def ask(config: Config, run: str = "run", **more: Any) -> wire.Arrays:
         assert BASE.data.task is not None
         policy = Policy.model_validate(POLICY | more)
-        site = Resident(0, tmp_path / "state", OwnData(listing, BASE.data.task.classes), policy)
+        site = Resident(0, tmp_path / "state", OwnData(listing, BASE.data.task.classes, channels=1), policy)
         start = weights(config.model_copy(update={"runtime": BASE.runtime}))
         arrays, _ = wire.unpack(site.train(message(config, start, run=run)), "metrics")
         return arrays
@@ -74,6 +74,7 @@ IGNORED: list[dict[str, Any]] = [
             "min_sites": 9,
             "deadline_s": 1e-9,
             "join_deadline_s": 1e9,
+            "max_examples": 7,
             "weighting": "equal",
             "eval_every": 77,
             "backend": "ray",
@@ -159,4 +160,4 @@ def test_a_daemon_that_counts_subjects_does_not_start_without_them(tmp_path: Pat
     named.write_text("\n".join([rows[0] + ",subject", *(f"{row},p{i % 3}" for i, row in enumerate(rows[1:]))]) + "\n")
     kept, data, _ = check_site(SiteSettings(**{**vars(settings), "data": named}))
     assert kept.unit == "subject"
-    assert data.images(32, 1).subjects is not None
+    assert data.images().subjects is not None

@@ -60,7 +60,7 @@ def test_the_fraction_and_the_limit_are_obeyed(config: Callable[..., Config]) ->
 
 def test_what_is_left_must_hold_the_labels(config: Callable[..., Config]) -> None:
     wanted = config(VALIDATION, "federation.sites=1", "data.labels_per_class=241")
-    with pytest.raises(UserError, match="241 labelled images of class 0 are asked for in all, but it has 240"):
+    with pytest.raises(UserError, match="241 labelled images of class '0' are asked for in all, but it has 240"):
         parts.shares(wanted)
     with pytest.raises(UserError, match=r"data.labels_per_class=61 is the mean of each of 4 sites: set it to 60"):
         parts.shares(config(VALIDATION, "federation.sites=4", "data.labels_per_class=61"))

@@ -16,6 +16,7 @@ from mpssl_fed.deployment.isolation import User, exposed
 from mpssl_fed.deployment.own_data import OwnData
 from mpssl_fed.deployment.start_site import SiteSettings, check_site
 from mpssl_fed.errors import UserError
+from tests.real.second_user import open_the_way
 from tests.real.sites import NOBODY, RealSite, message, tiny, weights
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process of a second user")
@@ -81,7 +82,7 @@ sys.stdin.read()
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealSite]:
     folder = tmp_path_factory.mktemp("site")
-    _open_the_way(folder)
+    open_the_way(folder)
     real = RealSite(folder, CONFIG)
     real.start()
     yield real
@@ -155,7 +156,7 @@ def test_third_users_use_up_no_place(site: RealSite) -> None:
 
 def test_readable_files_stop_the_start(tmp_path: Path) -> None:
     user = User.named(str(NOBODY))
-    _open_the_way(tmp_path)
+    open_the_way(tmp_path)
     folder, image = tmp_path / "images", tmp_path / "images" / "a.png"
     folder.mkdir(mode=0o700)
     image.touch(mode=0o644)
@@ -201,7 +202,7 @@ def test_daemon_refuses_to_start_where_bundles_could_read(tmp_path: Path) -> Non
     with pytest.raises(UserError, match="trust-bundles"):
         check_site(same)
     (tmp_path / "open").mkdir(mode=0o755)
-    _open_the_way(tmp_path)
+    open_the_way(tmp_path)
     exposed_policy = tmp_path / "open" / "policy.yaml"
     exposed_policy.write_bytes(site.policy_file.read_bytes())
     exposed_policy.chmod(0o644)
@@ -210,14 +211,6 @@ def test_daemon_refuses_to_start_where_bundles_could_read(tmp_path: Path) -> Non
     )
     with pytest.raises(UserError, match=r"can read .*policy\.yaml"):
         check_site(other)
-
-
-def _open_the_way(folder: Path) -> None:
-    """Let others pass through pytest's own folders down to ``folder``; with parallel workers there is one more of them."""
-    for parent in (folder, *folder.parents):
-        parent.chmod(0o755)
-        if parent.name.startswith("pytest-of-"):
-            return
 
 
 def _plain_python() -> str:

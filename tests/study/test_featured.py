@@ -89,7 +89,7 @@ def test_files_at_the_top_are_the_featured_runs_and_nobody_elses(tmp_path: Path)
     show_run_files(worse)
     assert json.loads((tmp_path / "manifest.json").read_text())["run_id"] == worse.plan.cells[0].id
     assert not (tmp_path / "generator.png").exists()  # base draws no images: those of the run before are gone
-    assert not (tmp_path / "sites" / "0" / "audit").exists()
+    assert (tmp_path / "sites" / "0" / "audit").exists()  # no run wrote it
 
 
 @pytest.mark.parametrize("show", [None, "best"])
