@@ -107,14 +107,24 @@ class Federation(Section):
         return self
 
 
+CLIP_RANGE = (1e-3, 1e3)
+"""Least and largest clip bound of any release: in schema, marks, policy and release alike.
+
+Gradients and features of a unit that trains anything have norms of about 1e-2 to 1e2. Within the range a unit's vector, the grid
+of its contribution (2^-36 of the bound), the noise (sigma 0.2 to 1e5 times the bound) and the quotient by q x public_size
+(1e-9 to 1e9) are all normal float32 numbers, 1e-38 to 3e38, with every digit. Outside it a clip serves nobody but a server that
+looks for an edge of the arithmetic.
+"""
+
+
 class Clip(Section):
-    """L2 bounds of one unit's contribution to each release; public numbers."""
+    """L2 bounds of one unit's contribution to each release; public numbers within :data:`CLIP_RANGE`."""
 
-    marks: ClassVar[Marks] = {"gradient meta feature": site("the bound of what one unit adds", 1e-3, 1e3, code="clip")}
+    marks: ClassVar[Marks] = {"gradient meta feature": site("the bound of what one unit adds", *CLIP_RANGE, code="clip")}
 
-    gradient: float = Field(1.0, gt=0, description="Release (a): supervised gradient.")
-    meta: float = Field(1.0, gt=0, description="Release (b): validation gradient.")
-    feature: float = Field(1.0, gt=0, description="Release (c): feature mean.")
+    gradient: float = Field(1.0, ge=CLIP_RANGE[0], le=CLIP_RANGE[1], description="Release (a): supervised gradient.")
+    meta: float = Field(1.0, ge=CLIP_RANGE[0], le=CLIP_RANGE[1], description="Release (b): validation gradient.")
+    feature: float = Field(1.0, ge=CLIP_RANGE[0], le=CLIP_RANGE[1], description="Release (c): feature mean.")
 
 
 class Privacy(Section):

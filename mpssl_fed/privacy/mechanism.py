@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mpssl_fed.config.federation import CLIP_RANGE
 from mpssl_fed.privacy.noise import Noise
 from mpssl_fed.privacy.per_unit import Backend, Unit
 
@@ -26,9 +27,9 @@ class ReleaseSettings:
     """All public numbers of the releases; none may be derived from the data.
 
     sigma_KIND: noise multiplier, the noise's standard deviation over the clip bound, None where the release is not planned;
-    clip_KIND: L2 bound of a unit (1 for probabilities); q: chance of a unit to be in a draw; public_size: the number of
-    units the owner declares; meta_params: where (b) lives, ``norm`` for the body's GroupNorm scales and shifts or ``all`` of
-    the body; per_class: (c) as one mean a class instead of one for all; count_floor: floor of (c)'s noisy count, as a share
+    clip_KIND: L2 bound of a unit, within CLIP_RANGE (1 for probabilities); q: chance of a unit to be in a draw; public_size: the
+    number of units the owner declares; meta_params: where (b) lives, ``norm`` for the body's GroupNorm scales and shifts or ``all``
+    of the body; per_class: (c) as one mean a class instead of one for all; count_floor: floor of (c)'s noisy count, as a share
     of its expectation; max_physical_batch: images in memory at once.
     """
 
@@ -51,12 +52,20 @@ class ReleaseSettings:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name.startswith(("sigma_", "clip_")) and value is not None and not (value > 0 and math.isfinite(value)):
+            if field.name.startswith("sigma_") and value is not None and not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"{field.name}={value}: want a positive, finite number")
+            if field.name.startswith("clip_"):
+                _require_clip(field.name, value)
         if not 0 < self.q <= 1:
             raise ValueError(f"q={self.q}: want 0 < q <= 1")
         if self.public_size < 1 or self.max_physical_batch < 1:
             raise ValueError(f"public_size={self.public_size}, max_physical_batch={self.max_physical_batch}: want 1 or more")
+
+    @property
+    def usual_draw(self) -> int:
+        """Units that hardly any draw exceeds by much, a power of two: the size of calls that take several at once."""
+        expected = self.q * self.public_size
+        return 1 << (math.ceil(expected + 2 * math.sqrt(expected)) - 1).bit_length()
 
     def mechanism(self, kind: Kind) -> Mechanism:
         """Return the mechanism of one release. RuntimeError where it is not planned."""
@@ -84,6 +93,9 @@ class Mechanism:
     q: float
     denominator: float
 
+    def __post_init__(self) -> None:
+        _require_clip("sensitivity", self.sensitivity)
+
     @property
     def std(self) -> float:
         """Standard deviation of the noise on each coordinate of the sum."""
@@ -100,3 +112,9 @@ class Answer:
 
     values: list[Tensor]
     mechanism: Mechanism
+
+
+def _require_clip(name: str, value: float) -> None:
+    least, most = CLIP_RANGE
+    if not least <= value <= most:
+        raise ValueError(f"{name}={value}: want a number from {least:g} to {most:g}")

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from mpssl_fed.config import METHODS, read_mapping
+from mpssl_fed.config.federation import CLIP_RANGE
 from mpssl_fed.config.section import Section
 from mpssl_fed.errors import UserError, nearest
 from mpssl_fed.privacy.policy_settings import read_settings
@@ -75,9 +76,14 @@ class Policy(Section):
     scope: Literal["off", "labelled-step", "end-to-end"] = "end-to-end"
     min_sigma: float = Field(0.5, ge=0.1, le=100, description="Smallest noise multiplier of any release.")
     max_sample_rate: float = Field(0.2, ge=1e-4, le=1)
-    min_clip: float | None = Field(None, ge=1e-3, le=1e3, description="Smallest clip bound of any release; see max_clip.")
+    min_clip: float | None = Field(
+        None, ge=CLIP_RANGE[0], le=CLIP_RANGE[1], description="Smallest clip bound of any release; see max_clip."
+    )
     max_clip: float | None = Field(
-        None, ge=1e-3, le=1e3, description="Largest clip bound of any release. Neither of both: the installed defaults alone."
+        None,
+        ge=CLIP_RANGE[0],
+        le=CLIP_RANGE[1],
+        description="Largest clip bound of any release. Neither of both: the installed defaults alone.",
     )
     max_rounds: int = Field(1000, ge=1, le=100_000)
     max_local_steps: int = Field(1000, ge=1, le=100_000)

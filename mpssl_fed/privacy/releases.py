@@ -69,15 +69,23 @@ class DPPrivateData:
         self.x, self.y = labelled.floats(reference.device).to(reference.dtype), labelled.y.to(reference.device)
         self.units = units_of(labelled, settings.unit)
 
-        def per_unit(view: Callable[[Tensor], Tensor]) -> PerUnit:
+        def per_unit(view: Callable[[Tensor, Callable[[int], Tensor]], Tensor]) -> PerUnit:
             def load(index: Tensor) -> tuple[Tensor, Tensor]:
                 index = index.to(self.x.device)
-                return view(self.x[index]), self.y[index]
+                return view(self.x[index], rows), self.y[index]
 
-            return PerUnit(classifier, load, settings.unit, settings.backend, settings.max_physical_batch)
+            def copies(m: int) -> tuple[Tensor, Tensor]:
+                rng = torch.Generator().manual_seed(0)
+                image, row = torch.rand(self.x.shape[1:], generator=rng), torch.rand(1, len(COLUMNS), generator=rng)
+                x = (2 * image - 1).to(self.x).repeat(m, 1, 1, 1)
+                return view(x, lambda n: row.repeat(n, 1)), torch.zeros(m, dtype=self.y.dtype, device=self.y.device)
 
-        self._augmented = per_unit(lambda x: augment(x, rows(len(x))))
-        self._plain = per_unit(plain)
+            return PerUnit(
+                classifier, load, copies, settings.unit, settings.backend, settings.max_physical_batch, settings.usual_draw
+            )
+
+        self._augmented = per_unit(lambda x, rows: augment(x, rows(len(x))))
+        self._plain = per_unit(lambda x, _: plain(x))
 
     def begin_round(self, rng: torch.Generator, augment_rng: torch.Generator) -> None:
         """Begin a new list of releases. The public streams are not used: draws, noise and views are secret."""
@@ -134,20 +142,20 @@ class DPPrivateData:
         rows = len(self.classifier.classes) if self.settings.per_class else 1
         weight, bound = self.feature_weight(), self.settings.clip_feature
         radius = math.sqrt(bound**2 - weight**2)
-        psi = {name: p.detach() for name, p in psi.items()}
 
-        def joint(x: Tensor, y: Tensor) -> Tensor:
+        def joint(psi: Params, x: Tensor, y: Tensor) -> Tensor:
             feature = self.classifier.features(psi, x)  # [m, d]
             feature = feature * (radius / torch.linalg.vector_norm(feature, dim=1, keepdim=True)).clamp_max(1)
             counted = torch.cat([feature, torch.full_like(feature[:, :1], weight)], dim=1)  # [m, d + 1]
             blocks = F.one_hot(y if rows > 1 else torch.zeros_like(y), rows).to(counted)  # [m, R]
             return blocks.unsqueeze(2) * counted.unsqueeze(1)
 
-        return [self._plain.means(joint, batch, bound)]
+        return [self._plain.means(f"feature, {rows} rows", joint, psi, batch, bound)]
 
     def label_sum(self, foundation: nn.Module, batch: Sequence[Tensor]) -> list[Tensor]:
         """Return the clipped sum [K_F] of the units' mean foundation probabilities. Private."""
-        return [self._plain.means(lambda x, _: foundation(x).softmax(1), batch, 1.0)]
+        name = f"label of {type(foundation).__name__}, {sum(p.numel() for p in foundation.parameters())} parameters"
+        return [self._plain.means(name, lambda _psi, x, _y: foundation(x).softmax(1), {}, batch, 1.0)]
 
     def feature_weight(self) -> float:
         """Return the constant beside a feature: clip / sqrt(1 + sqrt d).
@@ -166,9 +174,9 @@ class DPPrivateData:
         drawn = self.noise.draw(max(1, len(self.units)), mechanism.q)
         sums = total([self.units[i] for i in drawn if i < len(self.units)])
         flat = torch.cat([part.flatten() for part in sums]).cpu().double().numpy()
-        answer = torch.from_numpy(mechanism.answer(flat, self.noise))
+        answer = torch.from_numpy(mechanism.answer(flat, self.noise)).to(self.x.dtype).to(self.x.device)
         parts = answer.split([part.numel() for part in sums])
-        return Answer([a.view(part.shape).to(part.dtype).to(part.device) for a, part in zip(parts, sums, strict=True)], mechanism)
+        return Answer([a.view(part.shape) for a, part in zip(parts, sums, strict=True)], mechanism)
 
 
 class LabelledStepPrivateData:

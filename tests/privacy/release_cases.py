@@ -151,6 +151,12 @@ def answer(private: DPPrivateData, kind: Kind) -> Tensor:
     return torch.cat([part.flatten() for part in released.values]).double()
 
 
+def unclipped(vectors: Sequence[Tensor], bound: float, into: list[Tensor] | None = None) -> list[Tensor]:
+    """What stands for ``clip_and_sum`` where a test plants a missing clip."""
+    sums = [vector.double().sum(0) for vector in vectors]
+    return sums if into is None else [one + other for one, other in zip(into, sums, strict=True)]
+
+
 def check_noise(build: Make) -> None:
     """A site without images releases noise alone: sigma x clip over q x public_size, whatever the kind."""
     private = build(digits(1).take([]))
