@@ -16,7 +16,7 @@ HOUSE = PACKAGE.parent
 FILES = sorted([*PACKAGE.rglob("*.py"), *(HOUSE / "clients").glob("*.py"), *(HOUSE / "server").glob("*.py")])
 
 LEVELS = (
-    {"errors", "files", "seeds", "registry", "environment", "download", "page", "watch"},
+    {"errors", "files", "names", "seeds", "registry", "environment", "download", "page", "watch"},
     {"config"},
     {"models", "generators", "data"},
     {"method"},
@@ -42,6 +42,7 @@ SAME_LEVEL = {
     ("download", "errors"),
     ("download", "files"),
     ("page", "files"),
+    ("page", "names"),
 }
 APART = ("accounting", "ledger", "policy", "egress", "noise")
 

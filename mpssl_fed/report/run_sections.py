@@ -8,6 +8,7 @@ from typing import Any
 
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation.engines.samples import SHOWN_IMAGES
+from mpssl_fed.names import shown
 from mpssl_fed.page import picture
 from mpssl_fed.report import plots
 from mpssl_fed.report.table import Table, make_table, seconds_words
@@ -104,7 +105,12 @@ def _labels(run: RunReader, plot_folder: Path) -> tuple[str | None, str]:
         raise UserError(f"{file}: damaged, 'classes' or 'sites' is missing; remove it to have the report without it")
     hidden = len(counts) - plots.MOST_SITES
     note = "Labelled images of each class at each site; in brackets how many a site has in all."
-    return plots.label_distribution(plot_folder, counts, classes), note + (f" {hidden} more sites not shown." if hidden > 0 else "")
+    note += f" {hidden} more sites not shown." if hidden > 0 else ""
+    classes = [str(name) for name in classes]
+    ticks = zip(plots.class_ticks(classes), classes, strict=True)
+    whole = [f"{tick}: {shown(name)}" for tick, name in ticks if tick != shown(name)]
+    note += f" Names in full: {'; '.join(whole)}." if whole else ""
+    return plots.label_distribution(plot_folder, counts, classes), note
 
 
 def _pictures(run: RunReader) -> dict[str, Any]:
