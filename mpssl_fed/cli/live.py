@@ -14,6 +14,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.spinner import Spinner
 from rich.table import Table
+from rich.text import Text
 
 from mpssl_fed.config import Config
 from mpssl_fed.runs.progress import Lines, Progress
@@ -45,7 +46,7 @@ class LiveTable(Progress):
 
     def note(self, text: str) -> None:
         """Print a line above the table."""
-        self.console.print(text)
+        self.console.print(text, markup=False, emoji=False, highlight=False)
 
     def round(self, record: dict[str, Any]) -> None:
         """Add a row."""
@@ -75,7 +76,14 @@ class LiveTable(Progress):
 
     def _table(self) -> Table:
         table = Table(
-            "round", "loss", f"{self.held_out} accuracy", "seconds", "sites", "left out", title=self.title, title_justify="left"
+            "round",
+            "loss",
+            f"{self.held_out} accuracy",
+            "seconds",
+            "sites",
+            "left out",
+            title=Text(self.title),
+            title_justify="left",
         )
         for record in self.records[-SHOWN:]:
             left_out = [f"{n} {code}" for code, n in record["rejected"].items()]

@@ -42,7 +42,7 @@ def study(
         raise UserError(f"--executor {executor}: unknown.{nearest(executor, ['processes', 'ray'])} Known: processes, ray")
     plan = load_study(file, overrides or [])
     folder = folder_given(output) or plan.folder()
-    console = Console(highlight=False, markup=False) if sys.stdout.isatty() else Console(highlight=False, markup=False, width=200)
+    console = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 200)
     if dry_run:
         _print_plan(plan, folder, console)
         return

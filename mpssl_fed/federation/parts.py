@@ -12,11 +12,15 @@ from mpssl_fed.config import Config, from_json
 from mpssl_fed.config.data import Task
 from mpssl_fed.data.datasets import Dataset, Images, load_dataset, validation_split
 from mpssl_fed.data.partition import UnfitClassError, choose_labelled, partition
+from mpssl_fed.data.preparation import Preparation
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.generators.base import Generator, load_generator
 from mpssl_fed.method import needs_generator
 from mpssl_fed.models import Classifier, build_classifier
+
+NO_DATA = "none"
+"""``data.name`` of a server that holds no images at all: the sites train, nobody tests."""
 
 
 class OwnImages(Protocol):
@@ -52,12 +56,19 @@ def dataset(config: Config) -> Dataset:
     """Return the data set of ``config.data``; with ``held_out=validation`` its ``test`` is a slice of the training pool."""
     data = config.data
     validation = data.held_out_fraction if data.held_out == "validation" else None
-    return _dataset(data.name, data.root, data.size, data.download, data.subjects, validation)
+    prepared = Preparation(fit=data.fit, white_level=data.white_level)
+    return _dataset(data.name, data.root, data.size, data.download, data.subjects, validation, prepared)
 
 
 def task(config: Config) -> Task:
     """Return the classes and the shape of the images: as the config says in a deployment, else those of the data set."""
     return config.data.task or task_of(dataset(config))
+
+
+def preparation(config: Config) -> Preparation:
+    """Return how a new image file becomes one like those that the run is evaluated on."""
+    task = config.data.task
+    return Preparation(fit=task.fit) if task is not None and config.data.name == NO_DATA else dataset(config).preparation
 
 
 def generator(config: Config) -> Generator | None:
@@ -167,9 +178,15 @@ def _deal(config: Config, y: np.ndarray, pool: np.ndarray) -> tuple[np.ndarray, 
 
 @lru_cache(maxsize=4)
 def _dataset(
-    name: str, root: str | None, size: int | None, download: bool, subjects: str | None, validation: float | None
+    name: str,
+    root: str | None,
+    size: int | None,
+    download: bool,
+    subjects: str | None,
+    validation: float | None,
+    prepared: Preparation,
 ) -> Dataset:
-    data = load_dataset(name, root, size=size, download=download, subjects=subjects)
+    data = load_dataset(name, root, size=size, download=download, subjects=subjects, prepared=prepared)
     return data if validation is None else validation_split(data, validation)
 
 
@@ -193,4 +210,5 @@ def task_of(data: Dataset) -> Task:
         stored_size=None if stored == data.size else stored,
         channels=data.channels,
         flip=data.flip,
+        fit=data.preparation.fit,
     )

@@ -14,6 +14,7 @@ from typing import Any
 import safetensors.torch
 
 from mpssl_fed.config import Config
+from mpssl_fed.data.preparation import Preparation
 from mpssl_fed.errors import UserError, flag, option
 from mpssl_fed.files import write_atomic, write_json
 from mpssl_fed.models import Classifier
@@ -65,10 +66,20 @@ class RunDirectory:
         writer.writerows(rows)
         write_atomic(self.folder / "metrics.csv", table.getvalue())
 
-    def write_model(self, classifier: Classifier) -> None:
-        """Write model.safetensors: every weight and buffer, and in the header all that is needed to build the classifier."""
+    def write_model(self, classifier: Classifier, preparation: Preparation) -> None:
+        """Write model.safetensors: every weight and buffer, and in the header all that is needed to build the classifier.
+
+        The header also says how an image file becomes its input: ``preparation`` for this toolkit, ``preprocessing`` for others.
+        """
         tensors = {key: value.detach().cpu().contiguous().clone() for key, value in classifier.state_dict().items()}
-        header = {"architecture": json.dumps(classifier.architecture()), "normalisation": "[-1, 1]", "run": self.run_id}
+        header = {
+            "architecture": json.dumps(classifier.architecture()),
+            "normalisation": "[-1, 1]",
+            "preparation": preparation.to_json(),
+            "preprocessing": json.dumps(preparation.steps(classifier.size, classifier.channels)),
+            "classes": json.dumps(list(classifier.classes)),
+            "run": self.run_id,
+        }
         write_atomic(self.folder / MODEL, safetensors.torch.save(tensors, header))
 
     def update_manifest(self, **fields: Any) -> None:

@@ -13,8 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mpssl_fed.data.folder import check_subjects, list_classes
+from mpssl_fed.data.listing import once
+from mpssl_fed.data.walk import Skipped
 from mpssl_fed.environment import expanded
 from mpssl_fed.errors import UserError
+from mpssl_fed.names import shown, some
 from mpssl_fed.trained.load import Trained
 
 BINS = 10
@@ -65,15 +68,19 @@ class Evaluation:
         return asdict(self)
 
 
-def evaluate_folder(trained: Trained, folder: str | Path, bins: int = BINS, subjects: str | None = None) -> Evaluation:
+def evaluate_folder(
+    trained: Trained, folder: str | Path, bins: int = BINS, subjects: str | None = None, skipped: Skipped | None = None
+) -> Evaluation:
     """Evaluate on ``folder/CLASS/*.png|jpg|...``; it may lack some of the classes. ``subjects="parent"``: CLASS/SUBJECT/*.
 
-    Raises UserError for a missing folder, a folder that is none of the classes, no image at all, or a broken file.
+    ``skipped``, where given, gets what was left out; links to and copies of an image count once. Raises UserError for a missing
+    folder, a folder that is none of the classes, a class that lost all its images, no image at all, or a broken file.
     """
     check_subjects(subjects)
-    listing = list_classes(expanded(folder), trained.classes, subjects)
+    skipped = Skipped() if skipped is None else skipped
+    listing = once(list_classes(expanded(folder), trained.classes, subjects, skipped), skipped, trained.classes)
     if not listing:
-        raise UserError(f"folder {folder} has no image; expected CLASS/*.png with CLASS among {', '.join(trained.classes[:12])}")
+        raise UserError(f"folder {shown(folder)} has no image; expected CLASS/*.png with CLASS among {some(trained.classes)}")
     logits = torch.cat([part for _, part in trained.batches([path for path, _, _ in listing])])
     return score(logits, torch.tensor([label for _, label, _ in listing]), trained.classes, bins)
 

@@ -92,6 +92,7 @@ HELD_ELSEWHERE: dict[str, Any] = {
     "data.task.size": 48,
     "data.task.stored_size": 64,
     "data.task.channels": 1,
+    "data.task.fit": "pad",
 }
 """Options of ``site run``, which the site's data are read by -> another value."""
 

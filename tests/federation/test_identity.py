@@ -67,7 +67,7 @@ def charge(budget: Budget, number: int, images: Images) -> list[dict[str, int]]:
     return [row.body["kinds"] for row in Ledger(budget.ledger).rows() if row.kind == "records"]
 
 
-@pytest.mark.parametrize("shape", ["size=8", "size=64", "stored_size=20", "channels=3"])
+@pytest.mark.parametrize("shape", ["size=8", "size=64", "stored_size=20", "channels=3", "fit=pad"])
 def test_another_shape_than_the_owners_is_refused_before_an_image_is_read(folder: Path, shape: str) -> None:
     data = OwnData(folder, CLASSES, None, 16, 1)
     with pytest.raises(Refusal, match="image-shape"):
@@ -93,7 +93,7 @@ def test_names_folders_and_order_do_not_matter_a_copy_counts_once(folder: Path, 
     charge(budget, 1, load_site_folder(folder, CLASSES, 16, 1))
     (folder / "cat" / "0.png").rename(folder / "dog" / "relabelled.png")
     (folder / "dog" / "1.png").rename(folder / "dog" / "aaa.png")
-    shutil.copy(folder / "cat" / "1.png", folder / "dog" / "twice.png")
+    shutil.copy(folder / "cat" / "1.png", folder / "cat" / "twice.png")
     assert charge(budget, 2, load_site_folder(folder, CLASSES, 16, 1)) == [{"image": 6}]
     index = [3, 1, 4]
     images = load_site_folder(folder, CLASSES, 16, 1)

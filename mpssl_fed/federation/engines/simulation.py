@@ -64,6 +64,8 @@ def simulate(run: RunDirectory, client_app: AppFactory, progress: Progress) -> N
     Call :func:`preflight` first. KeyboardInterrupt passes through with the last round's checkpoint on disk.
     """
     write_labels(run)
+    for line in parts.dataset(run.config).skipped.lines():
+        progress.note(line)
     job = Job(run, progress, expected_sites=run.config.federation.sites)
     with _quiet_flower():
         {"inprocess": _inprocess, "ray": _ray}[run.config.federation.backend](job, client_app)

@@ -71,7 +71,7 @@ def serve(grid: Grid, job: Job) -> None:
         if config.private_rounds and not any(record["sites_answered"] for record in state.history):
             raise UserError(_silence(state.history))
         server.classifier.load_shared(state.weights)
-        run.write_model(server.classifier)
+        run.write_model(server.classifier, parts.preparation(config))
         run.update_manifest(status="finished", finished=now(), timings=total_timings(state.history), result=state.history[-1])
     except BaseException as error:
         run.last_words(status="interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
