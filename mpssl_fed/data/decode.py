@@ -30,6 +30,9 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """Of Pillow's decoders those of plain pixels (JPEG with a phone's MPO): others start programs, as EPS does."""
 
+MOST_BYTES = 1 << 30
+"""Of a file, all of which is held while it is decoded; MOST_PIXELS of 16-bit RGBA, not compressed, are fewer."""
+
 MOST_PIXELS = 89_478_485
 """Pillow's own limit, where it begins to warn of a decompression bomb: 9,459 x 9,459."""
 
@@ -115,6 +118,8 @@ def check_regular(path: Path, what: str = "image file") -> None:
 def _bytes(path: Path) -> bytes:
     check_regular(path)
     try:
+        if (size := path.stat().st_size) > MOST_BYTES:
+            raise UserError(f"image file {shown(path)}: {size:,} bytes; at most {MOST_BYTES:,} are read. Scale it down")
         return path.read_bytes()
     except OSError as error:
         raise UserError(
@@ -147,8 +152,10 @@ def _opened(path: Path, content: bytes | None = None) -> Iterator[Image.Image]:
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise UserError(f"image file {name}: more than {MOST_PIXELS:,} pixels; scale it down, or cut out what matters") from error
     except UnidentifiedImageError as error:
-        kinds = ", ".join(FORMATS)
-        raise UserError(f"image file {name} cannot be decoded (none of {kinds} by its content); replace or remove it") from error
+        kinds = f"none of {', '.join(FORMATS)} by its content"
+        if path.suffix.lower() in (".tif", ".tiff"):
+            kinds += ", or a TIFF of a kind that is not read: want integers of up to 16 bits, or floats of 32"
+        raise UserError(f"image file {name} cannot be decoded ({kinds}); replace or remove it") from error
     except PermissionError as error:
         raise UserError(f"image file {name} cannot be read ({_reason(error)}); let this user read it, or remove it") from error
     except Exception as error:  # Pillow's decoders raise nearly every kind of error on broken bytes

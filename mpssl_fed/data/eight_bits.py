@@ -12,6 +12,9 @@ COLOUR = ("RGB", "RGBA", "RGBX", "RGBa", "P", "PA", "LA", "La", "CMYK", "YCbCr",
 BITS, PHOTOMETRIC, SAMPLE_FORMAT, SIGNED = 258, 262, 339, 2
 """TIFF's tags, and its value of a signed sample."""
 
+NARROW = {"L;2": 85, "L;4": 17}
+"""Grey of few bits by the name of Pillow's decoder, and what it multiplies a value by."""
+
 DARK = 0.25
 """A wide image whose brightest pixel lies below this share of white may be one of fewer bits, as 12 bits in a file of 16."""
 
@@ -28,7 +31,8 @@ class Frame:
     """What a file says of its pixels before they are decoded.
 
     white: value of white by its type, None where the type has none (32-bit integers). bits: as declared. wide_colour: colour of
-    16 bits a channel, of which Pillow keeps the upper 8. transparent: the grey value that is transparent, if one is named.
+    16 bits a channel, of which Pillow keeps the upper 8. transparent: the grey value that is transparent, if one is named, as it
+    is once decoded: Pillow scales grey of 2 or 4 bits to 8, and forgets to scale this.
     """
 
     white: float | None
@@ -58,7 +62,10 @@ def check_frame(file: Image.Image, most_pixels: int) -> Frame:
     rawmodes = [tile[3] if isinstance(tile[3], str) else str((tile[3] or ("",))[0]) for tile in getattr(file, "tile", ())]
     wide_colour = file.mode in ("RGB", "RGBA") and any(";16" in mode for mode in rawmodes)
     transparent = file.info.get("transparency")
-    return Frame(_white(file, bits), bits, wide_colour, transparent if isinstance(transparent, int) else None)
+    if wide_colour and transparent is not None:  # Pillow keeps 8 bits of a pixel and would compare them with all 16 of this colour
+        raise NotReadError("16-bit colour of which one colour is transparent; save it with an alpha channel, or as 8-bit colour")
+    scale = next((NARROW[mode] for mode in rawmodes if mode in NARROW), 1)
+    return Frame(_white(file, bits), bits, wide_colour, transparent * scale if isinstance(transparent, int) else None)
 
 
 def eight_bits(image: Image.Image, frame: Frame, white_level: float | None = None) -> Image.Image:
@@ -71,6 +78,8 @@ def eight_bits(image: Image.Image, frame: Frame, white_level: float | None = Non
     """
     if _is_wide(image):
         return _scaled(np.asarray(image), frame, white_level)
+    if image.mode == "L" and frame.transparent is not None:
+        image.info["transparency"] = frame.transparent
     if image.has_transparency_data:
         full = image.convert("LA") if image.mode == "La" else image
         ground = Image.new("RGBA", image.size, "white")
@@ -90,7 +99,14 @@ def _scaled(values: np.ndarray, frame: Frame, white_level: float | None) -> Imag
         raise NotReadError(f"{broken} of {values.size} pixels are NaN or infinite; say what they are to be before you save it")
     low, high = float(values.min()), float(values.max())
     kind = "float" if values.dtype.kind == "f" else f"{frame.bits}-bit"
+    if white_level is not None and values.dtype.kind != "f" and frame.white is not None and white_level > frame.white:
+        raise NotReadError(
+            f"{kind} grey, whose largest value is {frame.white:g}, cannot have white at {white_level:g}; say what white is: "
+            f"{_level(high)}"
+        )
     white = white_level or frame.white
+    if white is None and low < 0:
+        raise NotReadError(f"{kind} integers from {low:g} to {high:g}; black is 0: rescale them, with 0 as black")
     if white is None:
         raise NotReadError(f"{kind} integers from {low:g} to {high:g}, whose white no type says; say it: {_level(high)}")
     if low < 0 or high > white:

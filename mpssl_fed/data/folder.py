@@ -8,16 +8,17 @@ from pathlib import Path
 import numpy as np
 
 from mpssl_fed.data.base import DATASETS, Dataset, Images, split_by_key
+from mpssl_fed.data.classes import class_name, class_of, refuse_alike
 from mpssl_fed.data.decode import SUFFIXES
 from mpssl_fed.data.listing import Files, Listing, note_leaks, once, to_images
 from mpssl_fed.data.preparation import Fit, Preparation
 from mpssl_fed.data.site_csv import load_site_csv, site_csv
 from mpssl_fed.data.subjects import refuse_lookalikes, refuse_on_both_sides, subject_name
-from mpssl_fed.data.walk import BESIDE, DEAD, DEEP, LOOP, OTHER, SPECIAL, Skipped, deep_images, entries, without_loops
+from mpssl_fed.data.walk import BESIDE, DEAD, DEEP, FAR, LOOP, OTHER, SPECIAL, Skipped, deep_images, entries, without_loops
 from mpssl_fed.environment import expanded
 from mpssl_fed.errors import UserError, nearest
 from mpssl_fed.files import sha256
-from mpssl_fed.names import as_text, shown, some
+from mpssl_fed.names import shown, some
 
 __all__ = [
     "Files", "check_subjects", "image_folder", "list_classes", "load_site_csv", "load_site_folder", "site_csv", "site_folder",
@@ -25,7 +26,7 @@ __all__ = [
 
 TEST_FRACTION = 0.2
 BESIDE_PARTS = "beside the folders train and test"
-LOST = (OTHER, DEAD, SPECIAL, DEEP, LOOP)
+LOST = (OTHER, DEAD, SPECIAL, DEEP, FAR, LOOP)
 """Reasons for which what a user takes for an image is left out."""
 
 
@@ -108,12 +109,15 @@ def list_classes(root: Path, classes: Sequence[str], subjects: str | None, skipp
     ``subjects`` for folders that name nobody or look alike.
     """
     skipped, listing, known = Skipped() if skipped is None else skipped, Listing(), list(classes)
-    for folder in _class_folders(root, skipped):
+    folders = _class_folders(root, skipped)
+    refuse_alike(folders)
+    for folder in folders:
         name = class_name(folder)
-        if name not in known:
+        label = class_of(name, known)
+        if label is None:
             hint = nearest(name, classes)
             raise UserError(f"{shown(folder)}: '{shown(name)}' is not a class of this task.{hint} Classes: {some(classes)}")
-        rows = _of_class(root, folder, known.index(name), subjects, skipped)
+        rows = _of_class(root, folder, known.index(label), subjects, skipped)
         lost = skipped.within(folder, LOST)
         if not rows and lost:
             left = "; ".join(f"{len(paths)} {reason}: {some(paths, 3)}" for reason, paths in lost.items())
@@ -122,11 +126,6 @@ def list_classes(root: Path, classes: Sequence[str], subjects: str | None, skipp
     if subjects:
         refuse_lookalikes((subject, shown(path)) for path, _, subject in listing)
     return listing
-
-
-def class_name(folder: Path) -> str:
-    """Return the class that a folder stands for: its name, with bytes that are not UTF-8 escaped."""
-    return as_text(folder.name) if any(0xD800 <= ord(c) <= 0xDFFF for c in folder.name) else folder.name
 
 
 def check_subjects(subjects: str | None) -> None:

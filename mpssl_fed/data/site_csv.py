@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mpssl_fed.data.base import Images
+from mpssl_fed.data.classes import class_of
 from mpssl_fed.data.decode import check_regular
 from mpssl_fed.data.listing import Files, Listing, once
 from mpssl_fed.data.preparation import Preparation
@@ -146,9 +147,9 @@ def _record(values: list[str], columns: Sequence[str], where: str) -> dict[str, 
 def _row(values: dict[str, str], folder: Path, classes: Sequence[str], where: str) -> tuple[tuple[Path, int, str], tuple[int, int]]:
     """Return the row and the identity of its file."""
     name, label = values["path"], values["label"]
-    label = label if label in classes else label.strip()
-    if label not in classes:
-        hint = nearest(label, classes)
+    known = class_of(label, classes) or class_of(label.strip(), classes)
+    if known is None:
+        hint = nearest(label.strip(), classes)
         raise UserError(f"{where}: '{brief(label)}' is not a class of this task.{hint} Classes: {some(classes)}")
     path, identity = _file(name, folder, where)
     subject = ""
@@ -158,7 +159,7 @@ def _row(values: dict[str, str], folder: Path, classes: Sequence[str], where: st
             said = f"'{brief(values['subject'])}' names nobody" if values["subject"].strip() else "the subject is empty"
             raise UserError(f"{where}: {said}; name one for each image, or drop the column")
         subject = found
-    return (path, list(classes).index(label), subject), identity
+    return (path, list(classes).index(known), subject), identity
 
 
 def _file(name: str, folder: Path, where: str) -> tuple[Path, tuple[int, int]]:

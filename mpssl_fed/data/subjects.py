@@ -13,6 +13,9 @@ from mpssl_fed.names import shown, some
 MISSING = frozenset({"", "nan", "na", "n/a", "#n/a", "<na>", "nat", "none", "null", "nil", "-", "?"})
 """What spreadsheets and data frames write where there is no value."""
 
+MARKS = {"\u2212": "-", **dict.fromkeys('"`\u00b4\u2018\u2019\u201a\u201b\u201c\u201d\u201e\u2032\u2033', "'")}
+"""Signs that word processors and spreadsheets put for another: the minus, and quotes."""
+
 NUMBER = re.compile(r"[+-]?\d{1,40}(?:[.,]\d{0,40})?(?:e[+-]?\d{1,3})?")
 
 
@@ -23,9 +26,10 @@ def subject_name(text: str) -> str | None:
 
 
 def likeness(subject: str) -> str:
-    """Return what subjects share that differ only by blanks, case, width of letters or the way of writing a number."""
+    """Return what subjects share that differ only by blanks, case, width of letters, the kind of dash or quote, or the way of
+    writing a number."""
     text = "".join(c for c in unicodedata.normalize("NFKC", subject).casefold() if unicodedata.category(c) != "Cf")
-    text = " ".join(text.split())
+    text = "".join("-" if unicodedata.category(c) == "Pd" else MARKS.get(c, c) for c in "".join(text.split())).strip("'=")
     if NUMBER.fullmatch(text):
         try:
             return format(Decimal(text.replace(",", ".")).normalize(), "f")
@@ -43,7 +47,7 @@ def refuse_lookalikes(subjects: Iterable[tuple[str, str]]) -> None:
         if known != subject:
             raise UserError(
                 f"{where}: the subject '{shown(subject)}' looks like '{shown(known)}' of {there}; if they are one, write it alike "
-                "everywhere, else give them names that differ by more than blanks, case or the form of a number"
+                "everywhere, else give them names that differ by more than blanks, case, dashes or the form of a number"
             )
 
 

@@ -19,8 +19,9 @@ OTHER = f"not read by their suffix (read are {' '.join(SUFFIXES)}, in any case)"
 HIDDEN = "hidden, or left by a tool"
 DEAD = "dead links"
 SPECIAL = "FIFOs, sockets or devices"
-LOOP = "links back to a folder that is walked already"
+LOOP = "links back to a folder that is walked already, or holds it"
 DEEP = "images in folders too deep"
+FAR = "links to folders too deep (not looked into)"
 BESIDE = "beside the class folders"
 COPY = "links to or copies of an image that counts already"
 LEAK = "test images that are copies of training images (used all the same, so accuracy flatters)"
@@ -86,13 +87,19 @@ def entries(folder: Path, skipped: Skipped) -> tuple[list[Path], list[Path]]:
     return folders, images
 
 
-def walk(root: Path, skipped: Skipped) -> list[Path]:
-    """Return the image files below ``root`` in depth, sorted. Each folder is walked once, whatever links lead to it."""
+def walk(root: Path, skipped: Skipped, links: bool = True) -> list[Path]:
+    """Return the image files below ``root`` in depth, sorted. Each folder is walked once, whatever links lead to it.
+
+    No link leads to a folder that holds ``root``: half a disk may lie there. links: whether links to folders are followed at all.
+    """
     images: list[Path] = []
-    seen: set[tuple[int, int]] = set()
+    seen: set[tuple[int, int]] = set() if not root.is_dir() else {_identity(folder) for folder in root.resolve().parents}
     waiting = [root]
     while waiting:
         here = waiting.pop()
+        if not links and here.is_symlink():
+            skipped.add(FAR, here)
+            continue
         if _identity(here) in seen:
             skipped.add(LOOP, here)
             continue
@@ -104,14 +111,14 @@ def walk(root: Path, skipped: Skipped) -> list[Path]:
 
 
 def deep_images(folders: Iterable[Path], skipped: Skipped) -> None:
-    """Keep the images anywhere below ``folders``, which lie below the depth that is read."""
+    """Keep the images anywhere below ``folders``, which lie below the depth that is read; links are named, not followed."""
     for folder in folders:
-        skipped.add(DEEP, *walk(folder, skipped))
+        skipped.add(DEEP, *walk(folder, skipped, links=False))
 
 
 def without_loops(folders: Iterable[Path], above: Iterable[Path], skipped: Skipped) -> list[Path]:
-    """Return ``folders`` without links to one of the folders ``above`` them, which go to ``skipped``."""
-    known = {_identity(folder) for folder in above}
+    """Return ``folders`` without links to one of the folders ``above`` them or what holds these, which go to ``skipped``."""
+    known = {_identity(folder) for one in above for folder in (one, *one.resolve().parents)}
     kept = []
     for folder in folders:
         if _identity(folder) in known:

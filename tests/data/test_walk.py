@@ -10,7 +10,7 @@ import pytest
 
 from mpssl_fed.data.datasets import Dataset, load_dataset
 from mpssl_fed.data.folder import site_folder
-from mpssl_fed.data.walk import BESIDE, COPY, DEAD, DEEP, HIDDEN, LEAK, LOOP, OTHER, SHARED, SPECIAL, Skipped, walk
+from mpssl_fed.data.walk import BESIDE, COPY, DEAD, DEEP, FAR, HIDDEN, LEAK, LOOP, OTHER, SHARED, SPECIAL, Skipped, walk
 from mpssl_fed.errors import UserError
 from mpssl_fed.trained.predict import image_files
 from tests.data.test_folder import CLASSES, picture, tree
@@ -136,6 +136,39 @@ def test_a_class_that_test_does_not_have_is_said(tmp_path: Path) -> None:
     for file in (tmp_path / "test" / "owl").iterdir():
         file.unlink()
     assert read(tmp_path).note.endswith("test has no image of owl")
+
+
+@pytest.mark.parametrize("subjects", [None, "parent"])
+def test_a_link_never_leads_through_half_a_disk(tmp_path: Path, subjects: str | None) -> None:
+    root, archive = tmp_path / "photos", tmp_path / "archive"
+    for label in ("cat", "dog"):
+        for i in range(6):
+            picture(root / "train" / label / ("" if subjects is None else f"p{i}") / f"{i}.png", seed=i + 10 * (label == "cat"))
+    picture(archive / "a" / "b" / "deep.png", 99)
+    inner = root / "train" / "cat" / ("" if subjects is None else "p0")
+    (root / "train" / "cat" / "system").symlink_to("/")
+    (root / "train" / "cat" / "home").symlink_to(tmp_path)
+    (inner / "kept").mkdir()
+    (inner / "kept" / "all").symlink_to(archive)
+    (inner / "archive").symlink_to(archive)
+    data = read(root, subjects)
+    assert counts(data.skipped) == {LOOP: 2, FAR: 2}
+    assert data.skipped.found[FAR] == [inner / "archive", inner / "kept" / "all"]
+    skipped = Skipped()
+    found = image_files([root / "train"], skipped)
+    assert len(found) == 12 + 1
+    assert counts(skipped) == {LOOP: 3}
+
+
+def test_a_class_all_of_whose_images_lie_behind_a_link_too_deep(tmp_path: Path) -> None:
+    tree(tmp_path / "photos", n=3)
+    picture(tmp_path / "store" / "a" / "b" / "0.png")
+    cat = tmp_path / "photos" / "train" / "cat"
+    for file in cat.iterdir():
+        file.unlink()
+    (cat / "all").symlink_to(tmp_path / "store" / "a" / "..")
+    with pytest.raises(UserError, match=r"train/cat has no image .*1 links to folders too deep"):
+        read(tmp_path / "photos")
 
 
 def test_a_folder_that_may_not_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,8 @@ def test_read_as_pil_reads_it_or_refused_by_name(animal: Animal, trained: Traine
         (png((WIDE[..., None].repeat(3, 2) >> 4).astype(">u2").reshape(SIDE, -1), 16, 2), 4095, "16-bit colour, which is read"),
         (png((WIDE[..., None].repeat(3, 2) >> 4).astype(">u2").reshape(SIDE, -1), 16, 2), 65535, WIDE >> 12),
         (save(COLOUR), 4095, COLOUR),
+        (save(WIDE), 1e6, "16-bit grey, whose largest value is 65535, cannot have white at 1e[+]06"),
+        (tiff((WIDE >> 4).astype("<u2"), 16), 70000, "cannot have white at 70000; say what white is: data.white_level=4095"),
     ],
 )  # fmt: skip
 def test_a_white_level_that_is_said(write: object, level: float, expected: np.ndarray | str, tmp_path: Path) -> None:
@@ -123,6 +126,14 @@ def test_an_unreadable_file_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("builtins.open", refuse)  # the suite may run as root, whom no mode stops
     with pytest.raises(UserError, match=r"x\.png cannot be read \(Permission denied\); let this user read it"):
         read_image(tmp_path / "x.png", 8)
+
+
+def test_a_file_larger_than_any_picture_is_not_loaded(tmp_path: Path) -> None:
+    file = tmp_path / "x.png"
+    save(COLOUR)(file)
+    os.truncate(file, 40 << 30)  # a hole: it takes no place on the disk, but would in memory
+    with pytest.raises(UserError, match=r"x\.png: 42,949,672,960 bytes; at most"):
+        read_images([file], 8)
 
 
 @pytest.mark.parametrize("shape", [(48, 48), (31, 90), (90, 31), (1, 200), (200, 1), (5, 7), (333, 100)])
