@@ -162,7 +162,8 @@ def _of_class(root: Path, folder: Path, label: int, subjects: str | None, skippe
 def _class_folders(root: Path, skipped: Skipped) -> list[Path]:
     """Return the folders in ``root``; what lies beside them goes to ``skipped``. UserError for a dead link, once a class maybe."""
     if not root.is_dir():
-        raise UserError(f"folder {shown(root)} does not exist; expected {shown(root)}/CLASS/*.png, one folder per class")
+        how = "is a file, FIFO or device, no folder" if root.exists() else "does not exist"
+        raise UserError(f"folder {shown(root)} {how}; expected {shown(root)}/CLASS/*.png, one folder per class")
     here = Skipped()
     folders, images = entries(root, here)
     for link in here.found.get(DEAD, ()):

@@ -10,6 +10,7 @@ import numpy as np
 
 from mpssl_fed.data.label_table import describe_partition, label_table, plot_labels
 from mpssl_fed.errors import UserError, nearest
+from mpssl_fed.names import shown
 from mpssl_fed.registry import Registry
 from mpssl_fed.seeds import numpy_rng
 
@@ -32,7 +33,7 @@ class UnfitClassError(UserError):
 
     def named(self, classes: Sequence[str]) -> str:
         """Return the text with the name of the class."""
-        return self.text.format(cls=f"class '{classes[self.label]}'")
+        return self.text.format(cls=f"class '{shown(classes[self.label])}'")
 
 
 def choose_labelled(y: np.ndarray, per_class: int | None, fraction: float | None, seed: int) -> np.ndarray:

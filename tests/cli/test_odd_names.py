@@ -17,6 +17,7 @@ import pytest
 import mpssl_fed
 from mpssl_fed.cli import main
 from mpssl_fed.data.label_table import COLUMN
+from mpssl_fed.errors import UserError
 from mpssl_fed.names import distinct, shown
 from mpssl_fed.report.run_report import write_run_report
 from tests.data.test_folder import picture
@@ -142,3 +143,24 @@ def test_a_narrow_terminal_folds_names_and_cuts_none(run: Path, photos: Path, mo
     assert "…" not in text
     assert text.count("x") == 200
     assert max(map(len, text.splitlines())) <= 60
+
+
+@pytest.mark.parametrize("command", ["data", "simulate"])
+def test_an_error_names_a_class_that_steers_a_terminal_escaped(cli: Cli, tmp_path: Path, command: str) -> None:
+    for label, name in enumerate(("\x1b[31ma\nb", "c")):
+        for i in range(4):
+            picture(tmp_path / "train" / name / f"{i}.png", seed=10 * label + i)
+    status, out, err = cli(command, "datasets/image-folder", f"data.root={tmp_path}", "data.labels_per_class=40")
+    assert status == 2
+    assert r"class '\x1b[31ma\nb'" in err
+    assert "\x1b" not in out + err
+
+
+def test_what_any_error_quotes_is_printable(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    from mpssl_fed.cli.ending import ending_of
+
+    def fail() -> None:
+        raise UserError(f"{tmp_path}/\x1b]0;title\x07\u202e.png: no\n  second line")
+
+    assert ending_of(fail) == 2
+    assert capfd.readouterr().err == f"error: {tmp_path}/\\x1b]0;title\\x07\\u202e.png: no\n  second line\n"
