@@ -8,7 +8,7 @@ whatever is sent follows from them, so she sees at least what a server does.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from mpssl_fed.data.datasets import Images
 from mpssl_fed.generators.base import Generator
 from mpssl_fed.method.build import DEFAULT_BATCH, build_learner
 from mpssl_fed.method.private_data import ExactPrivateData, FeatureMeans, PrivateData
+from mpssl_fed.method.validation import Split
 from mpssl_fed.method.views import Views
 from mpssl_fed.models import Classifier, Params
 from mpssl_fed.privacy import per_unit
@@ -165,7 +166,7 @@ class CanaryExactData(ExactPrivateData):
     def mean_feature(self, psi: Params) -> FeatureMeans:
         """Return the exact means of such a batch."""
         real = super().mean_feature(psi)
-        return FeatureMeans(self._mixed("feature", [real.values], 4 * self.batch_size)[0], real.present, real.per_class)
+        return replace(real, values=self._mixed("feature", [real.values], 4 * self.batch_size)[0])
 
     def _mixed(self, kind: str, means: list[Tensor], size: int) -> list[Tensor]:
         inside = np.flatnonzero(self.canaries.included)
@@ -224,6 +225,7 @@ def audit_run(
         release_settings(plan, config.privacy),
         Uncharged(plan.history()),
         noise or noise_source(config.privacy.noise),
+        weights=config.privacy.class_weights,
     )
     private: PrivateData = released
     if plan.scope == "labelled-step":
@@ -231,8 +233,7 @@ def audit_run(
             canaries,
             rng,
             classifier,
-            labelled,
-            labelled,
+            Split.none(labelled),
             augment=views.labelled(config.method.augment),
             plain=views.plain,
             batch_size=DEFAULT_BATCH,

@@ -112,7 +112,12 @@ class Data(Section):
     label_fraction: float | None = Field(
         None, gt=0, le=1, description="Labelled share of the pool, where labels_per_class is null."
     )
-    val_fraction: float = Field(0.1, ge=0, lt=1, description="Share of a site's labelled images kept for the meta-objective.")
+    val_fraction: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="Share of each class at a site kept for the meta-objective, an image of two at least, half at most; 0: none.",
+    )
     held_out: Literal["test", "validation"] = Field(
         "test", description="What is evaluated on: the test set, or (to tune) a slice of the training pool that no site gets."
     )

@@ -63,6 +63,19 @@ class Config(Section):
                 "model.norm=batch is refused under differential privacy: its running statistics would be an un-noised release "
                 "of private data. Set model.norm=group."
             )
+        if self.method.hold_out:
+            raise ValueError(
+                "method.hold_out=true is refused under differential privacy: all of a site's images train and validate there, "
+                "since to part them would double the noise. Set it to null, or take method.name=base."
+            )
+        closed = self.method.source == "closed-form" or (
+            self.method.source == "meta-optimised" and self.method.latent.init == "closed-form"
+        )
+        if closed:
+            raise ValueError(
+                "the closed-form converter is refused under differential privacy: no release covers the class means that it reads. "
+                "Set method.latent.init=uniform, or another method.source."
+            )
         return self
 
     @model_validator(mode="before")
@@ -87,6 +100,11 @@ class Config(Section):
     def private_rounds(self) -> int:
         """How many rounds ask the sites: none for ``generator-only``, the control that reads no private data."""
         return 0 if self.method.name == "generator-only" else self.federation.rounds
+
+    def lambda_at(self, t: int) -> float:
+        """Return lambda at a site's step t (from 0, over all rounds): a linear rise from 0 over the share ``warmup`` of them."""
+        rise = self.method.warmup * self.federation.rounds * self.federation.local_steps
+        return self.method.lambda_ * min(1.0, t / rise if rise else 1.0)
 
     def dump(self) -> dict[str, Any]:
         """Return the resolved config as plain JSON types, with the names the YAML uses."""

@@ -8,6 +8,7 @@ from mpssl_fed.data import augment
 from mpssl_fed.data.datasets import Images
 from mpssl_fed.method.build import DEFAULT_BATCH
 from mpssl_fed.method.private_data import ExactPrivateData, PrivateData
+from mpssl_fed.method.validation import Split
 from mpssl_fed.method.views import Views
 from mpssl_fed.models import Classifier
 from mpssl_fed.privacy.mechanism import Charge, ReleaseSettings
@@ -62,6 +63,7 @@ def private_data(
         release_settings(plan, config.privacy),
         charge,
         noise or noise_source(config.privacy.noise),
+        weights=config.privacy.class_weights,
     )
     if config.privacy.scope == "end-to-end":
         return released
@@ -69,8 +71,7 @@ def private_data(
         raise ValueError(f"privacy.scope={config.privacy.scope} has no releases")
     exact = ExactPrivateData(
         classifier,
-        labelled,
-        labelled,
+        Split.none(labelled),
         augment=views.labelled(config.method.augment),
         plain=views.plain,
         batch_size=DEFAULT_BATCH,

@@ -48,8 +48,9 @@ class Release:
 class Plan:
     """All releases of a run at one site. Every field is public; nothing in it may come from the data.
 
-    sigma_meta (b) and sigma_feature (c) are None where the run has no latent meta-optimisation, sigma_pseudo_label where it
-    has no pseudo-labels. epsilon is the budget asked for; :meth:`price` is what the plan costs.
+    lmo_from: the first step (from 0) whose lambda is above 0, before which nothing is released for latent meta-optimisation.
+    sigma_meta (b) and sigma_feature (c) are None where the run has none, sigma_pseudo_label where it has no pseudo-labels. epsilon
+    is the budget asked for; :meth:`price` is what the plan costs.
     """
 
     scope: str
@@ -69,12 +70,13 @@ class Plan:
     sigma_feature: float | None = None
     sigma_pseudo_label: float | None = None
     per_class_gap: bool = False
+    lmo_from: int = 0
 
     def releases(self, first_round: int = 1, last_round: int | None = None) -> list[Release]:
         """Return what is released in some rounds (counted from 1; default all): (a), then what the plan has of the rest."""
         last = self.rounds if last_round is None else last_round
         steps = (last - first_round + 1) * self.local_steps
-        lmo = _multiples(self.lmo_every, (first_round - 1) * self.local_steps, last * self.local_steps)
+        lmo = _multiples(self.lmo_every, max(self.lmo_from, (first_round - 1) * self.local_steps), last * self.local_steps)
         found = [Release("gradient", self.sigma_gradient, self.clip_gradient, self.q, steps)]
         if self.sigma_meta is not None:
             found.append(Release("meta", self.sigma_meta, self.clip_meta, self.q, lmo))
@@ -156,10 +158,11 @@ class Plan:
 
 
 def has_lmo(config: Config) -> bool:
-    """Whether a run optimises latents: not where the feature extractor is frozen and the loss, seeing features alone, reaches
-    nothing that is trained."""
+    """Whether a run optimises latents: not where lambda is 0, nor where the feature extractor is frozen and the loss, seeing
+    features alone, reaches nothing that is trained."""
     frozen = config.model.trainable == "head" or config.model.name in FROZEN_BODIES
-    return config.method.source == "meta-optimised" and (not frozen or config.method.loss in HEAD_LOSSES)
+    reached = not frozen or config.method.loss in HEAD_LOSSES
+    return config.method.source == "meta-optimised" and config.method.lambda_ > 0 and reached
 
 
 def plan_for(
@@ -199,6 +202,7 @@ def plan_for(
         rounds=config.federation.rounds,
         local_steps=config.federation.local_steps,
         lmo_every=config.method.lmo_every,
+        lmo_from=0 if config.lambda_at(0) > 0 else 1,
         clip_gradient=section.clip.gradient,
         clip_meta=section.clip.meta,
         clip_feature=section.clip.feature,

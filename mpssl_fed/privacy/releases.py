@@ -46,7 +46,8 @@ class DPPrivateData:
 
     classifier: with GroupNorm; labelled: all of the site's images (D_train = D_val = D); augment: view of a labelled image from
     a row of randomness; plain: what an image passes unaugmented; charge: see :data:`Charge`; noise: where draws and noise come
-    from. Raises UserError for BatchNorm, or a body without GroupNorm where (b) lives on its scales and shifts.
+    from; weights: the public weight of each task class, or None where all are alike.
+    Raises UserError for BatchNorm, or a body without GroupNorm where (b) lives on its scales and shifts.
     """
 
     def __init__(
@@ -59,11 +60,13 @@ class DPPrivateData:
         charge: Charge,
         noise: Noise,
         rows: Callable[[int], Tensor] = secret_rows,
+        weights: Sequence[float] | None = None,
     ) -> None:
         if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in classifier.modules()):
             raise UserError("model.norm=batch mixes the images of a batch; differential privacy needs model.norm=group")
         self.classifier, self.settings, self.charge, self.noise = classifier, settings, charge, noise
         self.meta_keys = meta_keys(classifier, settings.meta_params)
+        self._weights = public_weights(weights, len(classifier.classes))
         self.released: list[Mechanism] = []
         reference = classifier.head.weight
         self.x, self.y = labelled.floats(reference.device).to(reference.dtype), labelled.y.to(reference.device)
@@ -91,6 +94,10 @@ class DPPrivateData:
         """Begin a new list of releases. The public streams are not used: draws, noise and views are secret."""
         self.released = []
 
+    def class_weights(self) -> Tensor:
+        """Return public numbers: what the owner declares, or all alike. The site's labels are not looked at."""
+        return self._weights
+
     def supervised_gradient(self, theta: Params) -> Params:
         """Release (a): the gradient of L_sup at theta, keyed like theta."""
         return dict(zip(theta, self.release("gradient", lambda batch: self.gradient_sum(theta, batch)).values, strict=True))
@@ -114,6 +121,10 @@ class DPPrivateData:
         values = noisy[:, :-1] / share.clamp_min(floor).unsqueeze(1)
         radius = math.sqrt(self.settings.clip_feature**2 - weight**2)
         return FeatureMeans(values, share >= floor, self.settings.per_class, radius)
+
+    def class_features(self, psi: Params) -> FeatureMeans:
+        """Raise UserError: no release covers them."""
+        raise UserError("the closed-form converter reads class means, which no release covers; choose another source under DP")
 
     def foundation_labels(self, foundation: nn.Module) -> Tensor:
         """Release, once a run: the distribution of foundation classes over the images, as one-hot rows [1000, K_F].
@@ -195,6 +206,14 @@ class LabelledStepPrivateData:
         """The mechanisms that answered since the round began."""
         return self._released.released
 
+    def class_weights(self) -> Tensor:
+        """Return public numbers."""
+        return self._released.class_weights()
+
+    def class_features(self, psi: Params) -> FeatureMeans:
+        """Raise UserError, as end to end."""
+        return self._released.class_features(psi)
+
     def supervised_gradient(self, theta: Params) -> Params:
         """Release (a)."""
         return self._released.supervised_gradient(theta)
@@ -210,6 +229,15 @@ class LabelledStepPrivateData:
     def foundation_labels(self, foundation: nn.Module) -> Tensor:
         """Return the exact rows: unaccounted."""
         return self._exact.foundation_labels(foundation)
+
+
+def public_weights(weights: Sequence[float] | None, classes: int) -> Tensor:
+    """Return ``privacy.class_weights`` as shares [classes], all alike where they are None; UserError for another number of them."""
+    if weights is None:
+        return torch.full((classes,), 1 / classes)
+    if len(weights) != classes:
+        raise UserError(f"privacy.class_weights holds {len(weights)} numbers; the task has {classes} classes, want one each")
+    return torch.tensor(weights) / sum(weights)
 
 
 def meta_keys(classifier: Classifier, meta_params: Literal["norm", "all"]) -> list[str]:

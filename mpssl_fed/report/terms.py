@@ -18,6 +18,7 @@ LEARNING = {
 }
 METHODS = {
     "base": "Learns from the labelled images alone, without a generator.",
+    "base-train-only": "`base` without the images that methods with a generator keep for validation.",
     "naive-gssl": "Adds FreeMatch pseudo-labels on the generator's random images.",
     "p-ssl": "Adds FreeMatch on images generated for what a foundation classifier sees in the site's own.",
     "mp-ssl-wo-scr": "MP-SSL with FreeMatch in place of its consistency loss SCR.",
@@ -126,6 +127,15 @@ DIAGNOSIS = {
 }
 
 
+LATENTS = {
+    "mass": "Chance of an image to be drawn from generator classes that show the task's; their share of all classes is chance.",
+    "perplexity": "How many generator classes a task class is drawn from, in effect.",
+    "converter": "What chooses a generator class for a class of the task.",
+    "meta ratio": "Gradient of the validation loss over that of the feature gap, at the converter, before they are balanced.",
+    "latents": "Random inputs of the generator, after the mapper; their bound is two standard deviations of what it knows.",
+}
+
+
 def setting_terms(configs: Iterable[dict[str, Any]]) -> Terms:
     """Return the terms of what these resolved configs set: methods, augmentation, split, what else takes part."""
     found: dict[str, str] = {}
@@ -147,6 +157,7 @@ def setting_terms(configs: Iterable[dict[str, Any]]) -> Terms:
     return list(found.items())
 
 
-def run_terms(config: dict[str, Any], diagnosed: bool) -> Terms:
-    """Return the terms of one run's page."""
-    return [*LEARNING.items(), *setting_terms([config]), *RUN.items(), *(DIAGNOSIS.items() if diagnosed else ())]
+def run_terms(config: dict[str, Any], diagnosed: bool, chosen: bool = False) -> Terms:
+    """Return the terms of one run's page; ``chosen``: it tells how synthetic images were chosen."""
+    found = LEARNING | dict(setting_terms([config])) | RUN
+    return list((found | (LATENTS if chosen else {}) | (DIAGNOSIS if diagnosed else {})).items())

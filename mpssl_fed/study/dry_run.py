@@ -27,7 +27,9 @@ from mpssl_fed.generators.base import Generator, load_generator
 from mpssl_fed.generators.biggan import PUBLISHED, BigGANGenerator, cache_folder
 from mpssl_fed.method import Learner, build_learner, needs_generator
 from mpssl_fed.method.build import DEFAULT_BATCH
-from mpssl_fed.method.sources import MetaOptimised, Random
+from mpssl_fed.method.closed_form import ClosedForm
+from mpssl_fed.method.meta_optimised import MetaOptimised
+from mpssl_fed.method.sources import Random
 from mpssl_fed.models import Classifier, build_classifier
 from mpssl_fed.privacy.plan import plan_for
 from mpssl_fed.study.cell_key import differing
@@ -179,9 +181,11 @@ def _learner(config: Config, classifier: Classifier, generator: Generator | None
     """Return the site's learner around two images a class that no one has seen."""
     y = torch.arange(data.classes).repeat(2)
     blank = Images(torch.zeros(len(y), data.channels, size, size, dtype=torch.uint8), y)
-    if config.method.source == "pseudo-label" and config.generator.name in PUBLISHED:
-        # Its foundation classifier may not be there yet; without one the source is built like a random one.
-        config = config.model_copy(update={"method": config.method.model_copy(update={"source": "random"})})
+    method = config.method
+    if method.source in ("oracle", "anti-oracle") or (method.source == "pseudo-label" and config.generator.name in PUBLISHED):
+        # The names of classes are not known here, and the foundation classifier may not be there yet: built like a random source.
+        method = method.model_copy(update={"source": "random"})
+    config = config.model_copy(update={"method": method.model_copy(update={"relevant": {}})})
     return build_learner(config, classifier, generator, blank, flip=data.flip, site=0, unlabeled=blank)
 
 
@@ -191,11 +195,25 @@ def _images(config: Config, learner: Learner, steps: int) -> int:
     own = 0
     if isinstance(learner.source, Random) and steps:
         own = method.bank or math.ceil(steps / method.refresh_every) * method.batch
-    if isinstance(learner.source, MetaOptimised):
-        own += math.ceil(steps / method.lmo_every) * method.lmo_batch
+    if isinstance(learner.source, MetaOptimised) and method.lambda_ > 0 and steps:
+        idle = config.lambda_at(0) == 0  # at its first step
+        own += (math.ceil(steps / method.lmo_every) - idle) * method.lmo_batch
+    own += _probed(config, learner) * method.latent.probes if steps else 0
     anchor = federation.anchor.images if federation.anchor.weight > 0 and steps else 0
     stages = {"none": 0, "body": 1, "head": 1, "both": 2}[warm.part]
     return own * federation.sites + anchor + stages * warm.steps * warm.batch
+
+
+def _probed(config: Config, learner: Learner) -> int:
+    """Return how many generator classes the closed form looks at in a run: all of them in each round, or until the first LMO."""
+    method, rounds = config.method, config.private_rounds
+    if isinstance(learner.source, MetaOptimised) and method.latent.init == "closed-form":
+        first = next(
+            (t for t in range(0, rounds * config.federation.local_steps, method.lmo_every) if config.lambda_at(t) > 0), None
+        )
+        rounds = rounds if first is None else first // config.federation.local_steps + 1
+        return rounds * len(learner.source.generator.classes)
+    return rounds * len(learner.source.generator.classes) if isinstance(learner.source, ClosedForm) else 0
 
 
 def _training(config: Config, learner: Learner, batch: int) -> float:

@@ -74,7 +74,11 @@ def test_pairs_of_ones_own() -> None:
         (["method.source=random"], "give both method.source and method.loss"),
         (["method.source=none", "method.loss=scr"], "either both are none or neither is"),
         (["method.source=random", "method.loss=none"], "either both are none or neither is"),
-        (["method.name=vic-gssl", "method.micro_batch=4"], "vicreg compares the images of a batch"),
+        (["method.name=mp-ssl", "method.hold_out=false"], "would validate on images that it trains on; set it to null"),
+        (
+            ["method.name=base-train-only", "method.hold_out=false"],
+            "means method.hold_out=True, but method.hold_out=False is given",
+        ),
         (["method.name=linear-hog", "model.name=resnet18"], "method.name=linear-hog means model.name=hog, but model.name=resnet18"),
         (["method.name=fedprox", "federation.strategy.name=krum"], "means federation.strategy.name=fedprox, but .*=krum is given"),
         (["method.name=generator-only", "warm_start.part=body"], "the generator must teach the head"),

@@ -39,7 +39,7 @@ from mpssl_fed.runs.reader import read_history
 from mpssl_fed.runs.run_directory import RunDirectory, open_run
 from tests.federation.conftest import tiny_config
 
-MP_SSL = "method={name: mp-ssl, batch: 4, lmo_batch: 4, lmo_every: 2, refresh_every: 1, buffer: 1}"
+MP_SSL = "method={name: mp-ssl, batch: 4, lmo_batch: 4, lmo_every: 2, refresh_every: 1, buffer: 1, warmup: 0.0}"
 PRIVACY = "privacy={epsilon: 8, delta: 1.0e-4, public_size: 50, sample_rate: 1.0}"  # q 1 is priced in no time
 CLOCKS = ("train_s", "generate_s", "serialise_s")
 Runner = Callable[..., RunDirectory]

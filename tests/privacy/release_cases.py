@@ -124,10 +124,11 @@ def make(
     charge: Any = lambda kind, sigma, q: None,
     augment: Any = identity,
     rows: Callable[[int], Tensor] = secret_rows,
+    weights: Sequence[float] | None = None,
     **changes: Any,
 ) -> DPPrivateData:
     settings = replace(SETTINGS, **changes)
-    return cls(model or classifier(), images, augment, identity, settings, charge, noise or SecureNoise(), rows)
+    return cls(model or classifier(), images, augment, identity, settings, charge, noise or SecureNoise(), rows, weights)
 
 
 def ask(private: DPPrivateData, kind: Kind) -> Any:

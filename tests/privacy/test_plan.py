@@ -30,8 +30,8 @@ def test_the_plan_costs_what_was_asked_and_its_sigmas_keep_their_relation() -> N
     assert plan.sigma_meta == plan.sigma_gradient
     assert plan.sigma_feature == pytest.approx(4 * plan.sigma_gradient, rel=1e-5)
     steps = {release.name: release.steps for release in plan.releases()}
-    assert steps == {"gradient": 126, "meta": 26, "feature": 26}  # t = 0, 5, ..., 125
-    assert plan.history() == {(plan.sigma_gradient, 0.02): 152, (plan.sigma_feature, 0.02): 26}
+    assert steps == {"gradient": 126, "meta": 25, "feature": 25}  # t = 5, 10, ..., 125: lambda is 0 at step 0
+    assert plan.history() == {(plan.sigma_gradient, 0.02): 151, (plan.sigma_feature, 0.02): 25}
 
 
 @given(st.integers(1, 30), st.integers(1, 40), st.integers(1, 50), st.booleans())

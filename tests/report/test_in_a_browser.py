@@ -13,6 +13,7 @@ from mpssl_fed.audit.report import write_audit
 from mpssl_fed.deployment.owner_report import Owned, write_site_report
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.server.deployed_run import with_task
+from mpssl_fed.method import METHOD_VERSION
 from mpssl_fed.privacy.policy import load_policy
 from mpssl_fed.report.run_report import write_run_report
 from mpssl_fed.study.folder import STUDY_FILE, read_outcome
@@ -68,7 +69,7 @@ def _study(folder: Path) -> Path:
         name = cell.settings["method.name"]
         accuracy = [1.0, 1.0] if name == "base" and cell.settings["data.labels_per_class"] == 4 else [0.1, 0.3 + 0.02 * number]
         run = write_run(folder / "cells" / cell.id, accuracy, {"method": {"name": name}})
-        write_result(run / "result.json", row_of_run(cell, run, 1, cpu_seconds=1.0, peak_memory_mb=400.0))
+        write_result(run / "result.json", row_of_run(cell, run, METHOD_VERSION, cpu_seconds=1.0, peak_memory_mb=400.0))
     read_outcome(plan, folder)
     return folder
 

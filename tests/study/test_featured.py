@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from mpssl_fed.method import METHOD_VERSION
 from mpssl_fed.study.analysis import arms_of, best_arm
 from mpssl_fed.study.featured import featured
 from mpssl_fed.study.folder import STUDY_FILE, Outcome, read_outcome
@@ -33,7 +34,7 @@ def study(folder: Path, accuracy: dict[str, tuple[float, ...]], **fields: Any) -
             (run / "manifest.json").write_text(json.dumps(manifest | {"run_id": cell.id}))
             if name == "base":
                 (run / "generator.png").unlink()
-            write_result(run / "result.json", row_of_run(cell, run, 1))
+            write_result(run / "result.json", row_of_run(cell, run, METHOD_VERSION))
     return read_outcome(plan, folder)
 
 

@@ -178,7 +178,7 @@ def test_controls_stand_in_one_grid_with_the_methods(tmp_path: Path) -> None:
     got = {cell.config.method.name: cell.config for cell in plan.cells}
     assert list(got) == names
     assert {name: config.model.name for name, config in got.items()} == {
-        "base": "resnet18", "generator-only": "resnet18", "fedprox": "resnet18",
+        "base": "resnet18", "base-train-only": "resnet18", "generator-only": "resnet18", "fedprox": "resnet18",
         "linear-random": "random", "linear-pixels": "pixels", "linear-hog": "hog",
     }  # fmt: skip
     assert {name: config.federation.strategy.name for name, config in got.items()} == {
