@@ -123,7 +123,7 @@ def _exact(
     if not len(labelled):
         raise UserError(f"site {site} has no labelled image; another data.partition or fewer sites would give it some")
     split = Split.none(labelled)
-    if config.method.source == "meta-optimised":
+    if unsupervised if config.method.hold_out is None else config.method.hold_out:
         split = Split.of(labelled, config.data.val_fraction, numpy_rng(config.seed, "site", site, "validation split"))
     return ExactPrivateData(
         classifier,

@@ -32,7 +32,7 @@ class Split:
 
 def held_out(n: int, fraction: float) -> int:
     """Return how many of a class's n images D_val gets: the fraction of them, at least one of two, at most half."""
-    return min(round(fraction * n), n - 1)
+    return min(max(1, round(fraction * n)), n // 2) if fraction else 0
 
 
 def split_validation(
