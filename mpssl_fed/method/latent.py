@@ -46,7 +46,7 @@ class Mapper(nn.Module):
         """Map z [n, z_dim] in [-b, b] and task labels y [n] to z' [n, z_dim] in [-b, b]."""
         label = F.one_hot(y, self.classes).to(z.dtype)
         moved: Tensor = self.outer(F.silu(self.inner(torch.cat([z, label], 1))))
-        return z + moved
+        return self.bound * ((z / self.bound).clamp(-EDGE, EDGE).atanh() + moved / self.bound).tanh()
 
 
 class Converter(nn.Module):

@@ -94,7 +94,7 @@ class ExactPrivateData:
 
     def class_weights(self) -> Tensor:
         """Return the share of each class in D_train [K]."""
-        return torch.full((len(self.classifier.classes),), 1 / len(self.classifier.classes))
+        return self._labels.bincount(minlength=len(self.classifier.classes)) / len(self._labels)
 
     def supervised_gradient(self, theta: Params) -> Params:
         """Return the gradient of the mean cross-entropy of one augmented batch of D_train."""
