@@ -58,6 +58,7 @@ def build_learner(
         private = _exact(config, classifier, labelled, views, site, autocast, loss is not None)
     unsupervised = None
     if loss is not None:
+        _check_slices(config, classifier, loss)
         source = _source(config, _task(config, classifier, views, private, site), generator, unlabeled)
         unsupervised = Unsupervised(source, loss)
     anchor = None
