@@ -23,7 +23,7 @@ def momentum(ema: float | None, steps: int) -> float:
     running means look back over a twentieth of the steps, at least one, at most 1,000: m = 1 - 1/15 for 300 steps, 0.999 from
     20,000 on.
     """
-    return PAPER_EMA if ema is None else ema
+    return min(PAPER_EMA, 1 - 1 / max(1.0, LOOKS_BACK * steps)) if ema is None else ema
 
 
 class FreeMatch:
