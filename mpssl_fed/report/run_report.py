@@ -11,6 +11,7 @@ from mpssl_fed.page import write_page
 from mpssl_fed.report import chance
 from mpssl_fed.report.diagnosis_section import run_diagnosis
 from mpssl_fed.report.finding import ONE_SEED, run_finding
+from mpssl_fed.report.latent_section import latent_sections, latent_warning
 from mpssl_fed.report.privacy_section import privacy_sections
 from mpssl_fed.report.run_sections import left_out, run_sections
 from mpssl_fed.report.table import seconds_words
@@ -23,7 +24,7 @@ def write_run_report(folder: str | Path) -> Path:
     run = RunReader(Path(folder))
     accuracy = run.evaluated("test_accuracy")
     config = run.config
-    diagnosis = run_diagnosis(run)
+    diagnosis, latents = run_diagnosis(run), latent_sections(run)
     facts = [
         ("method", _method(config)),
         ("data", f"{config['data']['name']}"),
@@ -48,8 +49,8 @@ def write_run_report(folder: str | Path) -> Path:
         facts=facts,
         warning=_warning(run),
         run=run_sections(run, run.path / "plots"),
-        extra=[*privacy_sections(run), *diagnosis],
-        terms=run_terms(config, bool(diagnosis)),
+        extra=[*privacy_sections(run), *latents, *diagnosis],
+        terms=run_terms(config, bool(diagnosis), bool(latents)),
         config=run.config_text,
         manifest=json.dumps(run.manifest, indent=2),
     )
@@ -96,4 +97,4 @@ def _warning(run: RunReader) -> str:
         words = ", ".join(f"{n} {reason}" for reason, n in reasons.items())
         n = sum(reasons.values())
         warnings.append(f"{n} {'reply is' if n == 1 else 'replies are'} not in the result: {words}.")
-    return " ".join(warnings)
+    return " ".join([*warnings, *filter(None, [latent_warning(run)])])

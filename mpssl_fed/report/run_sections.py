@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from mpssl_fed.errors import UserError
-from mpssl_fed.federation.engines.samples import SHOWN_IMAGES
 from mpssl_fed.names import shown
 from mpssl_fed.page import picture
 from mpssl_fed.report import plots
@@ -16,6 +15,11 @@ from mpssl_fed.runs.reader import RunReader, read_json
 
 MOST_PICTURES = 8
 STAYS = "In a deployment this stays at the sites, in each owner's own report."
+ORDER = (
+    ", in the order of the classes that they are made for, each as often as among the site's training labels (under differential "
+    "privacy all alike, or as its owner declares). Latents are optimised to train the classifier, not to be recognised, so a "
+    "picture made for a class need not look like it."
+)
 PHASES = {
     "train": "training at the sites",
     "generate": "making synthetic images",
@@ -124,22 +128,7 @@ def _pictures(run: RunReader) -> dict[str, Any]:
     hidden = len(sites) - MOST_PICTURES
     note = "First the generator's own random images."
     if sites:
-        note += " Then what each site drew from it at the end" + (_order(run) if method.get("source") == "meta-optimised" else ".")
+        note += f" Then what each site drew from it at the end{ORDER if method.get('source') == 'meta-optimised' else '.'}"
     note += f" {hidden} more sites not shown." if hidden > 0 else ""
     none = "This method uses no generator." if method.get("source") == "none" else "This run directory holds no samples."
     return {"samples": pictures, "samples_note": note, "no_samples": none}
-
-
-def _order(run: RunReader) -> str:
-    """Return how the pictures of meta-optimised latents are ordered (``MetaOptimised.samples``)."""
-    file = run.path / "labels.json"
-    classes = len(read_json(file).get("classes") or ()) if file.is_file() else 0
-    of = (
-        "the task's classes in their order"
-        if classes <= SHOWN_IMAGES
-        else f"{SHOWN_IMAGES} of the task's {classes} classes, in order"
-    )
-    return (
-        f": row by row, made for {of}. Latents are optimised to train the classifier, not to be recognised, so a picture made for "
-        "a class need not look like it."
-    )

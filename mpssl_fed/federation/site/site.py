@@ -88,7 +88,8 @@ class Site:
         reply = TrainReply(update, metrics)
         after = snapshot(learner.state())
         kept = {key: after[key].clone() for key in RELEASED_ONCE if key in after}  # the round may be asked anew
-        state.save(Entry(request.plan.run_id, request.round, sha256, before | kept, after, reply))
+        numbers = {key: value for key, value in losses.items() if key == "gap" or key not in REPLY_METRICS}
+        state.save(Entry(request.plan.run_id, request.round, sha256, before | kept, after, reply, numbers))
         return reply
 
 
