@@ -17,6 +17,7 @@ from mpssl_fed.config import Config
 from mpssl_fed.data.preparation import Preparation
 from mpssl_fed.errors import UserError, flag, option
 from mpssl_fed.files import write_atomic, write_json
+from mpssl_fed.method import METHOD_VERSION
 from mpssl_fed.models import Classifier
 from mpssl_fed.runs import checkpoint
 from mpssl_fed.runs.checkpoint import Checkpoint, History
@@ -140,6 +141,12 @@ def refuse_occupied(folder: Path, *, resume: bool = False, overwrite: bool = Fal
 
 def _reopen(config: Config, folder: Path) -> RunDirectory:
     manifest = read_manifest(folder)
+    if manifest.get("method_version", 1) != METHOD_VERSION:  # version 1 did not write its number
+        raise UserError(
+            f"run directory {folder} was begun with version {manifest.get('method_version', 1)} of the method, this is version "
+            f"{METHOD_VERSION}: half a run each is neither. Finish it with the release that began it, or start anew: "
+            f"{flag('overwrite')}, or another {option('output', 'DIR')}"
+        )
     if manifest.get("config_sha256") != config.sha256():
         raise UserError(
             f"run directory {folder} was made with another config: {_difference(folder, config)}. "

@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 
 from clients.app import app
 from mpssl_fed.errors import UserError
+from mpssl_fed.files import write_json
+from mpssl_fed.method import METHOD_VERSION
 from mpssl_fed.runs.reader import read_history, read_manifest
 from mpssl_fed.runs.run_directory import RunDirectory, open_run
 
@@ -132,3 +134,14 @@ def test_resuming_a_finished_run_changes_nothing(run_tiny: Runner) -> None:
     again = load_file(run.folder / "model.safetensors")
     assert all(weights[key].equal(again[key]) for key in weights)
     assert (run.folder / "metrics.jsonl").read_bytes() == metrics
+
+
+def test_a_run_of_another_version_of_the_method_is_not_gone_on_with(run_tiny: Runner) -> None:
+    """Half a run by one method and half by another is neither, though config and files fit."""
+    run = run_tiny()
+    manifest = read_manifest(run.folder)
+    assert manifest["method_version"] == METHOD_VERSION
+    for before in ({"method_version": METHOD_VERSION - 1}, {}):  # the first version did not write its number
+        write_json(run.folder / "manifest.json", {k: v for k, v in manifest.items() if k != "method_version"} | before)
+        with pytest.raises(UserError, match=rf"begun with version 1 of the method, this is version {METHOD_VERSION}"):
+            run_tiny(resume=True)
