@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mpssl_fed.data.datasets import Images
 from mpssl_fed.method.validation import Split
 from mpssl_fed.models import Classifier, Params, widened
+from mpssl_fed.seeds import torch_rng
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -90,7 +91,7 @@ class ExactPrivateData:
     def begin_round(self, rng: torch.Generator, augment_rng: torch.Generator) -> None:
         """Set the streams that draw batches and augment them; what LMO reads has one apart, so that it shifts no batch."""
         self.rng, self.augment_rng = rng, augment_rng
-        self.meta_rng = torch.Generator().manual_seed(int(torch.randint(2**62, (), generator=rng)))
+        self.meta_rng = torch_rng(rng.initial_seed(), "what LMO reads")
 
     def class_weights(self) -> Tensor:
         """Return the share of each class in D_train [K]."""

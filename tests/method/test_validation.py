@@ -118,3 +118,13 @@ def test_images_of_both_kinds_stand_in_one_batch() -> None:
     seen = private._validated(torch.arange(2))
     assert not torch.equal(seen[0], private.val[0][0])
     assert torch.equal(seen[1], private.val[0][1])
+
+
+def test_what_lmo_reads_shifts_no_batch_of_the_others() -> None:
+    one, other = reads("base-train-only", 10), reads("base-train-only", 10)
+    theta = one.classifier.theta()
+    for _ in range(2):
+        mine, yours = one.supervised_gradient(theta), other.supervised_gradient(theta)
+        assert all(torch.equal(mine[name], yours[name]) for name in theta)
+        one.validation_gradient(theta)
+        one.mean_feature(theta)
