@@ -37,6 +37,8 @@ from mpssl_fed.study.grid import Cell
 from mpssl_fed.study.known_data import KnownData, known_data
 
 MIB = 2**20
+DRAWN = 32
+"""Latents that are really drawn; what more of them take is in proportion."""
 STEM = [[False, 16, 16], [True, 16, 16], [False, 16, 16], [True, 16, 8], [False, 8, 8]]
 TAIL = [[True, 8, 4], [False, 4, 4], [True, 4, 2], [False, 2, 2], [True, 2, 1]]
 LAYERS = {
@@ -229,9 +231,11 @@ def _training(config: Config, learner: Learner, batch: int) -> float:
             graphs.append(_kept(lambda: classifier(torch.empty(2 * method.batch, *shape, device="meta"))))
         if isinstance(source, MetaOptimised):
             n = method.micro_batch or method.lmo_batch
-            draw = source.draw(n, torch.Generator().manual_seed(0))
+            few = min(n, DRAWN)
+            draw = source.draw(few, torch.Generator().manual_seed(0))
             views = _kept(lambda: classifier(torch.empty(2 * n, *shape, device="meta", requires_grad=True)))
-            graphs.append(_kept(lambda: source.from_latents(draw)) + 3 * views)  # the second derivative keeps the first's graph too
+            drawn = _kept(lambda: source.from_latents(draw)) * n / few
+            graphs.append(drawn + 3 * views)  # the second derivative keeps the first's graph too
     return weights + max(graphs)
 
 

@@ -159,3 +159,11 @@ def test_a_dry_run_refuses_what_a_run_would(tmp_path: Path, grid: dict[str, list
 def test_own_images_are_planned_without_an_estimate(tmp_path: Path) -> None:
     grid = {"data.name": ["image-folder"], "data.root": [str(tmp_path)]}
     assert estimate(plan_of(tmp_path, grid=grid, seeds=1).cells[0]) is None
+
+
+def test_a_batch_of_any_size_is_estimated_without_being_made(tmp_path: Path) -> None:
+    sizes = [20_000, 40_000, 2**31 - 1]
+    plan = plan_of(tmp_path, grid={"method.name": ["mp-ssl"], "model.name": ["small-cnn"], "method.lmo_batch": sizes}, seeds=1)
+    fewer, more, most = (found.memory for cell in plan.cells if (found := estimate(cell)))
+    assert 1.9 < more / fewer < 2.1
+    assert most > 1000 * more
