@@ -20,6 +20,7 @@ from mpssl_fed.data.base import DATASETS, Dataset, Images, split_by_key
 from mpssl_fed.data.fetch import fetch_dataset
 from mpssl_fed.data.preparation import Preparation
 from mpssl_fed.errors import UserError
+from mpssl_fed.files import plain_file
 
 FASHION_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
@@ -79,7 +80,8 @@ def read_idx(path: Path, dimensions: int) -> Tensor:
     Raises UserError for a missing, truncated or foreign file.
     """
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        content = plain_file(path).read_bytes()
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
         magic, *shape = struct.unpack_from(f">{dimensions + 1}I", content)
     except (OSError, EOFError, struct.error, zlib.error) as error:
         raise UserError(f"cannot read the idx file {path}: {error}") from error

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mpssl_fed.files import write_atomic
+from mpssl_fed.files import plain_file, write_atomic
 from mpssl_fed.privacy.ledger_errors import LedgerError, LedgerWriteError, MissingLedgerError, WrongHeadError
 
 TAIL = 1 << 16
@@ -110,7 +110,7 @@ class HeadFile:
 
     def _tail(self) -> bytes:
         try:
-            with open(self.path, "rb") as file:
+            with open(plain_file(self.path), "rb") as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
                 return file.read()
         except PermissionError as error:

@@ -12,6 +12,7 @@ from typing import Any
 
 from mpssl_fed.config import Config, load, read_mapping
 from mpssl_fed.errors import UserError
+from mpssl_fed.files import plain_file
 
 MANIFEST, CONFIG, MODEL = "manifest.json", "config.yaml", "model.safetensors"
 METRICS = "metrics.jsonl"
@@ -181,7 +182,7 @@ def _read_rounds(file: Path) -> list[Round]:
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        return plain_file(file).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: not text in UTF-8 ({error}); it is damaged") from error
 

@@ -18,6 +18,7 @@ from mpssl_fed.config import Config
 from mpssl_fed.data.decode import SUFFIXES
 from mpssl_fed.data.folder import TEST_FRACTION
 from mpssl_fed.environment import expanded
+from mpssl_fed.files import plain_file
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def _images(folder: Path, subjects: str | None) -> list[Path]:
 def _is_grey(file: Path) -> bool:
     """Whether the header of an image says that it has no colour; a file that is no image is told when it is decoded."""
     try:
-        with Image.open(file) as image:
+        with Image.open(plain_file(file)) as image:
             return image.mode in ("1", "L", "I", "F", "I;16", "I;16B", "LA")
     except OSError:
         return False

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mpssl_fed.errors import UserError
-from mpssl_fed.files import write_atomic, write_json
+from mpssl_fed.files import plain_file, write_atomic, write_json
 from mpssl_fed.report.signs import reached
 from mpssl_fed.runs.reader import RunReader, read_diagnosis, read_json
 from mpssl_fed.study.grid import Cell, Settings
@@ -178,7 +178,7 @@ def read_csv(path: Path, cells: Sequence[Cell], method_version: int) -> dict[str
     UserError when the file cannot be read, lacks a column or holds something that is no number.
     """
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with open(plain_file(path), newline="", encoding="utf-8") as file:
             lines = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"--from {path}: cannot be read as a table: {error}") from error

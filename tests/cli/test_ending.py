@@ -16,8 +16,10 @@ import pytest
 
 from mpssl_fed.cli import ending, main
 from mpssl_fed.errors import UserError
+from mpssl_fed.files import refuse_special
 from tests.cli.calls import Caller
 from tests.cli.conftest import PHOTOS
+from tests.fuzz.ended import in_time
 
 PROGRAM = [sys.executable, "-m", "mpssl_fed.cli"]
 LONG = "x" * 300
@@ -48,13 +50,60 @@ def test_a_place_that_cannot_be_read_is_named(call: Caller, tmp_path: Path) -> N
         ("data", folder), ("data", LONG), ("data", ""), ("data", "."), ("data", "/"), ("study", "/"), ("study", ""),
         ("study", folder), ("predict", LONG, "x.png"), ("predict", tmp_path, "x.png"), ("evaluate", tmp_path, tmp_path),
         ("export", tmp_path), ("report", tmp_path), ("report", tmp_path / LONG), ("audit", tmp_path),
-        ("ledger", "show", tmp_path / LONG), ("ledger", "show", folder), ("ledger", "verify", folder),
+        ("ledger", "restore", "", "--gap", "none"), ("ledger", "accept", ".", "a"), ("ledger", "move-head", "/", folder),
+        ("ledger", "export", "."), ("ledger", "show", tmp_path / LONG), ("ledger", "show", folder), ("ledger", "verify", folder),
         ("policy", "check", folder, "demo"), ("policy", "check", LONG, "demo"),
         ("data", "demo", *OWN, f"data.root={LONG}"), ("data", "demo", *OWN, "data.root=~nosuch/x"),
         ("generate", "--generator", "biggan", "--path", LONG), ("generate", "--generator", "exported", "--path", folder),
         ("study", "demo", "--from", folder, "--output", tmp_path / "out"),
     ):  # fmt: skip
         call.refused(*words)
+
+
+def test_a_pipe_that_nobody_writes_is_not_waited_for(call: Caller, finished_run: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.png"
+    os.mkfifo(pipe)
+    authority = tmp_path / "ca"
+    authority.mkdir()
+    os.mkfifo(authority / "ca.key")
+    for words in (
+        ("policy", "check", pipe, "demo"), ("policy", "check", "policies/site", pipe), ("data", pipe),
+        ("study", pipe, "--dry-run"), ("ledger", "show", finished_run, "--policy", pipe), ("predict", finished_run, pipe),
+        ("predict", pipe, pipe), ("generate", "--generator", "exported", "--path", pipe),
+        ("simulate", pipe), ("certs", "server", authority, "localhost"), ("ledger", "show", pipe), ("ledger", "verify", pipe),
+        ("study", "demo", "--from", pipe, "--output", tmp_path / "out"),
+    ):  # fmt: skip
+        with in_time():
+            call.refused(*words)
+
+
+@pytest.mark.parametrize("kind", ["device", "FIFO", "link to a device", "folder"])
+def test_what_is_no_file_is_not_replaced_by_one(kind: str, call: Caller, finished_run: Path, tmp_path: Path) -> None:
+    place = tmp_path / "place.pt2"
+    if kind == "device":
+        try:
+            os.mknod(place, 0o20666, os.makedev(1, 3))
+        except PermissionError:
+            pytest.skip("the right to make a device")
+    elif kind == "FIFO":
+        os.mkfifo(place)
+    elif kind == "folder":
+        place.mkdir()
+    else:
+        place.symlink_to("/dev/null")
+    before = place.lstat()
+    ledger = finished_run / "sites" / "0" / "ledger.sqlite"
+    for words in (
+        ("generate", "--per-class", "1", "--classes", "A", "--out", place),
+        ("export", finished_run, "--format", "torch-export", "--overwrite", "--out", place),
+        *([("ledger", "export", ledger, "--out", place)] if ledger.exists() else []),
+    ):
+        with in_time():
+            assert str(place) in call.refused(*words)
+    after = place.lstat()
+    assert (before.st_mode, before.st_ino, before.st_rdev) == (after.st_mode, after.st_ino, after.st_rdev)
+    with pytest.raises(OSError, match="link of the system"):
+        refuse_special(Path("/dev/stdout"))
 
 
 @pytest.mark.parametrize("kind", ["manifest.json", "config.yaml", "metrics.jsonl", "model.safetensors", "labels.json"])
