@@ -234,7 +234,7 @@ def _training(config: Config, learner: Learner, batch: int) -> float:
             few = min(n, DRAWN)
             draw = source.draw(few, torch.Generator().manual_seed(0))
             views = _kept(lambda: classifier(torch.empty(2 * n, *shape, device="meta", requires_grad=True)))
-            drawn = _kept(lambda: source.from_latents(draw)) * n / few
+            drawn = _kept(lambda: source.from_latents(draw)) * n // few
             graphs.append(drawn + 3 * views)  # the second derivative keeps the first's graph too
     return weights + max(graphs)
 
