@@ -135,7 +135,8 @@ def test_the_clip_of_1e_30_that_once_let_images_through_is_refused_everywhere() 
             Policy.model_validate({**owner, **limits})
     small = from_mapping({"privacy": {"epsilon": 1.0, "public_size": 100, "delta": 1e-5, "clip": {"meta": 0.01}}})
     assert Code.CLIP in decide(Policy.model_validate({**owner, "min_clip": 0.1}), Request.of(small)).codes
-    assert Code.CLIP not in decide(Policy.model_validate(owner), Request.of(small)).codes
+    assert Code.CLIP in decide(Policy.model_validate(owner), Request.of(small)).codes  # the installed default alone
+    assert Code.CLIP not in decide(Policy.model_validate({**owner, "min_clip": 0.01, "max_clip": 1.0}), Request.of(small)).codes
     with pytest.raises(ValueError, match="sensitivity"):
         replace(SETTINGS.mechanism("gradient"), sensitivity=1e-30)
 
