@@ -138,11 +138,13 @@ def state_folder(name: str) -> Path:
 
 
 def make_private(folder: Path) -> Path:
-    """Make ``folder`` 0700; UserError when it belongs to someone else."""
+    """Make ``folder`` 0700; UserError when it belongs to someone else, or is open and not empty (``/``, a home)."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if folder.stat().st_uid != os.geteuid():
         raise UserError(f"{folder} belongs to another user; give it to this one, or choose another --state")
     if stat.S_IMODE(folder.stat().st_mode) != 0o700:
+        if any(folder.iterdir()):
+            raise UserError(f"{shown(folder)} is open to others and holds something; name a new folder, or close it: chmod 700")
         folder.chmod(0o700)
     return folder
 

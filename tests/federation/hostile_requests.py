@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
-HUGE = 10**30
+HUGE = 2**31 - 1
+"""The largest count that a config may hold at all."""
 OTHER_METHOD = {"method.name": None, "method.source": "random", "method.loss": "scr"}
 TASK = "data.task."
 
 Case = tuple[dict[str, Any], str]
 
 CLIPS: list[Case] = [
-    ({"privacy.clip.gradient": 1e-30}, "clip"),
-    ({"privacy.clip.gradient": 1e30}, "clip"),
+    ({"privacy.clip.gradient": 1e-30}, "config"),
+    ({"privacy.clip.gradient": 1e30}, "config"),
+    ({"privacy.clip.gradient": 0.001}, "clip"),
     ({"privacy.clip.gradient": 0.999}, "clip"),
-    ({"privacy.clip.meta": 1e-30}, "clip"),
+    ({"privacy.clip.meta": 1000}, "clip"),
+    ({"federation.rounds": 10**30}, "config"),
+    ({"method.latent.hidden": 10**30}, "config"),
+    ({"privacy.clip.meta": 1e-30}, "config"),
     ({"privacy.clip.meta": 1.0000001}, "clip"),
-    ({"privacy.clip.feature": 1e-45}, "clip"),
-    ({"privacy.clip.feature": 1e19}, "clip"),
+    ({"privacy.clip.feature": 1e-45}, "config"),
+    ({"privacy.clip.feature": 1e19}, "config"),
     ({"privacy.clip.gradient": 0}, "config"),
     ({"privacy.clip.gradient": -1}, "config"),
 ]
