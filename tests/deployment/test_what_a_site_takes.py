@@ -56,6 +56,8 @@ IGNORED: list[dict[str, Any]] = [
         "data": {
             "name": "cifar10",
             "size": 64,
+            "fit": "pad",
+            "white_level": 4095,
             "labels_per_class": None,
             "labels_over": "all-sites",
             "label_fraction": 0.5,
