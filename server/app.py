@@ -16,9 +16,6 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Serve one run."""
     folder = serve_flower_run(grid, context, Path(__file__).parents[1])
-    from mpssl_fed.report.run_report import report_run  # here: it brings in what draws plots
-    from mpssl_fed.runs.reader import RunReader
+    from mpssl_fed.report.run_report import last_line, report_run  # here: it brings in what draws plots
 
-    page = report_run(folder, print)
-    accuracy = RunReader(folder).evaluated("test_accuracy")
-    print(f"{f'accuracy {accuracy[-1][1]:.4f}' if accuracy else 'nothing was evaluated'}   {page}", flush=True)
+    print(last_line(folder, report_run(folder, print)), flush=True)

@@ -55,15 +55,14 @@ def deploy(
 
     from mpssl_fed.cli.live import complain, progress, resumable
     from mpssl_fed.deployment.rehearsal import Deployment
-    from mpssl_fed.report.run_report import report_run
+    from mpssl_fed.report.run_report import last_line, report_run
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     up = Deployment(resolved, folder, resume=resume, overwrite=overwrite or resolved.output.overwrite, port=port, note=_note)
     with resumable(), up:
-        manifest = up.serve(progress())
-    accuracy, page = manifest["result"]["test_accuracy"], report_run(folder, complain)
-    typer.echo(f"{resolved.data.held_out} accuracy {accuracy:.4f}   {page}" if accuracy is not None else str(page))
+        up.serve(progress())
+    typer.echo(last_line(folder, report_run(folder, complain)))
 
 
 @certs_app.command("ca")

@@ -56,6 +56,13 @@ def write_run_report(folder: str | Path) -> Path:
     )
 
 
+def last_line(folder: Path, page: Path) -> str:
+    """Return what a run ends with on a terminal: its last accuracy, where any was measured, and its page."""
+    run = RunReader(folder)
+    accuracy = run.evaluated("test_accuracy")
+    return f"{run.config['data']['held_out']} accuracy {accuracy[-1][1]:.4f}   {page}" if accuracy else str(page)
+
+
 def report_run(folder: str | Path, tell: Callable[[str], None]) -> Path:
     """Write the report of a run that has ended and return the page's path; ``tell`` the reader where it has learnt nothing."""
     page = write_run_report(folder)
