@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,13 +22,12 @@ from mpssl_fed.config import Config
 from mpssl_fed.config.load import from_mapping, override
 from mpssl_fed.data.datasets import Images
 from mpssl_fed.generators.base import Generator
-from mpssl_fed.method.build import DEFAULT_BATCH, build_learner
+from mpssl_fed.method.build import build_learner
 from mpssl_fed.method.private_data import ExactPrivateData, FeatureMeans, PrivateData
-from mpssl_fed.method.validation import Split
 from mpssl_fed.method.views import Views
 from mpssl_fed.models import Classifier, Params
 from mpssl_fed.privacy import per_unit
-from mpssl_fed.privacy.build import labelled_view, release_settings
+from mpssl_fed.privacy.build import exact_beside, labelled_view, release_settings
 from mpssl_fed.privacy.mechanism import Answer, Kind
 from mpssl_fed.privacy.noise import Noise, noise_source
 from mpssl_fed.privacy.plan import plan_for
@@ -229,16 +229,7 @@ def audit_run(
     )
     private: PrivateData = released
     if plan.scope == "labelled-step":
-        exact = CanaryExactData(
-            canaries,
-            rng,
-            classifier,
-            Split.none(labelled),
-            augment=views.labelled(config.method.augment),
-            plain=views.plain,
-            batch_size=DEFAULT_BATCH,
-            per_class=config.method.gap.per_class,
-        )
+        exact = exact_beside(config, classifier, labelled, views, partial(CanaryExactData, canaries, rng))
         private = LabelledStepPrivateData(released, exact)
     build_learner(config, classifier, generator, labelled, flip=flip, site=0, private=private).train(1)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from mpssl_fed.config import Config
 from mpssl_fed.config.federation import Privacy
 from mpssl_fed.data import augment
@@ -69,7 +71,14 @@ def private_data(
         return released
     if config.privacy.scope != "labelled-step":
         raise ValueError(f"privacy.scope={config.privacy.scope} has no releases")
-    exact = ExactPrivateData(
+    return LabelledStepPrivateData(released, exact_beside(config, classifier, labelled, views))
+
+
+def exact_beside(
+    config: Config, classifier: Classifier, labelled: Images, views: Views, kind: Callable[..., ExactPrivateData] = ExactPrivateData
+) -> ExactPrivateData:
+    """Return what ``labelled-step`` reads without noise; ``kind`` is called as ExactPrivateData is."""
+    return kind(
         classifier,
         Split.none(labelled),
         augment=views.labelled(config.method.augment),
@@ -77,7 +86,6 @@ def private_data(
         batch_size=DEFAULT_BATCH,
         per_class=config.method.gap.per_class,
     )
-    return LabelledStepPrivateData(released, exact)
 
 
 def labelled_view(name: str, flip: bool, size: int) -> AugmentRows:
