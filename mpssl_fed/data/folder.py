@@ -10,7 +10,7 @@ import numpy as np
 from mpssl_fed.data.base import DATASETS, Dataset, Images, split_by_key
 from mpssl_fed.data.classes import class_name, class_of, refuse_alike
 from mpssl_fed.data.decode import SUFFIXES
-from mpssl_fed.data.listing import Files, Listing, note_leaks, once, to_images
+from mpssl_fed.data.listing import Digests, Files, Listing, note_leaks, once, to_images
 from mpssl_fed.data.preparation import Fit, Preparation
 from mpssl_fed.data.site_csv import load_site_csv, site_csv
 from mpssl_fed.data.subjects import refuse_lookalikes, refuse_on_both_sides, subject_name
@@ -48,20 +48,20 @@ def image_folder(
         raise UserError("data set 'image-folder' needs data.root, a folder with train/CLASS/*.png")
     check_subjects(subjects)
     size = 32 if size is None else size
-    prepared, skipped = Preparation(fit=fit, white_level=white_level), Skipped()
+    prepared, skipped, digests = Preparation(fit=fit, white_level=white_level), Skipped(), Digests()
     classes = tuple(class_name(folder) for folder in _class_folders(root / "train", Skipped()))
     if len(classes) < 2:
         raise UserError(f"{shown(root / 'train')} has {len(classes)} class folder(s); at least two are needed, one per class")
     _note_beside(root, skipped)
-    listing = once(list_classes(root / "train", classes, subjects, skipped), skipped, classes)
+    listing = once(list_classes(root / "train", classes, subjects, skipped), skipped, classes, digests=digests)
     for label, name in enumerate(classes):
         if not any(row[1] == label for row in listing):
             raise UserError(f"class folder {shown(root / 'train' / name)} {_no_image()}; add or remove it")
     if _is_there(root / "test"):
-        held_out = once(list_classes(root / "test", classes, subjects, skipped), skipped, classes)
+        held_out = once(list_classes(root / "test", classes, subjects, skipped), skipped, classes, digests=digests)
         if not held_out:
             raise UserError(f"{shown(root / 'test')} has no image; fill it, or remove it to hold out a part of train")
-        note_leaks(listing, held_out, skipped)
+        note_leaks(listing, held_out, skipped, digests)
         if subjects is not None:
             refuse_lookalikes((subject, shown(path)) for path, _, subject in listing + held_out)
             refuse_on_both_sides((row[2] for row in listing), (row[2] for row in held_out), shown(root))

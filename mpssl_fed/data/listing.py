@@ -12,7 +12,7 @@ import torch
 from mpssl_fed.data.base import Images
 from mpssl_fed.data.decode import read_with_digests
 from mpssl_fed.data.preparation import Preparation
-from mpssl_fed.data.walk import COPY, LEAK, SHARED, Skipped
+from mpssl_fed.data.walk import COPY, LEAK, SHARED, Skipped, identity
 from mpssl_fed.errors import UserError
 from mpssl_fed.files import sha256
 from mpssl_fed.names import shown
@@ -22,6 +22,8 @@ Row = tuple[Path, int, str]
 Listing = list[Row]
 Where = Callable[[int], str]
 """Names a row of a listing to the user."""
+Digests = dict[Path, str]
+"""The SHA-256 of files that were read already."""
 
 SHOWN = 3
 
@@ -48,7 +50,9 @@ def to_images(
     return Images(x, torch.tensor(labels, dtype=torch.int64), tuple(subjects) if with_subjects else None, digests)
 
 
-def once(rows: Listing, skipped: Skipped, classes: Sequence[str], where: Where | None = None) -> Listing:
+def once(
+    rows: Listing, skipped: Skipped, classes: Sequence[str], where: Where | None = None, digests: Digests | None = None
+) -> Listing:
     """Return ``rows`` with each image once: of links to a file and of equal files the first counts.
 
     A unit of privacy that stood there twice would be bounded once and counted twice. Raises UserError for an image under two
@@ -59,8 +63,8 @@ def once(rows: Listing, skipped: Skipped, classes: Sequence[str], where: Where |
     first: dict[tuple[object, str], int] = {}
     any_subject: dict[object, int] = {}
     trouble: list[str] = []
-    inodes = [_inode(path) for path, _, _ in rows]
-    for i, (row, key) in enumerate(zip(rows, contents([path for path, _, _ in rows]), strict=True)):
+    inodes = [identity(path) for path, _, _ in rows]
+    for i, (row, key) in enumerate(zip(rows, contents([path for path, _, _ in rows], digests), strict=True)):
         path, label, subject = row
         before = first.get((key, subject), any_subject.get(key))
         if before is None:
@@ -85,31 +89,32 @@ def once(rows: Listing, skipped: Skipped, classes: Sequence[str], where: Where |
     return kept
 
 
-def note_leaks(train: Listing, test: Listing, skipped: Skipped) -> None:
+def note_leaks(train: Listing, test: Listing, skipped: Skipped, digests: Digests | None = None) -> None:
     """Note test images whose bytes are those of a training image; UserError for a link to one."""
-    keys = contents([path for path, _, _ in train + test])
+    keys = contents([path for path, _, _ in train + test], digests)
     known = dict(zip(keys, (path for path, _, _ in train), strict=False))
     for (path, _, _), key in zip(test, keys[len(train) :], strict=True):
         if key not in known:
             continue
-        if _inode(path) == _inode(known[key]):
+        if identity(path) == identity(known[key]):
             raise UserError(f"{shown(path)} is the training image {shown(known[key])} (a link); test on other images")
         skipped.add(LEAK, path)
 
 
-def contents(paths: Sequence[Path]) -> list[object]:
-    """Return a key for each file, equal where the bytes are: of files that share their size with another the SHA-256."""
+def contents(paths: Sequence[Path], digests: Digests | None = None) -> list[object]:
+    """Return a key for each file, equal where the bytes are: of files that share their size with another the SHA-256.
+
+    digests: those that are known, to which this call adds, so that parts that are compared again are read once.
+    """
+    known = {} if digests is None else digests
     sizes = [path.stat().st_size for path in paths]
     common = Counter(sizes)
     keys: list[object] = []
     for path, size in zip(paths, sizes, strict=True):
         try:
-            keys.append(sha256(path) if common[size] > 1 else size)
+            if common[size] > 1 and path not in known:
+                known[path] = sha256(path)
+            keys.append(known[path] if common[size] > 1 else size)
         except OSError as error:
             raise UserError(f"image file {shown(path)} cannot be read ({error.strerror}); let this user read it") from error
     return keys
-
-
-def _inode(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_dev, status.st_ino

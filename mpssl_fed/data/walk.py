@@ -93,17 +93,17 @@ def walk(root: Path, skipped: Skipped, links: bool = True) -> list[Path]:
     No link leads to a folder that holds ``root``: half a disk may lie there. links: whether links to folders are followed at all.
     """
     images: list[Path] = []
-    seen: set[tuple[int, int]] = set() if not root.is_dir() else {_identity(folder) for folder in root.resolve().parents}
+    seen: set[tuple[int, int]] = set() if not root.is_dir() else {identity(folder) for folder in root.resolve().parents}
     waiting = [root]
     while waiting:
         here = waiting.pop()
         if not links and here.is_symlink():
             skipped.add(FAR, here)
             continue
-        if _identity(here) in seen:
+        if identity(here) in seen:
             skipped.add(LOOP, here)
             continue
-        seen.add(_identity(here))
+        seen.add(identity(here))
         folders, files = entries(here, skipped)
         images += files
         waiting += reversed(folders)
@@ -118,17 +118,18 @@ def deep_images(folders: Iterable[Path], skipped: Skipped) -> None:
 
 def without_loops(folders: Iterable[Path], above: Iterable[Path], skipped: Skipped) -> list[Path]:
     """Return ``folders`` without links to one of the folders ``above`` them or what holds these, which go to ``skipped``."""
-    known = {_identity(folder) for one in above for folder in (one, *one.resolve().parents)}
+    known = {identity(folder) for one in above for folder in (one, *one.resolve().parents)}
     kept = []
     for folder in folders:
-        if _identity(folder) in known:
+        if identity(folder) in known:
             skipped.add(LOOP, folder)
         else:
             kept.append(folder)
     return kept
 
 
-def _identity(path: Path) -> tuple[int, int]:
+def identity(path: Path) -> tuple[int, int]:
+    """Return device and inode of what ``path`` leads to: equal for links to one file or folder."""
     status = path.stat()
     return status.st_dev, status.st_ino
 
