@@ -15,7 +15,6 @@ from xml.etree import ElementTree
 import pytest
 
 import mpssl_fed
-from mpssl_fed.cli import main
 from mpssl_fed.data.label_table import COLUMN
 from mpssl_fed.errors import UserError
 from mpssl_fed.names import distinct, shown
@@ -60,18 +59,6 @@ def run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     mpssl_fed.simulate(config, *SETTINGS, f"output.dir={json.dumps(str(folder))}")
     write_run_report(folder)
     return folder
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Cli:
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["mpssl-fed", *map(str, words)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        out, err = capfd.readouterr()
-        return int(stop.value.code or 0), out, err
-
-    return call
 
 
 def test_data_shows_every_class_whole(cli: Cli, photos: Path, tmp_path: Path) -> None:
