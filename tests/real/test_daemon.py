@@ -71,13 +71,22 @@ def test_equals_a_simulated_site(site: RealSite, tmp_path: Path) -> None:
         (("method={name: base, batch: 1000000}",), "server-key"),
         (("federation.anchor={weight: 1, images: 1000000000}",), "generator"),
         (("privacy={epsilon: 0.5, public_size: 100, unit: subject}",), "unit"),
-        (("privacy={epsilon: 0.5, public_size: 100, clip: {gradient: 1.0e-30}}",), "clip"),
+        (("privacy={epsilon: 0.5, public_size: 100, clip: {gradient: 0.001}}",), "clip"),
         (("privacy={epsilon: 0.5, public_size: 100, max_physical_batch: 1}",), "site-key"),
     ],
 )
 def test_policy_is_the_upper_bound(site: RealSite, overrides: tuple[str, ...], code: str) -> None:
     asked = configs.from_mapping(configs.override(CONFIG.dump(), overrides))
     assert site.train(message(asked, START, run="other"))[:2] == (409, code)
+
+
+def test_a_clip_that_no_config_holds_is_refused(site: RealSite) -> None:
+    """As a hostile server writes it: at 1e-30 nothing was clipped."""
+    fields: dict[str, Any] = json.loads(CONFIG.canonical_json())
+    fields["privacy"] |= {"epsilon": 0.5, "public_size": 100, "clip": {"gradient": 1e-30}}
+    text = json.dumps(fields)
+    body = message(CONFIG, START, config=text, sha256=hashlib.sha256(text.encode()).hexdigest())
+    assert site.train(body)[:2] == (409, "config")
 
 
 @pytest.mark.parametrize("key", ["data.root", "generator.path", "generator.foundation", "model.pretrained"])

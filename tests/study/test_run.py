@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -76,13 +77,27 @@ def test_a_cell_is_a_run_directory_with_its_report_and_row(tmp_path: Path, plan:
     assert row.peak_memory_mb is None or 50 < row.peak_memory_mb < 20_000
 
 
+@pytest.fixture
+def two_gib_left() -> Iterator[None]:
+    """Limit what this process may still allocate."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (2 << 30), before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)
+
+
 def test_a_cell_that_cannot_run_is_a_row_that_says_why(tmp_path: Path) -> None:
     grid = {"data.name": ["image-folder"], "data.root": [str(tmp_path / "none")], "method.name": ["base"]}
     row = run_cell(Task.of(plan_of(tmp_path, grid=grid, seeds=1).cells[0], tmp_path))
     assert not row.finished
     assert row.error is not None
     assert "none" in row.error
-    huge = {"model.name": ["small-cnn"], "method.name": ["vic-gssl"], "method.batch": [10**12]}
+
+
+@pytest.mark.usefixtures("two_gib_left")
+def test_a_cell_without_memory_is_a_row_that_says_what_to_lower(tmp_path: Path) -> None:
+    huge = {"model.name": ["small-cnn"], "method.name": ["vic-gssl"], "method.batch": [10**8]}
     row = run_cell(Task.of(plan_of(tmp_path, grid=huge, seeds=1).cells[0], tmp_path))
     assert not row.finished
     assert row.error is not None
