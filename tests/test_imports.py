@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import mpssl_fed
+from tests.patience import PATIENCE_S
 
 PACKAGE = Path(mpssl_fed.__file__).parent
 HOUSE = PACKAGE.parent
@@ -165,13 +166,13 @@ for name in {modules!r}:
 assert not set({absent!r}) & {{name.split(".")[0] for name in sys.modules}}
 print("fine")
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.stdout == "fine\n", done.stderr[-2000:]
 
 
 def test_importing_the_package_is_cheap() -> None:
     program = "import sys, mpssl_fed, mpssl_fed.cli; mpssl_fed.cli.build(); print(*{m.split('.')[0] for m in sys.modules})"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE_S, check=True)
     assert not {"torch", "flwr", "ray", "opacus", "matplotlib"} & set(done.stdout.split())
 
 
@@ -180,7 +181,7 @@ def test_a_process_starts_without_what_it_may_never_use(module: str) -> None:
     """Accountants, torchvision and torch's compiler take longer to import than torch: only who uses them pays."""
     late = {"opacus", "scipy", "torchvision", "matplotlib", "torch._dynamo"}
     program = f"import sys, mpssl_fed.{module}; print(*{late} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE_S, check=True)
     assert done.stdout == "\n"
 
 

@@ -35,7 +35,7 @@ from mpssl_fed.runs.run_directory import refuse_occupied
 from mpssl_fed.runs.written import is_ours
 
 HOST = "127.0.0.1"
-START_S = 120.0
+START_S = 600.0  # on a busy machine; what died is seen at once
 AGAIN_S, MOST_DEATHS = 5.0, 20
 SHORT_ENOUGH = 70
 """Bytes of a temporary folder that leave room for the sockets in a deployment's own."""

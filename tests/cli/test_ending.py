@@ -20,6 +20,7 @@ from mpssl_fed.files import refuse_special
 from tests.cli.calls import Caller
 from tests.cli.conftest import PHOTOS
 from tests.fuzz.ended import in_time
+from tests.patience import PATIENCE_S
 
 PROGRAM = [sys.executable, "-m", "mpssl_fed.cli"]
 LONG = "x" * 300
@@ -194,7 +195,7 @@ def full_device(tmp_path: Path) -> Path:
 def test_a_full_closed_or_unread_output_ends_quietly_or_says_so(full_device: Path) -> None:
     def run(shell: str = "", **streams: int) -> subprocess.CompletedProcess[str]:
         command = ["bash", "-c", f'"$@" {shell}', "bash", *PROGRAM, "doctor", "--env"]
-        return subprocess.run(command, text=True, timeout=120, check=False, stderr=subprocess.PIPE, **streams)  # type: ignore[call-overload,no-any-return]
+        return subprocess.run(command, text=True, timeout=PATIENCE_S, check=False, stderr=subprocess.PIPE, **streams)  # type: ignore[call-overload,no-any-return]
 
     full = run(f">{full_device}")
     assert (full.returncode, "No space left" in full.stderr, "Traceback" in full.stderr) == (2, True, False)
@@ -240,7 +241,7 @@ TINY = ("simulate", "demo", "method.name=base", "federation.sites=1", "federatio
 @pytest.mark.parametrize("words", [("doctor",), TINY])
 def test_a_user_without_a_home_or_an_entry_in_passwd(words: tuple[str, ...], tmp_path: Path) -> None:
     program = [sys.executable, "-c", HOMELESS, *words]
-    done = subprocess.run(program, capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path)
+    done = subprocess.run(program, capture_output=True, text=True, timeout=PATIENCE_S, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
 

@@ -103,7 +103,7 @@ def bodies(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     return [path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file() and path.stat().st_size]
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.data())
 def test_a_spoilt_file_is_read_or_refused_and_nothing_else(bodies: list[bytes], tmp_path: Path, data: st.DataObject) -> None:
     body = bytearray(data.draw(st.sampled_from(bodies)))

@@ -38,6 +38,7 @@ from mpssl_fed.runs.progress import Progress
 from mpssl_fed.runs.reader import read_history
 from mpssl_fed.runs.run_directory import RunDirectory, open_run
 from tests.federation.conftest import tiny_config
+from tests.patience import wait_for
 
 MP_SSL = "method={name: mp-ssl, batch: 4, lmo_batch: 4, lmo_every: 2, refresh_every: 1, buffer: 1, warmup: 0.0}"
 PRIVACY = "privacy={epsilon: 8, delta: 1.0e-4, public_size: 50, sample_rate: 1.0}"  # q 1 is priced in no time
@@ -222,9 +223,7 @@ def test_killed_during_training_the_ledger_never_counts_too_little(tmp_path: Pat
     for k in range(kills + 1):
         child = context.Process(target=_child, args=(str(tmp_path), kills))
         child.start()
-        ends = time.monotonic() + 90
-        while not (tmp_path / "started").exists() and child.is_alive() and time.monotonic() < ends:
-            time.sleep(0.01)
+        wait_for(lambda: (tmp_path / "started").exists() or not child.is_alive(), "the child's start")  # noqa: B023
         if k < kills:
             time.sleep(draw.uniform(0, 0.5))
             child.kill()

@@ -20,6 +20,7 @@ from mpssl_fed.federation import parts
 from mpssl_fed.federation.site.site import build_site_learner
 from mpssl_fed.runs.run_directory import RunDirectory
 from tests.federation.conftest import TINY
+from tests.patience import PATIENCE_S
 from tests.test_environment import DEAD_PROXIES
 
 MP_SSL = "method={name: mp-ssl, batch: 4, lmo_batch: 4, lmo_every: 2, refresh_every: 1, buffer: 1}"
@@ -48,7 +49,7 @@ def _in_ray(folder: Path) -> mpssl_fed.Run:
     patient = "federation.join_deadline_s=600"  # Ray's actors import torch first, which a busy machine draws out
     words = ["simulate", str(folder / "tiny.yaml"), MP_SSL, patient, "--backend", "ray", "--output", str(folder / "ray")]
     program = [sys.executable, "-c", "from mpssl_fed.cli import main; main()", *words]
-    done = subprocess.run(program, env=surroundings, capture_output=True, text=True, check=False, timeout=900)
+    done = subprocess.run(program, env=surroundings, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "round 2/2" in done.stdout
     return mpssl_fed.Run.open(folder / "ray")

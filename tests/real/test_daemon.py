@@ -30,7 +30,8 @@ from mpssl_fed.federation.messages import Plan, TrainRequest
 from mpssl_fed.federation.site.site import Site
 from mpssl_fed.federation.weights import to_record
 from mpssl_fed.privacy.ledger import Ledger
-from tests.real.sites import NOBODY, RealSite, equal, message, tiny, wait_for, weights
+from tests.patience import wait_for
+from tests.real.sites import NOBODY, RealSite, equal, message, tiny, weights
 
 CONFIG = tiny()
 START = weights(CONFIG)
@@ -142,7 +143,7 @@ def test_kill_in_training_costs_nothing_but_time(site: RealSite) -> None:
 
     asking = threading.Thread(target=ask)
     asking.start()
-    wait_for(lambda: site.status()["at_work"], 30, "training")
+    wait_for(lambda: site.status()["at_work"], "training")
     time.sleep(0.5)
     site.kill()
     asking.join()
@@ -174,7 +175,7 @@ def test_starts_that_cannot_end_well(tmp_path: Path) -> None:
 
 def test_log_and_status_hold_nothing_private(site: RealSite) -> None:
     assert site.train(message(CONFIG, START, number=4))[:2] == (409, "rounds")
-    wait_for(lambda: "answered" in site.log.read_text(encoding="utf-8"), 5, "a line in the log")
+    wait_for(lambda: "answered" in site.log.read_text(encoding="utf-8"), "a line in the log")
     log = site.log.read_text(encoding="utf-8")
     assert str(site.listing.parent) not in log
     assert ".png" not in log
@@ -189,7 +190,7 @@ def test_log_and_status_hold_nothing_private(site: RealSite) -> None:
 def test_owner_has_a_report_of_its_own(site: RealSite) -> None:
     """Written after the first round: labels, and that scope off leaves no finite epsilon; 0600 in a 0700 folder."""
     report = site.state / "site-report.html"
-    wait_for(report.is_file, 30, "the report")
+    wait_for(report.is_file, "the report")
     text = report.read_text(encoding="utf-8")
     counts = np.bincount(parts.labelled(CONFIG, 0).y.numpy(), minlength=10)
     assert "epsilon is infinite" in text
