@@ -7,7 +7,7 @@ and such contributions add up exactly: a sum does not depend on order or batches
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ GRID_BITS = 36
 2^17 such units without an error."""
 
 SMALL = 1 << 18  # entries of a unit up to which its tensors are put together, for fewer calls
-COLUMNS = {True: 1 << 13, False: 1 << 16}  # of a small unit or not, in float64 at a time: they stay in the cache
+AT_ONCE = 1 << 17  # entries in float64 at a time: they stay in the cache
 
 
 def clip_grid(bound: float) -> float:
@@ -35,48 +35,44 @@ def zero_sum(like: Tensor) -> Tensor:
 
 
 def unit_norms(vectors: Sequence[Tensor]) -> Tensor:
-    """Return the L2 norms [m], float64, of the m units whose vectors are the rows of ``vectors`` side by side.
+    """Return the L2 norms [m], float64 on the CPU, of the m units whose vectors are the rows of ``vectors`` side by side.
 
     vectors: tensors [m, ...]. Right to 1e-12 for every finite float32 vector, the smallest and the largest alike, since their
     squares are float64; not finite where a unit's vector is not. A unit's norm is the same whatever lies beside it.
     """
     matrices = _side_by_side(vectors)
-    squares = zero_sum(matrices[0][:, 0])
-    for rows in matrices:
-        for piece in _pieces(rows):
-            # row by row: a reduction over several rows at once may add up the last ones in another order
-            squares += torch.stack([torch.linalg.vector_norm(row) for row in _double(piece)]).square_()
-    return squares.sqrt()
+    room = _room(matrices)
+    return torch.tensor([norm for pieces in _groups(matrices) for norm in _norms(pieces, room)], dtype=torch.float64)
 
 
-def clip_factors(norms: Tensor, bound: float) -> Tensor:
-    """Return what each unit is multiplied by [m]: 1, or what leads to ``bound`` less the margin where its norm lies above that;
-    0 where the norm is not finite."""
+def clip_factor(norm: float, bound: float) -> float:
+    """Return what a unit is multiplied by: 1, or what leads to ``bound`` less the margin where its norm lies above that; 0 where
+    the norm is not finite."""
     most = bound * (1 - MARGIN)
-    return torch.where(norms.isfinite(), torch.where(norms > most, most / norms, 1.0), 0.0)
+    return (most / norm if norm > most else 1.0) if math.isfinite(norm) else 0.0
 
 
 def clip_and_sum(vectors: Sequence[Tensor], bound: float, into: list[Tensor] | None = None) -> list[Tensor]:
     """Return the sum over units of their vectors, each clipped to L2 norm ``bound``; a unit that is not finite adds zero.
 
-    vectors: tensors [m, ...] that this call may write to; unit i's vector is all their rows i together. Returns float64 tensors
-    [...]: ``into`` (what an earlier call under the same bound returned) with the sum added, or new ones. Adding or removing one
-    unit of up to 1e10 entries moves the result by at most ``bound`` in L2, exactly.
+    vectors: tensors [m, ...]; unit i's vector is all their rows i together. Returns float64 tensors [...]: ``into`` (what an
+    earlier call under the same bound returned) with the sum added, or new ones. Adding or removing one unit of up to 1e10 entries
+    moves the result by at most ``bound`` in L2, exactly, in a sum of up to 2^17 units.
     """
     sums = [zero_sum(vector[0]) for vector in vectors] if into is None else into
     matrices = _side_by_side(vectors)
-    norms = unit_norms(matrices)
-    zero, step = ~norms.isfinite(), clip_grid(bound)
-    scale = (clip_factors(norms, bound) / step).unsqueeze(1)
-    ones = torch.ones_like(norms)
     flat = [total.view(-1) for total in sums] if len(matrices) == len(sums) else [zero_sum(matrices[0][0])]
-    for rows, total in zip(matrices, flat, strict=True):
-        rows[zero.to(rows.device)] = 0  # a factor of zero does not silence a NaN
-        start = 0
-        for piece in _pieces(rows):
-            counts = _double(piece).mul_(scale).round_()  # of the grid: integers up to 2^36
-            total[start : start + piece.shape[1]].add_(ones @ counts if len(counts) > 1 else counts[0], alpha=step)
-            start += piece.shape[1]
+    totals = [piece for total in flat for piece in total.split(AT_ONCE)]
+    step, room = clip_grid(bound), _room(matrices)
+    for pieces in _groups(matrices):
+        factors = [clip_factor(norm, bound) for norm in _norms(pieces, room)]
+        spoilt = [unit for unit, factor in enumerate(factors) if factor == 0]
+        for piece, total in zip(pieces, totals, strict=True):
+            counts = _double(piece, room, there=len(pieces) == 1)
+            counts.mul_(_column(factors, counts) / step).round_()  # of the grid: integers up to 2^36
+            if spoilt:
+                counts[spoilt] = 0  # a factor of zero does not silence a NaN
+            total.add_(counts.sum(0) if len(counts) > 1 else counts[0], alpha=step)
     if len(matrices) < len(sums):
         for total, part in zip(sums, flat[0].split([total.numel() for total in sums]), strict=True):
             total.view(-1).add_(part)
@@ -89,9 +85,36 @@ def _side_by_side(vectors: Sequence[Tensor]) -> list[Tensor]:
     return [torch.cat(rows, dim=1)] if len(rows) > 1 and sum(part.shape[1] for part in rows) <= SMALL else rows
 
 
-def _pieces(rows: Tensor) -> Sequence[Tensor]:
-    return rows.split(COLUMNS[rows.shape[1] <= SMALL], dim=1)
+def _groups(matrices: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Yield some units' rows: several small units, or one unit cut into pieces of at most :data:`AT_ONCE` entries."""
+    step = max(1, AT_ONCE // max(1, sum(rows.shape[1] for rows in matrices)))
+    for start in range(0, len(matrices[0]), step):
+        yield [piece for rows in matrices for piece in rows[start : start + step].split(AT_ONCE, dim=1)]
 
 
-def _double(x: Tensor) -> Tensor:
-    return (x.cpu() if x.device.type == "mps" else x).to(torch.float64, copy=True)
+def _norms(pieces: Sequence[Tensor], room: Tensor) -> list[float]:
+    """Return the norms of the m rows of pieces side by side; the last piece stays in ``room``."""
+    squares = [0.0] * len(pieces[0])
+    for piece in pieces:
+        # row by row: a reduction over several rows at once may add up the last ones in another order
+        norms = [torch.linalg.vector_norm(row) for row in _double(piece, room)]
+        found = torch.stack(norms).tolist() if len(norms) > 1 else [norms[0].item()]
+        if len(pieces) == 1:
+            return found
+        squares = [square + norm * norm for square, norm in zip(squares, found, strict=True)]
+    return [math.sqrt(square) for square in squares]
+
+
+def _column(factors: list[float], like: Tensor) -> Tensor | float:
+    return factors[0] if len(factors) == 1 else like.new_tensor(factors).unsqueeze(1)
+
+
+def _room(matrices: Sequence[Tensor]) -> Tensor:
+    """Return memory for float64 pieces, one after the other: new memory for each would cost more than what is done there."""
+    return zero_sum(matrices[0].new_empty(min(AT_ONCE, sum(rows.numel() for rows in matrices))))
+
+
+def _double(piece: Tensor, room: Tensor, there: bool = False) -> Tensor:
+    """Return a piece in float64, in ``room``. there: it lies there already."""
+    found = room[: piece.numel()].view(piece.shape)
+    return found if there else found.copy_(piece)

@@ -63,9 +63,10 @@ class ReleaseSettings:
 
     @property
     def usual_draw(self) -> int:
-        """Units that hardly any draw exceeds by much, a power of two: the size of calls that take several at once."""
+        """Units that most draws do not exceed, a multiple of 4: the size of calls that take several at once. 1 where so few are
+        drawn that each alone is quicker than a call that is filled up."""
         expected = self.q * self.public_size
-        return 1 << (math.ceil(expected + 2 * math.sqrt(expected)) - 1).bit_length()
+        return 1 if expected <= 3 else 4 * math.ceil((expected + math.sqrt(expected)) / 4)
 
     def mechanism(self, kind: Kind) -> Mechanism:
         """Return the mechanism of one release. RuntimeError where it is not planned."""

@@ -31,7 +31,7 @@ Vector = Callable[[Params, Tensor, Tensor], Tensor]
 """(psi, what the classifier sees [m, C, S, S], labels [m]) -> [m, ...], each row from its own image alone."""
 
 VMAP_BYTES = 1 << 25  # gradients of one vmap call; beyond it, memory traffic costs more than the calls it saves
-FORWARD = 8  # images of one forward pass: more save little time, and the last pass is filled up
+FORWARD = 32  # images of one forward pass: more save little time, and the last pass is filled up
 
 _networks: Known = {}  # of the process: what depends on the network alone
 

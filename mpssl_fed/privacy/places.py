@@ -23,7 +23,7 @@ Known = MutableMapping[Hashable, int]
 
 
 def places(known: Known, key: Hashable, most: int, compute: Compute) -> int:
-    """Return the largest of ``most``, half of it and so on, down to 1, at which ``compute`` gives each copy the same bits.
+    """Return the largest of ``most`` and the powers of two below at which ``compute`` gives each copy the same bits.
 
     key: what ``compute`` depends on; it is tried once for each key and number of threads. Nothing here may depend on private
     data: the answer shows in the seconds of a round.
@@ -32,7 +32,7 @@ def places(known: Known, key: Hashable, most: int, compute: Compute) -> int:
     if whole not in known:
         m = max(1, most)
         while m > 1 and not _alike(compute(m)):
-            m //= 2
+            m = 1 << ((m - 1).bit_length() - 1)
         known[whole] = m
     return known[whole]
 

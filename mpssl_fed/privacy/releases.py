@@ -165,7 +165,7 @@ class DPPrivateData:
 
     def label_sum(self, foundation: nn.Module, batch: Sequence[Tensor]) -> list[Tensor]:
         """Return the clipped sum [K_F] of the units' mean foundation probabilities. Private."""
-        name = f"label of {type(foundation).__name__}, {sum(p.numel() for p in foundation.parameters())} parameters"
+        name = f"label of {foundation} {[tuple(p.shape) for p in foundation.parameters()]}"
         return [self._plain.means(name, lambda _psi, x, _y: foundation(x).softmax(1), {}, batch, 1.0)]
 
     def feature_weight(self) -> float:

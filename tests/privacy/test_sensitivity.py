@@ -21,7 +21,7 @@ from mpssl_fed.privacy.places import places
 from mpssl_fed.privacy.policy import Code, Policy, Request, decide
 from mpssl_fed.privacy.releases import DPPrivateData
 from tests.privacy.crafted_weights import CASES, Crafted
-from tests.privacy.release_cases import KINDS, SETTINGS, Still, answer, classifier, clipped_sum, digits, make, middle
+from tests.privacy.release_cases import KINDS, SETTINGS, Still, answer, classifier, clipped_sum, digits, fixed, make, middle
 
 SIDE, N = 16, 7
 CLIPS = {"clip_gradient": CLIP_RANGE[0], "clip_meta": 0.3, "clip_feature": CLIP_RANGE[1]}
@@ -157,3 +157,30 @@ def test_even_at_that_clip_nothing_but_noise_would_come_out(monkeypatch: pytest.
     image = private.x.flatten().double()
     correlation = torch.corrcoef(torch.stack([seen[1], image]))[0, 1]
     assert abs(float(correlation)) < 0.4  # 0.06 is one standard deviation of chance; the attack had 0.96
+
+
+@pytest.mark.parametrize("values", [(55.0, 0.0), (103.0, 0.0), (0.0, 0.0)])
+def test_at_the_least_clip_a_site_accepts_no_image_can_be_seen(values: tuple[float, float]) -> None:
+    """The attack with all that a policy could permit: the least clip, the least noise, six rounds put together."""
+    noise, clip = Policy.model_fields["min_sigma"].default, CLIP_RANGE[0]
+    case = next(case for case in CASES if case.name == f"linear, bias {values}")
+    data = middle(digits(10), SIDE)
+
+    def seen(source: Any, **changes: Any) -> float:
+        """Largest correlation of what came out, of six rounds together, with an image."""
+        private = make(data, noise=source, model=case.build(data.floats()), clip_gradient=clip, public_size=10, **changes)
+        private.y.fill_(0)
+        out = sum(answer(private, "gradient") for _ in range(6))[SIDE * SIDE : 2 * SIDE * SIDE]
+        return float(torch.corrcoef(torch.cat([out[None], private.x.flatten(1).double()]))[0, 1:].abs().max())
+
+    if values == (0.0, 0.0):  # without noise the image is all there is; saturated, its gradient is below the grid
+        assert seen(Still([[4]] * 6)) > 0.99
+    assert seen(fixed(f"at the least clip {values}"), sigma_gradient=noise, q=0.2) < 0.4  # of chance: 0.06
+
+
+def test_the_attacks_step_is_refused_too() -> None:
+    owner = {"dataset": "chest", "public_size": 1000, "max_epsilon": 3.0, "delta": 1e-5}
+    for lr, refused in ((1e20, True), (0.1, False)):
+        config = from_mapping({"optim": {"name": "sgd", "lr": lr}, "privacy": {"epsilon": 1.0, "public_size": 1000, "delta": 1e-5}})
+        decision = decide(Policy.model_validate(owner), Request.of(config))
+        assert any("optim.lr" in refusal.text for refusal in decision.refusals) == refused
