@@ -20,6 +20,7 @@ from mpssl_fed.runs.reader import read_manifest
 from tests.patience import wait_for
 from tests.real.sites import QUIET, Serving, Story, tiny
 
+pytestmark = pytest.mark.slow
 CONFIG = tiny("federation={sites: 3, rounds: 6, local_steps: 200, min_sites: 1, join_deadline_s: 600, deadline_s: 120}")
 
 
