@@ -22,6 +22,7 @@ from clients.app import app
 from mpssl_fed.config import Config
 from mpssl_fed.data.datasets import Images
 from mpssl_fed.deployment.own_data import OwnData
+from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.engines.simulation import preflight, simulate
 from mpssl_fed.federation.messages import EXAMPLES, Plan, TrainReply, TrainRequest
@@ -118,6 +119,16 @@ def test_pseudo_labels_are_released_once_a_run_whatever_is_asked_again(tmp_path:
     assert history(tmp_path) == plan.history()
     assert plan.sigma_pseudo_label is not None
     assert history(tmp_path)[plan.sigma_pseudo_label, 1.0] == 1
+
+
+@pytest.mark.parametrize(
+    "method", ["{name: vic-gssl, micro_batch: 2}", "{name: mp-ssl, bank: 8}", "{source: no-such-part, loss: scr, name: null}"]
+)
+def test_what_cannot_be_built_costs_nothing(tmp_path: Path, method: str) -> None:
+    """An honest slip, or a server that wastes budgets: the config is sound by itself, and its parts do not fit together."""
+    with pytest.raises(UserError):
+        Site(0, tmp_path).train_round(ask(private_config(f"method={method}"), 1))
+    assert not (tmp_path / "ledger.sqlite").exists()
 
 
 @pytest.mark.parametrize("number", [0, 3])
