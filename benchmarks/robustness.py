@@ -111,7 +111,7 @@ def heading(rounds: int, steps: int, seeds: int) -> list[str]:
         "# Robust aggregation",
         "",
         f"{time.strftime('%Y-%m-%d')}, `python -m benchmarks.robustness {flags}`, {os.cpu_count()} CPU cores.",
-        "mnist-5k, 10 labels a class and site, IID, small-cnn, `base` with half-strong augmentation, "
+        "mnist-5k, 10 labels per class and site, IID, small-cnn, `base` with half-strong augmentation, "
         f"{steps} local steps, {rounds} rounds;",
         f"test accuracy in percent on 500 images, mean of {seeds} seeds (least, most). Scaled: the update times -{SCALE:g}.",
         "The strategies are told how many sites are hostile; fedtrimmedavg cuts 0.3 at either end.",

@@ -37,7 +37,7 @@ BATCH, ETA = 32, 0.05
 
 
 def learner(model: str, method: str, device: str) -> Learner:
-    """Return a learner on 25 digits a class, ready to step."""
+    """Return a learner on 25 digits per class, ready to step."""
     data = load_dataset("mnist-5k")
     config = from_mapping(
         {

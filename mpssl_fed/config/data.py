@@ -53,7 +53,7 @@ class Partition(Section):
 
     name: str = Field("iid", description="iid, dirichlet, pathological, quantity, or a plug-in.")
     alpha: float | None = Field(None, gt=0, description="dirichlet: concentration; small is skewed (default 0.3).")
-    min_per_site: int | None = Field(None, ge=0, description="dirichlet, quantity: fewest images a site (default 1).")
+    min_per_site: int | None = Field(None, ge=0, description="dirichlet, quantity: fewest images per site (default 1).")
     classes_per_site: int | None = Field(None, ge=1, description="pathological: classes a site (default 2).")
     skew: float | None = Field(None, ge=0, description="quantity: exponent of the power law of site sizes (default 1).")
     options: dict[str, Any] = Field({}, description="Options of a plug-in partitioner.")
@@ -105,7 +105,7 @@ class Data(Section):
         gt=0,
         description="image-folder: white in grey files of 16 or 32 bits or floats (12 bits: 4095); null: the type's own.",
     )
-    labels_per_class: int | None = Field(10, ge=1, description="Labelled images a class; null: see label_fraction.")
+    labels_per_class: int | None = Field(10, ge=1, description="Labelled images per class; null: see label_fraction.")
     labels_over: Literal["site", "all-sites"] = Field(
         "site", description="site: labels_per_class is the mean of one site (times sites in all); all-sites: the total."
     )
@@ -125,7 +125,7 @@ class Data(Section):
         0.2, gt=0, lt=1, description="held_out=validation: share of each class of the training pool, the same for every seed."
     )
     test_limit: int | None = Field(None, ge=1, description="Evaluate on the first so many of the shuffled held-out images.")
-    unlabeled: int | None = Field(None, ge=1, description="ssl-real: most real unlabeled images a site; null: all of its share.")
+    unlabeled: int | None = Field(None, ge=1, description="ssl-real: most real unlabeled images per site; null: all of its share.")
     subjects: Literal["parent"] | None = Field(None, description="image-folder: the folder above an image names its subject.")
     download: bool = Field(False, description="Permit the download of a data set that is not found.")
     partition: Partition = Partition()

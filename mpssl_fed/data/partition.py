@@ -19,7 +19,7 @@ __all__ = [
 ]  # fmt: skip
 
 Partitioner = Callable[..., list[np.ndarray]]
-"""(y [n], sites, rng, **options) -> one index array a site; UserError where the options cannot be met."""
+"""(y [n], sites, rng, **options) -> one index array per site; UserError where the options cannot be met."""
 
 PARTITIONERS: Registry[Partitioner] = Registry("partitioners")
 

@@ -1,4 +1,4 @@
-"""A whole deployment on one machine: SuperLink, a daemon and a SuperNode a site, one run, and everything down again."""
+"""A whole deployment on one machine: SuperLink, a daemon and a SuperNode per site, one run, and everything down again."""
 
 from __future__ import annotations
 

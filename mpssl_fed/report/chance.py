@@ -10,7 +10,7 @@ from mpssl_fed.runs.reader import RunReader, read_json
 
 CONFIDENCE = 0.95
 FEW_STEPS, FEW_LABELS, FAR_SKEWED = 500, 5, 0.3
-"""Below these a run at chance is told to raise its steps a site or its labels a class, or that its sites are skewed (alpha)."""
+"""Below these a run at chance is told to raise its steps per site or its labels per class, or that its sites are skewed (alpha)."""
 
 
 @dataclass(frozen=True)

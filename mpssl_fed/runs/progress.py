@@ -56,7 +56,7 @@ SILENCE_S, LONGEST_SILENCE_S = 10.0, 60.0
 
 
 class Lines(Progress):
-    """One plain line a round, and one now and then within a longer one, for logs and pipes."""
+    """One plain line per round, and one now and then within a longer one, for logs and pipes."""
 
     def __init__(self, write: Any = print, clock: Callable[[], float] = time.monotonic) -> None:
         self.write, self.clock = write, clock

@@ -180,7 +180,7 @@ def _meta_generator(name: str, path: str | None, truncation: float) -> Generator
 
 
 def _learner(config: Config, classifier: Classifier, generator: Generator | None, data: KnownData, size: int) -> Learner:
-    """Return the site's learner around two images a class that no one has seen."""
+    """Return the site's learner around two images per class that no one has seen."""
     y = torch.arange(data.classes).repeat(2)
     blank = Images(torch.zeros(len(y), data.channels, size, size, dtype=torch.uint8), y)
     method = config.method

@@ -2,7 +2,7 @@
 
 Numbers of images are those of the official train (with validation) and test parts: Aircraft arXiv 1306.5151, Birds (CUB-200-2011)
 Caltech CNS-TR-2011-001, Cars Krause et al. 2013, DTD arXiv 1311.3618, Flowers Nilsback and Zisserman 2008, Pets Parkhi et al. 2012,
-CIFAR-10 Krizhevsky 2009, Fashion-MNIST arXiv 1708.07747. mnist-5k: 500 digits a class, of which the reader puts 300 into train.
+CIFAR-10 Krizhevsky 2009, Fashion-MNIST arXiv 1708.07747. mnist-5k: 500 digits per class, of which the reader puts 300 into train.
 """
 
 from __future__ import annotations

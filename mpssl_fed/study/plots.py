@@ -15,7 +15,7 @@ from mpssl_fed.report.svg import MUTED, figure, limits, plain_grid, plotted, sav
 from mpssl_fed.study.statistics import Estimate, estimate
 
 Point = tuple[float, Sequence[float]]
-"""(x, one value a seed)."""
+"""(x, one value per seed)."""
 Panels = Mapping[str, Mapping[str, Sequence[Point]]]
 """Panel title -> series name -> points. A series has the same colour in all panels."""
 

@@ -161,7 +161,7 @@ def read_result(path: Path) -> Row | None:
 
 
 def write_csv(path: Path, rows: Iterable[Row], keys: Sequence[str]) -> None:
-    """Write one line a row; the settings stand in columns named like their grid keys."""
+    """Write one line per row; the settings stand in columns named like their grid keys."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["config_sha256", "method_version", *keys, "seed", "status", *MEASURED])

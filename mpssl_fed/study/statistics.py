@@ -40,7 +40,7 @@ class Comparison:
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Return mean and 95 % t-interval of one value a seed; ValueError without a value."""
+    """Return mean and 95 % t-interval of one value per seed; ValueError without a value."""
     if not values:
         raise ValueError("no value to average")
     n = len(values)

@@ -74,7 +74,7 @@ def simulate(run: RunDirectory, client_app: AppFactory, progress: Progress) -> N
 
 @contextmanager
 def _quiet_flower() -> Iterator[None]:
-    """Keep Flower's chatter (a line a round, notices of deprecation) out of the progress; its errors still show."""
+    """Keep Flower's chatter (a line per round, notices of deprecation) out of the progress; its errors still show."""
     logger = logging.getLogger("flwr")
     level = logger.level
     logger.setLevel(logging.ERROR)

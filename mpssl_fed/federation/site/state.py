@@ -49,7 +49,7 @@ class Entry:
 
 
 class SiteState:
-    """The entries of one site, one safetensors file a round, written whole or not at all; 0600."""
+    """The entries of one site, one safetensors file per round, written whole or not at all; 0600."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
