@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from mpssl_fed import names
 from mpssl_fed.config import Config
 from mpssl_fed.config.leaves import Leaf, leaves
 from mpssl_fed.errors import nearest
@@ -44,9 +45,9 @@ class Accepted:
 
 
 def shown(value: Any) -> str:
-    """Return a value as a line shows it; a long one is cut."""
+    """Return a value as a line shows it: a long one is cut, and what a server wrote can neither end the line nor steer a terminal."""
     text = f"{value:g}" if type(value) is float else "null" if value is None else str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return names.shown(text if len(text) <= 60 else f"{text[:57]}...")
 
 
 def by_default(leaf: Leaf) -> Accepted:

@@ -124,3 +124,11 @@ def test_no_value_beyond_what_owner_or_default_say_is_granted(key: str, value: f
         assert mark.low / reach <= value <= mark.high * reach
     if not agreed and mark.who == "site":
         assert (row.verdict == "taken") == (value == NUMBERS[key].default)
+
+
+def test_what_a_server_wrote_cannot_forge_a_line_of_the_log() -> None:
+    for name in ("a:\n2026-01-01 INFO mpssl_fed.daemon: run x round 1 answered", "a:\x1b[2J", "a:\u202egnp", "a:\udce9", "a:\r"):
+        config = from_mapping({"model": {"name": name}, "privacy": {"epsilon": 1, "public_size": 100}})
+        (refusal,) = (one for one in decide(Policy.model_validate(LEAST), Request.of(config)).refusals if one.code == "path")
+        assert refusal.text.isprintable()
+        assert "model.name=a:" in refusal.text
