@@ -75,6 +75,21 @@ def _replace(path: Path, data: bytes, mode: int) -> None:
         os.close(folder)
 
 
+def parse_json(text: str | bytes) -> Any:
+    """Return what a JSON text says; ValueError for what is none, a key given twice, and nesting that no reader here takes."""
+    try:
+        return json.loads(text, object_pairs_hook=_once)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key is given twice")
+    return found
+
+
 def write_json(path: str | Path, value: Any, mode: int = 0o644) -> Path:
     """Write ``value`` as indented JSON through :func:`write_atomic`; NaN and infinity are refused with ValueError."""
     return write_atomic(path, json.dumps(value, indent=2, allow_nan=False) + "\n", mode)

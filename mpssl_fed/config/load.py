@@ -23,6 +23,7 @@ from mpssl_fed.config.overrides import Given, Override
 from mpssl_fed.config.plain import plain, read_mapping, to_yaml
 from mpssl_fed.config.section import Section
 from mpssl_fed.errors import UserError, nearest
+from mpssl_fed.files import parse_json
 
 PROTOCOL_VERSION = 1
 """Raised when the meaning of a message or of a config key changes; a site refuses a config of another version."""
@@ -195,8 +196,12 @@ def from_mapping(fields: Mapping[str, Any], where: str = "config", overrides: Se
 
 
 def from_json(text: str) -> Config:
-    """Return the config of :meth:`Config.canonical_json`."""
-    return from_mapping(json.loads(text), "config in the message")
+    """Return the config of :meth:`Config.canonical_json`; UserError for any other text."""
+    try:
+        fields = parse_json(text)
+    except ValueError as error:
+        raise UserError(f"config in the message: not readable as JSON: {error}") from error
+    return from_mapping(fields, "config in the message")
 
 
 def _explain(item: Any, where: str, overrides: Sequence[Override]) -> str:

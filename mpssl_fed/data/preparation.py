@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from mpssl_fed.config.data import Fit
 from mpssl_fed.errors import UserError, nearest
+from mpssl_fed.files import parse_json
 
 FITS: tuple[Fit, ...] = get_args(Fit)
 LUMA = (0.299, 0.587, 0.114)
@@ -45,7 +46,7 @@ class Preparation:
     @staticmethod
     def from_json(text: str) -> Preparation:
         """Return what :meth:`to_json` wrote. ValueError for anything else: guessing would give other predictions in silence."""
-        found = json.loads(text)
+        found = parse_json(text)
         kinds = {"fit": str, "central": float | int, "pads_28": bool, "white_level": float | int | None}
         if not isinstance(found, dict) or set(found) != {field.name for field in fields(Preparation)}:
             raise ValueError(f"preparation {text[:200]} is not of this version")

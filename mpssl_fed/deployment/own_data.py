@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -21,6 +20,7 @@ from mpssl_fed.data.site_csv import named_files
 from mpssl_fed.data.walk import COPY
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation.refusal import Refusal
+from mpssl_fed.files import parse_json
 from mpssl_fed.names import shown
 
 ERASED = ("rounds", "audit", "cache", "site-report.html", "samples.png")
@@ -103,7 +103,7 @@ def class_names(text: str) -> tuple[str, ...]:
     file, is_file = Path(text), os.path.isfile(text)  # noqa: PTH113  a list of names may be too long for a path: no file then
     if file.suffix == ".json" and is_file:
         try:
-            found = json.loads(file.read_text(encoding="utf-8"))
+            found = parse_json(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(f"--classes {shown(text)}: {error}; want a JSON list of names") from error
         if not isinstance(found, list) or not all(isinstance(name, str) and name for name in found):

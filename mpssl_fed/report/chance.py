@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from typing import Any
 
-from mpssl_fed.runs.reader import RunReader
+from mpssl_fed.runs.reader import RunReader, read_json
 
 CONFIDENCE = 0.95
 FEW_STEPS, FEW_LABELS, FAR_SKEWED = 500, 5, 0.3
@@ -162,4 +161,4 @@ def _more(total: int, rounds: int) -> int:
 
 def _classes(run: RunReader) -> list[Any]:
     file = run.path / "labels.json"
-    return list(json.loads(file.read_text(encoding="utf-8"))["classes"]) if file.is_file() else []
+    return list(read_json(file).get("classes", [])) if file.is_file() else []

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mpssl_fed.errors import UserError, flag
-from mpssl_fed.files import write_atomic, write_json
+from mpssl_fed.files import parse_json, write_atomic, write_json
 from mpssl_fed.models import Weights
 from mpssl_fed.runs.reader import check_round
 
@@ -52,7 +52,7 @@ def load(path: Path) -> Checkpoint | None:
         return None
     try:
         with safe_open(path, framework="pt") as file:
-            state = json.loads(file.metadata()["state"])
+            state = parse_json(file.metadata()["state"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         run_id, number = str(state["run_id"]), int(state["round"])
         history = [check_round(entry, f"{path}, round {index}") for index, entry in enumerate(state["history"])]

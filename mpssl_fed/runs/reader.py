@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 
 from mpssl_fed.config import Config, load, read_mapping
 from mpssl_fed.errors import UserError
-from mpssl_fed.files import plain_file
+from mpssl_fed.files import parse_json, plain_file
 
 MANIFEST, CONFIG, MODEL = "manifest.json", "config.yaml", "model.safetensors"
 METRICS = "metrics.jsonl"
@@ -96,8 +95,8 @@ def read_diagnosis(folder: Path) -> dict[str, Any] | None:
 def read_json(file: Path) -> dict[str, Any]:
     """Return the object in a JSON file; UserError when it cannot be read, is cut or holds something else."""
     try:
-        content = json.loads(_text(file))
-    except (ValueError, RecursionError) as error:
+        content = parse_json(_text(file))
+    except ValueError as error:
         raise UserError(f"{file}: not valid JSON ({error}); it is damaged or cut") from error
     if not isinstance(content, dict):
         raise UserError(f"{file}: holds {type(content).__name__}, want an object; it is damaged")
@@ -171,8 +170,8 @@ def _read_rounds(file: Path) -> list[Round]:
     rounds = []
     for number, line in enumerate(lines, start=1):
         try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            entry = parse_json(line)
+        except ValueError as error:
             if number < len(lines):
                 raise UserError(f"{file}, line {number}: not valid JSON: {error}") from error
             break
