@@ -21,6 +21,7 @@ from mpssl_fed.deployment.own_data import OwnData
 from mpssl_fed.deployment.own_generator import OwnGenerator
 from mpssl_fed.deployment.owner_report import Owned, lifetime, whereabouts, write_site_report
 from mpssl_fed.deployment.worker import LIMIT_S, Worker
+from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.messages import EXAMPLES, LARGEST_NUMBER, REPLY_METRICS, Plan, TrainReply, TrainRequest
 from mpssl_fed.federation.refusal import Refusal
@@ -28,6 +29,7 @@ from mpssl_fed.federation.site.budget import Budget, policy_budget
 from mpssl_fed.federation.site.site import Site
 from mpssl_fed.federation.site.state import SiteState
 from mpssl_fed.federation.weights import bound
+from mpssl_fed.files import parse_json
 from mpssl_fed.privacy.egress import NumberSpec, allow, like
 from mpssl_fed.privacy.ledger import Ledger
 from mpssl_fed.privacy.ledger_files import LedgerError
@@ -88,6 +90,10 @@ class Resident:
         except Refusal as refusal:
             self._count(refusal.code)
             raise
+        except UserError as error:  # found before anything was charged: what the config asks for does not fit together
+            log.warning("declined (config): it cannot be built here: %s at %s", type(error).__name__, _where(error))
+            self._count("config")
+            raise Refusal("config") from None
         except Exception as error:  # noqa: BLE001  its text may quote private data: neither server nor log may have it
             log.error("a round failed: %s at %s", type(error).__name__, _where(error))
             self._count("site-failed")
@@ -188,7 +194,7 @@ class Resident:
 def _read(body: bytes) -> tuple[wire.Arrays, Header]:
     try:
         arrays, text = wire.unpack(body, "request")
-        return arrays, Header.model_validate_json(text)
+        return arrays, Header.model_validate(parse_json(text))
     except (ValueError, ValidationError) as error:
         raise Refusal("malformed") from error
 

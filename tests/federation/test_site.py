@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
-from mpssl_fed.config import Config
+from mpssl_fed.config import Config, from_mapping, override
+from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.messages import Plan, TrainReply, TrainRequest
 from mpssl_fed.federation.refusal import Refusal
@@ -50,6 +53,45 @@ def test_the_same_message_gets_the_stored_reply(config: Config, tmp_path: Path) 
     assert latents is not None
     assert after is not None
     assert all(torch.equal(latents[key], after[key]) for key in latents)
+
+
+OTHER_SETTINGS = ["method.latent.hidden=3", "optim.lr=0.5", "federation.local_steps=5", "federation.rounds=9", "seed=1"]
+
+
+@pytest.mark.parametrize("change", OTHER_SETTINGS)
+def test_a_run_keeps_its_settings(config: Config, tmp_path: Path, change: str) -> None:
+    """Neither a stored reply nor latents are of use to another config; keys that no site reads may change."""
+    site, start = Site(0, tmp_path), _start(config)
+    first = site.train_round(_ask(config, 1, start))
+    other = from_mapping(override(config.dump(), [change]))
+    for number in (1, 2):
+        with pytest.raises(Refusal, match="plan"):
+            site.train_round(_ask(other, number, start))
+    site.train_round(_ask(other, 1, start, "run2"))
+    unread = from_mapping(override(config.dump(), ["federation.deadline_s=7", "output.dir=elsewhere"]))
+    assert _same(first, site.train_round(_ask(unread, 1, start)))
+
+
+def test_rounds_of_an_earlier_version_say_no_settings(config: Config, tmp_path: Path) -> None:
+    site, start = Site(0, tmp_path), _start(config)
+    first = site.train_round(_ask(config, 1, start))
+    (file,) = tmp_path.glob("run1-*.safetensors")
+    with safe_open(file, framework="pt") as entry:
+        header = {key: value for key, value in entry.metadata().items() if key != "settings"}
+    save_file(load_file(file), file, header)
+    assert _same(first, site.train_round(_ask(config, 1, start)))
+    site.train_round(_ask(config, 2, first.weights))
+
+
+@pytest.mark.parametrize(
+    "method", ["{name: vic-gssl, micro_batch: 2}", "{name: mp-ssl, bank: 8}", "{source: no-such-part, loss: scr, name: null}"]
+)
+def test_what_cannot_be_built_costs_nothing(tiny: Callable[..., Config], tmp_path: Path, method: str) -> None:
+    """An honest slip, or a server that wastes budgets: the config is sound by itself, and its parts do not fit together."""
+    config = tiny(f"method={method}", "privacy={epsilon: 8, delta: 1.0e-4, public_size: 50, sample_rate: 1.0}")
+    with pytest.raises(UserError):
+        Site(0, tmp_path).train_round(_ask(config, 1, _start(config)))
+    assert not (tmp_path / "ledger.sqlite").exists()
 
 
 def test_other_weights_in_the_same_round_train_from_the_latents_before(config: Config, tmp_path: Path) -> None:

@@ -194,6 +194,16 @@ def identities(labelled: Images, unit: str) -> Identities:
     return Identities(frozenset(labelled.contents()), frozenset(subjects), unit, earlier)
 
 
+class Reserved:
+    """A charge that allows nothing until ``by`` is what :meth:`Budget.reserve` returned: what is built before costs nothing."""
+
+    by: Callable[[Kind, float, float], None] = staticmethod(refuse_reads)
+
+    def __call__(self, kind: Kind, sigma: float, q: float) -> None:
+        """Charge one release."""
+        self.by(kind, sigma, q)
+
+
 @contextmanager
 def _coded() -> Iterator[None]:
     """Turn the ledger's and the filter's errors into codes; what they say is the operator's to read."""

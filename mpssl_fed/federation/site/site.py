@@ -6,15 +6,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from mpssl_fed.config import Config
+from mpssl_fed.config.leaves import flat, leaves
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.messages import EXAMPLES, REPLY_METRICS, TrainReply, TrainRequest
 from mpssl_fed.federation.refusal import Refusal
-from mpssl_fed.federation.site.budget import Budget, refuse_reads, simulated_budget
+from mpssl_fed.federation.site.budget import Budget, Reserved, refuse_reads, simulated_budget
 from mpssl_fed.federation.site.state import Entry, SiteState, snapshot
 from mpssl_fed.federation.weights import bound, digest, from_record
 from mpssl_fed.method import Learner, build_learner
@@ -47,7 +49,8 @@ class Site:
         """Return the classifier after ``local_steps`` steps from the request's weights.
 
         The same request again gets the stored reply. The same round with other weights trains anew from the latents before
-        that round. Raises Refusal for weights that are misshapen, not finite or too large, and when training diverges.
+        that round. Nothing is charged before all that is to be trained has been built. Raises Refusal for weights that are
+        misshapen, not finite or too large, for a config that is not the run's, and when training diverges.
         """
         started = time.perf_counter()
         config = request.config()
@@ -55,27 +58,30 @@ class Site:
         classifier = parts.classifier(config)
         weights = from_record(request.weights, classifier.shared_state())
         sha256 = digest(weights)
-        state = SiteState(self.folder)
+        state, settings = SiteState(self.folder), settings_of(config)
+        state.require(request.plan.run_id, settings)
         stored = state.stored_reply(request.plan.run_id, request.round, sha256)
         if stored is not None:
             return stored
 
         before = state.before(request.plan.run_id, request.round)
         budget = simulated_budget(config, self.folder) if self.granted is None else self.granted(config)
-        private = None
+        private, charge = None, Reserved()
+        labelled = parts.labelled(config, self.partition)
         if budget is not None and budget.plan is None:
-            budget.mark_unaccounted(request.plan.run_id, parts.labelled(config, self.partition))
+            budget.mark_unaccounted(request.plan.run_id, labelled)
         elif budget is not None:
-            labelled = parts.labelled(config, self.partition)
-            charge = budget.reserve(request.plan.run_id, request.round, before is None, labelled)
             private = budget.releases(classifier, labelled, parts.task(config).flip, charge, self.noise)
         learner = build_site_learner(config, self.partition, private)
         if self.proceed is not None:
             learner.proceed = self.proceed
+        first = before is None
         if before is not None:
             learner.load_state(before)
         before = snapshot(learner.state())
         classifier.load_shared(weights)
+        if budget is not None and budget.plan is not None:
+            charge.by = budget.reserve(request.plan.run_id, request.round, first, labelled)
         trained_from = time.perf_counter()
         losses = learner.train(request.round, config.federation.local_steps)
         trained_to = time.perf_counter()
@@ -83,14 +89,21 @@ class Site:
         update = classifier.shared_state()
         _require_sound(update)
         metrics = {key: float(losses[key]) for key in REPLY_METRICS if key in losses}
-        metrics[EXAMPLES] = float((budget and budget.public_size) or len(parts.labelled(config, self.partition)))
+        metrics[EXAMPLES] = float((budget and budget.public_size) or len(labelled))
         metrics["serialise_s"] = time.perf_counter() - started - (trained_to - trained_from)
         reply = TrainReply(update, metrics)
         after = snapshot(learner.state())
         kept = {key: after[key].clone() for key in RELEASED_ONCE if key in after}  # the round may be asked anew
         numbers = {key: value for key, value in losses.items() if key == "gap" or key not in REPLY_METRICS}
-        state.save(Entry(request.plan.run_id, request.round, sha256, before | kept, after, reply, numbers))
+        state.save(Entry(request.plan.run_id, request.round, sha256, before | kept, after, reply, numbers, settings))
         return reply
+
+
+def settings_of(config: Config) -> dict[str, Any]:
+    """Return what a run may not change between its rounds: every key that a site reads, but where its files lie."""
+    values = flat(config.dump(), Config)
+    read = (leaf for leaf in leaves(Config) if leaf.mark.who != "ignored" and leaf.mark.code != "path")
+    return {leaf.key: values[leaf.key] for leaf in read}
 
 
 def build_site_learner(config: Config, site: int, private: PrivateData | None = None) -> Learner:

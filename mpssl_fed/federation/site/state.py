@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -34,7 +35,7 @@ MOST_NUMBERED = 1000
 class Entry:
     """One trained round: (run, round, hash of the global weights) -> latents before and after, and the reply.
 
-    numbers: what the learner tells of its source beside what leaves.
+    numbers: what the learner tells of its source beside what leaves; settings: what the run's later rounds have to say too.
     """
 
     run_id: str
@@ -44,6 +45,7 @@ class Entry:
     after: State
     reply: TrainReply
     numbers: Mapping[str, float] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 class SiteState:
@@ -58,6 +60,18 @@ class SiteState:
         if not self.folder.is_dir():
             return []
         return sorted(int(match[1]) for file in self.folder.iterdir() if (match := pattern.fullmatch(file.name)))
+
+    def require(self, run_id: str, settings: Mapping[str, Any]) -> None:
+        """Raise Refusal ``plan`` where the rounds of ``run_id`` were trained under other settings; a key that they know nothing of
+        (another version wrote them) may have any value."""
+        stored = self.rounds(run_id)
+        if not stored:
+            return
+        with safe_open(self._path(run_id, stored[-1]), framework="pt") as file:
+            known = json.loads(file.metadata().get("settings", "{}"))
+        asked = json.loads(json.dumps(settings))
+        if any(known[key] != value for key, value in asked.items() if key in known):
+            raise Refusal("plan")
 
     def stored_reply(self, run_id: str, number: int, weights_sha256: str) -> TrainReply | None:
         """Return the reply already given to this very message, unaltered; None if there was none."""
@@ -107,6 +121,7 @@ class SiteState:
             "weights_sha256": entry.weights_sha256,
             "metrics": json.dumps(entry.reply.metrics),
             "numbers": json.dumps(self._numbers_with(entry)),
+            "settings": json.dumps(entry.settings),
         }
         write_atomic(self._path(entry.run_id, entry.round), safetensors.torch.save(tensors, header), mode=0o600)
         stored = self.rounds(entry.run_id)
