@@ -45,7 +45,7 @@ class Accepted:
 
 
 def shown(value: Any) -> str:
-    """Return a value as a line shows it: a long one is cut; what a server wrote can neither end the line nor steer a terminal."""
+    """Return a value as a line shows it: cut where long; what a server wrote neither ends the line nor steers a terminal."""
     text = f"{value:g}" if type(value) is float else "null" if value is None else str(value)
     return names.shown(text if len(text) <= 60 else f"{text[:57]}...")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,46 +15,15 @@ from mpssl_fed.federation.messages import Plan, TrainRequest
 from mpssl_fed.federation.refusal import CODES, Refusal
 from mpssl_fed.federation.site.budget import policy_budget
 from mpssl_fed.privacy.policy import Code, Policy, Request, decide
-from tests.federation.hostile_requests import REFUSED, TAKEN
+from tests.federation.hostile_requests import HONEST, OWNER, REFUSED, SHA, TAKEN, written
 
-SHA = "ab" * 32
-POLICY = Policy.model_validate(
-    {
-        "dataset": "chest",
-        "public_size": 1000,
-        "max_epsilon": 4,
-        "delta": 1e-5,
-        "min_sigma": 0.6,
-        "max_sample_rate": 0.1,
-        "max_rounds": 200,
-        "max_local_steps": 200,
-        "max_steps": 10_000,
-        "methods": ["base", "mp-ssl", "random+scr"],
-        "generators": [{"name": "glyphs-digits", "sha256": SHA, "trained_on": "public fonts", "public": True}],
-    }
-)
-HONEST = from_mapping(
-    {
-        "data": {"task": {"classes": ["cat", "dog"], "size": 32, "channels": 3}},
-        "method": {"name": "mp-ssl"},
-        "federation": {"rounds": 2, "local_steps": 5},
-        "privacy": {"epsilon": 2.0, "public_size": 1000, "sample_rate": 0.05},
-    }
-)
+POLICY = Policy.model_validate(OWNER)
+ASKED = from_mapping(HONEST)
 
 
 def received(changes: dict[str, Any]) -> Config:
     """Return the config that a site reads out of a message, with ``changes`` written as a hostile server would."""
-    fields = HONEST.dump()
-    if "method.name" in changes:
-        fields["method"] = {key: value for key, value in fields["method"].items() if key not in ("name", "source", "loss")}
-    for key, value in changes.items():
-        *parents, leaf = key.split(".")
-        section = fields
-        for parent in parents:
-            section = section.setdefault(parent, {})
-        section[leaf] = value
-    text = json.dumps(fields).replace('"NaN"', "NaN").replace('"1e999"', "1e999")
+    text = written(ASKED.dump(), changes)
     plan = Plan("run", text, hashlib.sha256(text.encode()).hexdigest())
     return TrainRequest.from_record(TrainRequest(plan, 1, ArrayRecord()).to_record()).config()
 
@@ -101,7 +69,7 @@ HELD_ELSEWHERE: dict[str, Any] = {
 def test_marks_hold(leaf: Any) -> None:
     """One value beyond, whichever the key: refused by the mark's code, or taken where the mark is ``ignored``."""
     mark, key = leaf.mark, leaf.key
-    asked = dict(Request.of(HONEST, 1.0, 1000, SHA).values)
+    asked = dict(Request.of(ASKED, 1.0, 1000, SHA).values)
     word = HELD_ELSEWHERE.get(key, "no such word")
     beyond: list[Any] = [word] if mark.low is None else [mark.low / 2 - 1, mark.high * 2, float("nan"), float("inf")]
     for value in beyond:

@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from mpssl_fed.config import Config, from_mapping, override
+from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.messages import Plan, TrainReply, TrainRequest
 from mpssl_fed.federation.refusal import Refusal
@@ -80,6 +81,17 @@ def test_rounds_of_an_earlier_version_say_no_settings(config: Config, tmp_path: 
     save_file(load_file(file), file, header)
     assert _same(first, site.train_round(_ask(config, 1, start)))
     site.train_round(_ask(config, 2, first.weights))
+
+
+@pytest.mark.parametrize(
+    "method", ["{name: vic-gssl, micro_batch: 2}", "{name: mp-ssl, bank: 8}", "{source: no-such-part, loss: scr, name: null}"]
+)
+def test_what_cannot_be_built_costs_nothing(tiny: Callable[..., Config], tmp_path: Path, method: str) -> None:
+    """An honest slip, or a server that wastes budgets: the config is sound by itself, and its parts do not fit together."""
+    config = tiny(f"method={method}", "privacy={epsilon: 8, delta: 1.0e-4, public_size: 50, sample_rate: 1.0}")
+    with pytest.raises(UserError):
+        Site(0, tmp_path).train_round(_ask(config, 1, _start(config)))
+    assert not (tmp_path / "ledger.sqlite").exists()
 
 
 def test_other_weights_in_the_same_round_train_from_the_latents_before(config: Config, tmp_path: Path) -> None:
