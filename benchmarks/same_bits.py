@@ -1,8 +1,8 @@
 """Two commits on one machine: do a handful of small runs end in the same bits? ``python benchmarks/same_bits.py OLD NEW``.
 
-Each commit is unpacked beside the other and runs, in process and with one seed, what RUNS lists; under differential privacy draws
-and noise come from a counter, since they otherwise differ from run to run. What is hashed: the trained weights, and every tensor that
-the sites kept. Bits depend on the processor, so no hash is stored to compare with later: the log says that two commits agreed.
+Each commit is unpacked beside the other and runs, in process and with one seed, what RUNS lists; under differential privacy
+draws and noise come from a counter, since they otherwise differ from run to run. Hashed: the trained weights, and every tensor
+that the sites kept. Bits depend on the processor, so no hash is stored to compare with later: the log says that two commits agreed.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ HERE = Path(__file__).resolve().parents[1]
 LOG = HERE / "benchmarks" / "results" / "same-bits.md"
 MP_SSL = {"name": "mp-ssl", "batch": 8, "lmo_batch": 8, "lmo_every": 2, "refresh_every": 1, "buffer": 2}
 PRIVATE = {"epsilon": 8, "delta": 1e-4, "public_size": 50, "sample_rate": 1.0}
+FEDERATION: dict[str, object] = {"sites": 3, "rounds": 2, "local_steps": 4}
 TINY = {
     "seed": 7,
     "data": {"name": "mnist-5k", "labels_per_class": 2, "test_limit": 200},
-    "federation": {"sites": 3, "rounds": 2, "local_steps": 4},
+    "federation": FEDERATION,
 }
 RUNS = {
     "mp-ssl": {"method": MP_SSL},
@@ -32,7 +33,7 @@ RUNS = {
     "naive-gssl, warm head, anchor, fedprox": {
         "method": {"name": "naive-gssl", "batch": 8},
         "warm_start": {"part": "head", "steps": 5},
-        "federation": TINY["federation"] | {"anchor": {"weight": 0.5}, "strategy": {"name": "fedprox", "proximal_mu": 0.1}},
+        "federation": FEDERATION | {"anchor": {"weight": 0.5}, "strategy": {"name": "fedprox", "proximal_mu": 0.1}},
     },
     "base, body frozen, private": {"method": {"name": "base"}, "model": {"trainable": "head"}, "privacy": PRIVATE},
 }
@@ -100,9 +101,9 @@ def _page(old: str, new: str, before: dict[str, tuple[str, str]], after: dict[st
     lines = [
         "# Two commits, the same bits",
         "",
-        f"`python benchmarks/same_bits.py {old} {new}`: six small runs in process, one seed, on one {platform.machine()} machine. First",
-        "16 digits of the SHA-256 of the trained weights, and of everything the sites kept (latents, released updates). Under",
-        "differential privacy draws and noise came from a counter.",
+        f"`python benchmarks/same_bits.py {old} {new}`: small runs in process, one seed, one {platform.machine()} machine.",
+        "The first 16 digits of the SHA-256 of the trained weights, and of all that the sites kept (latents, released updates).",
+        "Under differential privacy draws and noise came from a counter.",
         "",
         f"| run | weights {old[:8]} | weights {new[:8]} | sites {old[:8]} | sites {new[:8]} | same |",
         "|---|---|---|---|---|---|",

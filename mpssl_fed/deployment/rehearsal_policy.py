@@ -22,7 +22,7 @@ def policy_of(config: Config) -> dict[str, Any]:
     privacy, federation, method = config.privacy, config.federation, config.method
     size, generator = privacy.public_size or 100, parts.generator(config)
     sigma = min(release.sigma for release in plan_for(config).releases()) if privacy.on and method.source != "real" else None
-    entries = sum(parameter.numel() for parameter in parts.classifier(config).parameters())
+    entries = sum(parameter.numel() for parameter in parts.initial_classifier(config).parameters())
     fingerprint = None if generator is None else generator.state_hash()
     asked = Request.of(for_sites(config), sigma, entries, fingerprint)
     fields: dict[str, Any] = {
