@@ -44,7 +44,7 @@ def flipped(site: Site, request: TrainRequest) -> RecordDict:
     mine = Parts.simulated(config, site.partition)
     turned = replace(mine.labelled, y=len(mine.classifier.classes) - 1 - mine.labelled.y)
     mine = replace(mine, labelled=turned)
-    return site.train_round(request.plan.run_id, request.round, config, request.weights, mine, None).to_record()
+    return site.train_round(request.sent.run_id, request.round, config, request.weights, mine, None).to_record()
 
 
 def strategies(hostile: int) -> dict[str, dict[str, Any]]:

@@ -16,7 +16,7 @@ HOUSE = PACKAGE.parent
 FILES = sorted([*PACKAGE.rglob("*.py"), *(HOUSE / "clients").glob("*.py"), *(HOUSE / "server").glob("*.py")])
 
 LEVELS = (
-    {"errors", "files", "names", "seeds", "registry", "environment", "download", "page", "watch"},
+    {"errors", "files", "names", "seeds", "registry", "environment", "download", "page", "watch", "codes"},
     {"config"},
     {"models", "generators", "data"},
     {"method"},

@@ -21,7 +21,7 @@ from mpssl_fed.deployment.own_data import OwnData
 from mpssl_fed.deployment.own_generator import OwnGenerator
 from mpssl_fed.deployment.owner_report import Owned, lifetime, whereabouts, write_site_report
 from mpssl_fed.deployment.worker import LIMIT_S, Worker
-from mpssl_fed.federation.messages import EXAMPLES, LARGEST_NUMBER, REPLY_METRICS, Plan, TrainReply, TrainRequest
+from mpssl_fed.federation.messages import EXAMPLES, SentConfig, TrainReply, TrainRequest
 from mpssl_fed.federation.parts import Parts
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.federation.site.budget import Spending, policy_budget
@@ -32,6 +32,7 @@ from mpssl_fed.privacy.egress import NumberSpec, allow, like
 from mpssl_fed.privacy.ledger import Ledger
 from mpssl_fed.privacy.ledger_files import LedgerError
 from mpssl_fed.privacy.policy import Policy
+from mpssl_fed.privacy.reply_metrics import LARGEST_NUMBER, REPLY_METRICS
 
 log = logging.getLogger("mpssl_fed.daemon")
 LEDGER = "ledger.sqlite"
@@ -123,7 +124,7 @@ class Resident:
         if hashlib.sha256(header.config.encode()).hexdigest() != header.sha256:
             raise Refusal("config")
         weights = ArrayRecord({key: Array(value) for key, value in arrays.items()})
-        asked = TrainRequest(Plan(header.run_id, header.config, header.sha256), header.round, weights)
+        asked = TrainRequest(SentConfig(header.run_id, header.config, header.sha256), header.round, weights)
         config, made, budget = self._admit(asked.config(), sum(value.size for value in arrays.values()))
         if header.round > config.federation.rounds:
             raise Refusal("rounds")
@@ -138,7 +139,8 @@ class Resident:
     def _release(self, reply: TrainReply, asked: wire.Arrays) -> bytes:
         """Return the bytes that leave: weights as asked and the listed numbers; the rest is dropped and counted."""
         weights = {key: np.asarray(value.numpy(), dtype=np.float32) for key, value in reply.weights.items()}
-        numbers = {name: NumberSpec(-LARGEST_NUMBER, LARGEST_NUMBER) for name in (EXAMPLES, *self._metrics)}
+        listed = {name: NumberSpec(REPLY_METRICS[name].low, REPLY_METRICS[name].high) for name in self._metrics}
+        numbers = {EXAMPLES: NumberSpec(1, LARGEST_NUMBER)} | listed
         arrays, scalars = allow(weights, like(asked, bound)), allow(reply.metrics, numbers)
         self.dropped.update(Counter(arrays.dropped) + Counter(scalars.dropped))
         if not arrays.complete or EXAMPLES not in scalars.record:
@@ -169,8 +171,8 @@ class Resident:
 
     @property
     def _metrics(self) -> tuple[str, ...]:
-        """The numbers beside the weights that leave: those the owner listed, of those a reply has."""
-        return () if self.policy is None else tuple(name for name in self.policy.metrics if name in REPLY_METRICS)
+        """The numbers beside the weights that leave: those the owner listed."""
+        return () if self.policy is None else self.policy.metrics
 
     def _count(self, code: str) -> None:
         self.refused[code] += 1

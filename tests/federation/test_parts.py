@@ -1,4 +1,4 @@
-"""What a site trains with is handed to it: two sites in one process, at work at once, do not mix, and no module keeps their data."""
+"""What a site trains with is handed to it: two sites in one process, at work at once, do not mix, no module keeps their data."""
 
 from __future__ import annotations
 

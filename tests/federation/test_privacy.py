@@ -23,7 +23,7 @@ from mpssl_fed.config import Config
 from mpssl_fed.data.datasets import Images
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.engines.simulation import preflight, simulate
-from mpssl_fed.federation.messages import EXAMPLES, Plan, TrainReply, TrainRequest
+from mpssl_fed.federation.messages import EXAMPLES, SentConfig, TrainReply, TrainRequest
 from mpssl_fed.federation.parts import Parts, task_of
 from mpssl_fed.federation.refusal import Refusal, to_error
 from mpssl_fed.federation.site.budget import simulated_budget
@@ -52,7 +52,7 @@ def private_config(*overrides: str) -> Config:
 
 def ask(config: Config, number: int, weights: Weights | None = None, run: str = "run1") -> TrainRequest:
     start = parts.initial_classifier(config).shared_state() if weights is None else weights
-    return TrainRequest(Plan.of(run, config), number, to_record(start))
+    return TrainRequest(SentConfig.of(run, config), number, to_record(start))
 
 
 def moved(weights: Weights, by: float = 0.01) -> Weights:

@@ -12,7 +12,7 @@ from clients.app import app
 from mpssl_fed.config import Config
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.engines.simulation import preflight, simulate
-from mpssl_fed.federation.messages import Plan, TrainRequest
+from mpssl_fed.federation.messages import SentConfig, TrainRequest
 from mpssl_fed.federation.refusal import Refusal, to_error
 from mpssl_fed.federation.site.budget import Budget, policy_budget
 from mpssl_fed.federation.weights import to_record
@@ -68,7 +68,7 @@ REFUSED = {
 
 def over_the_wire(config: Config) -> Config:
     """Return the config as a site reads it out of a message."""
-    record = TrainRequest(Plan.of("run1", config), 1, to_record({"head.bias": torch.zeros(2)})).to_record()
+    record = TrainRequest(SentConfig.of("run1", config), 1, to_record({"head.bias": torch.zeros(2)})).to_record()
     return TrainRequest.from_record(record).config()
 
 

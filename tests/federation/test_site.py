@@ -12,7 +12,7 @@ import torch
 
 from mpssl_fed.config import Config
 from mpssl_fed.federation import parts
-from mpssl_fed.federation.messages import Plan, TrainReply, TrainRequest
+from mpssl_fed.federation.messages import SentConfig, TrainReply, TrainRequest
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.federation.site.client import answer_request
 from mpssl_fed.federation.site.site import Site
@@ -29,7 +29,7 @@ def config(tiny: Callable[..., Config]) -> Config:
 
 
 def _ask(config: Config, number: int, weights: Weights, run_id: str = "run1") -> TrainRequest:
-    return TrainRequest(Plan.of(run_id, config), number, to_record(weights))
+    return TrainRequest(SentConfig.of(run_id, config), number, to_record(weights))
 
 
 def _start(config: Config) -> Weights:

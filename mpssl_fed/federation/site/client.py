@@ -41,7 +41,7 @@ def answer_request(site: Site, request: TrainRequest) -> TrainReply:
     """Return a simulated site's reply: its parts and its budget follow from the config of the request."""
     config = request.config()
     made, budget = Parts.simulated(config, site.partition), simulated_budget(config, site.folder)
-    return site.train_round(request.plan.run_id, request.round, config, request.weights, made, budget)
+    return site.train_round(request.sent.run_id, request.round, config, request.weights, made, budget)
 
 
 def site_folder(context_run_id: int) -> Path:

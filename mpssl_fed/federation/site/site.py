@@ -12,7 +12,7 @@ from flwr.app import ArrayRecord
 
 from mpssl_fed.config import Config
 from mpssl_fed.errors import UserError
-from mpssl_fed.federation.messages import EXAMPLES, REPLY_METRICS, TrainReply
+from mpssl_fed.federation.messages import EXAMPLES, TrainReply
 from mpssl_fed.federation.parts import Parts
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.federation.site.budget import Spending, refuse_reads
@@ -24,6 +24,7 @@ from mpssl_fed.models import Weights
 from mpssl_fed.privacy.build import private_data
 from mpssl_fed.privacy.noise import Noise
 from mpssl_fed.privacy.plan import plan_for
+from mpssl_fed.privacy.reply_metrics import REPLY_METRICS
 
 RELEASED_ONCE = ("source.rows",)
 """Learner state that was read from private data once a run, whatever the weights: P-SSL's foundation probabilities."""
