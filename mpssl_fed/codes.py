@@ -21,7 +21,7 @@ class Code(StrEnum):
     by: tuple[By, ...]
     means: str
 
-    def __new__(cls, value: str, number: int, by: tuple[By, ...], means: str) -> Code:
+    def __new__(cls, value: str, number: int = 0, by: tuple[By, ...] = (), means: str = "") -> Code:
         """Return a member that is its name on the wire."""
         code = str.__new__(cls, value)
         code._value_ = value

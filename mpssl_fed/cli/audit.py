@@ -107,7 +107,7 @@ def _subject(
         shape = (task.size, task.channels, task.stored_size, task.fit, own.white_level)
         folder = make_private(state_folder(own.name)) / "audit"
         images = OwnData(own.data, task.classes, own.subjects, *shape).images()
-        audited = Audited(config, site, seed, None, None, None, *sizes, _progress, own=images, source=str(own.data))
+        audited = Audited(config, site, seed, None, None, None, *sizes, progress=_progress, own=images, source=str(own.data))
         return audited, folder, AT_A_SITE
     config = read_config(run)
     if config.federation.backend == "deployment":
