@@ -1,4 +1,4 @@
-"""The house's arrows (DESIGN section 4): who may import whom, what method and privacy run without, and how long a file may be."""
+"""The arrows of docs/design.md: who may import whom, what method and privacy run without, and how long a file may be."""
 
 from __future__ import annotations
 

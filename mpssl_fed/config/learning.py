@@ -39,7 +39,7 @@ METHODS: dict[str, tuple[str, str]] = {
     "linear-pixels": ("none", "none"),
     "linear-hog": ("none", "none"),
 }
-"""Method name -> (source of the unsupervised batch, unsupervised loss); DESIGN section 3."""
+"""Method name -> (source of the unsupervised batch, unsupervised loss); docs/design.md, section 3."""
 
 CONTROLS: dict[str, dict[str, dict[str, Any]]] = {
     "base-train-only": {"method": {"hold_out": True}},
