@@ -1,4 +1,4 @@
-"""The house's arrows (DESIGN section 4): who may import whom, what method and privacy run without, and how long a file may be."""
+"""The arrows of docs/design.md: who may import whom, what method and privacy run without, and how long a file may be."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HOUSE = PACKAGE.parent
 FILES = sorted([*PACKAGE.rglob("*.py"), *(HOUSE / "clients").glob("*.py"), *(HOUSE / "server").glob("*.py")])
 
 LEVELS = (
-    {"errors", "files", "names", "seeds", "registry", "environment", "download", "page", "watch"},
+    {"errors", "files", "names", "seeds", "registry", "environment", "download", "page", "watch", "codes"},
     {"config"},
     {"models", "generators", "data"},
     {"method"},

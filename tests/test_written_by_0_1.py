@@ -58,7 +58,9 @@ def policy(unit: str = "image") -> Policy:
 
 def budget(path: Path, unit: str = "image", dataset: str = "shapes") -> Budget:
     asked = configs.from_mapping(configs.override(RUN, (f"privacy.unit={unit}",)))
-    return policy_budget(policy(unit).model_copy(update={"dataset": dataset}), asked, path)
+    granted = policy_budget(policy(unit).model_copy(update={"dataset": dataset}), asked, path)
+    assert isinstance(granted, Budget)
+    return granted
 
 
 def images(size: int = 16) -> Images:
@@ -117,8 +119,10 @@ def test_another_name_does_not_start_at_0(old: Path, state: str) -> None:
 def test_a_spent_life_stays_spent(old: Path) -> None:
     path, asked = old / "state" / "image" / "ledger.sqlite", configs.from_mapping(RUN)
     tight = policy().model_copy(update={"max_epsilon": RenyiFilter(30, 1e-4).epsilon({(SIGMA, 1.0): 10})})
+    granted = policy_budget(tight, asked, path)
+    assert isinstance(granted, Budget)
     with pytest.raises(Refusal, match="budget"):
-        policy_budget(tight, asked, path).reserve("later", 1, True, images())
+        granted.reserve("later", 1, True, images())
 
 
 def test_a_ledger_of_0_1_takes_a_head_elsewhere_and_a_gap(old: Path) -> None:

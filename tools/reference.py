@@ -1,4 +1,4 @@
-"""Write docs/reference-config.md and docs/reference-cli.md from the schema and the command line itself.
+"""Write docs/reference-config.md, reference-cli.md and reference-codes.md from the schema, the command line and the tables.
 
 python tools/reference.py [--check]     # --check: write nothing, exit 1 where a page is stale
 """
@@ -17,10 +17,12 @@ from annotated_types import Ge, Gt, Le, Lt
 from click import Context, Group
 
 from mpssl_fed import cli
+from mpssl_fed.codes import Code
 from mpssl_fed.config import METHODS, Config
 from mpssl_fed.config.learning import BUNDLES, METHOD_DEFAULTS
 from mpssl_fed.config.leaves import leaves
 from mpssl_fed.config.marks import Mark
+from mpssl_fed.privacy.reply_metrics import REPLY_METRICS
 
 DOCS = Path(__file__).parents[1] / "docs"
 DECIDED = [
@@ -125,18 +127,41 @@ def _commands(command: Any, path: str) -> list[str]:
     return [*lines, "| argument or option | meaning |", "|---|---|", *rows, ""] if rows else lines
 
 
+def codes_page() -> str:
+    """Return the page of what a site may answer beside its weights: the codes of a refusal, and the numbers."""
+    lines = ["# What a site answers beside its weights", "", "## Codes", ""]
+    lines += ["All that either side learns of why a message or a reply is not taken. Numbers are those of a Flower `Error`.", ""]
+    lines += ["| code | number | raised by | meaning |", "|---|---|---|---|"]
+    lines += [f"| `{code}` | {code.number or 'never sent'} | {', '.join(code.by)} | {_cell(code.means)} |" for code in Code]
+    lines += [
+        "",
+        "## Numbers",
+        "",
+        "Those that the site's policy lists under `metrics`, and no other, leave a deployed site; the site's",
+    ]
+    lines += ["weight in the average (`num-examples`: the declared size under differential privacy) always does.", ""]
+    lines += ["| number | exact | meaning |", "|---|---|---|"]
+    lines += [f"| `{m.name}` | {'yes' if m.exact else 'no'} | {_cell(m.means)} |" for m in REPLY_METRICS.values()]
+    lines += ["", "An exact number tells of the images without noise: no policy with scope `end-to-end` may list it."]
+    return HEAD + "\n".join(lines) + "\n"
+
+
 def _cell(text: str) -> str:
     """Return a text as a cell of a table: on one line, without an end of the cell in it."""
     return text.replace("|", "\\|").replace("\n", " ")
 
 
+PAGES = {"reference-config.md": config_page, "reference-cli.md": cli_page, "reference-codes.md": codes_page}
+
+
 def main() -> int:
-    """Write or check both pages; return the exit status."""
+    """Write or check all pages; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
     stale = []
-    for name, page in (("reference-config.md", config_page()), ("reference-cli.md", cli_page())):
+    for name, make in PAGES.items():
+        page = make()
         file = DOCS / name
         if check and (not file.is_file() or file.read_text() != page):
             stale.append(str(file))

@@ -57,8 +57,10 @@ class Audited:
     iterations: int = 300
     most: int = 1000
     progress: Callable[[str], None] | None = None
+    own: Images | None = None
+    """A deployed site's own images; a simulation's are those of its data set."""
     source: str | None = None
-    """Where a deployed site's own images lie; a simulation's are those of its data set."""
+    """Where a deployed site's own images lie."""
 
     def tell(self, text: str) -> None:
         """Show a line of progress, where someone watches."""
@@ -68,7 +70,7 @@ class Audited:
     @property
     def labelled(self) -> Images:
         """The site's images; UserError where it has none."""
-        images = parts.labelled(self.config, self.site)
+        images = parts.labelled(self.config, self.site) if self.own is None else self.own
         if not len(images):
             raise UserError(f"site {self.site} holds no image to audit; choose another --site")
         return images
@@ -183,7 +185,7 @@ def samples(audited: Audited) -> Section:
     latents = SiteState(audited.folder / str(audited.site)).latest(audited.run_id)
     drawn = None
     if latents is not None:
-        learner = build_site_learner(audited.config, audited.site)
+        learner = build_site_learner(audited.config, parts.Parts.simulated(audited.config, audited.site), audited.site)
         learner.load_state(latents)
         drawn = learner.samples(SAMPLES)
     if drawn is None:

@@ -92,7 +92,6 @@ def _subject(
     from mpssl_fed.audit.sections import Audited
     from mpssl_fed.config import load
     from mpssl_fed.deployment.own_data import OwnData, make_private, state_folder
-    from mpssl_fed.federation import parts
     from mpssl_fed.federation.server.deployed_run import for_sites
     from mpssl_fed.runs.reader import MODEL, read_config, read_manifest
     from mpssl_fed.trained.load import load_trained
@@ -106,9 +105,10 @@ def _subject(
             raise UserError("--data needs --name, the site whose state folder takes the report")
         task = config.data.task
         shape = (task.size, task.channels, task.stored_size, task.fit, own.white_level)
-        parts.hold(OwnData(own.data, task.classes, own.subjects, *shape))
         folder = make_private(state_folder(own.name)) / "audit"
-        return Audited(config, site, seed, None, None, None, *sizes, progress=_progress, source=str(own.data)), folder, AT_A_SITE
+        images = OwnData(own.data, task.classes, own.subjects, *shape).images()
+        audited = Audited(config, site, seed, None, None, None, *sizes, progress=_progress, own=images, source=str(own.data))
+        return audited, folder, AT_A_SITE
     config = read_config(run)
     if config.federation.backend == "deployment":
         raise UserError(f"{run}: a deployment's sites keep their images; run this at a site, with --data and --name")

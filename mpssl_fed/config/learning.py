@@ -40,7 +40,7 @@ METHODS: dict[str, tuple[str, str]] = {
     "linear-hog": ("none", "none"),
     "federated-gssl": ("none", "none"),
 }
-"""Method name -> (source of the unsupervised batch, unsupervised loss); DESIGN section 3."""
+"""Method name -> (source of the unsupervised batch, unsupervised loss); docs/design.md, section 3."""
 
 CONTROLS: dict[str, dict[str, dict[str, Any]]] = {
     "base-train-only": {"method": {"hold_out": True}},

@@ -1,9 +1,12 @@
-"""What a process loads once and uses for every message: data set, generator, classifier. Never anything that a site learnt."""
+"""The parts that a site or server is given, made from a config once and passed along. What is kept here for a next time follows
+from its key alone and is never changed; nothing that a site learnt or owns is."""
 
 from __future__ import annotations
 
+import copy
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,22 +26,36 @@ NO_DATA = "none"
 """``data.name`` of a server that holds no images at all: the sites train, nobody tests."""
 
 
-class OwnImages(Protocol):
-    """The labelled images of a deployed site, from its owner's disk."""
+@dataclass(frozen=True)
+class Parts:
+    """All that one site trains a round with: whoever holds it needs to look nothing up, and reaches no other site's images.
 
-    def labelled(self, config: Config) -> Images:
-        """Return them as the task of ``config`` wants them; Refusal where it is another task than the owner agreed to."""
+    labelled: the site's images; classifier: its own, on the run's device, with the run's initial weights; generator: frozen, None
+    where nothing draws from it; flip: whether a mirrored image keeps its label; unlabeled: real images, for ``ssl-real`` alone.
+    """
 
+    labelled: Images
+    classifier: Classifier
+    generator: Generator | None
+    flip: bool
+    unlabeled: Images | None = None
 
-class _Own:
-    """The images of the one deployed site that this process is, if it is one."""
+    @staticmethod
+    def simulated(config: Config, site: int) -> Parts:
+        """Return the parts of a simulated site: its share of the data set that the config names."""
+        return Parts(
+            labelled(config, site), initial_classifier(config), generator(config), task(config).flip, unlabeled(config, site)
+        )
 
-    data: OwnImages | None = None
+    @staticmethod
+    def own(config: Config, images: Images, generator: Generator | None) -> Parts:
+        """Return the parts of a site that brings its own images and generator, whatever data set the config names.
 
-
-def hold(data: OwnImages | None) -> None:
-    """Make this process a deployed site: whatever a message says, the labelled images are ``data``."""
-    _Own.data = data
+        Refusal ``policy`` for a source of real unlabeled images: the site was asked for none.
+        """
+        if config.method.source == "real":
+            raise Refusal("policy")
+        return Parts(images, initial_classifier(config), generator, task(config).flip)
 
 
 def device(config: Config) -> torch.device:
@@ -84,17 +101,9 @@ def draws(config: Config) -> bool:
     return needs_generator(config) or config.warm_start.part != "none"
 
 
-def classifier(config: Config) -> Classifier:
-    """Return a classifier of the run on the run's device, with its seeded initial weights.
-
-    It is the process's only one: whoever gets it sets every weight that is shared; the others never change.
-    """
-    return _classifier(*_architecture(config), str(device(config)))
-
-
 def initial_classifier(config: Config) -> Classifier:
-    """Return a new classifier with the run's seeded initial weights, apart from the process's one."""
-    return build_classifier(*_architecture(config)).to(device(config))
+    """Return a new classifier of the run, on its device, with the seeded initial weights: nobody else holds it."""
+    return copy.deepcopy(_pattern(*_architecture(config))).to(device(config))
 
 
 def _architecture(config: Config) -> tuple[Any, ...]:
@@ -111,9 +120,7 @@ def shares(config: Config) -> tuple[np.ndarray, ...]:
 
 
 def labelled(config: Config, site: int) -> Images:
-    """Return the labelled images of a simulated site, or this process's own; Refusal where they are not of the task."""
-    if _Own.data is not None:
-        return _Own.data.labelled(config)
+    """Return the labelled images of a simulated site."""
     return dataset(config).train.take(shares(config)[site])
 
 
@@ -121,8 +128,6 @@ def unlabeled(config: Config, site: int) -> Images | None:
     """Return a simulated site's real unlabeled images for ``ssl-real``, None for every other source."""
     if config.method.source != "real":
         return None
-    if _Own.data is not None:
-        raise Refusal("policy")
     mine = _split(config)[1][site]
     return dataset(config).train.take(mine[: config.data.unlabeled])
 
@@ -196,9 +201,9 @@ def _generator(name: str, path: str | None, truncation: float, where: str) -> Ge
 
 
 @lru_cache(maxsize=2)
-def _classifier(*architecture_and_device: Any) -> Classifier:
-    *architecture, where = architecture_and_device
-    return build_classifier(*architecture).to(where)
+def _pattern(*architecture: Any) -> Classifier:
+    """Return the classifier that others are copied from, on the CPU; it is never trained and never given out."""
+    return build_classifier(*architecture)
 
 
 def task_of(data: Dataset) -> Task:

@@ -18,6 +18,7 @@ from mpssl_fed.method.freematch import momentum
 from mpssl_fed.method.losses import LOSSES, UnsupervisedLoss
 from mpssl_fed.method.private_data import ExactPrivateData, PrivateData
 from mpssl_fed.method.pseudo_label import PseudoLabel
+from mpssl_fed.method.reads import reads
 from mpssl_fed.method.sources import SOURCES, Source, Task
 from mpssl_fed.method.step import Learner, Unsupervised
 from mpssl_fed.method.validation import Split
@@ -72,12 +73,11 @@ def build_learner(
 def _loss(config: Config, classifier: Classifier) -> UnsupervisedLoss | None:
     """Return the unsupervised loss; None where there is none or it reaches nothing that is trained: the cell equals base."""
     method, federation = config.method, config.federation
-    if method.loss == "none":
+    if not reads(config, classifier.trains_body).unsupervised:
         return None
     ema = momentum(method.freematch.ema, federation.rounds * federation.local_steps)
     scaled = method.model_copy(update={"freematch": method.freematch.model_copy(update={"ema": ema})})
-    loss = LOSSES[str(method.loss)](scaled, len(classifier.classes))
-    return loss if loss.reaches_head or any(name.startswith("body.") for name in classifier.theta()) else None
+    return LOSSES[str(method.loss)](scaled, len(classifier.classes))
 
 
 def _check_slices(config: Config, classifier: Classifier, loss: UnsupervisedLoss) -> None:

@@ -1,4 +1,4 @@
-"""One site's training: the alternation of MP-SSL, written as DESIGN section 3 writes it.
+"""One site's training: the alternation of MP-SSL, written as docs/design.md, section 3, writes it.
 
 Privacy is not an ``if`` here. The step asks a :class:`PrivateData` for what it needs; the exact one answers exactly, the
 one under differential privacy answers with noised releases. Everything else on this page is post-processing.

@@ -97,6 +97,11 @@ class Classifier(nn.Module):
         """Whether, in training, what is seen in an image depends on the batch that it stands in (BatchNorm)."""
         return bool(self._batch_norms())
 
+    @property
+    def trains_body(self) -> bool:
+        """Whether anything of psi is trained."""
+        return any(parameter.requires_grad for parameter in self.body.parameters())
+
     def shared_state(self) -> Params:
         """Return CPU float32 copies of what is federated.
 

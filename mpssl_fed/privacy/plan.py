@@ -12,14 +12,13 @@ from typing import Any
 
 from mpssl_fed.config import Config
 from mpssl_fed.errors import UserError
+from mpssl_fed.method.reads import reads
 from mpssl_fed.privacy import accounting
 from mpssl_fed.privacy.accounting import History, merge
 
 PSEUDO_LABEL_RATIO = 10.0
 """Noise multiplier of the one pseudo-label release of P-SSL (all units, once) over that of release (a)."""
 
-HEAD_LOSSES = ("freematch",)
-FROZEN_BODIES = ("pixels", "hog", "random")
 MOST_POINTS = 50
 
 
@@ -157,14 +156,6 @@ class Plan:
         return described
 
 
-def has_lmo(config: Config) -> bool:
-    """Whether a run optimises latents: not where lambda is 0, nor where the feature extractor is frozen and the loss, seeing
-    features alone, reaches nothing that is trained."""
-    frozen = config.model.trainable == "head" or config.model.name in FROZEN_BODIES
-    reached = not frozen or config.method.loss in HEAD_LOSSES
-    return config.method.source == "meta-optimised" and config.method.lambda_ > 0 and reached
-
-
 def plan_for(
     config: Config,
     *,
@@ -191,7 +182,7 @@ def plan_for(
             f"privacy.delta={delta:g} is above 1/(10 public_size) = {1 / (10 * size):g}: such a delta lets a mechanism publish "
             f"whole records; set privacy.delta to {1 / (10 * size):g} or less"
         )
-    lmo, covers_all = has_lmo(config), section.scope == "end-to-end"
+    asked, covers_all = reads(config), section.scope == "end-to-end"
     unsolved = Plan(
         scope=str(section.scope),
         unit=unit or section.unit,
@@ -207,9 +198,9 @@ def plan_for(
         clip_meta=section.clip.meta,
         clip_feature=section.clip.feature,
         sigma_gradient=1.0,
-        sigma_meta=1.0 if lmo and covers_all else None,
-        sigma_feature=section.sigma_feature_ratio if lmo and covers_all and config.method.gap.weight else None,
-        sigma_pseudo_label=PSEUDO_LABEL_RATIO if config.method.source == "pseudo-label" and covers_all else None,
+        sigma_meta=1.0 if asked.meta and covers_all else None,
+        sigma_feature=section.sigma_feature_ratio if asked.feature and covers_all else None,
+        sigma_pseudo_label=PSEUDO_LABEL_RATIO if asked.labels and covers_all else None,
         per_class_gap=section.per_class_gap,
     )
     return _at(unsolved, _solve(unsolved, budget))

@@ -1,4 +1,4 @@
-"""A run on disk: config, manifest, metrics, checkpoints, the trained model (DESIGN section 8)."""
+"""A run on disk: config, manifest, metrics, checkpoints, the trained model (docs/design.md, section 8)."""
 
 from __future__ import annotations
 

@@ -16,7 +16,6 @@ from mpssl_fed.deployment.daemon import Daemon, Door
 from mpssl_fed.deployment.own_data import OwnData
 from mpssl_fed.deployment.resident import Resident
 from mpssl_fed.deployment.worker import MOST_WAITING
-from mpssl_fed.federation import parts
 from mpssl_fed.method import Learner
 from mpssl_fed.privacy.ledger import Ledger
 from mpssl_fed.privacy.policy import load_policy
@@ -45,7 +44,6 @@ def served(tmp_path: Path) -> Iterator[Daemon]:
     yield daemon
     daemon.shutdown()
     thread.join(PATIENCE_S)
-    parts.hold(None)
 
 
 def ask(daemon: Daemon, number: int = 1) -> tuple[int, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from mpssl_fed.deployment.private_shares import write_share
 from mpssl_fed.deployment.resident import Resident
 from mpssl_fed.deployment.start_site import SiteSettings, check_site
 from mpssl_fed.errors import UserError
-from mpssl_fed.federation import parts
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.privacy.policy import Policy
 from tests.real.sites import POLICY, equal, message, tiny, weights
@@ -34,7 +32,7 @@ def listing(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def ask(tmp_path: Path, listing: Path) -> Iterator[Any]:
+def ask(tmp_path: Path, listing: Path) -> Any:
     """``ask(config, run, **policy)`` -> weights of a round of a site with that policy."""
 
     def ask(config: Config, run: str = "run", **more: Any) -> wire.Arrays:
@@ -45,8 +43,7 @@ def ask(tmp_path: Path, listing: Path) -> Iterator[Any]:
         arrays, _ = wire.unpack(site.train(message(config, start, run=run)), "metrics")
         return arrays
 
-    yield ask
-    parts.hold(None)
+    return ask
 
 
 IGNORED: list[dict[str, Any]] = [

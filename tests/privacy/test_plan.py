@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from mpssl_fed.config import Config, from_mapping
 from mpssl_fed.errors import UserError
+from mpssl_fed.method.reads import reads
 from mpssl_fed.privacy.accounting import epsilon, merge
-from mpssl_fed.privacy.plan import Plan, has_lmo, plan_for
+from mpssl_fed.privacy.plan import Plan, plan_for
 
 
 def config(method: str = "mp-ssl", privacy: dict | None = None, **sections: dict) -> Config:
@@ -77,7 +78,7 @@ def test_a_late_first_round_still_pays_for_the_pseudo_labels() -> None:
 @pytest.mark.parametrize("model", [{"trainable": "head"}, {"name": "hog"}])
 def test_without_a_trainable_body_meta_and_feature_are_neither_planned_nor_charged(model: dict) -> None:
     frozen = config(model=model)
-    assert not has_lmo(frozen)
+    assert not reads(frozen).meta
     plan = plan_for(frozen)
     assert plan.sigma_meta is None
     assert plan.sigma_feature is None

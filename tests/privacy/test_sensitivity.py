@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mpssl_fed.codes import Code
 from mpssl_fed.config import from_mapping
 from mpssl_fed.config.federation import CLIP_RANGE
 from mpssl_fed.data.datasets import Images
@@ -18,7 +19,7 @@ from mpssl_fed.errors import UserError
 from mpssl_fed.models import Classifier
 from mpssl_fed.privacy import per_unit
 from mpssl_fed.privacy.places import places
-from mpssl_fed.privacy.policy import Code, Policy, Request, decide
+from mpssl_fed.privacy.policy import Policy, Request, decide
 from mpssl_fed.privacy.releases import DPPrivateData
 from tests.privacy.crafted_weights import CASES, Crafted
 from tests.privacy.release_cases import KINDS, SETTINGS, Still, answer, classifier, clipped_sum, digits, fixed, make, middle

@@ -26,7 +26,8 @@ from mpssl_fed.deployment.own_data import wipe
 from mpssl_fed.deployment.start_site import SiteSettings, check_site
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
-from mpssl_fed.federation.messages import Plan, TrainRequest
+from mpssl_fed.federation.messages import SentConfig, TrainRequest
+from mpssl_fed.federation.site.client import answer_request
 from mpssl_fed.federation.site.site import Site
 from mpssl_fed.federation.weights import to_record
 from mpssl_fed.privacy.ledger import Ledger
@@ -50,8 +51,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealSite]:
 def test_equals_a_simulated_site(site: RealSite, tmp_path: Path) -> None:
     status, released, metrics = site.train(message(CONFIG, START))
     assert status == 200
-    request = TrainRequest(Plan.of("run1", CONFIG), 1, to_record(parts.initial_classifier(CONFIG).shared_state()))
-    expected = Site(0, tmp_path).train_round(request)
+    request = TrainRequest(SentConfig.of("run1", CONFIG), 1, to_record(parts.initial_classifier(CONFIG).shared_state()))
+    expected = answer_request(Site(0, tmp_path), request)
     assert equal(released, {key: value.numpy() for key, value in expected.weights.items()})
     assert set(metrics) == {"num-examples", "loss"}  # what the policy lists, no timing, no other number
     assert metrics["loss"] == expected.metrics["loss"]

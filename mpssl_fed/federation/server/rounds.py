@@ -13,10 +13,11 @@ import torch
 from flwr.app import MessageType, RecordDict
 from flwr.serverapp import Grid
 
+from mpssl_fed.codes import Code
 from mpssl_fed.config import Config
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
-from mpssl_fed.federation.messages import Plan, TrainReply, TrainRequest
+from mpssl_fed.federation.messages import SentConfig, TrainReply, TrainRequest
 from mpssl_fed.federation.server.collect import Answers, Roster, ask
 from mpssl_fed.federation.server.evaluate import evaluate, guessing, test_images
 from mpssl_fed.federation.server.strategy import Aggregator
@@ -95,7 +96,7 @@ class _Server:
         self.aggregator = Aggregator(config.federation)
         self.classifier = parts.initial_classifier(config)
         self.test = test_images(config)
-        self.plan = Plan.of(job.run.run_id, job.travels or config)
+        self.plan = SentConfig.of(job.run.run_id, job.travels or config)
         self.roster = Roster(grid, job.progress.note)
         self.joined = False
 
@@ -265,7 +266,7 @@ def _silence(history: History) -> str:
         for code, n in record["rejected"].items():
             codes[code] = codes.get(code, 0) + n
     left_out = ", ".join(f"{n} {code}" for code, n in sorted(codes.items())) or "none"
-    hint = " 'site-failed' means that the site raised: its own log says what." if "site-failed" in codes else ""
+    hint = "".join(f" '{code}': {Code(code).means}." for code in sorted(codes) if code in set(Code))
     return (
         f"no site answered in {len(history) - 1} round(s): {missing} missing, refused or left out: {left_out}.{hint} "
         "Missing sites need more time (federation.deadline_s) or are down."
