@@ -18,7 +18,7 @@ from click import Context, Group
 
 from mpssl_fed import cli
 from mpssl_fed.config import METHODS, Config
-from mpssl_fed.config.learning import CONTROLS, METHOD_DEFAULTS
+from mpssl_fed.config.learning import BUNDLES, METHOD_DEFAULTS
 from mpssl_fed.config.leaves import leaves
 from mpssl_fed.config.marks import Mark
 
@@ -50,7 +50,7 @@ def _sets(method: str) -> str:
         ]
         return [word for part in parts for word in part]
 
-    return ", ".join([*flat(METHOD_DEFAULTS.get(method, {}), "method."), *flat(CONTROLS.get(method, {}), "")])
+    return ", ".join([*flat(METHOD_DEFAULTS.get(method, {}), "method."), *flat(BUNDLES.get(method, {}), "")])
 
 
 def _rows() -> list[str]:

@@ -38,6 +38,7 @@ METHODS: dict[str, tuple[str, str]] = {
     "linear-random": ("none", "none"),
     "linear-pixels": ("none", "none"),
     "linear-hog": ("none", "none"),
+    "federated-gssl": ("none", "none"),
 }
 """Method name -> (source of the unsupervised batch, unsupervised loss); DESIGN section 3."""
 
@@ -52,6 +53,16 @@ CONTROLS: dict[str, dict[str, dict[str, Any]]] = {
 """Control -> what its name says beside source and loss. `base` with the proximal term, or as a linear head on frozen features
 of a random network, on raw pixels or on HOG; `generator-only` asks no site and is what the public generator alone teaches;
 `base-train-only` leaves out of training the images that the other methods keep for validation."""
+
+RECIPES: dict[str, dict[str, dict[str, Any]]] = {
+    "federated-gssl": {"warm_start": {"part": "body"}, "federation": {"anchor": {"weight": 1.0}}},
+}
+"""Recipe -> what its name says beside source and loss, unless the config says how else. `federated-gssl`, not the paper's, is what
+paid where sites hold different classes (benchmarks/results/methods-federated-half-strong.md): the public generator's images
+warm-start the body and hold sites together through the anchor; no loss of a site's own is asked of them."""
+
+BUNDLES = CONTROLS | RECIPES
+"""Method name -> the keys of other sections that it sets."""
 
 METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
     "mp-ssl+": {"buffer": 30, "random_share": 0.5},

@@ -17,7 +17,7 @@ from mpssl_fed.config import overrides as given
 from mpssl_fed.config.data import Data, Output, Runtime
 from mpssl_fed.config.federation import Federation, Privacy
 from mpssl_fed.config.keys import keys_below, keys_beside
-from mpssl_fed.config.learning import CONTROLS, GeneratorSection, Method, Model, Optim, WarmStart
+from mpssl_fed.config.learning import BUNDLES, CONTROLS, GeneratorSection, Method, Model, Optim, WarmStart
 from mpssl_fed.config.marks import PUBLIC, Marks, server
 from mpssl_fed.config.overrides import Given, Override
 from mpssl_fed.config.plain import plain, read_mapping, to_yaml
@@ -80,12 +80,12 @@ class Config(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _controls_set_more_than_a_method(cls, fields: Any) -> Any:
-        """Set what the name of a control says of other sections; ValueError where the config says otherwise."""
+    def _names_set_more_than_a_method(cls, fields: Any) -> Any:
+        """Set what the name of a control or recipe says of other sections; ValueError where the config contradicts a control."""
         if not isinstance(fields, dict) or not isinstance(fields.get("method"), dict):
             return fields
         name = str(fields["method"].get("name"))
-        return _with_control(fields, name, CONTROLS.get(name, {}))
+        return _with_bundle(fields, name, BUNDLES.get(name, {}))
 
     @model_validator(mode="after")
     def _generator_only_starts_warm(self) -> Config:
@@ -93,6 +93,26 @@ class Config(Section):
             raise ValueError(
                 f"method.name=generator-only asks no site, so the generator must teach the head: set warm_start.part to both or "
                 f"head, not {self.warm_start.part}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _the_recipe_has_its_parts(self) -> Config:
+        """An arm that is called by the recipe's name has both its parts, however they are set."""
+        if self.method.name != "federated-gssl":
+            return self
+        left_out = [
+            f"{key}={value}"
+            for key, value, without in (
+                ("warm_start.part", self.warm_start.part, "none"),
+                ("federation.anchor.weight", self.federation.anchor.weight, 0),
+            )
+            if value == without
+        ]
+        if left_out:
+            raise ValueError(
+                f"method.name=federated-gssl is a warm start and an anchor, but {' and '.join(left_out)} is given; "
+                "remove it, or set method.name=base"
             )
         return self
 
@@ -129,17 +149,17 @@ class Config(Section):
         return to_yaml(self.dump())
 
 
-def _with_control(fields: dict[str, Any], name: str, sets: dict[str, Any], path: str = "") -> dict[str, Any]:
-    """Return ``fields`` with what the control ``name`` sets; ``generator-only`` may also warm the head alone."""
+def _with_bundle(fields: dict[str, Any], name: str, sets: dict[str, Any], path: str = "") -> dict[str, Any]:
+    """Return ``fields`` with what ``name`` sets; a recipe's values may differ, ``generator-only`` may warm the head alone."""
     filled = dict(fields)
     for key, value in sets.items():
         given = filled.get(key)
         if isinstance(value, dict):
             if given is None or isinstance(given, dict):
-                filled[key] = _with_control(given or {}, name, value, f"{path}{key}.")
+                filled[key] = _with_bundle(given or {}, name, value, f"{path}{key}.")
         elif key not in filled:
             filled[key] = value
-        elif given != value and name != "generator-only":
+        elif given != value and name in CONTROLS and name != "generator-only":
             raise ValueError(f"method.name={name} means {path}{key}={value}, but {path}{key}={given} is given; remove one of them")
     return filled
 

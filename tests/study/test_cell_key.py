@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpssl_fed.config import METHODS, Config, from_mapping
-from mpssl_fed.config.learning import CONTROLS, METHOD_DEFAULTS
+from mpssl_fed.config.learning import BUNDLES, METHOD_DEFAULTS
 from mpssl_fed.method import METHOD_VERSION
 from mpssl_fed.study.cell_key import cell_key, differing
 from mpssl_fed.study.grid import load_study
@@ -103,7 +103,7 @@ def test_what_a_method_brings_of_its_own_is_in_the_key(monkeypatch: pytest.Monke
 
 ONE_OF = st.sampled_from
 METHOD = st.fixed_dictionaries(
-    {"name": ONE_OF([name for name in METHODS if name not in CONTROLS])},
+    {"name": ONE_OF([name for name in METHODS if name not in BUNDLES])},
     optional={"buffer": ONE_OF([4, 30]), "lambda": ONE_OF([0.0, 1.0, 5.0]), "augment": ONE_OF(["weak", "half-strong"])},
 )
 SPLITS = [{"name": "iid"}, {"name": "dirichlet", "alpha": 0.3}, {"name": "dirichlet", "alpha": 1}, {"name": "quantity"}]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mpssl_fed.config import config_folder, from_mapping
-from mpssl_fed.config.learning import CONTROLS
+from mpssl_fed.config.learning import BUNDLES
 from mpssl_fed.errors import UserError
 from mpssl_fed.method import METHOD_VERSION
 from mpssl_fed.study.cell_key import cell_key
@@ -173,17 +173,18 @@ def test_controls_stand_in_one_grid_with_the_methods(tmp_path: Path) -> None:
         "federation": {"sites": 2, "strategy": {"name": "fedavgm"}},
         "warm_start": {"part": "none"},
     }
-    names = ["base", *CONTROLS]
+    names = ["base", *BUNDLES]
     plan = plan_of(tmp_path, base=base, grid={"method.name": names}, seeds=1)
     got = {cell.config.method.name: cell.config for cell in plan.cells}
     assert list(got) == names
     assert {name: config.model.name for name, config in got.items()} == {
         "base": "resnet18", "base-train-only": "resnet18", "generator-only": "resnet18", "fedprox": "resnet18",
-        "linear-random": "random", "linear-pixels": "pixels", "linear-hog": "hog",
+        "linear-random": "random", "linear-pixels": "pixels", "linear-hog": "hog", "federated-gssl": "resnet18",
     }  # fmt: skip
     assert {name: config.federation.strategy.name for name, config in got.items()} == {
         name: "fedprox" if name == "fedprox" else "fedavgm" for name in names
     }
     assert got["generator-only"].warm_start.part == "both"
+    assert (got["federated-gssl"].warm_start.part, got["federated-gssl"].federation.anchor.weight) == ("body", 1.0)
     with pytest.raises(UserError, match=r"method.name=linear-hog means model.name=hog, but model.name=resnet18 is given"):
         plan_of(tmp_path, grid={"method.name": ["linear-hog"], "model.name": ["resnet18"]})

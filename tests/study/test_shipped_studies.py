@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from mpssl_fed.cli import build
 from mpssl_fed.config import METHODS
-from mpssl_fed.config.learning import CONTROLS
+from mpssl_fed.config.learning import BUNDLES
 from mpssl_fed.data import fine_grained
 from mpssl_fed.data.datasets import load_dataset, validation_split
 from mpssl_fed.errors import UserError
@@ -22,7 +22,7 @@ from mpssl_fed.study.grid import Plan, load_study
 from mpssl_fed.study.known_data import KNOWN
 from tests.study.runs import plan_of
 
-ALL = set(METHODS) - set(CONTROLS)
+ALL = set(METHODS) - set(BUNDLES)
 
 
 def values(plan: Plan, key: str) -> set[object]:
