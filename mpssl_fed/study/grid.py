@@ -115,11 +115,11 @@ def arm_of(settings: Settings) -> str:
 
 
 def find_study(path: str | Path) -> Path:
-    """Return the study file that ``path`` names: as given, else among the shipped studies."""
+    """Return the study file that ``path`` names: as given, else among the shipped studies (``demo``, ``studies/demo``)."""
     if Path(path).is_file() or Path(path).suffix:
         return find(path)
     try:
-        return find(Path("studies") / path)
+        return find(path if Path(path).parts[:1] == ("studies",) else Path("studies") / path)
     except UserError:
         raise UserError(_no_study(path)) from None
 

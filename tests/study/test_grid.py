@@ -165,6 +165,13 @@ def test_an_override_with_a_list_is_a_new_axis(tmp_path: Path) -> None:
     assert len(load_study(variants, ["optim.lr=[0.01,0.02]", "seeds=1"]).cells) == 4
 
 
+def test_a_shipped_study_has_two_names_that_lead_to_it() -> None:
+    """The second is the one that `simulate` sends to, and under which the configs are listed."""
+    assert load_study("studies/demo") == load_study("demo")
+    with pytest.raises(UserError, match=r"study 'studies/dmo': no such file. Did you mean"):
+        load_study("studies/dmo")
+
+
 def test_controls_stand_in_one_grid_with_the_methods(tmp_path: Path) -> None:
     """What the base sets for the methods gives way to what a control is; what the grid itself sets does not."""
     base = {
