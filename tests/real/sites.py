@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +29,7 @@ from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.server.deployed_run import for_sites, with_task
 from mpssl_fed.runs.progress import Progress
+from mpssl_fed.runs.rounds import Round
 
 TINY: dict[str, Any] = {
     "data": {"name": "mnist-5k", "labels_per_class": 2, "test_limit": 200},
@@ -102,8 +103,8 @@ class Story(Progress):
     def __init__(self) -> None:
         self.records: list[dict[str, Any]] = []
 
-    def round(self, record: Mapping[str, Any]) -> None:
-        self.records.append(dict(record))
+    def round(self, record: Round) -> None:
+        self.records.append(record.to_json())
 
     def knows(self, number: int) -> bool:
         """Whether round ``number`` is over."""
