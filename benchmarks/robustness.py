@@ -96,7 +96,9 @@ def accuracy(sites: int, hostile: int, attack: str, strategy: dict[str, Any], ro
         run = open_run(config, Path(folder) / "run")
         preflight(run.config)
         simulate(run, partial(hostile_app, run.config, attack, hostile), Progress())  # type: ignore[arg-type]
-        return float(read_history(run.folder)[-1]["test_accuracy"])
+        found = read_history(run.folder)[-1].accuracy
+        assert found is not None
+        return found
 
 
 def heading(rounds: int, steps: int, seeds: int) -> list[str]:

@@ -154,6 +154,6 @@ def test_it_trains_on_miniature_files(name: str, tmp_path: Path, monkeypatch: py
     few = ["data.labels_per_class=null", "data.label_fraction=1", "method.batch=4", "method.lmo_batch=4", "method.lmo_every=1"]
     steps = ["federation.sites=1", "federation.rounds=1", "federation.local_steps=2", "method.warmup=0"]
     run = mpssl_fed.simulate(f"datasets/{name}", f"data.root={root}", *few, *steps, output=tmp_path / "run")
-    assert run.history[-1]["sites_answered"] == 1
+    assert run.history[-1].answered == 1
     assert run.history[-1]["generated"] > 0
     assert 0 <= run.accuracy <= 1

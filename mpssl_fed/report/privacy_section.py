@@ -56,7 +56,7 @@ def privacy_sections(run: RunReader) -> list[dict[str, Any]]:
         return []
     plan = plan_for(config)
     spent = spent_by_site(run.path, config, plan.delta)
-    done = run.rounds[-1]["round"]
+    done = run.rounds[-1].number
     rounds = [[str(entry["round"]), rounded_up(entry["epsilon"])] for entry in plan.epsilon_after_rounds()]
     by_site = [[own.site, rounded_up(plan.price()), own.words, str(own.releases), own.objection or "none"] for own in spent]
     columns = ["site", "epsilon planned", "epsilon spent", "releases", "objections"]

@@ -22,14 +22,14 @@ from mpssl_fed.runs.reader import RunReader
 def write_run_report(folder: str | Path) -> Path:
     """Write ``report.html`` and ``plots/`` of one run, finished or not, from its files alone, and return the page's path."""
     run = RunReader(Path(folder))
-    accuracy = run.evaluated("test_accuracy")
+    accuracy = run.accuracy
     config = run.config
     diagnosis, latents = run_diagnosis(run), latent_sections(run)
     facts = [
         ("method", _method(config)),
         ("data", f"{config['data']['name']}"),
         ("sites", str(config["federation"]["sites"])),
-        ("rounds", f"{run.rounds[-1]['round']} of {config['federation']['rounds']}"),
+        ("rounds", f"{run.rounds[-1].number} of {config['federation']['rounds']}"),
         *(
             [("final accuracy", f"{100 * accuracy[-1][1]:.1f} %"), ("best", f"{100 * max(v for _, v in accuracy):.1f} %")]
             if accuracy
@@ -59,8 +59,8 @@ def write_run_report(folder: str | Path) -> Path:
 def last_line(folder: Path, page: Path) -> str:
     """Return what a run ends with on a terminal: its last accuracy, where any was measured, and its page."""
     run = RunReader(folder)
-    accuracy = run.evaluated("test_accuracy")
-    return f"{run.config['data']['held_out']} accuracy {accuracy[-1][1]:.4f}   {page}" if accuracy else str(page)
+    accuracy = run.accuracy
+    return f"{run.held_out} accuracy {accuracy[-1][1]:.4f}   {page}" if accuracy else str(page)
 
 
 def report_run(folder: str | Path, tell: Callable[[str], None]) -> Path:
@@ -97,7 +97,7 @@ def _subtitle(run: RunReader) -> str:
 
 
 def _warning(run: RunReader) -> str:
-    done, wanted = run.rounds[-1]["round"], run.config["federation"]["rounds"]
+    done, wanted = run.rounds[-1].number, run.config["federation"]["rounds"]
     warnings = [f"This run stopped after {done} of {wanted} rounds."] if done < wanted else []
     reasons = left_out(run)
     if reasons:

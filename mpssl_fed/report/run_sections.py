@@ -34,13 +34,11 @@ def run_sections(run: RunReader, plot_folder: Path) -> dict[str, Any]:
 
     Of a deployment only what crossed a site's egress is shown, whatever of the sites' own lies in the run directory.
     """
-    held_out = run.config["data"].get("held_out", "test")  # runs of an older schema know the test set alone
-    losses = {held_out: run.evaluated("test_loss"), "training, mean over sites": run.evaluated("train_loss")}
+    held_out = run.held_out
+    losses = {held_out: run.loss, "training, mean over sites": run.train_loss}
     labels, note = _labels(run, plot_folder)
     return {
-        "curves": plots.run_curves(
-            plot_folder, run.evaluated("test_accuracy"), {name: line for name, line in losses.items() if line}, held_out
-        ),
+        "curves": plots.run_curves(plot_folder, run.accuracy, {name: line for name, line in losses.items() if line}, held_out),
         "curves_note": _curves_note(run, held_out),
         "labels": labels,
         "labels_note": note,
@@ -65,7 +63,7 @@ def _curves_note(run: RunReader, held_out: str) -> str:
 
 def timings_table(run: RunReader) -> Table:
     """Return seconds by kind of work; those of sites add up over sites, which may have worked at once."""
-    known = {name for entry in run.rounds for name in entry.get("timings", {})}
+    known = {name for one in run.rounds for name in one.timings}
     phases = [name for name in PHASES if name in known] + sorted(known - set(PHASES))
     total = sum(run.timing(phase) for phase in phases) or 1.0
     lines: list[list[str]] = [
@@ -79,13 +77,12 @@ def answers_table(run: RunReader) -> Table:
     lines: list[list[str]] = []
     last: tuple[Any, ...] = ()
     first_round = 0
-    for entry in run.rounds[1:]:
-        rejected = {code: n for code, n in (entry.get("rejected") or {}).items() if n}
-        numbers = (entry.get("sites_asked"), entry.get("sites_answered"), entry.get("missing", 0), tuple(sorted(rejected.items())))
+    for one in run.rounds[1:]:
+        numbers = (one.asked, one.answered, one.missing, tuple(sorted((code, n) for code, n in one.rejected.items() if n)))
         if numbers == last:
-            lines[-1][0] = f"{first_round}–{entry['round']}"
+            lines[-1][0] = f"{first_round}–{one.number}"
             continue
-        last, first_round = numbers, entry["round"]
+        last, first_round = numbers, one.number
         words = ", ".join(f"{n} {code}" for code, n in numbers[3]) or "none"
         lines.append([str(first_round), str(numbers[0]), str(numbers[1]), str(numbers[2]), words])
     return make_table(["rounds", "sites asked", "answered", "missing or late", "left out"], lines, ["rounds", "left out"])
@@ -94,8 +91,8 @@ def answers_table(run: RunReader) -> Table:
 def left_out(run: RunReader) -> Counter[str]:
     """Return how many replies of all rounds were missing or left out, by reason."""
     reasons: Counter[str] = Counter()
-    for entry in run.rounds:
-        reasons.update({"missing": entry.get("missing") or 0, **(entry.get("rejected") or {})})
+    for one in run.rounds:
+        reasons.update({"missing": one.missing, **one.rejected})
     return +reasons
 
 

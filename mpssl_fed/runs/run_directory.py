@@ -20,10 +20,11 @@ from mpssl_fed.files import write_atomic, write_json
 from mpssl_fed.method import METHOD_VERSION
 from mpssl_fed.models import Classifier
 from mpssl_fed.runs import checkpoint
-from mpssl_fed.runs.checkpoint import Checkpoint, History
+from mpssl_fed.runs.checkpoint import Checkpoint
 from mpssl_fed.runs.lock import LOCK, refuse_held
 from mpssl_fed.runs.manifest import facts, now
 from mpssl_fed.runs.reader import CONFIG, MANIFEST, MODEL, STUDY, read_config, read_manifest
+from mpssl_fed.runs.rounds import History
 from mpssl_fed.runs.written import clear, refuse_to_clear
 
 
@@ -58,8 +59,8 @@ class RunDirectory:
 
     def write_metrics(self, history: History) -> None:
         """Write metrics.jsonl and metrics.csv whole, so a resumed run never has a round twice."""
-        write_atomic(self.folder / "metrics.jsonl", "".join(json.dumps(record, allow_nan=False) + "\n" for record in history))
-        rows = [_flat(record) for record in history]
+        write_atomic(self.folder / "metrics.jsonl", "".join(json.dumps(one.to_json(), allow_nan=False) + "\n" for one in history))
+        rows = [one.flat() for one in history]
         table = io.StringIO()
         columns = list(dict.fromkeys(key for row in rows for key in row))
         writer = csv.DictWriter(table, columns, lineterminator="\n")
@@ -174,10 +175,3 @@ def _leaves(fields: Any, path: str = "") -> dict[str, Any]:
     for key, value in fields.items():
         leaves |= _leaves(value, f"{path}.{key}" if path else key)
     return leaves
-
-
-def _flat(record: dict[str, Any]) -> dict[str, Any]:
-    row = {key: value for key, value in record.items() if not isinstance(value, dict)}
-    row |= {f"{key}_s": value for key, value in record["timings"].items()}
-    row["rejected"] = " ".join(f"{code}:{n}" for code, n in record["rejected"].items())
-    return row

@@ -84,11 +84,11 @@ MEASURED = [item.name for item in dataclasses.fields(Row) if item.name not in KE
 def row_of_run(cell: Cell, folder: Path, method_version: int, **measured: Any) -> Row:
     """Return the row of a finished run directory. Steps and generated images are summed over sites; seconds over all rounds."""
     run = RunReader(folder)
-    accuracy, loss = run.evaluated("test_accuracy"), run.evaluated("test_loss")
+    accuracy, loss = run.accuracy, run.loss
     if not accuracy:
         raise UserError(f"{folder}: no round was evaluated")
-    answered = sum(int(entry.get("sites_answered") or 0) for entry in run.rounds)
-    generated = [int(entry["generated"]) for entry in run.rounds if entry.get("generated") is not None]
+    answered = sum(one.answered for one in run.rounds)
+    generated = [one.generated for one in run.rounds if one.generated is not None]
     return Row(
         config_sha256=cell.sha256,
         method_version=method_version,
@@ -112,10 +112,10 @@ def row_of_run(cell: Cell, folder: Path, method_version: int, **measured: Any) -
 def curve_of(run: RunReader) -> str:
     """Return the accuracy of each evaluated round of a run, and the seconds up to its end, as a row keeps them."""
     words, seconds = [], 0.0
-    for entry in run.rounds:
-        seconds += float(entry.get("seconds") or 0.0)
-        if entry.get("test_accuracy") is not None:
-            words.append(f"{entry['round']}:{entry['test_accuracy']:.4f}@{seconds:.1f}")
+    for one in run.rounds:
+        seconds += one.seconds
+        if one.accuracy is not None:
+            words.append(f"{one.number}:{one.accuracy:.4f}@{seconds:.1f}")
     return " ".join(words)
 
 

@@ -16,6 +16,7 @@ from mpssl_fed.cli import main
 from mpssl_fed.cli.live import LiveTable
 from mpssl_fed.config import from_mapping
 from mpssl_fed.runs.reader import read_history, read_manifest
+from mpssl_fed.runs.rounds import Round
 from tests.patience import PATIENCE_S, wait_for
 
 TINY = ["data.labels_per_class=2", "data.test_limit=200", "method.name=base", "federation.local_steps=1"]
@@ -86,7 +87,7 @@ def test_control_c_keeps_what_is_done_and_says_how_to_go_on(config: str, tmp_pat
     assert "--resume" in err
     assert "Traceback" not in err
     assert read_manifest(folder)["status"] == "interrupted"
-    rounds = [record["round"] for record in read_history(folder)]
+    rounds = [record.number for record in read_history(folder)]
     assert rounds == list(range(len(rounds)))
     assert 3 <= len(rounds) < 401
 
@@ -118,18 +119,7 @@ def test_the_live_table_shows_what_was_left_out() -> None:
     console = Console(force_terminal=True, width=110, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
     table = LiveTable(console)
     table.start(from_mapping({"federation": {"rounds": 2}}), "runs/x")
-    record = {
-        "round": 1,
-        "test_accuracy": 0.5,
-        "test_loss": 1.0,
-        "train_loss": 2.25,
-        "seconds": 3.0,
-        "sites_asked": 4,
-        "sites_answered": 2,
-        "missing": 1,
-        "rejected": {"non-finite": 1},
-        "timings": {},
-    }
+    record = Round(1, 0.5, 1.0, train_loss=2.25, seconds=3.0, asked=4, answered=2, missing=1, rejected={"non-finite": 1})
     table.round(record)
     table.end()
     console.file.close()

@@ -113,7 +113,7 @@ def test_synthetic_images_and_labels_are_shown_in_simulations(wire: tuple[Wire, 
     for path in (run.folder / "generator.png", run.sites / "0" / "samples.png", run.sites / "1" / "samples.png"):
         with Image.open(path) as image:
             assert image.convert("L").getextrema()[1] > 0
-    assert read_history(run.folder)[2]["timings"]["generate"] > 0
+    assert read_history(run.folder)[2].timings["generate"] > 0
 
 
 def test_base_reads_no_generator(run_tiny: Callable[..., RunDirectory]) -> None:

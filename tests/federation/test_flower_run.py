@@ -44,7 +44,7 @@ def test_nodes_are_the_sites_and_a_line_says_how_many(
     flower(3, config="configs/demo.yaml", overrides=TINY)
     folder = tmp_path / "runs" / "flwr-77"
     assert read_config(folder).federation.sites == 3
-    assert [record["sites_answered"] for record in read_history(folder)] == [0, 3, 3]
+    assert [record.answered for record in read_history(folder)] == [0, 3, 3]
     assert (folder / "model.safetensors").is_file()
     assert sorted(path.name for path in (folder / "sites").iterdir()) == ["0", "1", "2"]
     assert not (tmp_path / "state" / "mpssl-fed" / "simulated" / "77").exists()
@@ -126,7 +126,7 @@ def test_flwr_run_from_a_checkout(tmp_path: Path) -> None:
             superlink.wait(PATIENCE_S)
     folders = list((work / "runs").glob("flwr-*")) if (work / "runs").is_dir() else []
     assert len(folders) == 1, done.stdout + done.stderr + (tmp_path / "superlink.log").read_text()
-    assert [record["sites_answered"] for record in read_history(folders[0])] == [0, 2, 2]
+    assert [record.answered for record in read_history(folders[0])] == [0, 2, 2]
     assert (folders[0] / "model.safetensors").is_file()
     assert (folders[0] / "report.html").is_file()
 

@@ -71,7 +71,7 @@ def test_what_is_left_must_hold_the_labels(config: Callable[..., Config]) -> Non
 
 def test_a_run_says_that_it_was_validated(run_tiny: Callable[..., RunDirectory]) -> None:
     run = run_tiny(VALIDATION, "data.test_limit=null", "federation.rounds=1")
-    correct = 600 * read_history(run.folder)[-1]["test_accuracy"]
+    correct = 600 * read_history(run.folder)[-1].accuracy
     assert abs(correct - round(correct)) < 1e-6
     page = Path(write_run_report(run.folder)).read_text()
     assert "Evaluated on a validation part of the training pool" in page

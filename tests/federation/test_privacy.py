@@ -83,8 +83,8 @@ def test_what_was_planned_is_what_was_spent(run_tiny: Runner) -> None:
         assert spent.runs[run.run_id].commitment == plan.commitment()
         kinds = [row.kind for row in ledger.rows()]
         assert kinds == ["created", "records", "run", "reserve", "reserve"]
-    assert [(record["sites_answered"], record["rejected"]) for record in read_history(run.folder)[1:]] == [(3, {})] * 2
-    assert all(record["train_loss"] is None for record in read_history(run.folder)), "a private loss reached the server"
+    assert [(record.answered, record.rejected) for record in read_history(run.folder)[1:]] == [(3, {})] * 2
+    assert all(record.train_loss is None for record in read_history(run.folder)), "a private loss reached the server"
 
 
 def test_a_reply_weighs_the_declared_size_and_tells_no_loss(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_a_spent_budget_is_refused_by_code_and_the_round_goes_on(tmp_path: Path)
     preflight(run.config)
     simulate(run, lambda: app, Progress())
     for record in read_history(run.folder)[1:]:
-        assert (record["sites_asked"], record["sites_answered"], record["rejected"]) == (3, 2, {"budget": 1})
+        assert (record.asked, record.answered, record.rejected) == (3, 2, {"budget": 1})
     assert set(Ledger(run.sites / "1" / "ledger.sqlite").spent("mnist-5k").runs) == {"earlier"}
     start = parts.initial_classifier(config).shared_state()
     assert any(not value.equal(start[key]) for key, value in load_file(run.folder / "model.safetensors").items() if key in start)
@@ -245,7 +245,7 @@ def test_killed_during_training_the_ledger_never_counts_too_little(tmp_path: Pat
         assert child.exitcode == 0
         left_out: Counter[str] = Counter()
         for record in read_history(tmp_path / "run"):
-            left_out.update(record["rejected"])
+            left_out.update(record.rejected)
         assert set(left_out) <= {"plan"}, "a round lost to a kill is paid for; the plan's last ones are then refused"
 
 
@@ -327,4 +327,4 @@ def test_a_simulation_with_an_empty_site_runs_under_privacy(run_tiny: Runner) ->
     skewed = "data={labels_per_class: 1, labels_over: all-sites, partition: {name: dirichlet, alpha: 0.02, min_per_site: 0}}"
     run = run_tiny(MP_SSL, PRIVACY, skewed, "federation.sites=8", "federation.rounds=1")
     assert min(len(share) for share in parts.shares(run.config)) == 0, "no site is empty: the test would prove nothing"
-    assert read_history(run.folder)[1]["sites_answered"] == 8
+    assert read_history(run.folder)[1].answered == 8

@@ -148,5 +148,5 @@ def test_each_site_declines_by_its_own_policy_and_the_server_sees_codes(tmp_path
     preflight(run.config)
     simulate(run, lambda: client, Progress())  # type: ignore[arg-type,return-value]
     for record in read_history(run.folder)[1:]:
-        assert record["sites_answered"] == 1
-        assert record["rejected"] == {"epsilon": 1, "no-policy": 1}
+        assert record.answered == 1
+        assert record.rejected == {"epsilon": 1, "no-policy": 1}

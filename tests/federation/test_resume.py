@@ -48,9 +48,9 @@ def _same_end(one: RunDirectory, other: RunDirectory) -> None:
         assert all(mine[key].equal(theirs[key]) for key in mine)
     for run in (one, other):
         history = read_history(run.folder)
-        assert [record["round"] for record in history] == [0, 1, 2, 3, 4]
+        assert [record.number for record in history] == [0, 1, 2, 3, 4]
         assert read_manifest(run.folder)["status"] == "finished"
-    accuracies = [[record["test_accuracy"] for record in read_history(run.folder)] for run in (one, other)]
+    accuracies = [[record.accuracy for record in read_history(run.folder)] for run in (one, other)]
     assert accuracies[0] == accuracies[1]
 
 

@@ -34,7 +34,7 @@ def test_ray_and_inprocess_end_with_the_same_bits(tmp_path: Path) -> None:
         mine, theirs = (load_file(next((run.folder / "sites" / site).glob("*-000002.safetensors"))) for run in runs)
         assert mine.keys() == theirs.keys()
         assert all(mine[key].equal(theirs[key]) for key in mine)
-    assert [r["test_accuracy"] for r in runs[0].history] == [r["test_accuracy"] for r in runs[1].history]
+    assert [r.accuracy for r in runs[0].history] == [r.accuracy for r in runs[1].history]
 
 
 def _in_ray(folder: Path) -> mpssl_fed.Run:
@@ -69,8 +69,8 @@ def test_one_site_and_one_round_is_centralised_training(run_tiny: Callable[..., 
 
 def test_python_way_in(tmp_path: Path) -> None:
     run = mpssl_fed.simulate(TINY, "federation.rounds=1", f"output.dir={tmp_path / 'run'}")
-    assert [record["round"] for record in run.history] == [0, 1]
-    assert run.accuracy == run.history[-1]["test_accuracy"]
+    assert [record.number for record in run.history] == [0, 1]
+    assert run.accuracy == run.history[-1].accuracy
     assert run.config.federation.rounds == 1
     classifier = mpssl_fed.load(run.folder)
     x = torch.rand(3, 1, 32, 32)

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +28,7 @@ from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.server.deployed_run import for_sites, with_task
 from mpssl_fed.runs.progress import Progress
+from mpssl_fed.runs.rounds import Round
 from tests.patience import PATIENCE_S, wait_for
 
 TINY: dict[str, Any] = {
@@ -94,8 +95,8 @@ class Story(Progress):
     def __init__(self) -> None:
         self.records: list[dict[str, Any]] = []
 
-    def round(self, record: Mapping[str, Any]) -> None:
-        self.records.append(dict(record))
+    def round(self, record: Round) -> None:
+        self.records.append(record.to_json())
 
     def knows(self, number: int) -> bool:
         """Whether round ``number`` is over."""

@@ -82,8 +82,8 @@ def test_equals_a_simulation(folder: Path, tmp_path: Path, monkeypatch: pytest.M
     run = mpssl_fed.simulate(CONFIG, "federation.sites=2", f"output.dir={tmp_path / 'run'}")
     assert equal(load_file(folder / "run" / "model.safetensors"), load_file(run.folder / "model.safetensors"))
     ours, theirs = read_history(folder / "run"), run.history
-    assert [record["test_accuracy"] for record in ours] == [record["test_accuracy"] for record in theirs]
-    assert [record["train_loss"] for record in ours] == [record["train_loss"] for record in theirs]
+    assert [record.accuracy for record in ours] == [record.accuracy for record in theirs]
+    assert [record.train_loss for record in ours] == [record.train_loss for record in theirs]
 
 
 def test_run_directory_and_progress(folder: Path) -> None:

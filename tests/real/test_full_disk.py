@@ -55,7 +55,7 @@ def test_disk_full_at_the_server_in_the_middle(here: Path, disk: Path) -> None:
     (disk / "ballast").unlink()
     status, output = ended(deploy(here, ROUNDS, "--output", str(run), "--resume"))
     assert status == 0, output
-    assert [record["round"] for record in read_history(run)] == [0, 1, 2, 3]
+    assert [record.number for record in read_history(run)] == [0, 1, 2, 3]
     assert read_manifest(run)["status"] == "finished"
 
 

@@ -39,7 +39,7 @@ def test_cut_short(tmp_path: Path, number: signal.Signals, status: int) -> None:
     second = deploy(tmp_path, ROUNDS, "--output", "run", "--resume")
     output, _ = second.communicate(timeout=PATIENCE_S)
     assert second.returncode == 0, output
-    assert [record["round"] for record in read_history(tmp_path / "run")] == [0, 1, 2, 3]
+    assert [record.number for record in read_history(tmp_path / "run")] == [0, 1, 2, 3]
     whole = mpssl_fed.simulate(TINY | {"federation": ROUNDS}, f"output.dir={tmp_path / 'whole'}")
     assert equal(load_file(tmp_path / "run" / "model.safetensors"), load_file(whole.folder / "model.safetensors"))
     assert not alive(tmp_path)
@@ -59,7 +59,7 @@ def test_server_is_killed(tmp_path: Path, victim: str) -> None:
     with Deployment(config, run, resume=True, note=lambda _: None) as up:
         up.serve(Progress())
     assert read_manifest(run)["status"] == "finished"
-    assert [record["round"] for record in read_history(run)] == [0, 1, 2, 3]
+    assert [record.number for record in read_history(run)] == [0, 1, 2, 3]
 
 
 def test_superlink_is_restarted_with_its_database(tmp_path: Path) -> None:
@@ -74,8 +74,8 @@ def test_superlink_is_restarted_with_its_database(tmp_path: Path) -> None:
         assert "finished:failed" in str(serving.failed[0])
         submit(up.flower, up.config, run, up.home / "again", Progress(), resume=True)
     assert read_manifest(run)["status"] == "finished"
-    assert [record["round"] for record in read_history(run)] == [0, 1, 2, 3]
-    assert read_history(run)[-1]["sites_answered"] == 2
+    assert [record.number for record in read_history(run)] == [0, 1, 2, 3]
+    assert read_history(run)[-1].answered == 2
 
 
 def server_app(token: str) -> int:

@@ -142,8 +142,8 @@ def test_two_sites_train_through_the_front(federation: Federation) -> None:
     assert "finished" in federation.server.must(submit.commands[0], folder=AT)
     run = federation.files / "runs/first"
     assert read_manifest(run)["status"] == "finished"
-    assert [record["sites_answered"] for record in read_history(run)] == [0, 2, 2]
-    assert read_history(run)[1]["test_accuracy"] is None
+    assert [record.answered for record in read_history(run)] == [0, 2, 2]
+    assert read_history(run)[1].accuracy is None
     assert (run / "model.safetensors").is_file()
 
 

@@ -68,7 +68,7 @@ def test_what_the_owner_put_there_stays_and_is_named(run_tiny: Runner) -> None:
     assert "kept in" in notes.notes[0]
     assert ".hidden" in notes.notes[0]
     assert json.loads((run.folder / "manifest.json").read_text())["run_id"] != run.run_id
-    assert all(record["round"] == number for number, record in enumerate(again.history))
+    assert all(record.number == number for number, record in enumerate(again.history))
 
 
 @pytest.mark.parametrize("content", ['{"name": "web app", "icons": []}', "{}", "[]", '{"run_id": 3}', '{"run_id": "x', ""])

@@ -27,7 +27,7 @@ def test_a_folder_of_the_test_images_gives_the_runs_own_numbers(run: mpssl_fed.R
     result = evaluate_folder(trained, folder)
     assert result.images == 150
     assert result.accuracy == pytest.approx(run.accuracy, abs=1e-12)
-    assert result.loss == pytest.approx(run.history[-1]["test_loss"], rel=1e-5)
+    assert result.loss == pytest.approx(run.history[-1].loss, rel=1e-5)
     assert result.accuracy > 0.3  # it has learnt: chance is 0.1
 
 
