@@ -19,7 +19,7 @@ from mpssl_fed.runs.reader import RunReader
 from mpssl_fed.study.grid import Cell, load_study
 from tests.data.test_datasets import medmnist_file
 from tests.data.test_fine_grained import build
-from tests.documents.test_documents import misspelt
+from tests.documents.spelling import misspelt
 from tests.shapes import shapes_folder
 
 FASHION = any((folder / "t10k-labels-idx1-ubyte.gz").is_file() for folder in mnist._system_folders())

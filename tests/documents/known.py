@@ -76,7 +76,7 @@ SLOW_ALONE = {
 """Subcommand or command -> why `make test` leaves it to that test; `make test-all` runs it as all others."""
 
 LIGHT = {
-    "simulate": ["federation.local_steps=2", "data.test_limit=200", "warm_start.steps=5"],
+    "simulate": ["federation.rounds=1", "federation.local_steps=2", "data.test_limit=200", "warm_start.steps=5"],
     "study": ["--dry-run"],
 }
 """Subcommand -> what `make test` adds, so that every command is run there in seconds."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,6 +102,12 @@ def without_comment(line: str) -> str:
             continue
         return head.strip().removeprefix("$ ")
     return line.strip().removeprefix("$ ")
+
+
+def inline(page: str) -> Iterator[str]:
+    """Yield the code inside a page's sentences and tables."""
+    parsed = MarkdownIt().enable("table").parse((ROOT / page).read_text(encoding="utf-8"))
+    yield from (part.content for token in parsed for part in token.children or () if part.type == "code_inline")
 
 
 def program(command: str) -> str:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Callable
 from pathlib import Path
 
-import click
 import pytest
-import typer.main
 
 import mpssl_fed
-from mpssl_fed.cli import build
 from mpssl_fed.environment import SWITCHES
 from mpssl_fed.runs.reader import RunReader, default_folder
 from tests.documents.known import (
@@ -28,7 +25,8 @@ from tests.documents.known import (
     STANDS_FOR,
     in_its_place,
 )
-from tests.documents.reading import PAGES, ROOT, Step, program, steps
+from tests.documents.reading import PAGES, ROOT, Step, inline, program, steps
+from tests.documents.spelling import misspelt
 from tests.shapes import shapes_folder
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -100,6 +98,22 @@ def test_a_new_command_needs_an_entry() -> None:
     assert [bool(fault) for fault in faults] == [True, True, False]
 
 
+def test_blocks_are_read_as_a_reader_reads_them() -> None:
+    page = (
+        '# One\n\n    mpssl-fed a \\\n        b   # said\n    $ echo "x # y"\n\n    dataset: chest\n    unit: image\n\n'
+        "## Two\n\n    from a import b\n    b()\n\n```toml\na = 1\n```\n\n```bash\n# nothing\nls; cd\n```\n"
+    )
+    found = [(step.section, step.line, step.kind, step.text) for step in steps("x.md", page)]
+    assert [one for one in found if one[2] == "command"] == [
+        ("One", 3, "command", "mpssl-fed a b"), ("One", 5, "command", 'echo "x # y"'), ("Two", 21, "command", "ls; cd")
+    ]  # fmt: skip
+    assert [(kind, text.split()[0]) for _, _, kind, text in found if kind != "command"] == [
+        ("file", "dataset:"), ("python", "from"), ("file", "a")
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match=r"x.md:1: a fence of 'basic'"):
+        steps("x.md", "```basic\nls\n```\n")
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_page_in_short(page: str, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every command of the toolkit, in order, each in seconds: exit status 0."""
@@ -112,7 +126,7 @@ def test_page_in_short(page: str, cli: Cli, tmp_path: Path, monkeypatch: pytest.
         words = shlex.split(in_its_place(step.text))
         if words[:1] != ["mpssl-fed"] or {words[1], step.text} & SLOW_ALONE.keys():
             continue
-        extra = [word for word in LIGHT.get(words[1], []) if word not in words]
+        extra = [] if "--dry-run" in words else LIGHT.get(words[1], [])
         status, _, error = cli(*words[1:], *extra)
         assert status == 0, f"{step.where}: {step.text}\n{error}"
 
@@ -139,54 +153,13 @@ def test_page_as_it_stands(page: str, tmp_path: Path) -> None:
             assert least >= floor, f"{step.where}: {step.text}: {least:.4f}"
 
 
-def inline(page: str) -> Iterator[str]:
-    """Yield the code inside a page's sentences and tables."""
-    from markdown_it import MarkdownIt
-
-    parsed = MarkdownIt().enable("table").parse((ROOT / page).read_text(encoding="utf-8"))
-    yield from (part.content for token in parsed for part in token.children or () if part.type == "code_inline")
-
-
-def misspelt(text: str) -> str | None:
-    """Return the subcommand or option that does not exist of the commands of the toolkit in a line; None where all do."""
-    words = shlex.split(text.replace("$(", " ").replace('"', " ").replace(")", " ").replace("'", " "))
-    starts = [at for at, word in enumerate(words) if Path(word).name == "mpssl-fed"]
-    for at, end in zip(starts, [*starts, len(words)][1:], strict=True):
-        command: click.Command = _toolkit()
-        options, path = set(_options(command)), True
-        for word in words[at + 1 : end]:
-            path = path and isinstance(command, click.Group) and word.isascii() and word[0].islower()
-            if path:
-                found = command.commands.get(word.rstrip(","))
-                if found is None:
-                    return word
-                command, options = found, options | set(_options(found))
-            elif word.startswith("--") and word.partition("=")[0].rstrip(".,;") not in options:
-                return word
-    return None
-
-
 def ends(folder: Path) -> list[float]:
     """Return the last accuracy, 0..1, of a run, or of each finished cell of a study."""
-    import csv
-
     table = folder / "results.csv"
     if table.is_file():
         with open(table, newline="", encoding="utf-8") as file:
             return [float(row["accuracy"]) for row in csv.DictReader(file) if row["status"] == "finished"]
     return [RunReader(folder).evaluated("test_accuracy")[-1][1]]
-
-
-@cache
-def _toolkit() -> click.Command:
-    return typer.main.get_command(build())
-
-
-def _options(command: click.Command) -> list[str]:
-    """Return the options of a command; `site` without a subcommand takes those of `site run`."""
-    own = ["--help", *(name for parameter in command.params for name in [*parameter.opts, *parameter.secondary_opts])]
-    by_default = command.commands.get("run") if isinstance(command, click.Group) else None
-    return own if by_default is None else [*own, *_options(by_default)]
 
 
 def _output(words: list[str]) -> Path:
