@@ -43,9 +43,9 @@ def _no_study(path: str | Path) -> str:
 def read_study(path: str | Path, below: Sequence[Path] = ()) -> tuple[dict[str, Any], str]:
     """Return the fields of a study file, its name among them, joined with those of the study that it ``extends``; and the files.
 
-    Its own fields take the place of the other's; ``base`` and ``variants`` are joined key by key, and ``keep`` alone picks from
-    the other's grid. below: resolved files that extend this one. UserError for a file that is not there, that is no study or that
-    extends itself.
+    Its own fields take the place of the other's; ``base`` and ``variants`` are joined key by key, ``keep`` alone picks from the
+    other's grid, and the other's ``name`` and ``output`` stay its own. below: resolved files that extend this one. UserError for a
+    file that is not there, that is no study or that extends itself.
     """
     file = find_study(path)
     fields, where = read_mapping(file), str(file)
@@ -63,6 +63,7 @@ def read_study(path: str | Path, below: Sequence[Path] = ()) -> tuple[dict[str, 
     parent = _parent(file, fields.pop("extends"), below)
     inherited, theirs = read_study(parent, [*below, file.resolve()])
     parse({key: value for key, value in inherited.items() if key != "name"}, theirs)  # so that its own faults are laid to it
+    inherited = {key: value for key, value in inherited.items() if key not in ("name", "output")}  # its folder stays its own
     return _joined(inherited, fields), f"{where} (extends {theirs})"
 
 

@@ -80,6 +80,7 @@ def test_a_study_may_extend_one_that_extends_one(tmp_path: Path) -> None:
     assert [cell.settings["variant"] for cell in load_study(tmp_path / "small.yaml").cells] == ["b", "b"]
     (tmp_path / "shipped.yaml").write_text("extends: demo\nseeds: 1\n")
     assert load_study(tmp_path / "shipped.yaml").name == "shipped"
+    assert load_study(tmp_path / "shipped.yaml").folder() == Path("runs/shipped")  # and not the demo's own
     assert keys(load_study(tmp_path / "shipped.yaml")) < keys(load_study("demo"))
 
 
