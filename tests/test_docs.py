@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import typer.main
 
 from mpssl_fed import cli
 from mpssl_fed.config import find
+from mpssl_fed.study.grid import load_study
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,6 +34,17 @@ def test_the_readme_names_real_commands_files_and_configs() -> None:
             assert find(name).is_file()
     for target in re.findall(r"\]\(([^)h][^)]*)\)", text):
         assert (ROOT / target).exists(), target
+
+
+def test_study_files_on_the_page_are_studies(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "studies.md").read_text()
+    blocks = re.findall(r"(?:^    (?!mpssl-fed).*\n)+", page, re.M)
+    assert len(blocks) == 2
+    for number, block in enumerate(blocks):
+        (tmp_path / f"{number}.yaml").write_text(textwrap.dedent(block))
+        plan = load_study(tmp_path / f"{number}.yaml")
+        assert plan.cells
+        assert len(plan.primary()) == (3, 0)[number]
 
 
 def test_make_targets_that_the_readme_names_exist() -> None:

@@ -1,4 +1,4 @@
-"""Write docs/reference-config.md, reference-cli.md and reference-codes.md from the schema, the command line and the tables.
+"""Write docs/reference-config.md, -cli.md, -study.md and -codes.md from the schemas, the command line and the tables.
 
 python tools/reference.py [--check]     # --check: write nothing, exit 1 where a page is stale
 """
@@ -15,6 +15,7 @@ from typing import Any
 import typer.main
 from annotated_types import Ge, Gt, Le, Lt
 from click import Context, Group
+from pydantic import Discriminator
 
 from mpssl_fed import cli
 from mpssl_fed.codes import Code
@@ -23,6 +24,7 @@ from mpssl_fed.config.learning import BUNDLES, METHOD_DEFAULTS
 from mpssl_fed.config.leaves import leaves
 from mpssl_fed.config.marks import Mark
 from mpssl_fed.privacy.reply_metrics import REPLY_METRICS
+from mpssl_fed.study.schema import Asked, Excuse, SeedRule, Study, Tuned
 
 DOCS = Path(__file__).parents[1] / "docs"
 DECIDED = [
@@ -31,6 +33,13 @@ DECIDED = [
     "passes. An owner says more, or less, in the field of the policy that stands in brackets or under its `settings`",
     "([deploy.md](deploy.md)). A simulated run is its own owner: there every value of the type is taken.",
 ]
+STUDY_PARTS = {
+    "`seeds` as a rule": SeedRule,
+    "An item of `primary` or `compare`": Asked,
+    "`tuned`": Tuned,
+    "An item of `tuned.unless`": Excuse,
+}
+NAMES = {SeedRule: "rule", Asked: "comparison", Tuned: "table", Excuse: "reason"}
 HEAD = "<!-- written by tools/reference.py; edit the source, not this page -->\n\n"
 
 
@@ -146,27 +155,61 @@ def codes_page() -> str:
     return HEAD + "\n".join(lines) + "\n"
 
 
+def study_page() -> str:
+    """Return the page of every key of a study file."""
+    lines = [
+        "# Keys of a study file",
+        "",
+        "What they are for, with an example: [studies.md](studies.md). `extends` names a study that",
+        "this one extends; it is joined before the keys below are read.",
+        "",
+    ]
+    for title, model in (("", Study), *STUDY_PARTS.items()):
+        lines += [f"## {title}", ""] if title else []
+        lines += ["| key | type | default | meaning |", "|---|---|---|---|"]
+        for name, field in model.model_fields.items():
+            default = "" if field.is_required() else f"`{_cell('null' if field.default is None else str(field.default))}`"
+            kind = _study_type(field.annotation, field.metadata)
+            lines.append(f"| `{name}` | {kind} | {default} | {_cell(field.description or '')} |")
+        lines.append("")
+    return HEAD + "\n".join(lines)
+
+
+def _study_type(annotation: Any, metadata: list[Any]) -> str:
+    """Return a type as the config page shows it; a part of the study by its name."""
+    if any(isinstance(item, Discriminator) for item in metadata):
+        return "list of int, number, or a rule"
+    words = _type(annotation)
+    for model in (*STUDY_PARTS.values(), Any):
+        words = words.replace(getattr(model, "__name__", str(model)), "value" if model is Any else NAMES[model])
+    return f"{words.replace('dict of str, value', 'settings')}{_range(metadata)}"
+
+
 def _cell(text: str) -> str:
     """Return a text as a cell of a table: on one line, without an end of the cell in it."""
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-PAGES = {"reference-config.md": config_page, "reference-cli.md": cli_page, "reference-codes.md": codes_page}
+PAGES = {
+    "reference-config.md": config_page,
+    "reference-cli.md": cli_page,
+    "reference-study.md": study_page,
+    "reference-codes.md": codes_page,
+}
 
 
 def main() -> int:
-    """Write or check all pages; return the exit status."""
+    """Write or check the pages; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
     stale = []
-    for name, make in PAGES.items():
-        page = make()
+    for name, page in PAGES.items():
         file = DOCS / name
-        if check and (not file.is_file() or file.read_text() != page):
+        if check and (not file.is_file() or file.read_text() != page()):
             stale.append(str(file))
         elif not check:
-            file.write_text(page)
+            file.write_text(page())
     if stale:
         print(f"stale: {', '.join(stale)}; run python tools/reference.py", file=sys.stderr)
     return bool(stale)

@@ -28,7 +28,7 @@ from mpssl_fed.files import parse_json
 PROTOCOL_VERSION = 1
 """Raised when the meaning of a message or of a config key changes; a site refuses a config of another version."""
 
-OF_A_STUDY = ("grid", "grids", "variants")
+OF_A_STUDY = ("grid", "grids", "variants", "extends")
 """Keys that tell a study file from a config."""
 
 

@@ -74,10 +74,13 @@ STUDY = {
     "seed": "Number from which everything random in a run follows but the noise of privacy.",
     "baseline": "The arm that others are compared with, all other settings being equal.",
     "n": "Number of seeds, or of pairs of seeds, behind a number.",
-    "difference": "Arm minus baseline, seed by seed, with its 95 % interval.",
+    "difference": "Arm minus the arm it is compared with, seed by seed, with its 95 % interval.",
+    "primary": "Declared before the run: the few comparisons that the study is there for, tested apart from all others.",
+    "exploratory": "Not declared before the run: worth a study of its own, no proof.",
     "p": "Chance of a difference at least as large if the arms were equally good (paired t-test).",
-    "p, corrected": "The same after Holm's correction for the number of comparisons; below 0.05 counts.",
-    "verdict": "Better or worse where the corrected p is below 0.05 over at least 3 seeds, else within noise.",
+    "p, corrected": "The same after Holm's correction for the number of primary comparisons; below 0.05 counts.",
+    "q": "Of exploratory comparisons with a q this small, this share is expected to be false (Benjamini and Hochberg).",
+    "verdict": "Better or worse where the corrected p, or q, is below 0.05 over at least 3 seeds, else within noise.",
     "best accuracy": "Accuracy of the best round, chosen on the very images it is measured on: flattering.",
 }
 KEYS = {
@@ -103,6 +106,11 @@ COST = {
 GAIN = {
     "gain": "Difference from the baseline with the same number of labels, in points of the metric.",
     "better up to": "Largest number of labels at which the arm is better beyond noise.",
+}
+GATE = {
+    "of the oracle's": "Share of what the arm gains that draws from the classes that show the task's.",
+    "standard error": "Of a mean over seeds: about two of them are what chance moves it by.",
+    "gate": "Open where knowing the right classes gains more than two standard errors: there an optimiser of the choice can win.",
 }
 PARETO = {
     "attack AUROC": "Chance that a membership attack ranks a training image above another one; 0.5 is a coin.",

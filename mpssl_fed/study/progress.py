@@ -34,6 +34,11 @@ class StudyProgress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.bar.stop()
 
+    def add(self, cells: int) -> None:
+        """Tell that there are more cells than was known."""
+        self.cells += cells
+        self.bar.update(self.task, total=self.cells)
+
     def ended(self, row: Row) -> None:
         """Tell that a cell has ended."""
         self.done += 1

@@ -21,8 +21,7 @@ from mpssl_fed.names import shown, some
 from mpssl_fed.trained.load import Trained
 
 BINS = 10
-Z_95 = 1.959963984540054
-"""The 97.5 % quantile of the normal distribution."""
+CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -112,13 +111,12 @@ def score(logits: Tensor, y: Tensor, classes: Sequence[str], bins: int = BINS) -
     )
 
 
-def wilson(right: int, n: int, z: float = Z_95) -> tuple[float, float]:
-    """Return Wilson's score interval of a proportion ``right / n``, within [0, 1] (Wilson, JASA 22, 1927); n at least 1."""
-    p, z2 = right / n, z * z
-    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = z / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    # At the ends rounding would leave a bound a hair inside.
-    return (centre - half if right else 0.0), (centre + half if right < n else 1.0)
+def wilson(right: int, n: int) -> tuple[float, float]:
+    """Return Wilson's 95 % score interval of a proportion ``right / n``, within [0, 1] (Wilson, JASA 22, 1927); n at least 1."""
+    from scipy.stats import binomtest  # here: it takes a second to import
+
+    found = binomtest(right, n).proportion_ci(CONFIDENCE, method="wilson")
+    return float(found.low), float(found.high)
 
 
 def _reliability(top: Tensor, right: Tensor, bins: int) -> list[Bin]:

@@ -18,10 +18,16 @@ from mpssl_fed import config as configs
 from mpssl_fed import simulate
 from mpssl_fed.config import Config
 from mpssl_fed.config.keys import keys_below
-from mpssl_fed.config.plain import parse
+from mpssl_fed.config.plain import parse, to_yaml
+from mpssl_fed.method import METHOD_VERSION
 from mpssl_fed.privacy.policy import load_policy
+from mpssl_fed.study.analysis import analyse
 from mpssl_fed.study.dry_run import estimate
+from mpssl_fed.study.finding import study_finding
+from mpssl_fed.study.folder import Outcome
 from mpssl_fed.study.grid import Cell, load_study
+from mpssl_fed.study.results import FINISHED, Row
+from mpssl_fed.study.sequential import due
 from tests.fuzz.ended import wrong_with, wrong_with_command
 from tests.fuzz.mutate import odd_file, override, remove, value, yaml_of
 from tests.study.runs import png
@@ -82,6 +88,60 @@ def configs_of(count: int, first: int, folder: Path) -> None:
         return f"{base.name}, {words}\n{content}", wrong_with(case)
 
     check(cases("config", count, first), run)
+
+
+EVERY_KEY: dict[str, Any] = {
+    "title": "t", "note": "n", "base": {"data": {"test_limit": 20}, "method": {"name": "base"}},
+    "variants": {"a": {"method.name": "base"}, "b": {"method.name": "vic-gssl"}, "c": {"method.name": "naive-gssl"}},
+    "grids": [
+        {"data.labels_per_class": [1, 2, 4], "method.augment": ["weak", "half-strong"]},
+        {"variant": ["a"], "data.partition": [{"name": "dirichlet", "alpha": 0.3}]},
+    ],
+    "keep": [{"variant": ["a", "b"], "data.labels_per_class": [1, 4]}, {"variant": "c"}],
+    "seeds": {"least": 3, "most": 6, "halfwidth": 0.01, "others": 2},
+    "baseline": ["a", {"variant": "b"}],
+    "primary": [{"arm": "b", "against": "a", "where": {"data.labels_per_class": [1, 4], "method.augment": "weak"}}],
+    "compare": [{"arm": "c", "against": {"variant": "b"}, "where": {"data.labels_per_class": 1}}],
+    "metric": "accuracy", "target_accuracy": 0.5, "workers": 1, "show": {"variant": "a", "data.labels_per_class": 1},
+    "tuned": {"table": "table.csv", "keys": ["optim.lr"], "by": ["method.name"], "unless": [{"arm": "b", "why": "It is so."}]},
+}  # fmt: skip
+"""A study with every key that one may have, and one that extends it."""
+PART: dict[str, Any] = {
+    "extends": "every", "keep": [{"variant": "a"}], "seeds": 2, "primary": [], "show": None, "untuned": "Because it is so.",
+    "base": {"optim": {"lr": 0.1}}, "baseline": "a", "compare": [],
+}  # fmt: skip
+
+
+def comparing_studies_of(count: int, first: int, folder: Path) -> None:
+    """Try studies that declare, extend, keep and add seeds, up to the sentences about results that tie, vary and are missing."""
+    file = folder / "study.yaml"
+    own = ["seeds", "seeds.least", "seeds.most", "seeds.halfwidth", "baseline", "metric", "target_accuracy"]
+
+    def run(random: Random) -> tuple[str, str | None]:
+        part = random.random() < 0.4
+        parent = yaml_of(EVERY_KEY, random) if random.random() < 0.3 else to_yaml(EVERY_KEY).encode()
+        (folder / "every.yaml").write_bytes(parent)
+        content = yaml_of(PART if part else EVERY_KEY, random)
+        file.write_bytes(content)
+        words = [override([*KEYS, *own * 8], random) for _ in range(random.choice([0, 0, 0, 1]))]
+
+        def case() -> None:
+            plan = load_study(file, words)
+            (folder / "again.yaml").write_text(plan.to_yaml())
+            assert load_study(folder / "again.yaml") == plan
+            rows: dict[str, Row] = {}
+            for _ in range(3):
+                for cell in due(plan, rows)[:100]:
+                    value = random.choice([0.5, 0.5, random.random()])
+                    made = Row(cell.sha256, METHOD_VERSION, cell.seed, FINISHED, cell.settings, accuracy=value, best=value)
+                    if random.random() < 0.9:
+                        rows.setdefault(cell.sha256, made)
+                outcome = Outcome(plan, folder, rows)
+                assert study_finding(outcome, analyse(outcome))
+
+        return f"{words}\n{content.decode('utf-8', 'replace')}\n{parent.decode('utf-8', 'replace')}", wrong_with(case)
+
+    check(cases("comparing study", count, first), run)
 
 
 def studies_of(count: int, first: int, folder: Path) -> None:
@@ -188,8 +248,9 @@ def test_100_command_lines(place: Path, monkeypatch: pytest.MonkeyPatch) -> None
     commands_of(100, 0, place)
 
 
-def test_30_study_files_and_30_policies(tmp_path: Path) -> None:
+def test_60_study_files_and_30_policies(tmp_path: Path) -> None:
     studies_of(30, 0, tmp_path)
+    comparing_studies_of(30, 0, tmp_path)
     policies_of(30, 0, tmp_path)
 
 
@@ -205,6 +266,7 @@ def test_300_command_lines(place: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.slow
-def test_100_study_files_and_100_policies(tmp_path: Path) -> None:
+def test_400_study_files_and_100_policies(tmp_path: Path) -> None:
     studies_of(100, 30, tmp_path)
+    comparing_studies_of(300, 30, tmp_path)
     policies_of(100, 30, tmp_path)

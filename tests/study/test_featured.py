@@ -57,7 +57,7 @@ def test_where_loss_counts_the_smallest_is_best(tmp_path: Path) -> None:
 
 def test_an_arm_of_one_lucky_seed_is_not_the_best(tmp_path: Path) -> None:
     outcome = study(tmp_path, {"base": ACCURACY["base"], "vic-gssl": (0.99,)})
-    best = best_arm(arms_of(outcome), "accuracy")
+    best = best_arm(arms_of(outcome), outcome.plan.study)
     assert best is not None
     assert best.label == "base"
 
