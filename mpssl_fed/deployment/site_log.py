@@ -1,4 +1,4 @@
-"""A site daemon's log: on standard error, without a value of private data, and never so long that a caller fills the owner's disk."""
+"""A site daemon's log: on standard error, without a value of private data, and never so long that a caller fills the disk."""
 
 from __future__ import annotations
 

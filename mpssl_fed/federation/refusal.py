@@ -52,7 +52,8 @@ federation.max_examples. 112: the site agreed to other classes. 113: the site's 
 answer. 114: a weight beyond any that training ends at. 115: the site has too much to do. 116: images of another
 size or number of channels than the site's owner gave. 117: a number outside its range. 118: a reply on which reading it failed;
 the server's log says how. 119: the round took longer than the site's owner allows.
-120 and above: what in the request is beyond the site's policy. 140: a key that is the owner's differs from what the owner says.
+120 and above: what in the request is beyond the site's policy. 136: more than the run's plan, or another config than its earlier
+rounds had. 140: a key that is the owner's differs from what the owner says.
 141: a key that a server may set is beyond what the site takes."""
 
 FLOWER_CODES: dict[int, str] = {

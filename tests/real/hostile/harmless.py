@@ -24,7 +24,8 @@ def check(target: Target, config: Config, sent: wire.Arrays, answer: Answer) -> 
     for key, value in answer.arrays.items():
         assert value.shape == sent[key].shape
         assert value.dtype == np.float32
-        assert (np.abs(value) <= bound(key)).all()  # NaN is not
+        most = target.note("largest entry over its bound", float(np.abs(value).max(initial=0)) / bound(key))
+        assert most <= 1  # NaN is not
     assert set(answer.metrics) <= {"num-examples", *target.policy.get("metrics", ())}
     assert all(math.isfinite(value) for value in answer.metrics.values())
     assert answer.metrics["num-examples"] == target.policy["public_size"]  # not how many there are
@@ -55,9 +56,11 @@ def check_release(target: Target, config: Config, sent: wire.Arrays, got: wire.A
     slack = 6 / math.sqrt(2 * len(flat))  # six standard errors
     rounding = max(float(np.spacing(np.abs(value).max(initial=0))) for value in sent.values()) / lr
     rms = float(np.sqrt(np.mean(flat**2)))
+    target.note("a release over the noise that was charged", rms / noise)
     assert rms <= noise * (1 + slack) + signal / math.sqrt(len(flat)) + rounding, "more than the clip lets pass"
     assert rms >= noise * (1 - slack) - rounding, "less noise than was charged"
     pixels = target.images.reshape(len(target.images), -1)
     rows = released["head.weight"]
     if rows.shape[1] == pixels.shape[1]:
-        assert float(np.abs(np.corrcoef(rows, pixels)[: len(rows), len(rows) :]).max()) < LARGEST_CORRELATION
+        found = float(np.abs(np.corrcoef(rows, pixels)[: len(rows), len(rows) :]).max())
+        assert target.note("correlation of a release with an image", found) < LARGEST_CORRELATION
