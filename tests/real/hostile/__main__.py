@@ -71,7 +71,7 @@ def main() -> int:
         "A real daemon, over its socket. Each refusal is asserted by its code and costs nothing; each reply is asserted to be paid",
         "for in the ledger, finite, within the public bounds and without a number that the policy does not list. Where one step",
         "of SGD shows a release as it is, its root mean square is the noise that was charged and what 20 clipped images can add,",
-        "and no row of it looks like an image (0.03 is one standard deviation of chance; the attack that got through had 0.96).",
+        "and no row of it looks like an image: by chance correlations reach 0.3, the attack that once got through had 0.96.",
         "",
     ]
     with tempfile.TemporaryDirectory() as folder:
