@@ -21,6 +21,7 @@ from mpssl_fed.deployment.own_data import OwnData, make_private, state_folder
 from mpssl_fed.deployment.own_generator import OwnGenerator
 from mpssl_fed.deployment.relay import SOCKET
 from mpssl_fed.deployment.resident import LEDGER, Resident
+from mpssl_fed.deployment.site_log import log_plainly
 from mpssl_fed.deployment.worker import LIMIT_S
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation.site.budget import identities
@@ -130,7 +131,7 @@ def serve_site(settings: SiteSettings, node: Companion | None = None) -> None:
     """Check everything (:func:`check_site`), then serve until SIGTERM or SIGINT; ``node``, if any, runs while the daemon does."""
     if not hasattr(socket, "SO_PEERCRED"):
         raise UserError("a site daemon needs Linux: this system does not say which user calls on a Unix socket")
-    _log_plainly()
+    log_plainly()
     forbid_tracing()
     os.umask(0o077)
     policy, data, user = check_site(settings)
@@ -216,16 +217,6 @@ def supernode_command(server: str, ca: Path, key: Path, node_config: str, port: 
 def relaying(socket: Path) -> str:
     """Return the node config of a SuperNode that relays to the daemon at ``socket``."""
     return f'{SOCKET}="{socket}"'
-
-
-def _log_plainly() -> None:
-    """Send this package's log, which holds no value of private data, to standard error; apart from every other package's."""
-    logger = logging.getLogger("mpssl_fed")
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logger.addHandler(handler)
 
 
 def _refuse_exposed(settings: SiteSettings, user: User, private: Sequence[Path]) -> None:

@@ -17,6 +17,7 @@ from tests.real.hostile.corners import CORNERS, NOT_BUILT
 from tests.real.hostile.crafted import LINEAR, NETWORK, RELEASES, beyond, unbounded
 from tests.real.hostile.harmless import check
 from tests.real.hostile.messages import ARRAYS, FIELDS, FRAMES, HTTP, TEXTS
+from tests.real.hostile.mutations import mutations
 from tests.real.hostile.orders import ORDERS, Step
 from tests.real.hostile.target import CNN, Answer, Target, ask, body, config_of, honest_text, start
 
@@ -71,6 +72,16 @@ def accepted() -> Iterator[tuple[str, Attack]]:
         yield f"weights of the releases' tests: {name}", _unbounded(name)
     for name in ORDERS:
         yield f"order: {name}", _order(name)
+
+
+def randomly(target: Target, seed: int, count: int) -> None:
+    """Send seeded mutations: whatever they are, each is refused by a code of the protocol's, or paid for and harmless."""
+    for name, sent, config in mutations(np.random.default_rng(seed), count, target.images):
+        answer = target.post(sent)
+        assert answer.code != "site-failed", name
+        if answer.taken:
+            arrays, _ = wire.unpack(sent, "request")
+            check(target, config(), arrays, answer)
 
 
 def run_id(name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import torch
 
 from mpssl_fed.config import Config
 from mpssl_fed.deployment import wire
@@ -13,8 +14,8 @@ from mpssl_fed.federation.weights import bound
 from mpssl_fed.privacy.plan import plan_for
 from tests.real.hostile.target import Answer, Target
 
-LARGEST_CORRELATION = 0.35
-"""Of a reply with an image of 1,024 pixels: of noise alone 0.03 is one standard deviation; the attack that got through had 0.96."""
+CHANCE = 6.5
+"""Standard deviations of the correlation of noise with an image that no campaign of this size reaches."""
 
 
 def check(target: Target, config: Config, sent: wire.Arrays, answer: Answer) -> None:
@@ -24,7 +25,8 @@ def check(target: Target, config: Config, sent: wire.Arrays, answer: Answer) -> 
     for key, value in answer.arrays.items():
         assert value.shape == sent[key].shape
         assert value.dtype == np.float32
-        assert (np.abs(value) <= bound(key)).all()  # NaN is not
+        most = target.note("largest entry over its bound", float(np.abs(value).max(initial=0)) / bound(key))
+        assert most <= 1  # NaN is not
     assert set(answer.metrics) <= {"num-examples", *target.policy.get("metrics", ())}
     assert all(math.isfinite(value) for value in answer.metrics.values())
     assert answer.metrics["num-examples"] == target.policy["public_size"]  # not how many there are
@@ -42,7 +44,8 @@ def _plain(config: Config) -> bool:
 def check_release(target: Target, config: Config, sent: wire.Arrays, got: wire.Arrays) -> None:
     """Assert that the one release in a reply is noise of the standard deviation that was charged, beside what the clip lets pass.
 
-    And that it shows no image: for each row of weights that has an image's shape, its correlation with each of them.
+    And that it shows no image: the correlation of each row of weights with each of them is that of noise. The attack that once
+    got through had 0.96.
     """
     plan = plan_for(config, public_size=int(target.policy["public_size"]), unit="image")
     lr, divisor = config.optim.lr, plan.q * plan.public_size
@@ -55,9 +58,13 @@ def check_release(target: Target, config: Config, sent: wire.Arrays, got: wire.A
     slack = 6 / math.sqrt(2 * len(flat))  # six standard errors
     rounding = max(float(np.spacing(np.abs(value).max(initial=0))) for value in sent.values()) / lr
     rms = float(np.sqrt(np.mean(flat**2)))
+    target.note("a release over the noise that was charged", rms / noise)
     assert rms <= noise * (1 + slack) + signal / math.sqrt(len(flat)) + rounding, "more than the clip lets pass"
     assert rms >= noise * (1 - slack) - rounding, "less noise than was charged"
-    pixels = target.images.reshape(len(target.images), -1)
-    rows = released["head.weight"]
-    if rows.shape[1] == pixels.shape[1]:
-        assert float(np.abs(np.corrcoef(rows, pixels)[: len(rows), len(rows) :]).max()) < LARGEST_CORRELATION
+    if config.model.name == "pixels":
+        classifier = parts.initial_classifier(config)
+        pixels = classifier.features(classifier.theta(), torch.from_numpy(target.images)).numpy()
+        rows = released["head.weight"]
+        most = (CHANCE + signal / noise) / math.sqrt(rows.shape[1])
+        found = float(np.abs(np.corrcoef(rows, pixels)[: len(rows), len(rows) :]).max())
+        assert target.note("correlation of a release with an image", found) < most

@@ -13,6 +13,7 @@ from mpssl_fed.config.leaves import leaves
 from mpssl_fed.deployment import wire
 from mpssl_fed.federation.server.deployed_run import for_sites
 from tests.federation.hostile_requests import written
+from tests.real.hostile.crafted import pooled
 from tests.real.hostile.target import PIXELS, body, config_of, start
 
 Rng = np.random.Generator
@@ -88,8 +89,9 @@ def _weights(rng: Rng, run: str, images: np.ndarray) -> Mutation:
     changed = arrays[key].copy()
     places = rng.random(changed.shape) < rng.random() ** 3
     changed[places] = NUMBERS[int(rng.integers(len(NUMBERS)))]
-    if key == "head.weight" and changed.shape[1] == images[0].size and rng.random() < 0.5:
-        changed[int(rng.integers(len(changed)))] = images[int(rng.integers(len(images)))].ravel() * 10 ** rng.uniform(-30, 2.9)
+    rows = pooled(images)
+    if key == "head.weight" and changed.shape[1] == rows.shape[1] and rng.random() < 0.5:
+        changed[int(rng.integers(len(changed)))] = rows[int(rng.integers(len(rows)))] * 10 ** rng.uniform(-30, 2.9)
     return f"{run}: {key}", body(text, arrays | {key: changed}, run), lambda: from_json(text)
 
 

@@ -92,11 +92,15 @@ class Answer:
 
 @dataclass
 class Target:
-    """A daemon with the files of its site in ``folder``, under ``policy``; ``tally`` counts its answers by code."""
+    """A daemon with the files of its site in ``folder``, under ``policy``; ``tally`` counts its answers by code.
+
+    seen: what was measured of replies that were taken, the least and the most of each.
+    """
 
     folder: Path
     policy: Mapping[str, Any]
     tally: Counter[str] = field(default_factory=Counter)
+    seen: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -151,6 +155,12 @@ class Target:
             answer = self.read(int(head.split()[1]), rest or b'{"code": "malformed"}')  # none to HEAD
         self.tally[answer.code or "taken"] += 1
         return answer
+
+    def note(self, what: str, value: float) -> float:
+        """Keep a measured value, and return it."""
+        least, most = self.seen.get(what, (value, value))
+        self.seen[what] = (min(least, value), max(most, value))
+        return value
 
     @property
     def history(self) -> dict[tuple[float, float], int]:

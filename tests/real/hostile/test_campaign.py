@@ -10,12 +10,10 @@ import numpy as np
 import pytest
 
 from mpssl_fed.config import from_json
-from mpssl_fed.deployment import wire
 from mpssl_fed.privacy.ledger import Ledger
-from tests.real.hostile.attack import Attack, accepted, charged, refusals
+from tests.real.hostile.attack import Attack, accepted, charged, randomly, refusals
 from tests.real.hostile.harmless import check
 from tests.real.hostile.messages import ALIKE
-from tests.real.hostile.mutations import mutations
 from tests.real.hostile.target import PIXELS, Target, ask, body, config_of, generous, guarded, honest_text, start, unprotected
 from tests.real.sites import equal, weights
 
@@ -98,25 +96,15 @@ def test_is_paid_for_and_no_more_than_noise(lenient: Target, attack: Attack) -> 
     attack(lenient)
 
 
-def _randomly(target: Target, seed: int, count: int) -> None:
-    """Send seeded mutations: whatever they are, each is refused by a code of the protocol's, or paid for and harmless."""
-    for name, sent, config in mutations(np.random.default_rng(seed), count, target.images):
-        answer = target.post(sent)
-        assert answer.code != "site-failed", name
-        if answer.taken:
-            arrays, _ = wire.unpack(sent, "request")
-            check(target, config(), arrays, answer)
-
-
 def test_random_mutations(lenient: Target) -> None:
-    _randomly(lenient, 7, 60)
+    randomly(lenient, 7, 60)
     lenient.no_trace()
 
 
 @pytest.mark.slow
 def test_a_thousand_random_mutations(begin: Start) -> None:
     target = begin("thousand", generous())
-    _randomly(target, 11, 1000)
+    randomly(target, 11, 1000)
     target.no_trace()
     assert _serves(target)
 
