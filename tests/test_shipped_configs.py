@@ -62,7 +62,7 @@ FLOORS = {
         0.6, cell={"variant": "head", "method.name": "base", "warm_start.part": "both", "privacy.epsilon": 1.0}
     ),
     "studies/privacy-utility-mnist": Floor(0.45, cell=PIXELS, light=True),
-    "studies/privacy-utility-fashion": Floor(0.5, cell=PIXELS, light=True),
+    "studies/privacy-utility-fashion": Floor(0.5, cell=PIXELS),
     "studies/tuning": Floor(0.6, cell={"method.name": "ssl-real", "method.lambda": 1.0, **HALF}),
 }
 """Config -> least accuracy, 0..1. Chance is .1 of digits and garments, .33 of three shapes."""
