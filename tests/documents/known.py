@@ -51,22 +51,22 @@ PLUGIN = (
 )
 TUNE = "mpssl-fed study demo method.name=base data.held_out=validation optim.lr=[0.003,0.006,0.01] seeds=1 --output runs/tuning"
 FLOORS = {
-    ("README.md", "make demo"): 0.4,
-    ("README.md", "mpssl-fed simulate own data.root=DIR --output runs/mine"): 0.7,
-    ("README.md", "mpssl-fed simulate privacy/end-to-end"): 0.6,
-    ("README.md", "mpssl-fed deploy demo --sites 3 --output runs/deployed"): 0.5,
-    ("docs/extending.md", PLUGIN): 0.4,
-    ("docs/own-data.md", "mpssl-fed simulate own data.root=photos --output runs/mine"): 0.7,
+    ("README.md", "make demo"): 0.4,  # 63.2, the worst cell of nine
+    ("README.md", "mpssl-fed simulate own data.root=DIR --output runs/mine"): 0.7,  # 92.5
+    ("README.md", "mpssl-fed simulate privacy/end-to-end"): 0.6,  # 81.5
+    ("README.md", "mpssl-fed deploy demo --sites 3 --output runs/deployed"): 0.5,  # 64.2
+    ("docs/extending.md", PLUGIN): 0.4,  # 55.4
+    ("docs/own-data.md", "mpssl-fed simulate own data.root=photos --output runs/mine"): 0.7,  # 92.5
     ("docs/own-data.md", "mpssl-fed study own data.root=photos --output runs/compare"): 0.6,
-    ("docs/quickstart.md", "mpssl-fed simulate demo --output runs/first"): 0.5,
-    ("docs/quickstart.md", "mpssl-fed simulate demo method.name=base --rounds 2 --output runs/base"): 0.3,
-    ("docs/quickstart.md", "mpssl-fed simulate demo method.name=federated-gssl --rounds 2 --output runs/recipe"): 0.5,
-    ("docs/quickstart.md", "mpssl-fed study demo seeds=1 --output runs/small-demo"): 0.4,
-    ("docs/quickstart.md", TUNE): 0.4,
-    ("docs/quickstart.md", "mpssl-fed simulate privacy/end-to-end --rounds 1 --output runs/private"): 0.6,
+    ("docs/quickstart.md", "mpssl-fed simulate demo --output runs/first"): 0.5,  # 72.2
+    ("docs/quickstart.md", "mpssl-fed simulate demo method.name=base --rounds 2 --output runs/base"): 0.3,  # 53.2
+    ("docs/quickstart.md", "mpssl-fed simulate demo method.name=federated-gssl --rounds 2 --output runs/recipe"): 0.5,  # 83.5
+    ("docs/quickstart.md", "mpssl-fed study demo seeds=1 --output runs/small-demo"): 0.4,  # 66.7
+    ("docs/quickstart.md", TUNE): 0.4,  # 68.8
+    ("docs/quickstart.md", "mpssl-fed simulate privacy/end-to-end --rounds 1 --output runs/private"): 0.6,  # 79.7
 }
 """(page, command) -> least accuracy, 0..1, that its run, or each arm of its study, has to end with. Chance is .1 of ten digits and
-.33 of three shapes; what was measured stands beside."""
+.33 of three shapes, .25 of four turns; what was measured, the worst cell of a study, stands beside."""
 
 SLOW_ALONE = {
     "deploy": "starts real processes: tests/real/test_deploy.py",
