@@ -46,7 +46,7 @@ class Code(StrEnum):
     PATH = "path", 134, ("policy",), "the name of a part looks like a path or an import"
     SITE_KEY = "site-key", 140, ("policy",), "a key that is the owner's differs from what the owner says"
     SERVER_KEY = "server-key", 141, ("policy",), "a key that a server may set is beyond what the site takes"
-    PLAN = "plan", 136, ("site", "budget"), "a round outside the run's plan, another config than its earlier rounds had, or no price"
+    PLAN = "plan", 136, ("site", "budget"), "a round outside the run's plan, a config other than its earlier rounds had"
     BUDGET = "budget", 110, ("budget",), "the privacy budget of the site's data is spent"
     LEDGER = "ledger", 137, ("budget",), "the site's ledger does not check out; its own log says how"
 
