@@ -13,7 +13,7 @@ from mpssl_fed.federation import parts
 from mpssl_fed.federation.server.deployed_run import for_sites
 from mpssl_fed.privacy.plan import plan_for
 from mpssl_fed.privacy.policy import Policy, Request, decide, to_agree
-from mpssl_fed.privacy.reply_metrics import EXACT, REPLY_METRICS
+from mpssl_fed.reply_metrics import EXACT, REPLY_METRICS
 
 
 def policy_of(config: Config) -> dict[str, Any]:
