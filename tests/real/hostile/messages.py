@@ -93,7 +93,6 @@ def _meta(value: Any) -> Bytes:
 
 
 FRAMES: dict[str, Bytes] = {
-    "blanks before the header": _head(lambda head: b" " * 8 + json.dumps(head).encode()),
     "one byte": lambda _: b"\0",
     "a length alone": lambda _: b"\x10" + bytes(7),
     "cut in the header": lambda good: good[:100],
@@ -140,7 +139,7 @@ ALIKE: dict[str, Bytes] = {
     "the same": lambda good: good,
     "strides, which nobody reads": _each(strides=[1]),
     "names in another order": _head(lambda head: dict(reversed(head.items()))),
-    "blanks in the header": _head(lambda head: json.dumps(head, indent=3).encode() + b" " * 5),
+    "blanks around the header": _head(lambda head: b" " * 9 + json.dumps(head, indent=3).encode() + b" " * 5),
 }
 """What says the same as the honest message, and gets the same reply."""
 
