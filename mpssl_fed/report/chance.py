@@ -161,4 +161,5 @@ def _more(total: int, rounds: int) -> int:
 
 def _classes(run: RunReader) -> list[Any]:
     file = run.path / "labels.json"
-    return list(read_json(file).get("classes", [])) if file.is_file() else []
+    found = read_json(file).get("classes") if file.is_file() else None
+    return found if isinstance(found, list) else []
