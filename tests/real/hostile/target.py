@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from mpssl_fed.codes import Code
 from mpssl_fed.config import PROTOCOL_VERSION, Config, from_json, from_mapping
 from mpssl_fed.deployment import wire
 from mpssl_fed.federation import parts
-from mpssl_fed.federation.refusal import CODES
 from mpssl_fed.federation.server.deployed_run import for_sites
 from mpssl_fed.privacy.ledger import Ledger
 from tests.federation.hostile_requests import HONEST, OWNER, written
@@ -126,7 +126,7 @@ class Target:
         if status != 200:
             said = json.loads(content)
             assert set(said) == {"code"}, "a refusal says more than its code"
-            assert said["code"] in CODES
+            assert said["code"] in set(Code)
             return Answer(status, said["code"])
         if content.startswith(b'{"site"'):
             assert json.loads(content) == {"site": 0}
