@@ -22,7 +22,7 @@ from mpssl_fed.config import METHODS, Config
 from mpssl_fed.config.learning import CONTROLS, METHOD_DEFAULTS
 from mpssl_fed.config.leaves import leaves
 from mpssl_fed.config.marks import Mark
-from mpssl_fed.privacy.reply_metrics import REPLY_METRICS
+from mpssl_fed.reply_metrics import REPLY_METRICS
 
 DOCS = Path(__file__).parents[1] / "docs"
 DECIDED = [

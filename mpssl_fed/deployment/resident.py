@@ -32,7 +32,7 @@ from mpssl_fed.privacy.egress import NumberSpec, allow, like
 from mpssl_fed.privacy.ledger import Ledger
 from mpssl_fed.privacy.ledger_files import LedgerError
 from mpssl_fed.privacy.policy import Policy
-from mpssl_fed.privacy.reply_metrics import LARGEST_NUMBER, REPLY_METRICS
+from mpssl_fed.reply_metrics import LARGEST_NUMBER, REPLY_METRICS
 
 log = logging.getLogger("mpssl_fed.daemon")
 LEDGER = "ledger.sqlite"

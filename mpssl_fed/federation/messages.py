@@ -18,7 +18,7 @@ from mpssl_fed.errors import UserError
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.federation.weights import from_record, to_record
 from mpssl_fed.models import Weights
-from mpssl_fed.privacy.reply_metrics import LARGEST_NUMBER, REPLY_METRICS
+from mpssl_fed.reply_metrics import LARGEST_NUMBER, REPLY_METRICS
 
 ARRAYS, CONFIG, METRICS, SITE = "arrays", "config", "metrics", "site"
 

@@ -14,7 +14,7 @@ from mpssl_fed.config.federation import CLIP_RANGE
 from mpssl_fed.config.section import Section
 from mpssl_fed.errors import UserError, nearest
 from mpssl_fed.privacy.policy_settings import read_settings
-from mpssl_fed.privacy.reply_metrics import EXACT, REPLY_METRICS, RETIRED
+from mpssl_fed.reply_metrics import EXACT, REPLY_METRICS, RETIRED
 
 SCOPES = ("off", "labelled-step", "end-to-end")
 """From the loosest to the tightest."""

@@ -188,7 +188,7 @@ def policy_budget(
     except (UserError, ArithmeticError, ValueError) as error:  # an accountant at the edge of its numbers: no price, no plan
         log.warning("declined (plan): %s", error)
         raise Refusal("plan") from error
-    granted(min(release.sigma for release in plan.releases()))
+    granted(min(one.sigma for one in plan.mechanisms().values()))
     return Budget(config, books, plan, RenyiFilter(policy.max_epsilon, policy.delta))
 
 

@@ -24,7 +24,7 @@ from mpssl_fed.models import Weights
 from mpssl_fed.privacy.build import private_data
 from mpssl_fed.privacy.noise import Noise
 from mpssl_fed.privacy.plan import plan_for
-from mpssl_fed.privacy.reply_metrics import REPLY_METRICS
+from mpssl_fed.reply_metrics import REPLY_METRICS
 
 RELEASED_ONCE = ("source.rows",)
 """Learner state that was read from private data once a run, whatever the weights: P-SSL's foundation probabilities."""
