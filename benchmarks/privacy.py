@@ -92,7 +92,7 @@ def releases(model: str, backend: str, mode: str | None = None) -> DPPrivateData
     assert isinstance(private, DPPrivateData)
     if mode is not None:
         private.__class__ = OpacusData
-        private.opacus = OpacusSums(copy.deepcopy(classifier), private.settings.clip_gradient, mode)  # type: ignore[attr-defined]
+        private.opacus = OpacusSums(copy.deepcopy(classifier), private.settings.clip("gradient"), mode)  # type: ignore[attr-defined]
     return private
 
 

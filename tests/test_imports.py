@@ -131,12 +131,14 @@ some, private = data.train.take(range(0, 3000, 100)), None
 PRIVATE = """
 from mpssl_fed.method.views import Views
 from mpssl_fed.privacy.build import labelled_view
-from mpssl_fed.privacy.mechanism import ReleaseSettings
 from mpssl_fed.privacy.noise import SecureNoise
-from mpssl_fed.privacy.releases import DPPrivateData
+from mpssl_fed.privacy.plan import Plan
+from mpssl_fed.privacy.releases import DPPrivateData, ReleaseSettings
 
 sigmas = {"sigma_gradient": 1.0, "sigma_meta": 1.0, "sigma_feature": 0.1}  # no count under its floor, where the gap is 0
-settings = ReleaseSettings(clip_gradient=1.0, clip_meta=1.0, clip_feature=1.0, q=1.0, public_size=30, **sigmas)
+clips = {"clip_gradient": 1.0, "clip_meta": 1.0, "clip_feature": 1.0}
+plan = Plan("end-to-end", "image", 1.0, 1e-5, public_size=30, q=1.0, rounds=1, local_steps=2, lmo_every=1, **clips, **sigmas)
+settings = ReleaseSettings(plan)
 view, plain = labelled_view("weak", False, 32), Views(False, 32).plain
 private = DPPrivateData(classifier, some, view, plain, settings, lambda *_: None, SecureNoise())
 """

@@ -27,7 +27,7 @@ from mpssl_fed.method.private_data import ExactPrivateData, FeatureMeans, Privat
 from mpssl_fed.method.views import Views
 from mpssl_fed.models import Classifier, Params
 from mpssl_fed.privacy import per_unit
-from mpssl_fed.privacy.build import exact_beside, labelled_view, release_settings
+from mpssl_fed.privacy.build import exact_beside, labelled_view, release_settings, speed_of
 from mpssl_fed.privacy.mechanism import Answer, Kind
 from mpssl_fed.privacy.noise import Noise, noise_source
 from mpssl_fed.privacy.plan import plan_for
@@ -126,15 +126,19 @@ class CanaryPrivateData(DPPrivateData):
 
     def gradient_sum(self, theta: Params, batch: Sequence[Tensor]) -> list[Tensor]:
         """Add the canaries' share to (a)."""
-        return self._with(batch, self.settings.clip_gradient, lambda real: super(CanaryPrivateData, self).gradient_sum(theta, real))
+        return self._with(
+            batch, self.settings.clip("gradient"), lambda real: super(CanaryPrivateData, self).gradient_sum(theta, real)
+        )
 
     def meta_sum(self, theta_prime: Params, batch: Sequence[Tensor]) -> list[Tensor]:
         """Add the canaries' share to (b)."""
-        return self._with(batch, self.settings.clip_meta, lambda real: super(CanaryPrivateData, self).meta_sum(theta_prime, real))
+        return self._with(
+            batch, self.settings.clip("meta"), lambda real: super(CanaryPrivateData, self).meta_sum(theta_prime, real)
+        )
 
     def feature_sum(self, psi: Params, batch: Sequence[Tensor]) -> list[Tensor]:
         """Add the canaries' share to (c)."""
-        return self._with(batch, self.settings.clip_feature, lambda real: super(CanaryPrivateData, self).feature_sum(psi, real))
+        return self._with(batch, self.settings.clip("feature"), lambda real: super(CanaryPrivateData, self).feature_sum(psi, real))
 
     def release(self, kind: Kind, total: Callable[[Sequence[Tensor]], list[Tensor]]) -> Answer:
         """Let the attacker see what comes out."""
@@ -226,6 +230,7 @@ def audit_run(
         Uncharged(plan.history()),
         noise or noise_source(config.privacy.noise),
         weights=config.privacy.class_weights,
+        speed=speed_of(config.privacy),
     )
     private: PrivateData = released
     if plan.scope == "labelled-step":

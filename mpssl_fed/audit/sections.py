@@ -27,7 +27,7 @@ from mpssl_fed.federation.site.state import SiteState
 from mpssl_fed.method.views import Views
 from mpssl_fed.models import Classifier
 from mpssl_fed.privacy import accounting
-from mpssl_fed.privacy.build import labelled_view, release_settings
+from mpssl_fed.privacy.build import labelled_view, release_settings, speed_of
 from mpssl_fed.privacy.mechanism import Kind
 from mpssl_fed.privacy.noise import noise_source
 from mpssl_fed.privacy.plan import Plan, plan_for
@@ -37,7 +37,7 @@ from mpssl_fed.seeds import numpy_rng
 
 SAMPLES = 256
 SHADOW_STEPS = 300
-KINDS: dict[str, Kind] = {"gradient": "gradient", "meta": "meta", "feature": "feature"}
+KINDS: tuple[Kind, ...] = ("gradient", "meta", "feature")
 
 
 @dataclass(frozen=True)
@@ -99,15 +99,15 @@ def mechanism(audited: Audited) -> Section:
     lines, numbers = [], []
     private = _releases(audited, plan)
     for release in plan.releases():
-        if release.name not in KINDS:
+        kind = release.mechanism.kind
+        if kind not in KINDS:
             continue
-        kind = KINDS[release.name]
         audited.tell(f"mechanism: {audited.trials} trials of release {kind}")
-        claimed = accounting.epsilon({(release.sigma, 1.0): 1}, plan.delta)
+        claimed = accounting.epsilon({(release.mechanism.sigma, 1.0): 1}, plan.delta)
         found = audit_release(private, kind, private.classifier.theta(), claimed, plan.delta, trials=audited.trials)
         lines.append(
             Line(
-                f"one release of the {kind}, sigma {release.sigma:.3g}, whole data set",
+                f"one release of the {kind}, sigma {release.mechanism.sigma:.3g}, whole data set",
                 claimed,
                 found.lower_bound,
                 f"noise std {found.noise_ratio:.4f} of what is claimed",
@@ -274,8 +274,8 @@ def _releases(audited: Audited, plan: Plan, images: Images | None = None, model:
     """Return the releases of a plan at q 1, charged nowhere, around a classifier of their own."""
     config = audited.private
     classifier = model or parts.initial_classifier(config)
-    settings = replace(release_settings(plan, config.privacy), q=1.0)
-    without_end = Uncharged({(release.sigma, 1.0): 10**9 for release in plan.releases()})
+    settings = release_settings(replace(plan, q=1.0), config.privacy)
+    without_end = Uncharged({(one.sigma, 1.0): 10**9 for one in plan.mechanisms().values()})
     return DPPrivateData(
         classifier,
         audited.labelled if images is None else images,
@@ -284,6 +284,7 @@ def _releases(audited: Audited, plan: Plan, images: Images | None = None, model:
         settings,
         without_end,
         noise_source(config.privacy.noise),
+        speed=speed_of(config.privacy),
     )
 
 

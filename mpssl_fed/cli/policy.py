@@ -122,7 +122,7 @@ def _plan_under(policy: Policy, config: Config) -> tuple[Plan | None, str]:
 
 
 def _smallest_sigma(plan: Plan | None) -> float | None:
-    return min(release.sigma for release in plan.releases()) if plan else None
+    return min(one.sigma for one in plan.mechanisms().values()) if plan else None
 
 
 def _generator_hash(policy: Policy, config: Config) -> str | None:

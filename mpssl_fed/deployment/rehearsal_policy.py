@@ -20,7 +20,7 @@ def policy_of(config: Config) -> dict[str, Any]:
     """Return the fields of a policy that takes ``config``, its task spelt out; UserError where no site's policy could."""
     privacy, federation, method = config.privacy, config.federation, config.method
     size, generator = privacy.public_size or 100, parts.generator(config)
-    sigma = min(release.sigma for release in plan_for(config).releases()) if privacy.on and method.source != "real" else None
+    sigma = min(one.sigma for one in plan_for(config).mechanisms().values()) if privacy.on and method.source != "real" else None
     entries = sum(parameter.numel() for parameter in parts.initial_classifier(config).parameters())
     fingerprint = None if generator is None else generator.state_hash()
     asked = Request.of(for_sites(config), sigma, entries, fingerprint)

@@ -13,31 +13,20 @@ from mpssl_fed.method.private_data import ExactPrivateData, PrivateData
 from mpssl_fed.method.validation import Split
 from mpssl_fed.method.views import Views
 from mpssl_fed.models import Classifier
-from mpssl_fed.privacy.mechanism import Charge, ReleaseSettings
+from mpssl_fed.privacy.mechanism import Charge
 from mpssl_fed.privacy.noise import Noise, noise_source
 from mpssl_fed.privacy.plan import Plan
-from mpssl_fed.privacy.releases import AugmentRows, DPPrivateData, LabelledStepPrivateData
+from mpssl_fed.privacy.releases import AugmentRows, DPPrivateData, LabelledStepPrivateData, ReleaseSettings, Speed
 
 
 def release_settings(plan: Plan, privacy: Privacy) -> ReleaseSettings:
-    """Return the settings of a plan's releases; ``privacy`` adds how they are computed, which costs nothing."""
-    return ReleaseSettings(
-        sigma_gradient=plan.sigma_gradient,
-        sigma_meta=plan.sigma_meta,
-        sigma_feature=plan.sigma_feature,
-        sigma_pseudo_label=plan.sigma_pseudo_label,
-        clip_gradient=plan.clip_gradient,
-        clip_meta=plan.clip_meta,
-        clip_feature=plan.clip_feature,
-        q=plan.q,
-        public_size=plan.public_size,
-        per_class=plan.per_class_gap,
-        unit="subject" if plan.unit == "subject" else "image",
-        meta_params=privacy.meta_params,
-        count_floor=privacy.count_floor,
-        max_physical_batch=privacy.max_physical_batch,
-        backend=privacy.per_unit,
-    )
+    """Return the settings of a plan's releases; ``privacy`` adds where they live."""
+    return ReleaseSettings(plan, privacy.meta_params, privacy.count_floor)
+
+
+def speed_of(privacy: Privacy) -> Speed:
+    """Return how releases are computed, which costs no privacy."""
+    return Speed(privacy.max_physical_batch, privacy.per_unit)
 
 
 def private_data(
@@ -66,6 +55,7 @@ def private_data(
         charge,
         noise or noise_source(config.privacy.noise),
         weights=config.privacy.class_weights,
+        speed=speed_of(config.privacy),
     )
     if config.privacy.scope == "end-to-end":
         return released

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from typing import Any
 
@@ -15,6 +15,7 @@ from mpssl_fed.errors import UserError
 from mpssl_fed.method.reads import reads
 from mpssl_fed.privacy import accounting
 from mpssl_fed.privacy.accounting import History, merge
+from mpssl_fed.privacy.mechanism import Kind, Mechanism, require_clip
 
 PSEUDO_LABEL_RATIO = 10.0
 """Noise multiplier of the one pseudo-label release of P-SSL (all units, once) over that of release (a)."""
@@ -24,23 +25,10 @@ MOST_POINTS = 50
 
 @dataclass(frozen=True)
 class Release:
-    """One kind of answer. sigma: noise multiplier; clip: L2 bound of a unit's share and so the sensitivity (add or remove
-    one unit); q: rate of its own Poisson draw; steps: how often over the run."""
+    """One kind of answer, and how often it is given over some rounds."""
 
-    name: str
-    sigma: float
-    clip: float
-    q: float
+    mechanism: Mechanism
     steps: int
-
-    @property
-    def noise_std(self) -> float:
-        """Standard deviation of the noise on each coordinate of the sum."""
-        return self.sigma * self.clip
-
-    def relative_noise(self, public_size: int) -> float:
-        """Return the noise std of a coordinate, after the division by q x public_size, in units of the clip bound."""
-        return self.sigma / (self.q * public_size)
 
 
 @dataclass(frozen=True)
@@ -71,19 +59,40 @@ class Plan:
     per_class_gap: bool = False
     lmo_from: int = 0
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for a number that no release may have."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name.startswith("sigma_") and value is not None and not (value > 0 and math.isfinite(value)):
+                raise ValueError(f"{field.name}={value}: want a positive, finite number")
+            if field.name.startswith("clip_"):
+                require_clip(field.name, value)
+        if not 0 < self.q <= 1:
+            raise ValueError(f"q={self.q}: want 0 < q <= 1")
+        if self.public_size < 1:
+            raise ValueError(f"public_size={self.public_size}: want 1 or more")
+
     def releases(self, first_round: int = 1, last_round: int | None = None) -> list[Release]:
         """Return what is released in some rounds (counted from 1; default all): (a), then what the plan has of the rest."""
         last = self.rounds if last_round is None else last_round
         steps = (last - first_round + 1) * self.local_steps
         lmo = _multiples(self.lmo_every, max(self.lmo_from, (first_round - 1) * self.local_steps), last * self.local_steps)
-        found = [Release("gradient", self.sigma_gradient, self.clip_gradient, self.q, steps)]
-        if self.sigma_meta is not None:
-            found.append(Release("meta", self.sigma_meta, self.clip_meta, self.q, lmo))
-        if self.sigma_feature is not None:
-            found.append(Release("feature", self.sigma_feature, self.clip_feature, self.q, lmo))
-        if self.sigma_pseudo_label is not None and first_round == 1:
-            found.append(Release("pseudo-label", self.sigma_pseudo_label, 1.0, 1.0, 1))
-        return found
+        often: dict[Kind, int] = {"gradient": steps, "meta": lmo, "feature": lmo, "pseudo-label": int(first_round == 1)}
+        return [Release(one, often[kind]) for kind, one in self.mechanisms().items() if kind != "pseudo-label" or often[kind]]
+
+    def mechanisms(self) -> dict[Kind, Mechanism]:
+        """Return the mechanism of each kind that is planned: all that a release needs to be answered, and all that prices it."""
+        planned: dict[Kind, tuple[float | None, float, float]] = {
+            "gradient": (self.sigma_gradient, self.clip_gradient, self.q),
+            "meta": (self.sigma_meta, self.clip_meta, self.q),
+            "feature": (self.sigma_feature, self.clip_feature, self.q),
+            "pseudo-label": (self.sigma_pseudo_label, 1.0, 1.0),
+        }
+        return {
+            kind: Mechanism(kind, sigma, clip, q, q * self.public_size)
+            for kind, (sigma, clip, q) in planned.items()
+            if sigma is not None
+        }
 
     def history(self) -> dict[tuple[float, float], int]:
         """Return the whole run as {(sigma, q): n}."""
@@ -94,8 +103,8 @@ class Plan:
         which also takes the pseudo-label release. UserError outside the plan."""
         if not 1 <= number <= self.rounds:
             raise UserError(f"round {number} is outside the plan of {self.rounds} rounds")
-        once = [release for release in self.releases() if release.name == "pseudo-label"]
-        each = [release for release in self.releases(number, number) if release.name != "pseudo-label"]
+        once = [release for release in self.releases() if release.mechanism.kind == "pseudo-label"]
+        each = [release for release in self.releases(number, number) if release.mechanism.kind != "pseudo-label"]
         return _history(each + (once if (number == 1 if first is None else first) else []))
 
     def price(self) -> float:
@@ -149,10 +158,17 @@ class Plan:
         return [{"round": number, "epsilon": price} for number, price in zip(wanted, prices, strict=True)]
 
     def _describe(self, release: Release, classes: int | None) -> dict[str, Any]:
-        relative = release.relative_noise(self.public_size)
-        described = asdict(release) | {"noise_std": release.noise_std, "noise_over_clip": relative}
-        if release.name == "feature" and self.per_class_gap and classes:
-            described["noise_over_clip_of_a_class"] = relative * classes  # a class holds about 1/K of the draw
+        one = release.mechanism
+        described: dict[str, Any] = {
+            "name": one.kind,
+            "sigma": one.sigma,
+            "clip": one.sensitivity,
+            "q": one.q,
+            "steps": release.steps,
+        }
+        described |= {"noise_std": one.std, "noise_over_clip": one.relative_noise}
+        if one.kind == "feature" and self.per_class_gap and classes:
+            described["noise_over_clip_of_a_class"] = one.relative_noise * classes  # a class holds about 1/K of the draw
         return described
 
 
@@ -208,7 +224,7 @@ def plan_for(
 
 def _solve(plan: Plan, epsilon: float) -> float:
     """Return sigma of release (a), the others kept in proportion to it; solved once for plans of one price."""
-    priced = replace(_at(plan, 1.0), scope="", unit="", epsilon=0.0, public_size=0, per_class_gap=False)
+    priced = replace(_at(plan, 1.0), scope="", unit="", epsilon=0.0, public_size=1, per_class_gap=False)
     return _solved(replace(priced, clip_gradient=1.0, clip_meta=1.0, clip_feature=1.0), epsilon)
 
 
@@ -239,5 +255,5 @@ def _multiples(of: int, start: int, stop: int) -> int:
 
 
 def _history(releases: Sequence[Release]) -> dict[tuple[float, float], int]:
-    parts: list[History] = [{(release.sigma, release.q): release.steps} for release in releases]
+    parts: list[History] = [{(release.mechanism.sigma, release.mechanism.q): release.steps} for release in releases]
     return merge(*parts)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -21,9 +23,10 @@ from mpssl_fed.data.datasets import Images
 from mpssl_fed.errors import UserError
 from mpssl_fed.method.private_data import ExactPrivateData, FeatureMeans
 from mpssl_fed.models import Classifier, Params
-from mpssl_fed.privacy.mechanism import Answer, Charge, Kind, Mechanism, ReleaseSettings
+from mpssl_fed.privacy.mechanism import Answer, Charge, Kind, Mechanism
 from mpssl_fed.privacy.noise import Noise
-from mpssl_fed.privacy.per_unit import PerUnit, units_of
+from mpssl_fed.privacy.per_unit import Backend, PerUnit, Unit, units_of
+from mpssl_fed.privacy.plan import Plan
 
 LABEL_ROWS = 1000
 
@@ -41,12 +44,69 @@ def secret_rows(n: int) -> Tensor:
     return torch.from_numpy(rng.random((n, len(COLUMNS)), dtype=np.float32))
 
 
+@dataclass(frozen=True)
+class Speed:
+    """How fast releases are computed, and in how much memory; no number of it touches a guarantee.
+
+    max_physical_batch: images in memory at once; backend: how vectors of single units are taken.
+    """
+
+    max_physical_batch: int = 32
+    backend: Backend = "vmap"
+
+    def __post_init__(self) -> None:
+        if self.max_physical_batch < 1:
+            raise ValueError(f"max_physical_batch={self.max_physical_batch}: want 1 or more")
+
+
+@dataclass(frozen=True)
+class ReleaseSettings:
+    """All public numbers of the releases; none may be derived from the data.
+
+    plan: their mechanisms; meta_params: where (b) lives, ``norm`` for the body's GroupNorm scales and shifts or ``all`` of the
+    body; count_floor: floor of (c)'s noisy count, as a share of its expectation.
+    """
+
+    plan: Plan
+    meta_params: Literal["norm", "all"] = "norm"
+    count_floor: float = 0.1
+
+    @property
+    def unit(self) -> Unit:
+        """Whose vectors are clipped."""
+        return "subject" if self.plan.unit == "subject" else "image"
+
+    @property
+    def usual_draw(self) -> int:
+        """Units that most draws do not exceed, a multiple of 4: the size of calls that take several at once. 1 where so few are
+        drawn that each alone is quicker than a call that is filled up."""
+        expected = self.plan.q * self.plan.public_size
+        return 1 if expected <= 3 else 4 * math.ceil((expected + math.sqrt(expected)) / 4)
+
+    @cached_property
+    def _mechanisms(self) -> dict[Kind, Mechanism]:
+        return self.plan.mechanisms()
+
+    def mechanism(self, kind: Kind) -> Mechanism:
+        """Return the mechanism of one release. RuntimeError where it is not planned."""
+        if kind not in self._mechanisms:
+            raise RuntimeError(f"release '{kind}' is not in the plan of this run")
+        return self._mechanisms[kind]
+
+    def clip(self, kind: Kind) -> float:
+        """Return the L2 bound of a unit in one release."""
+        return self.mechanism(kind).sensitivity
+
+
+DEFAULT_SPEED = Speed()
+
+
 class DPPrivateData:
     """The three reads as releases. ``released`` lists the mechanisms that answered since the round began.
 
     classifier: with GroupNorm; labelled: all of the site's images (D_train = D_val = D); augment: view of a labelled image from
     a row of randomness; plain: what an image passes unaugmented; charge: see :data:`Charge`; noise: where draws and noise come
-    from; weights: the public weight of each task class, or None where all are alike.
+    from; weights: the public weight of each task class, or None where all are alike; speed: see :class:`Speed`.
     Raises UserError for BatchNorm, or a body without GroupNorm where (b) lives on its scales and shifts.
     """
 
@@ -61,6 +121,7 @@ class DPPrivateData:
         noise: Noise,
         rows: Callable[[int], Tensor] = secret_rows,
         weights: Sequence[float] | None = None,
+        speed: Speed = DEFAULT_SPEED,
     ) -> None:
         if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in classifier.modules()):
             raise UserError("model.norm=batch mixes the images of a batch; differential privacy needs model.norm=group")
@@ -83,9 +144,7 @@ class DPPrivateData:
                 x = (2 * image - 1).to(self.x).repeat(m, 1, 1, 1)
                 return view(x, lambda n: row.repeat(n, 1)), torch.zeros(m, dtype=self.y.dtype, device=self.y.device)
 
-            return PerUnit(
-                classifier, load, copies, settings.unit, settings.backend, settings.max_physical_batch, settings.usual_draw
-            )
+            return PerUnit(classifier, load, copies, settings.unit, speed.backend, speed.max_physical_batch, settings.usual_draw)
 
         self._augmented = per_unit(lambda x, rows: augment(x, rows(len(x))))
         self._plain = per_unit(lambda x, _: plain(x))
@@ -119,8 +178,8 @@ class DPPrivateData:
         share = noisy[:, -1] / weight  # noisy count / (q x public_size)
         floor = self.settings.count_floor / len(noisy)
         values = noisy[:, :-1] / share.clamp_min(floor).unsqueeze(1)
-        radius = math.sqrt(self.settings.clip_feature**2 - weight**2)
-        return FeatureMeans(values, share >= floor, self.settings.per_class, radius)
+        radius = math.sqrt(self.settings.clip("feature") ** 2 - weight**2)
+        return FeatureMeans(values, share >= floor, self.settings.plan.per_class_gap, radius)
 
     def class_features(self, psi: Params) -> FeatureMeans:
         """Raise UserError: no release covers them."""
@@ -138,11 +197,11 @@ class DPPrivateData:
 
     def gradient_sum(self, theta: Params, batch: Sequence[Tensor]) -> list[Tensor]:
         """Return the clipped sum behind (a) for the units in ``batch``. Private: never to be shown."""
-        return self._augmented.gradients(theta, list(theta), batch, self.settings.clip_gradient)
+        return self._augmented.gradients(theta, list(theta), batch, self.settings.clip("gradient"))
 
     def meta_sum(self, theta_prime: Params, batch: Sequence[Tensor]) -> list[Tensor]:
         """Return the clipped sum behind (b). Private."""
-        return self._plain.gradients(theta_prime, self.meta_keys, batch, self.settings.clip_meta)
+        return self._plain.gradients(theta_prime, self.meta_keys, batch, self.settings.clip("meta"))
 
     def feature_sum(self, psi: Params, batch: Sequence[Tensor]) -> list[Tensor]:
         """Return the clipped sum [R, d + 1] behind (c): features and, last, the constant that counts. Private.
@@ -150,8 +209,8 @@ class DPPrivateData:
         An image's feature is scaled into the ball of radius sqrt(clip^2 - weight^2), as the synthetic ones will be, and joined
         by the constant ``weight``, in the row of its label: a vector of norm at most clip, per class as much as in all.
         """
-        rows = len(self.classifier.classes) if self.settings.per_class else 1
-        weight, bound = self.feature_weight(), self.settings.clip_feature
+        rows = len(self.classifier.classes) if self.settings.plan.per_class_gap else 1
+        weight, bound = self.feature_weight(), self.settings.clip("feature")
         radius = math.sqrt(bound**2 - weight**2)
 
         def joint(psi: Params, x: Tensor, y: Tensor) -> Tensor:
@@ -174,7 +233,7 @@ class DPPrivateData:
         It is what makes the expected squared error of sum / count least when the mean feature lies at the clip radius: with
         a^2 the constant's share of clip^2, that error is proportional to d / (1 - a^2) + 1 / a^2.
         """
-        return self.settings.clip_feature / math.sqrt(1 + math.sqrt(self.classifier.feature_dim))
+        return self.settings.clip("feature") / math.sqrt(1 + math.sqrt(self.classifier.feature_dim))
 
     def release(self, kind: Kind, total: Callable[[Sequence[Tensor]], list[Tensor]]) -> Answer:
         """Charge, draw a batch of this release's own, sum, add noise, divide by a public number."""

@@ -103,9 +103,10 @@ def _terms(plan: Plan) -> list[list[str]]:
         ["private steps", f"{plan.rounds} rounds of {plan.local_steps}"],
     ]
     for release in plan.releases():
-        relative = f"noise over clip {release.relative_noise(plan.public_size):.3g} per coordinate"
-        words = f"sigma {release.sigma:.4g}, clip {release.clip:g}, {release.steps} times; {relative}"
-        lines.append([f"release '{release.name}'", words])
+        one = release.mechanism
+        relative = f"noise over clip {one.relative_noise:.3g} per coordinate"
+        words = f"sigma {one.sigma:.4g}, clip {one.sensitivity:g}, {release.steps} times; {relative}"
+        lines.append([f"release '{one.kind}'", words])
     return lines
 
 

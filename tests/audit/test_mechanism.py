@@ -70,7 +70,7 @@ class NoFeatureClip(DPPrivateData):
 
     def feature_sum(self, psi: Params, batch: Sequence[Tensor]) -> list[Tensor]:
         honest = self.settings
-        self.settings = replace(honest, clip_feature=3 * honest.clip_feature)
+        self.settings = replace(honest, plan=replace(honest.plan, clip_feature=3 * honest.plan.clip_feature))
         try:
             return super().feature_sum(psi, batch)
         finally:

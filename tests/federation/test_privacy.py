@@ -220,7 +220,7 @@ def test_killed_during_training_the_ledger_never_counts_too_little(tmp_path: Pat
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")
     draw, plan = random.Random(seed), plan_for(killed_config(kills))
-    std = {release.noise_std: (release.sigma, release.q) for release in plan.releases()}
+    std = {one.std: (one.sigma, one.q) for one in plan.mechanisms().values()}
     for k in range(kills + 1):
         child = context.Process(target=_child, args=(str(tmp_path), kills))
         child.start()

@@ -94,7 +94,7 @@ def test_what_is_planned_is_charged_and_read(
     for number in (1, 2):
         weights = answer_request(site, ask(config, number, weights)).weights
     plan = plan_for(config)
-    assert {one.name: one.steps for one in plan.releases()} == {kind: read.count(kind) for kind in set(read)}
+    assert {one.mechanism.kind: one.steps for one in plan.releases()} == {kind: read.count(kind) for kind in set(read)}
     assert history(tmp_path) == plan.history()
     assert set(read) == ({"gradient", "meta", "feature"} if expected.meta else {"gradient"})
 
@@ -102,9 +102,9 @@ def test_what_is_planned_is_charged_and_read(
 def test_pseudo_labels_that_nothing_uses_are_not_charged() -> None:
     unused = ("method={name: null, source: pseudo-label, loss: scr, batch: 4, buffer: 1}", "model.trainable=head")
     assert reads(made(*unused)) == NOTHING_MORE
-    assert [one.name for one in plan_for(made(*unused)).releases()] == ["gradient"]
+    assert [one.mechanism.kind for one in plan_for(made(*unused)).releases()] == ["gradient"]
     used = made("method={name: null, source: pseudo-label, loss: scr, batch: 4, buffer: 1}")
-    assert [one.name for one in plan_for(used).releases()] == ["gradient", "pseudo-label"]
+    assert [one.mechanism.kind for one in plan_for(used).releases()] == ["gradient", "pseudo-label"]
 
 
 def test_the_classifier_at_hand_is_asked_where_there_is_one() -> None:

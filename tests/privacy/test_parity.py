@@ -142,10 +142,10 @@ def test_release_a_is_opacus_on_the_same_draw_and_noise(name: str, mode: str) ->
         theirs = opacus(private.x[batch], private.y[batch])
         opacus.close()
     flat = torch.cat([theirs[name].flatten() for name in mine]).numpy()
-    noised = torch.from_numpy(Known(batch, seed=3).add(flat, private.settings.sigma_gradient * bound))
-    noised /= private.settings.q * private.settings.public_size
+    noised = torch.from_numpy(Known(batch, seed=3).add(flat, private.settings.plan.sigma_gradient * bound))
+    noised /= private.settings.plan.q * private.settings.plan.public_size
     found = torch.cat([g.flatten() for g in mine.values()])
-    largest = float(np.abs(flat).max()) / (private.settings.q * private.settings.public_size)
+    largest = float(np.abs(flat).max()) / (private.settings.plan.q * private.settings.plan.public_size)
     assert float((found - noised).abs().max()) < 3e-5 * largest
     loss = torch.nn.functional.cross_entropy(model(private.x[batch]), private.y[batch], reduction="sum")
     unclipped = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))])

@@ -139,7 +139,7 @@ def test_the_clip_of_1e_30_that_once_let_images_through_is_refused_everywhere() 
     assert Code.CLIP in decide(Policy.model_validate(owner), Request.of(small)).codes  # the installed default alone
     assert Code.CLIP not in decide(Policy.model_validate({**owner, "min_clip": 0.01, "max_clip": 1.0}), Request.of(small)).codes
     with pytest.raises(ValueError, match="sensitivity"):
-        replace(SETTINGS.mechanism("gradient"), sensitivity=1e-30)
+        replace(SETTINGS.mechanisms()["gradient"], sensitivity=1e-30)
 
 
 def test_even_at_that_clip_nothing_but_noise_would_come_out(monkeypatch: pytest.MonkeyPatch) -> None:

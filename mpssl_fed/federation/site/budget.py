@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,16 +20,13 @@ from mpssl_fed.privacy.build import private_data
 from mpssl_fed.privacy.filter import BudgetExceededError, RenyiFilter, admit_round, admit_run
 from mpssl_fed.privacy.ledger import Identities, Ledger
 from mpssl_fed.privacy.ledger_files import LedgerError, OutsidePlanError
-from mpssl_fed.privacy.mechanism import Kind
+from mpssl_fed.privacy.mechanism import Charge, Kind
 from mpssl_fed.privacy.noise import Noise
 from mpssl_fed.privacy.per_unit import units_of
 from mpssl_fed.privacy.plan import Plan, plan_for
 from mpssl_fed.privacy.policy import Decision, Policy, Request, decide
 
 log = logging.getLogger("mpssl_fed.site")
-
-Charge = Callable[[Kind, float, float], None]
-"""Takes (kind, sigma, q) of a release before it is drawn; what it raises stops it."""
 
 
 @dataclass(frozen=True)
@@ -200,7 +197,7 @@ def policy_budget(
     except (UserError, ArithmeticError, ValueError) as error:  # an accountant at the edge of its numbers: no price, no plan
         log.warning("declined (plan): %s", error)
         raise Refusal("plan") from error
-    granted(min(release.sigma for release in plan.releases()))
+    granted(min(one.sigma for one in plan.mechanisms().values()))
     return Budget(config, books, plan, RenyiFilter(policy.max_epsilon, policy.delta))
 
 
