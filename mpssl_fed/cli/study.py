@@ -35,7 +35,6 @@ def study(
         str | None, typer.Option(metavar="PATH", help="Folder of the study; default: the file's, else runs/STUDY.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Run finished cells again too.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where the study stopped; it always does.")] = False,  # noqa: ARG001
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and print the plan; run nothing.")] = False,
 ) -> None:
     """Compare settings over seeds: run a grid of configs, then write report.html, results.csv and results.md.

@@ -54,7 +54,7 @@ class Partition(Section):
     name: str = Field("iid", description="iid, dirichlet, pathological, quantity, or a plug-in.")
     alpha: float | None = Field(None, gt=0, description="dirichlet: concentration; small is skewed (default 0.3).")
     min_per_site: int | None = Field(None, ge=0, description="dirichlet, quantity: fewest images per site (default 1).")
-    classes_per_site: int | None = Field(None, ge=1, description="pathological: classes a site (default 2).")
+    classes_per_site: int | None = Field(None, ge=1, description="pathological: classes per site (default 2).")
     skew: float | None = Field(None, ge=0, description="quantity: exponent of the power law of site sizes (default 1).")
     options: dict[str, Any] = Field({}, description="Options of a plug-in partitioner.")
 

@@ -1,16 +1,12 @@
-"""Who holds what: counts of labels by site, as an array, as text and as stacked bars."""
+"""Who holds what: counts of labels by site, as an array and as text."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mpssl_fed.names import distinct, shown, width
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 WIDEST = 16  # classes that still get a column each in a terminal
 COLUMN = 9  # columns of a terminal that a class's name may take at the head of its own
@@ -45,33 +41,7 @@ def describe_partition(y: np.ndarray, parts: Sequence[np.ndarray], classes: Sequ
     sizes = table.sum(1)
     held = (table > 0).sum(1)
     summary = (
-        f"{len(table)} sites hold {sizes.sum()} labelled images: {sizes.min()} to {sizes.max()} a site, "
-        f"{held.min()} to {held.max()} of {len(classes)} classes a site"
+        f"{len(table)} sites hold {sizes.sum()} labelled images: {sizes.min()} to {sizes.max()} per site, "
+        f"{held.min()} to {held.max()} of {len(classes)} classes per site"
     )
     return "\n".join([*lines, *whole, summary])
-
-
-def plot_labels(table: np.ndarray, classes: Sequence[str]) -> Figure:
-    """Return stacked bars of the counts [sites, K], one bar a site, one colour a class."""
-    from matplotlib import colormaps  # half a second that a site, which never plots, need not spend
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    sites, k = table.shape
-    figure = Figure(figsize=(max(4.0, min(16.0, 2.5 + 0.35 * sites)), 3.6), layout="constrained")
-    axes = figure.add_subplot()
-    colours = colormaps["tab20" if k > 10 else "tab10"]
-    bottom = np.zeros(sites)
-    for label in range(k):
-        colour = colours(label % 20) if k <= 20 else colormaps["turbo"](label / (k - 1))
-        axes.bar(np.arange(sites), table[:, label], bottom=bottom, color=colour, label=f"{label}", width=0.8)
-        bottom += table[:, label]
-    axes.set(xlabel="site", ylabel="labelled images", xlim=(-0.6, sites - 0.4))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if k <= 20:
-        handles, _ = axes.get_legend_handles_labels()
-        names = distinct(classes, 24)
-        legend = axes.legend(handles[::-1], names[::-1], fontsize="x-small", loc="center left", bbox_to_anchor=(1.0, 0.5))
-        for text in legend.get_texts():
-            text.set_parse_math(False)
-    return figure
