@@ -213,13 +213,13 @@ def test_an_ascii_terminal_gets_what_it_can_show(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sys, "stdout", shown)
     monkeypatch.setattr(sys, "stderr", said)
     for words in (
-        ["study", "demo", "seeds=1", "--dry-run", "--output", f"{tmp_path}/käse"],
+        ["study", "demo", "method.augment=[weak,half-strong]", "seeds=1", "--dry-run", "--output", f"{tmp_path}/käse"],
         ["predict", f"{tmp_path}/\udcff", "x.png"],
     ):
         monkeypatch.setattr(sys, "argv", ["mpssl-fed", *words])
         with pytest.raises(SystemExit):
             main()
-    assert b"weak - base" in shown.buffer.getvalue()  # type: ignore[attr-defined]
+    assert b"base - weak" in shown.buffer.getvalue()  # type: ignore[attr-defined]
     assert b"k\\xe4se" in shown.buffer.getvalue()  # type: ignore[attr-defined]
     assert b"/\\xff" in said.buffer.getvalue()  # type: ignore[attr-defined]
 

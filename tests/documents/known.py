@@ -21,6 +21,7 @@ SECTIONS_ELSEWHERE = {
 
 COMMANDS_ELSEWHERE = {
     ("README.md", "make test"): "is what runs this test",
+    ("docs/studies.md", "mpssl-fed study methods-one-site"): "takes hours: tests/test_shipped_configs.py runs an arm of it",
     (
         "README.md",
         'flwr run . --stream --federation-config "num-supernodes=4 client-resources-num-cpus=1"',
