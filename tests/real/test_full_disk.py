@@ -14,7 +14,7 @@ from mpssl_fed.runs.reader import read_history, read_manifest
 from tests.patience import PATIENCE_S, wait_for
 from tests.real.sites import alive, deploy, fill, small_disk
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")]
 ROUNDS = {"sites": 2, "rounds": 3, "local_steps": 2, "join_deadline_s": PATIENCE_S, "deadline_s": PATIENCE_S}
 
 
@@ -36,7 +36,6 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, output
 
 
-@pytest.mark.slow
 def test_disk_full_at_the_server_in_the_middle(here: Path, disk: Path) -> None:
     """Not one byte is left after round 1, not even for the manifest; with room again the run goes on."""
     running, run = deploy(here, ROUNDS, "--output", str(disk / "run")), disk / "run"

@@ -9,11 +9,15 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from mpssl_fed.deployment.rehearsal import Deployment
 from mpssl_fed.runs import checkpoint
 from mpssl_fed.runs.reader import read_manifest
 from tests.patience import wait_for
 from tests.real.sites import Serving, Story, tiny
+
+pytestmark = pytest.mark.slow
 
 
 def fair_deadline() -> float:
