@@ -75,6 +75,14 @@ def _replace(path: Path, data: bytes, mode: int) -> None:
         os.close(folder)
 
 
+def read_text(file: Path) -> str:
+    """Return a plain file's text; UserError that names it where it is not UTF-8."""
+    try:
+        return plain_file(file).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not text in UTF-8 ({error}); it is damaged") from error
+
+
 def parse_json(text: str | bytes) -> Any:
     """Return what a JSON text says; ValueError for what is none, a key given twice, and nesting that no reader here takes."""
     try:

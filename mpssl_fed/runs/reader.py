@@ -9,7 +9,7 @@ from typing import Any
 
 from mpssl_fed.config import Config, load, read_mapping
 from mpssl_fed.errors import UserError
-from mpssl_fed.files import parse_json, plain_file
+from mpssl_fed.files import parse_json, read_text
 from mpssl_fed.runs.rounds import Round, is_number, read_rounds
 
 MANIFEST, CONFIG, MODEL = "manifest.json", "config.yaml", "model.safetensors"
@@ -46,7 +46,7 @@ class RunReader:
     @property
     def config_text(self) -> str:
         """The text of config.yaml."""
-        return _text(self.path / CONFIG)
+        return read_text(self.path / CONFIG)
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def read_diagnosis(folder: Path) -> dict[str, Any] | None:
 def read_json(file: Path) -> dict[str, Any]:
     """Return the object in a JSON file; UserError when it cannot be read, is cut or holds something else."""
     try:
-        content = parse_json(_text(file))
+        content = parse_json(read_text(file))
     except ValueError as error:
         raise UserError(f"{file}: not valid JSON ({error}); it is damaged or cut") from error
     if not isinstance(content, dict):
@@ -153,15 +153,8 @@ def read_config(folder: Path) -> Config:
     if not file.is_file():
         raise UserError(f"{folder}: not a run directory (no {CONFIG})")
     cut = [key for key in Config.model_fields if key not in read_mapping(file)]
-    if cut or not _text(file).endswith("\n"):
+    if cut or not read_text(file).endswith("\n"):
         raise UserError(
             f"{file}: it is cut or was edited: {f'no {cut[0]}' if cut else 'its last line has no end'}; a run spells every key out"
         )
     return load(file)
-
-
-def _text(file: Path) -> str:
-    try:
-        return plain_file(file).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: not text in UTF-8 ({error}); it is damaged") from error

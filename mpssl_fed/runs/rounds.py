@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mpssl_fed.errors import UserError
-from mpssl_fed.files import parse_json, plain_file
+from mpssl_fed.files import parse_json, read_text
 
 COUNTS = ("round", "sites_asked", "sites_answered", "missing")
 MEASURES = ("test_accuracy", "test_loss", "train_loss", "generated")
@@ -98,11 +98,7 @@ History = Sequence[Round]
 
 def read_rounds(file: Path) -> list[Round]:
     """Return the rounds of a metrics.jsonl; a last line cut by a kill is left out. UserError for a damaged one before."""
-    try:
-        text = plain_file(file).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: not text in UTF-8 ({error}); it is damaged") from error
-    lines = [line for line in text.splitlines() if line.strip()]
+    lines = [line for line in read_text(file).splitlines() if line.strip()]
     rounds = []
     for number, line in enumerate(lines, start=1):
         try:
