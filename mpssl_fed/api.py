@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,9 +114,8 @@ def load(run: Run | str | Path) -> Classifier:
 
 
 def client_app() -> ClientApp:
-    """Return the ClientApp, the same object that ``flwr run`` starts at a node."""
-    from clients.app import app
-
+    """Return the ClientApp of ``clients/app.py``, which ``flwr run`` starts at a node."""
+    app: ClientApp = importlib.import_module("mpssl_fed.flower_app.clients.app").app
     return app
 
 

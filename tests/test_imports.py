@@ -26,7 +26,7 @@ LEVELS = (
     {"federation"},
     {"deployment", "trained"},
     {"report"},
-    {"clients", "server"},
+    {"clients", "server", "flower_app"},
     {"audit"},
     {"api"},
     {"study", "doctor"},

@@ -165,10 +165,15 @@ def _with_bundle(fields: dict[str, Any], name: str, sets: dict[str, Any], path: 
     return filled
 
 
+def app_folder() -> Path:
+    """Return the folder of the Flower app, ``clients/``, ``server/``, ``configs/`` and a pyproject: packaged, or the checkout."""
+    packaged = Path(__file__).parents[1] / "flower_app"
+    return packaged if (packaged / "pyproject.toml").is_file() else Path(__file__).parents[2]
+
+
 def config_folder() -> Path:
-    """Return the folder of the configs that ship with the toolkit: in the wheel, or ``configs/`` of a checkout."""
-    packaged = Path(__file__).parents[1] / "configs"
-    return packaged if packaged.is_dir() else Path(__file__).parents[2] / "configs"
+    """Return the folder of the configs that ship with the toolkit."""
+    return app_folder() / "configs"
 
 
 def find(path: str | Path) -> Path:
