@@ -26,7 +26,7 @@ from mpssl_fed.method.build import build_learner
 from mpssl_fed.method.private_data import ExactPrivateData, FeatureMeans, PrivateData
 from mpssl_fed.method.views import Views
 from mpssl_fed.models import Classifier, Params
-from mpssl_fed.privacy import per_unit
+from mpssl_fed.privacy import clipping
 from mpssl_fed.privacy.build import exact_beside, labelled_view, release_settings, speed_of
 from mpssl_fed.privacy.mechanism import Answer, Kind
 from mpssl_fed.privacy.noise import Noise, noise_source
@@ -93,11 +93,11 @@ class Canaries:
         Canary i lies on coordinate i modulo the length of the sums put together.
         """
         flat = torch.cat([part.flatten() for part in sums])
-        for some in drawn.split(CHUNK):
+        for some in torch.split(drawn, CHUNK):
             rows = torch.diag(torch.full((len(some),), LENGTH * (bound or 1.0), dtype=flat.dtype))
-            sizes = rows.sum(0) if bound is None else per_unit.clip_and_sum([rows], bound)[0]
+            sizes = rows.sum(0) if bound is None else clipping.clip_and_sum([rows], bound)[0]
             flat.index_add_(0, (some % len(flat)).to(flat.device), (sizes * self.signs[some]).to(flat))
-        return [part.view(old.shape) for part, old in zip(flat.split([s.numel() for s in sums]), sums, strict=True)]
+        return [part.view(old.shape) for part, old in zip(torch.split(flat, [s.numel() for s in sums]), sums, strict=True)]
 
     def see(self, kind: str, answer: Tensor, size: float, std: float) -> None:
         """Note a sum in which a canary moves its coordinate by ``size`` and noise of ``std`` lies."""

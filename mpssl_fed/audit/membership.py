@@ -53,7 +53,7 @@ def confidence(classifier: Classifier, images: Images) -> NDArray[np.float64]:
     where = classifier.head.weight
     classifier.eval()
     parts = []
-    for rows in torch.arange(len(images)).split(BATCH):
+    for rows in torch.split(torch.arange(len(images)), BATCH):
         some = images.take(rows)
         log_p = classifier(_centre(some.floats(where.device).to(where.dtype), classifier.size)).double().log_softmax(1)
         true = log_p.gather(1, some.y.to(where.device).unsqueeze(1)).squeeze(1)

@@ -50,7 +50,7 @@ def fit(
         for done in range(1, steps + 1):
             loss = loss_of(done)
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.autograd.backward(loss)
             optimiser.step()
             rate.step()
             # A young average follows closely, so that a short run is not its random start.

@@ -162,10 +162,12 @@ def quality(generator: Generator, classifier: nn.Module, bank: GlyphBank, seed: 
     y = torch.arange(count).repeat(per_class)
     labels = F.one_hot(y, count).float()
     z = generator.sample_z(len(y), rng)
-    samples = torch.cat([generator(a, b) for a, b in zip(z.split(256), labels.split(256), strict=True)]).mean(1, keepdim=True)
-    right = (torch.cat([classifier(part) for part in samples.split(256)]).argmax(1) == y).float()
+    samples = torch.cat([generator(a, b) for a, b in zip(torch.split(z, 256), torch.split(labels, 256), strict=True)]).mean(
+        1, keepdim=True
+    )
+    right = (torch.cat([classifier(part) for part in torch.split(samples, 256)]).argmax(1) == y).float()
     renders, truth, _, _ = RenderStream(bank, rng).draw(len(y))
-    rendered = (torch.cat([classifier(part) for part in renders.split(256)]).argmax(1) == truth).float()
+    rendered = (torch.cat([classifier(part) for part in torch.split(renders, 256)]).argmax(1) == truth).float()
     by_class = torch.stack([right[y == c].mean() for c in range(count)])
     return {
         "sample_accuracy": round(right.mean().item(), 4),

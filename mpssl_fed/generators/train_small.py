@@ -136,7 +136,7 @@ class _VQVAE(_Training):
             if step < warm:
                 return ink_loss(sampler.decoder(codes), x)
             chosen = nearest(codes, sampler.codebook)
-            self.used[chosen.unique()] = True
+            self.used[chosen] = True
             quantised = sampler.codebook[chosen].movedim(-1, 1)
             pull = F.mse_loss(quantised, codes.detach()) + COMMITMENT * F.mse_loss(codes, quantised.detach())
             return ink_loss(sampler.decoder(codes + (quantised - codes).detach()), x) + pull  # straight-through
@@ -156,7 +156,7 @@ class _VQVAE(_Training):
 
         prior = _weights(sampler.label, sampler.mix, sampler.spread, sampler.refine, self.fonts)
         fitted = self.stage(prior, self.settings.iterations, predict, report)
-        used = nearest(self.encoder(self.pool.x(slice(0, 2000))), sampler.codebook).unique().numel()
+        used = len(torch.unique(nearest(self.encoder(self.pool.x(slice(0, 2000))), sampler.codebook)))
         return {**fitted.record(), "reconstruction_loss": reconstruction, "codes_used": used}
 
     @torch.no_grad()
@@ -195,7 +195,10 @@ class _Flow(_Training):
         everyone = F.one_hot(self.pool.y, self.pool.classes).float()
         with torch.no_grad():
             arrived = torch.cat(
-                [sampler.flow(a, b, TEACHER_STEPS) for a, b in zip(noise.split(1000), everyone.split(1000), strict=True)]
+                [
+                    sampler.flow(a, b, TEACHER_STEPS)
+                    for a, b in zip(torch.split(noise, 1000), torch.split(everyone, 1000), strict=True)
+                ]
             )
 
         def straighten(_: int, index: Tensor) -> Tensor:
@@ -215,7 +218,8 @@ class _Flow(_Training):
         scale = values.flip(0)[: self.width].clamp_min(1e-8).pow(0.25)
         self.sampler.mean.copy_(mean)
         self.sampler.basis.copy_((top * scale).T)
-        return ((flat - mean) @ (top / scale)).float()
+        coordinates: Tensor = (flat - mean) @ (top / scale)
+        return coordinates.float()
 
     def _match(self, noise: Tensor, image: Tensor, label: Tensor) -> Tensor:
         t = torch.rand(len(noise), 1, generator=self.rng)

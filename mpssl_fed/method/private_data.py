@@ -128,13 +128,13 @@ class ExactPrivateData:
     @torch.no_grad()
     def foundation_labels(self, foundation: nn.Module) -> Tensor:
         """Return softmax(foundation(x)) [n, K_F], one row for each image of D_train."""
-        parts = [foundation(self.plain(x)).softmax(1) for x in self.train[0].split(4 * self.batch_size)]
+        parts = [foundation(self.plain(x)).softmax(1) for x in torch.split(self.train[0], 4 * self.batch_size)]
         return torch.cat(parts)
 
     @torch.no_grad()
     def _means(self, psi: Params, index: Tensor, per_class: bool) -> FeatureMeans:
         with self.classifier.running_statistics():
-            parts = [self.classifier.features(psi, self.plain(self.train[0][i])) for i in index.split(4 * self.batch_size)]
+            parts = [self.classifier.features(psi, self.plain(self.train[0][i])) for i in torch.split(index, 4 * self.batch_size)]
         features, y = torch.cat(parts), self.train[1][index]  # [n, d]
         rows = len(self.classifier.classes) if per_class else 1
         values, present = group_means(features, y if per_class else torch.zeros_like(y), rows)

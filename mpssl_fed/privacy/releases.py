@@ -245,7 +245,7 @@ class DPPrivateData:
         sums = total([self.units[i] for i in drawn if i < len(self.units)])
         flat = torch.cat([part.flatten() for part in sums]).cpu().double().numpy()
         answer = torch.from_numpy(mechanism.answer(flat, self.noise)).to(self.x.dtype).to(self.x.device)
-        parts = answer.split([part.numel() for part in sums])
+        parts = torch.split(answer, [part.numel() for part in sums])
         return Answer([a.view(part.shape) for a, part in zip(parts, sums, strict=True)], mechanism)
 
 

@@ -109,7 +109,7 @@ def _views(body: Any, views: Views, x: Tensor, seed: int) -> dict[str, float]:
 
 
 def _features(body: Any, x: Tensor) -> Tensor:
-    return torch.cat([body(part) for part in x.split(64)]).double().cpu()
+    return torch.cat([body(part) for part in torch.split(x, 64)]).double().cpu()
 
 
 def _synthetic(folder: Path) -> Tensor | None:
