@@ -37,6 +37,10 @@ class FeatureMeans:
 class PrivateData(Protocol):
     """What the training step may ask of a site's images. Every answer is exact, or a release under differential privacy."""
 
+    @property
+    def last_loss(self) -> float | None:
+        """The supervised loss of the latest read, for the progress line; None of a release, which tells no loss."""
+
     def class_weights(self) -> Tensor:
         """Return the weight of each task class [K], on the CPU: the share of the training labels, or public numbers."""
 
@@ -64,9 +68,10 @@ class ExactPrivateData:
 
     split: the site's labelled images; augment: augmentation of the labelled batch, and of an image that is validated on though
     it is trained on; plain: what an image that is not augmented passes (a centre crop where it is stored larger than the
-    classifier's input); batch_size: images a read (all of them where the site has fewer). ``last_loss`` is the supervised loss of
-    the latest read, for the progress line.
+    classifier's input); batch_size: images a read (all of them where the site has fewer).
     """
+
+    last_loss: float | None
 
     def __init__(
         self,
@@ -85,7 +90,7 @@ class ExactPrivateData:
         self.val = self.train if split.val is split.train else self._loaded(split.val)
         self.again = torch.from_numpy(split.again).to(self.val[1].device)
         self._labels = split.train.y
-        self.last_loss = float("nan")
+        self.last_loss = None
         self.begin_round(torch.Generator().manual_seed(0), torch.Generator().manual_seed(1))
 
     def begin_round(self, rng: torch.Generator, augment_rng: torch.Generator) -> None:

@@ -110,6 +110,8 @@ class DPPrivateData:
     Raises UserError for BatchNorm, or a body without GroupNorm where (b) lives on its scales and shifts.
     """
 
+    last_loss: None = None
+
     def __init__(
         self,
         classifier: Classifier,
@@ -251,6 +253,8 @@ class DPPrivateData:
 
 class LabelledStepPrivateData:
     """Scope ``labelled-step``: (a) is a release, (b) and (c) are EXACT reads of private images that no epsilon covers."""
+
+    last_loss: None = None
 
     def __init__(self, released: DPPrivateData, exact: ExactPrivateData) -> None:
         self._released, self._exact = released, exact

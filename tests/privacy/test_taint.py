@@ -184,5 +184,5 @@ def test_a_plan_pays_for_what_is_released(method: str, trainable: str) -> None:
 def test_no_private_metric_exists(scope: str) -> None:
     config = config_of("base", f"privacy.scope={scope}")
     assert all("loss" not in metrics for metrics in train(config, digits(20), FastNoise()).metrics)
-    assert not hasattr(DPPrivateData, "last_loss")
-    assert not hasattr(LabelledStepPrivateData, "last_loss")
+    assert DPPrivateData.last_loss is None
+    assert LabelledStepPrivateData.last_loss is None
