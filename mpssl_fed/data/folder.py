@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from mpssl_fed.config.data import Fit
 from mpssl_fed.data.base import DATASETS, Dataset, Images, split_by_key
 from mpssl_fed.data.classes import class_name, class_of, refuse_alike
 from mpssl_fed.data.decode import SUFFIXES
 from mpssl_fed.data.listing import Digests, Files, Listing, note_leaks, once, to_images
-from mpssl_fed.data.preparation import Fit, Preparation
+from mpssl_fed.data.preparation import Preparation
 from mpssl_fed.data.site_csv import load_site_csv, site_csv
 from mpssl_fed.data.subjects import refuse_lookalikes, refuse_on_both_sides, subject_name
 from mpssl_fed.data.walk import BESIDE, DEAD, DEEP, FAR, LOOP, OTHER, SPECIAL, Skipped, deep_images, entries, without_loops

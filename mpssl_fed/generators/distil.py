@@ -17,7 +17,7 @@ from pytorch_pretrained_biggan import BigGAN, BigGANConfig
 from pytorch_pretrained_biggan.model import BigGANBatchNorm
 from torch import Tensor, nn
 
-from mpssl_fed.generators.fit import Report, fit, ink_loss
+from mpssl_fed.generators.fit import Course, Report, fit, ink_loss
 from mpssl_fed.generators.glyphs import IMAGE_SIZE, NUISANCES, GlyphBank, render
 from mpssl_fed.seeds import seed_of, torch_rng
 
@@ -59,7 +59,7 @@ class DistilSettings:
         }
 
 
-class BatchStatistics(BigGANBatchNorm):
+class BatchStatistics(BigGANBatchNorm):  # type: ignore[misc]  # its package has no types
     """BigGANBatchNorm with the statistics of the batch at hand; the same parameters and buffers, and it keeps the last."""
 
     last: tuple[Tensor, Tensor]
@@ -92,7 +92,8 @@ def truncated_normal(rng: torch.Generator, *shape: int) -> Tensor:
     """Return N(0, 1) cut at 2 by the inverse distribution function."""
     edge = torch.special.ndtr(torch.tensor(CUT, dtype=torch.float64))
     uniform = torch.rand(*shape, generator=rng, dtype=torch.float64)
-    return torch.special.ndtri((1 - edge) + uniform * (2 * edge - 1)).clamp(-CUT, CUT).float()
+    z: Tensor = torch.special.ndtri((1 - edge) + uniform * (2 * edge - 1))
+    return z.clamp(-CUT, CUT).float()
 
 
 class RenderStream:
@@ -135,7 +136,7 @@ class FontEmbedding(nn.Module):
         centred = raw - raw.mean(0)
         width = self.raw.shape[1]
         covariance = centred.T @ centred / len(centred) + 1e-3 * torch.eye(width, dtype=centred.dtype)
-        white = torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), centred.T, upper=False).T
+        white: Tensor = torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), centred.T, upper=False).T
         return (math.sqrt(1 - EMBEDDING_NOISE**2) * white).float()
 
 
@@ -175,12 +176,14 @@ def _train(
     with batch_statistics(model):
         fitted = fit(
             [*model.parameters(), *fonts.parameters()],
-            settings.iterations,
             loss_of,
-            lambda i: 0.5 + 0.5 * math.cos(math.pi * max(0.0, i / half - 1)) if i else 0.1,
-            learning_rate=settings.learning_rate,
-            ema=settings.ema,
-            report=report,
+            Course(
+                settings.iterations,
+                settings.learning_rate,
+                lambda i: 0.5 + 0.5 * math.cos(math.pi * max(0.0, i / half - 1)) if i else 0.1,
+                settings.ema,
+            ),
+            report,
         )
     with torch.no_grad():
         for weight, mean in zip(average.parameters(), fitted.average, strict=False):  # the fonts' average is not kept

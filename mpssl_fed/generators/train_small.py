@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mpssl_fed.generators.diffusion import FewStepFlow
 from mpssl_fed.generators.distil import EMBEDDING_NOISE, FontEmbedding, RenderStream, round_to_half, truncated_normal
-from mpssl_fed.generators.fit import Fitted, Report, fit, ink_loss
+from mpssl_fed.generators.fit import Course, Fitted, Report, fit, ink_loss
 from mpssl_fed.generators.glyphs import IMAGE_SIZE, NUISANCES, GlyphBank
 from mpssl_fed.generators.small import build_sampler
 from mpssl_fed.generators.vqvae import Encoder, VQSampler, nearest
@@ -100,15 +100,10 @@ class _Training:
         def on_batch(step: int) -> Tensor:
             return loss_of(step, torch.randint(len(self.pool.y), (self.settings.batch,), generator=self.rng))
 
-        fitted = fit(
-            weights,
-            steps,
-            on_batch,
-            lambda i: 0.5 + 0.5 * math.cos(math.pi * i / steps),
-            learning_rate=self.settings.learning_rate,
-            ema=self.settings.ema,
-            report=report,
-        )
+        def scale(step: int) -> float:
+            return 0.5 + 0.5 * math.cos(math.pi * step / steps)
+
+        fitted = fit(weights, on_batch, Course(steps, self.settings.learning_rate, scale, self.settings.ema), report)
         with torch.no_grad():
             torch._foreach_copy_(weights, fitted.average)
         return fitted
@@ -136,7 +131,7 @@ class _VQVAE(_Training):
             if step < warm:
                 return ink_loss(sampler.decoder(codes), x)
             chosen = nearest(codes, sampler.codebook)
-            self.used[chosen.unique()] = True
+            self.used[chosen] = True
             quantised = sampler.codebook[chosen].movedim(-1, 1)
             pull = F.mse_loss(quantised, codes.detach()) + COMMITMENT * F.mse_loss(codes, quantised.detach())
             return ink_loss(sampler.decoder(codes + (quantised - codes).detach()), x) + pull  # straight-through
@@ -156,7 +151,7 @@ class _VQVAE(_Training):
 
         prior = _weights(sampler.label, sampler.mix, sampler.spread, sampler.refine, self.fonts)
         fitted = self.stage(prior, self.settings.iterations, predict, report)
-        used = nearest(self.encoder(self.pool.x(slice(0, 2000))), sampler.codebook).unique().numel()
+        used = len(torch.unique(nearest(self.encoder(self.pool.x(slice(0, 2000))), sampler.codebook)))
         return {**fitted.record(), "reconstruction_loss": reconstruction, "codes_used": used}
 
     @torch.no_grad()
@@ -195,7 +190,10 @@ class _Flow(_Training):
         everyone = F.one_hot(self.pool.y, self.pool.classes).float()
         with torch.no_grad():
             arrived = torch.cat(
-                [sampler.flow(a, b, TEACHER_STEPS) for a, b in zip(noise.split(1000), everyone.split(1000), strict=True)]
+                [
+                    sampler.flow(a, b, TEACHER_STEPS)
+                    for a, b in zip(torch.split(noise, 1000), torch.split(everyone, 1000), strict=True)
+                ]
             )
 
         def straighten(_: int, index: Tensor) -> Tensor:
@@ -215,7 +213,8 @@ class _Flow(_Training):
         scale = values.flip(0)[: self.width].clamp_min(1e-8).pow(0.25)
         self.sampler.mean.copy_(mean)
         self.sampler.basis.copy_((top * scale).T)
-        return ((flat - mean) @ (top / scale)).float()
+        coordinates: Tensor = (flat - mean) @ (top / scale)
+        return coordinates.float()
 
     def _match(self, noise: Tensor, image: Tensor, label: Tensor) -> Tensor:
         t = torch.rand(len(noise), 1, generator=self.rng)

@@ -90,7 +90,7 @@ class _Trainer:
             x, y = self._batch(sources, targets, settings.batch, rng)
             loss = F.cross_entropy(head(self.classifier.body(self.augment(x, view_rng))), y)
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.autograd.backward(loss)
             optimiser.step()
             self.report(stage, step + 1, settings.steps)
         for parameter in self.classifier.parameters():

@@ -248,4 +248,5 @@ def solve_sigma(history_at: Callable[[float], History], target: float, delta: fl
 
 def _round_up(sigma: float) -> float:
     digits = 3 - math.floor(math.log10(sigma))
-    return round(math.ceil(sigma * 10**digits) / 10**digits, max(digits, 0))
+    scale: float = 10**digits
+    return round(math.ceil(sigma * scale) / scale, max(digits, 0))
