@@ -20,16 +20,14 @@ from mpssl_fed.audit.one_run import epsilon_one_run, gaussian_epsilon, mu_one_ru
 from mpssl_fed.audit.uncharged import Uncharged
 from mpssl_fed.config import Config
 from mpssl_fed.config.load import from_mapping, override
-from mpssl_fed.data.datasets import Images
-from mpssl_fed.generators.base import Generator
 from mpssl_fed.method.build import build_learner
+from mpssl_fed.method.parts import Parts
 from mpssl_fed.method.private_data import ExactPrivateData, FeatureMeans, PrivateData
-from mpssl_fed.method.views import Views
-from mpssl_fed.models import Classifier, Params
+from mpssl_fed.models import Params
 from mpssl_fed.privacy import clipping
-from mpssl_fed.privacy.build import exact_beside, labelled_view, release_settings, speed_of
+from mpssl_fed.privacy.build import exact_beside, releases
 from mpssl_fed.privacy.mechanism import Answer, Kind
-from mpssl_fed.privacy.noise import Noise, noise_source
+from mpssl_fed.privacy.noise import Noise
 from mpssl_fed.privacy.plan import plan_for
 from mpssl_fed.privacy.releases import DPPrivateData, LabelledStepPrivateData
 
@@ -204,39 +202,18 @@ def audit_config(config: Config, epsilon: float = 1.0, steps: int = 10) -> Confi
     return from_mapping(fields)
 
 
-def audit_run(
-    config: Config,
-    classifier: Classifier,
-    generator: Generator | None,
-    labelled: Images,
-    flip: bool,
-    m: int = 20_000,
-    seed: int = 0,
-    noise: Noise | None = None,
-) -> CanaryAudit:
-    """Return the audit of one run of ``config`` (see :func:`audit_config`) at a site with these images and m canaries.
+def audit_run(config: Config, parts: Parts, m: int = 20_000, seed: int = 0, noise: Noise | None = None) -> CanaryAudit:
+    """Return the audit of one run of ``config`` (see :func:`audit_config`) at a site with these parts and m canaries.
 
-    seed: who is in; draws and noise are those of a real run, so two audits differ a little. ``classifier`` is trained.
+    seed: who is in; draws and noise are those of a real run, so two audits differ a little. The classifier is trained.
     """
     plan, rng = plan_for(config), np.random.default_rng(seed)
-    canaries, views = Canaries.of(m, rng), Views(flip, classifier.size)
-    released = CanaryPrivateData(
-        canaries,
-        classifier,
-        labelled,
-        labelled_view(config.method.augment, flip, classifier.size),
-        views.plain,
-        release_settings(plan, config.privacy),
-        Uncharged(plan.history()),
-        noise or noise_source(config.privacy.noise),
-        weights=config.privacy.class_weights,
-        speed=speed_of(config.privacy),
-    )
+    canaries = Canaries.of(m, rng)
+    released = releases(config, parts, plan, Uncharged(plan.history()), noise, partial(CanaryPrivateData, canaries))
     private: PrivateData = released
     if plan.scope == "labelled-step":
-        exact = exact_beside(config, classifier, labelled, views, partial(CanaryExactData, canaries, rng))
-        private = LabelledStepPrivateData(released, exact)
-    build_learner(config, classifier, generator, labelled, flip=flip, site=0, private=private).train(1)
+        private = LabelledStepPrivateData(released, exact_beside(config, parts, partial(CanaryExactData, canaries, rng)))
+    build_learner(config, parts, site=0, private=private).train(1)
 
     def bound(scores: Tensor) -> float:
         return gaussian_epsilon(mu_one_run(scores.numpy(), canaries.included), plan.delta)

@@ -24,12 +24,12 @@ from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.site.site import build_site_learner
 from mpssl_fed.federation.site.state import SiteState
+from mpssl_fed.method.parts import Parts
 from mpssl_fed.method.views import Views
 from mpssl_fed.models import Classifier
 from mpssl_fed.privacy import accounting
-from mpssl_fed.privacy.build import labelled_view, release_settings, speed_of
+from mpssl_fed.privacy.build import releases
 from mpssl_fed.privacy.mechanism import Kind
-from mpssl_fed.privacy.noise import noise_source
 from mpssl_fed.privacy.plan import Plan, plan_for
 from mpssl_fed.privacy.releases import DPPrivateData
 from mpssl_fed.runs.manifest import now
@@ -104,7 +104,7 @@ def mechanism(audited: Audited) -> Section:
             continue
         audited.tell(f"mechanism: {audited.trials} trials of release {kind}")
         claimed = accounting.epsilon({(release.mechanism.sigma, 1.0): 1}, plan.delta)
-        found = audit_release(private, kind, private.classifier.theta(), claimed, plan.delta, trials=audited.trials)
+        found = audit_release(private, kind, claimed, plan.delta, trials=audited.trials)
         lines.append(
             Line(
                 f"one release of the {kind}, sigma {release.mechanism.sigma:.3g}, whole data set",
@@ -126,8 +126,8 @@ def canary(audited: Audited) -> Section:
     """One run with canaries among the units, at epsilon 1, where one run can contradict a claim."""
     config = audit_config(audited.config)
     audited.tell(f"canary: a run with {audited.canaries} canaries at epsilon 1")
-    classifier = parts.initial_classifier(config)
-    found = audit_run(config, classifier, parts.generator(config), audited.labelled, audited.flip, audited.canaries, audited.seed)
+    site = Parts(audited.labelled, parts.initial_classifier(config), parts.generator(config), audited.flip)
+    found = audit_run(config, site, audited.canaries, audited.seed)
     lines = [Line(f"one run with canaries, scope {found.scope}, all reads", found.claimed, found.lower_bound, "", not found.passed)]
     lines += [
         Line(f"  read '{kind}' alone", found.claimed, bound, "", bound > found.claimed) for kind, bound in found.reads.items()
@@ -185,7 +185,7 @@ def samples(audited: Audited) -> Section:
     latents = SiteState(audited.folder / str(audited.site)).latest(audited.run_id)
     drawn = None
     if latents is not None:
-        learner = build_site_learner(audited.config, parts.Parts.simulated(audited.config, audited.site), audited.site)
+        learner = build_site_learner(audited.config, parts.simulated(audited.config, audited.site), audited.site)
         learner.load_state(latents)
         drawn = learner.samples(SAMPLES)
     if drawn is None:
@@ -274,18 +274,9 @@ def _releases(audited: Audited, plan: Plan, images: Images | None = None, model:
     """Return the releases of a plan at q 1, charged nowhere, around a classifier of their own."""
     config = audited.private
     classifier = model or parts.initial_classifier(config)
-    settings = release_settings(replace(plan, q=1.0), config.privacy)
+    site = Parts(audited.labelled if images is None else images, classifier, None, audited.flip)
     without_end = Uncharged({(one.sigma, 1.0): 10**9 for one in plan.mechanisms().values()})
-    return DPPrivateData(
-        classifier,
-        audited.labelled if images is None else images,
-        labelled_view(config.method.augment, audited.flip, classifier.size),
-        Views(audited.flip, classifier.size).plain,
-        settings,
-        without_end,
-        noise_source(config.privacy.noise),
-        speed=speed_of(config.privacy),
-    )
+    return releases(config, site, replace(plan, q=1.0), without_end)
 
 
 def _some(images: Images, most: int, rng: np.random.Generator) -> Images:

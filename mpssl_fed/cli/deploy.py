@@ -167,6 +167,7 @@ def submit(
 
     server = host_and_port(server, "--server", LINK_PORT)
     folder = Path(resolved.output.dir or default_folder(Path(config).stem)).absolute()
+    kept = resolved.output.model_copy(update={"resume": resume, "overwrite": overwrite})
 
     from mpssl_fed.cli.live import complain, progress, resumable
     from mpssl_fed.deployment import superlink as control
@@ -176,7 +177,7 @@ def submit(
 
     with resumable(), _flower_home() as home:
         flower = control.FlowerCommand(server, ca, home)
-        manifest = submit_run(flower, resolved, folder, home, progress(), resume=resume, overwrite=overwrite)
+        manifest = submit_run(flower, resolved.model_copy(update={"output": kept}), folder, home, progress())
     for line in warning(RunReader(folder)):
         complain(line)
     typer.echo(f"finished   {folder}   accuracy {manifest['result']['test_accuracy']}   its report.html is written there")

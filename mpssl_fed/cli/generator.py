@@ -66,7 +66,7 @@ def pretrain_generator(
     """Train a small class-conditional generator on glyphs rendered from fonts. Ctrl-C keeps what it has learned so far."""
     from mpssl_fed.errors import UserError
     from mpssl_fed.generators.distil import DistilSettings
-    from mpssl_fed.generators.pretrain import pretrain
+    from mpssl_fed.generators.pretrain import GlyphSource, pretrain
     from mpssl_fed.generators.train_small import SmallSettings
 
     kinds = {"biggan": 6000, "vqvae": 4000, "diffusion": 12000}
@@ -84,9 +84,13 @@ def pretrain_generator(
         settings = SmallSettings(kind, iterations, seed)
     with Steps() as steps:
         manifest = pretrain(
-            fonts, classes, out, settings,
-            min_fonts=min_fonts, max_fonts=max_fonts, foundation_steps=foundation_steps, overwrite=overwrite, report=steps.show,
-        )  # fmt: skip
+            GlyphSource(fonts, classes, min_fonts, max_fonts),
+            out,
+            settings,
+            foundation_steps=foundation_steps,
+            overwrite=overwrite,
+            report=steps.show,
+        )
     quality, training = manifest["quality"], manifest["training"]
     early = f" (stopped early, after {training['iterations_done']} iterations)" if training["interrupted"] else ""
     typer.echo(

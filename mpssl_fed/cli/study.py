@@ -15,6 +15,7 @@ from mpssl_fed.errors import UserError, nearest
 from mpssl_fed.study.grid import Plan, load_study
 
 if TYPE_CHECKING:
+    from mpssl_fed.study.folder import Outcome
     from mpssl_fed.study.results import Row
 
 app = typer.Typer()
@@ -49,24 +50,28 @@ def study(
     if dry_run:
         _print_plan(plan, folder, from_csv, console)
         return
-    code = _run(plan, folder, workers or plan.study.workers, executor, from_csv, overwrite, console)
+
+    from mpssl_fed.study.run import run_study
+    from mpssl_fed.study.tuned import settings_words
+
+    settings_words(plan)  # so that a table that cannot be read stops the study now, not its report at the end
+    workers = workers or plan.study.workers
+    code = _told(run_study(plan, folder, workers, executor, from_csv, overwrite), console)  # type: ignore[arg-type]
     if code:
         raise typer.Exit(code)
 
 
-def _run(plan: Plan, folder: Path, workers: int, executor: str, from_csv: Path | None, overwrite: bool, console: Console) -> int:
+def _told(outcome: Outcome, console: Console) -> int:
+    """Write the report of a study that was run, print its tables and return the exit code."""
     from mpssl_fed.report.table import to_terminal
     from mpssl_fed.runs.lock import holding
     from mpssl_fed.study.analysis import analyse
     from mpssl_fed.study.declared import late_words
     from mpssl_fed.study.finding import study_finding
     from mpssl_fed.study.report import PRIMARY, comparison_sections, write_study_report
-    from mpssl_fed.study.run import run_study
     from mpssl_fed.study.tables import comparison_table
-    from mpssl_fed.study.tuned import settings_words
 
-    settings_words(plan)  # so that a table that cannot be read stops the study now, not its report at the end
-    outcome = run_study(plan, folder, workers, executor, from_csv, overwrite)  # type: ignore[arg-type]
+    plan, folder = outcome.plan, outcome.output
     with holding(folder):
         page = write_study_report(outcome)
     found = analyse(outcome)

@@ -114,8 +114,9 @@ class Deployment:
 
     def serve(self, progress: Progress) -> dict[str, Any]:
         """Submit the run, show it as it goes and return its manifest; UserError with the reason when it fails."""
-        flags = {"resume": self.resume, "overwrite": self.overwrite}
-        return submit(self.flower, self.config, self.run, self.home, progress, **flags, alive=self._supervise)
+        output = self.config.output.model_copy(update={"resume": self.resume, "overwrite": self.overwrite})
+        config = self.config.model_copy(update={"output": output})
+        return submit(self.flower, config, self.run, self.home, progress, alive=self._supervise)
 
     def _start(self) -> None:
         sites, keys = range(self.config.federation.sites), self.home / "keys"

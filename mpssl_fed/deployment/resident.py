@@ -22,14 +22,15 @@ from mpssl_fed.deployment.own_generator import OwnGenerator
 from mpssl_fed.deployment.owner_report import Owned, lifetime, whereabouts, write_site_report
 from mpssl_fed.deployment.worker import LIMIT_S, Worker
 from mpssl_fed.errors import UserError
+from mpssl_fed.federation import parts
 from mpssl_fed.federation.messages import EXAMPLES, SentConfig, TrainReply, TrainRequest
-from mpssl_fed.federation.parts import Parts
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.federation.site.budget import Spending, policy_budget
 from mpssl_fed.federation.site.site import Site
 from mpssl_fed.federation.site.state import SiteState
 from mpssl_fed.federation.weights import bound
 from mpssl_fed.files import parse_json
+from mpssl_fed.method.parts import Parts
 from mpssl_fed.privacy.egress import NumberSpec, allow, like
 from mpssl_fed.privacy.ledger import Ledger
 from mpssl_fed.privacy.ledger_files import LedgerError
@@ -171,7 +172,7 @@ class Resident:
             raise Refusal("unit")
         runtime = config.runtime.model_copy(update={"device": self.device or "auto"})
         local, generator, fingerprint = self._generator.load(config.model_copy(update={"runtime": runtime}))
-        made = Parts.own(local, images, generator)
+        made = parts.own(local, images, generator)
         entries = max(entries, sum(parameter.numel() for parameter in made.classifier.parameters()))  # frozen ones, too
         return local, made, policy_budget(self.policy, config, self._ledger, entries, fingerprint, self._metrics)
 

@@ -24,20 +24,19 @@ def submit(
     run: Path,
     scratch: Path,
     progress: Progress,
-    *,
-    resume: bool = False,
-    overwrite: bool = False,
     alive: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """Run ``config`` on the sites of a SuperLink on this machine and return the run's manifest.
+    """Run ``config`` on the sites of a SuperLink on this machine, into the folder ``run``, and return the run's manifest.
 
-    ``scratch``: a folder for the bundle; ``alive`` raises when the run can no longer end well. UserError with the server's
-    reason when the run fails. KeyboardInterrupt stops the run at the SuperLink, too; its checkpoints stay.
+    ``config.output`` says whether a run there is continued or overwritten; ``scratch``: a folder for the bundle; ``alive`` raises
+    when the run can no longer end well. UserError with the server's reason when the run fails. KeyboardInterrupt stops the run at
+    the SuperLink, too; its checkpoints stay.
     """
-    refuse_occupied(run, resume=resume, overwrite=overwrite)
+    resume = config.output.resume
+    refuse_occupied(run, resume=resume, overwrite=config.output.overwrite)
     config = with_absolute_paths(config)
     federation = config.federation.model_copy(update={"backend": "deployment"})
-    output = config.output.model_copy(update={"dir": str(run), "resume": resume, "overwrite": overwrite})
+    output = config.output.model_copy(update={"dir": str(run)})
     config = config.model_copy(update={"federation": federation, "output": output})
     shown = len(read_history(run)) if resume else 0
     before = _manifest(run)

@@ -17,7 +17,7 @@ from pytorch_pretrained_biggan import BigGAN, BigGANConfig
 from pytorch_pretrained_biggan.model import BigGANBatchNorm
 from torch import Tensor, nn
 
-from mpssl_fed.generators.fit import Report, fit, ink_loss
+from mpssl_fed.generators.fit import Course, Report, fit, ink_loss
 from mpssl_fed.generators.glyphs import IMAGE_SIZE, NUISANCES, GlyphBank, render
 from mpssl_fed.seeds import seed_of, torch_rng
 
@@ -176,12 +176,14 @@ def _train(
     with batch_statistics(model):
         fitted = fit(
             [*model.parameters(), *fonts.parameters()],
-            settings.iterations,
             loss_of,
-            lambda i: 0.5 + 0.5 * math.cos(math.pi * max(0.0, i / half - 1)) if i else 0.1,
-            learning_rate=settings.learning_rate,
-            ema=settings.ema,
-            report=report,
+            Course(
+                settings.iterations,
+                settings.learning_rate,
+                lambda i: 0.5 + 0.5 * math.cos(math.pi * max(0.0, i / half - 1)) if i else 0.1,
+                settings.ema,
+            ),
+            report,
         )
     with torch.no_grad():
         for weight, mean in zip(average.parameters(), fitted.average, strict=False):  # the fonts' average is not kept

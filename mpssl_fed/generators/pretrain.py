@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from io import BytesIO
@@ -21,7 +21,7 @@ from mpssl_fed.files import sha256, write_atomic, write_json
 from mpssl_fed.generators.base import Generator
 from mpssl_fed.generators.biggan import CLASSES, CONFIG, MANIFEST, SUMS, WEIGHTS, read_json
 from mpssl_fed.generators.distil import DistilSettings, RenderStream, distil
-from mpssl_fed.generators.foundation import CARD, FILE, save_glyph_classifier, train_glyph_classifier
+from mpssl_fed.generators.foundation import CARD, FILE, GlyphClassifier, save_glyph_classifier, train_glyph_classifier
 from mpssl_fed.generators.glyphs import GlyphBank, class_set, load_glyphs, look_alike
 from mpssl_fed.generators.small import load_any_folder
 from mpssl_fed.generators.train_small import SmallSettings, train_small
@@ -32,14 +32,33 @@ Report = Callable[[str, int, int, float | None], None]
 """(stage, done, total, mean loss or None)."""
 
 
+@dataclass(frozen=True)
+class GlyphSource:
+    """What a generator learns from. fonts: a folder of them; classes: a class set, or ``chars:`` and the characters; least: fonts
+    that have all classes, UserError for fewer; most: fonts that are read, None for all."""
+
+    fonts: Path
+    classes: str
+    least: int = 100
+    most: int | None = None
+
+    def glyphs(self, report: Report) -> GlyphBank:
+        """Return the glyphs of the classes."""
+        read = class_set(self.classes), self.least, self.most
+        bank = load_glyphs(self.fonts, *read, lambda done, total: report("fonts", done, total, None))
+        report("fonts", len(bank.fonts), len(bank.fonts), None)
+        return bank
+
+    def digits(self) -> GlyphBank:
+        """Return the ten digits, of however few fonts."""
+        return load_glyphs(self.fonts, class_set("chars:0123456789"), 1, self.most)
+
+
 def pretrain(
-    fonts: Path,
-    classes: str,
+    source: GlyphSource,
     out: Path,
     settings: DistilSettings | SmallSettings,
     *,
-    min_fonts: int = 100,
-    max_fonts: int | None = None,
     foundation_steps: int = 3000,
     overwrite: bool = False,
     report: Report = print,
@@ -52,12 +71,11 @@ def pretrain(
     UserError for an unknown class set, too few fonts, or a folder that exists (that is no generator's, with ``overwrite``).
     Ctrl-C while G trains keeps what it has learned so far; at any other moment nothing is written.
     """
-    names = class_set(classes)
+    class_set(source.classes)
     refuse_occupied(out, overwrite)
     if settings.iterations < 1:
         raise UserError(f"--iterations is {settings.iterations}; it must be 1 or more.")
-    bank = load_glyphs(fonts, names, min_fonts, max_fonts, lambda done, total: report("fonts", done, total, None))
-    report("fonts", len(bank.fonts), len(bank.fonts), None)
+    bank = source.glyphs(report)
     model: nn.Module
     if isinstance(settings, SmallSettings):
         model, record = train_small(bank, settings, lambda done, total, loss: report(settings.kind, done, total, loss))
@@ -65,17 +83,20 @@ def pretrain(
     else:
         model, record = distil(bank, settings, lambda done, total, loss: report("distil", done, total, loss))
         how = f"--channel-width {settings.channel_width}"
-    digits = load_glyphs(fonts, class_set("chars:0123456789"), 1, max_fonts)
-    likeness = {name: [like, round(score, 2)] for name, (like, score) in look_alike(bank, digits).items()}
+    likeness = {name: [like, round(score, 2)] for name, (like, score) in look_alike(bank, source.digits()).items()}
     manifest = {
-        "class_set": classes,
+        "class_set": source.classes,
         "settings": asdict(settings),
         "training": record,
         "nearest_digit": likeness,
-        "made_by": f"mpssl-fed pretrain-generator --classes {classes} --iterations {settings.iterations} "
+        "made_by": f"mpssl-fed pretrain-generator --classes {source.classes} --iterations {settings.iterations} "
         f"--seed {settings.seed} {how}",
     }
-    return write_folder(bank, model, manifest, settings, out, foundation_steps, report)
+    report("foundation classifier", 0, 1, None)
+    foundation = train_glyph_classifier(bank, foundation_steps, settings.seed)
+    manifest = write_folder(bank, model, foundation, settings, manifest, out)
+    report("foundation classifier", 1, 1, None)
+    return manifest
 
 
 def refuse_occupied(out: Path, overwrite: bool) -> None:
@@ -98,19 +119,17 @@ def refuse_occupied(out: Path, overwrite: bool) -> None:
 def write_folder(
     bank: GlyphBank,
     model: nn.Module,
-    manifest: dict[str, Any],
+    foundation: tuple[GlyphClassifier, dict[str, Any]],
     settings: DistilSettings | SmallSettings,
+    manifest: dict[str, Any],
     out: Path,
-    foundation_steps: int,
-    report: Report,
 ) -> dict[str, Any]:
-    """Train the foundation classifier, measure, and put every file of ``out`` in place at once; return the manifest."""
+    """Measure, and put every file of ``out`` in place at once; return the manifest. foundation: its classifier, and its record."""
+    classifier, record = foundation
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
         work = Path(scratch) / "new"
         work.mkdir()
-        report("foundation classifier", 0, 1, None)
-        classifier, record = train_glyph_classifier(bank, foundation_steps, settings.seed)
         save_glyph_classifier(classifier, record, work)
         write_json(work / CONFIG, settings.config(len(bank.classes)))
         write_json(work / CLASSES, list(bank.classes))
@@ -146,7 +165,6 @@ def write_folder(
             (out / SUMS).unlink(missing_ok=True)
         else:
             work.rename(out)
-    report("foundation classifier", 1, 1, None)
     return manifest
 
 

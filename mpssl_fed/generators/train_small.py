@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mpssl_fed.generators.diffusion import FewStepFlow
 from mpssl_fed.generators.distil import EMBEDDING_NOISE, FontEmbedding, RenderStream, round_to_half, truncated_normal
-from mpssl_fed.generators.fit import Fitted, Report, fit, ink_loss
+from mpssl_fed.generators.fit import Course, Fitted, Report, fit, ink_loss
 from mpssl_fed.generators.glyphs import IMAGE_SIZE, NUISANCES, GlyphBank
 from mpssl_fed.generators.small import build_sampler
 from mpssl_fed.generators.vqvae import Encoder, VQSampler, nearest
@@ -100,15 +100,10 @@ class _Training:
         def on_batch(step: int) -> Tensor:
             return loss_of(step, torch.randint(len(self.pool.y), (self.settings.batch,), generator=self.rng))
 
-        fitted = fit(
-            weights,
-            steps,
-            on_batch,
-            lambda i: 0.5 + 0.5 * math.cos(math.pi * i / steps),
-            learning_rate=self.settings.learning_rate,
-            ema=self.settings.ema,
-            report=report,
-        )
+        def scale(step: int) -> float:
+            return 0.5 + 0.5 * math.cos(math.pi * step / steps)
+
+        fitted = fit(weights, on_batch, Course(steps, self.settings.learning_rate, scale, self.settings.ema), report)
         with torch.no_grad():
             torch._foreach_copy_(weights, fitted.average)
         return fitted

@@ -63,12 +63,20 @@ class PrivateData(Protocol):
         """Return rows of foundation probabilities [m, K_F] for P-SSL to draw from; read once a run."""
 
 
+@dataclass(frozen=True)
+class LabelledViews:
+    """How exact reads see the labelled images. augment: the labelled batch, and an image that is validated on though it is trained
+    on; plain: what an image that is not augmented passes (a centre crop where it is stored larger than the classifier's input).
+    """
+
+    augment: Augment
+    plain: Callable[[Tensor], Tensor]
+
+
 class ExactPrivateData:
     """Exact gradients and means of minibatches drawn from D_train and D_val by the public streams of the round.
 
-    split: the site's labelled images; augment: augmentation of the labelled batch, and of an image that is validated on though
-    it is trained on; plain: what an image that is not augmented passes (a centre crop where it is stored larger than the
-    classifier's input); batch_size: images a read (all of them where the site has fewer).
+    split: the site's labelled images; batch_size: images a read (all of them where the site has fewer).
     """
 
     last_loss: float | None
@@ -77,13 +85,12 @@ class ExactPrivateData:
         self,
         classifier: Classifier,
         split: Split,
-        augment: Augment,
-        plain: Callable[[Tensor], Tensor],
+        views: LabelledViews,
         batch_size: int,
         per_class: bool = True,
         autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
-        self.classifier, self.augment, self.plain = classifier, augment, plain
+        self.classifier, self.augment, self.plain = classifier, views.augment, views.plain
         self.batch_size, self.per_class = batch_size, per_class
         self.autocast = autocast
         self.train = self._loaded(split.train)

@@ -29,8 +29,9 @@ from mpssl_fed.method import Learner, build_learner, needs_generator
 from mpssl_fed.method.build import DEFAULT_BATCH
 from mpssl_fed.method.closed_form import ClosedForm
 from mpssl_fed.method.meta_optimised import MetaOptimised
+from mpssl_fed.method.parts import Parts
 from mpssl_fed.method.sources import Random
-from mpssl_fed.models import Classifier, build_classifier
+from mpssl_fed.models import Architecture, Classifier, build_classifier
 from mpssl_fed.privacy.plan import plan_for
 from mpssl_fed.study.cell_key import differing
 from mpssl_fed.study.grid import Cell
@@ -121,7 +122,8 @@ def _build(config: Config) -> Estimate:
         plan_for(config)
     size = config.data.size or data.size
     classes = tuple(map(str, range(data.classes)))
-    classifier = _classifier(config.model.name, classes, data.channels, size, config.model.norm, config.model.trainable)
+    model = config.model
+    classifier = _classifier(Architecture(model.name, classes, data.channels, size, model.norm, model.trainable))
     generator = _generator(config) if _uses_generator(config) else None
     learner = _learner(config, classifier, generator, data, size)
     latents = learner.source.latents if isinstance(learner.source, MetaOptimised) else None
@@ -158,8 +160,8 @@ def _uses_generator(config: Config) -> bool:
 
 
 @cache
-def _classifier(name: str, classes: tuple[str, ...], channels: int, size: int, norm: str, trainable: str) -> Classifier:
-    return build_classifier(name, classes, channels, size, norm, trainable).to("meta")
+def _classifier(architecture: Architecture) -> Classifier:
+    return build_classifier(architecture).to("meta")
 
 
 def _generator(config: Config) -> Generator:
@@ -188,7 +190,7 @@ def _learner(config: Config, classifier: Classifier, generator: Generator | None
         # The names of classes are not known here, and the foundation classifier may not be there yet: built like a random source.
         method = method.model_copy(update={"source": "random"})
     config = config.model_copy(update={"method": method.model_copy(update={"relevant": {}})})
-    return build_learner(config, classifier, generator, blank, flip=data.flip, site=0, unlabeled=blank)
+    return build_learner(config, Parts(blank, classifier, generator, data.flip, blank), site=0)
 
 
 def _images(config: Config, learner: Learner, steps: int) -> int:

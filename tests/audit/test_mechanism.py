@@ -34,7 +34,7 @@ def audit(kind: Kind, cls: type[DPPrivateData] = DPPrivateData, sigma: float = 2
     changes = {f"sigma_{kind}": sigma, f"clip_{kind}": raw / 3, "q": q}
     private = make(digits(1), cls=cls, **changes)
     claimed = accounting.epsilon({(sigma, q): 1}, DELTA)
-    return audit_release(private, kind, private.classifier.theta(), claimed, DELTA)
+    return audit_release(private, kind, claimed, DELTA)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -24,7 +24,6 @@ from mpssl_fed.deployment.own_data import OwnData
 from mpssl_fed.deployment.own_generator import OwnGenerator
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.messages import SentConfig, TrainReply, TrainRequest
-from mpssl_fed.federation.parts import Parts
 from mpssl_fed.federation.refusal import Refusal, code_of, to_error
 from mpssl_fed.federation.server import collect
 from mpssl_fed.federation.site.budget import Budget, policy_budget, simulated_budget
@@ -149,7 +148,7 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "size": lambda _: TrainReply.from_record(reply(**{"num-examples": 0}), LIKE),
     "round-lost": lost,
     "no-site": lambda _: at_a_node(ask()),
-    "policy": lambda _: Parts.own(tiny_config("method.name=ssl-real"), parts.dataset(tiny_config()).train, None),
+    "policy": lambda _: parts.own(tiny_config("method.name=ssl-real"), parts.dataset(tiny_config()).train, None),
     "classes": lambda _: own(classes=("cat", "dog")),
     "image-shape": lambda _: own(channels=3),
     "no-daemon": lambda folder: relay._ask(_node(folder), "GET", wire.CARD),

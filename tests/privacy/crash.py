@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from mpssl_fed.privacy.ledger import Ledger
+from mpssl_fed.privacy.ledger import Ledger, PlannedRun
 
 HISTORY = {(1.5, 0.02): 4}
 TOUCHING = ("/privacy/ledger_store.py", "/privacy/ledger_files.py", "/privacy/ledger_head.py", "/mpssl_fed/files.py")
@@ -39,9 +39,7 @@ def charged(path: Path) -> None:
     """Make a ledger that one round was charged to."""
     make_beside(path)
     ledger = Ledger(path)
-    ledger.begin_run(
-        "chest", "run", plan={}, commitment="c", history={(1.5, 0.02): 99}, scope="end-to-end", judge=lambda s: "shared"
-    )
+    ledger.begin_run("chest", "run", PlannedRun({}, "c", {(1.5, 0.02): 99}, "end-to-end"), lambda s: "shared")
     reserve(path)
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpssl_fed.privacy.ledger import Ledger, Spent
+from mpssl_fed.privacy.ledger import Ledger, PlannedRun, Spent
 from mpssl_fed.privacy.ledger_files import (
     CutTailError,
     DeletedRowError,
@@ -28,9 +28,7 @@ PLAN = {key: 1000 * n for key, n in ROUND.items()}
 
 
 def begin(ledger: Ledger, run: str = "run", dataset: str = "chest", history: dict = PLAN, scope: str = "end-to-end") -> str:
-    return ledger.begin_run(
-        dataset, run, plan={"rounds": 1000}, commitment=f"plan of {run}", history=history, scope=scope, judge=lambda spent: "shared"
-    )
+    return ledger.begin_run(dataset, run, PlannedRun({"rounds": 1000}, f"plan of {run}", history, scope), lambda spent: "shared")
 
 
 def accept(spent: Spent) -> None:
@@ -92,7 +90,7 @@ def test_a_run_keeps_to_the_plan_of_its_first_row(tmp_path: Path) -> None:
     assert begin(ledger, history={key: 2 * n for key, n in ROUND.items()}) == "shared"
     assert begin(ledger, history={}) == "shared"  # resumed: the same commitment, the first row stands
     with pytest.raises(OutsidePlanError, match="start a new run"):
-        ledger.begin_run("chest", "run", plan={}, commitment="other", history={}, scope="end-to-end", judge=lambda s: "shared")
+        ledger.begin_run("chest", "run", PlannedRun({}, "other", {}, "end-to-end"), lambda s: "shared")
     reserve(ledger, 1)
     with pytest.raises(OutsidePlanError, match="sigma=1"):
         ledger.reserve("chest", "run", 2, {(1.0, 0.02): 1}, accept)
@@ -120,7 +118,7 @@ def test_a_refused_loose_run_has_still_tainted_the_data_set(ledger: Ledger) -> N
         raise RuntimeError("refused")
 
     with pytest.raises(RuntimeError):
-        ledger.begin_run("chest", "x", plan={}, commitment="c", history={}, scope="off", judge=refuse)
+        ledger.begin_run("chest", "x", PlannedRun({}, "c", {}, "off"), refuse)
     assert ledger.spent("chest").unaccounted
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mpssl_fed.privacy.ledger import Ledger
+from mpssl_fed.privacy.ledger import Ledger, PlannedRun
 from mpssl_fed.privacy.ledger_files import MissingLedgerError
 
 SITE = """
@@ -37,9 +37,7 @@ def kill_often(folder: Path, kills: int, seed: int) -> tuple[int, int]:
             path, log = folder / f"{k}.sqlite", folder / f"{k}.released"
             ledger = Ledger.create(path)
             plan = {(1.5, 0.02): 10**9, (6.0, 0.02): 10**9}
-            ledger.begin_run(
-                "chest", "run", plan={}, commitment="c", history=plan, scope="end-to-end", judge=lambda spent: "shared"
-            )
+            ledger.begin_run("chest", "run", PlannedRun({}, "c", plan, "end-to-end"), lambda spent: "shared")
             log.touch()
             before = 0
         with subprocess.Popen([sys.executable, "-c", SITE, path, log], stdout=subprocess.PIPE) as site:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpssl_fed.privacy.ledger import Identities, Ledger
+from mpssl_fed.privacy.ledger import Identities, Ledger, PlannedRun
 from mpssl_fed.privacy.ledger_files import EditedRowError, SharedRecordsError, SwappedDataError
 from tests.privacy.conftest import reserve
 
@@ -78,9 +78,7 @@ def test_a_subject_counts_under_one_name_alone_once_it_is_the_unit(tmp_path: Pat
     """Ids such as 1, 2, 3 may be other people's: by image they say nothing, by subject the owner has to tell them apart."""
     ledger = Ledger.create(tmp_path / "l")
     ledger.add_records("chest", known(units(4), ("p1", "p2"), first))
-    ledger.begin_run(
-        "chest", "run", plan={"unit": first}, commitment="c", history={}, scope="end-to-end", judge=lambda spent: "shared"
-    )
+    ledger.begin_run("chest", "run", PlannedRun({"unit": first}, "c", {}, "end-to-end"), lambda spent: "shared")
     hip = known(units(10, 14), ("p2", "p3"), second)
     if refused:
         with pytest.raises(SharedRecordsError, match="make the ids differ"):

@@ -13,12 +13,12 @@ from typing import Protocol
 from mpssl_fed.config import Config
 from mpssl_fed.data.datasets import Images
 from mpssl_fed.errors import UserError
-from mpssl_fed.federation.parts import Parts
 from mpssl_fed.federation.refusal import Refusal
+from mpssl_fed.method.parts import Parts
 from mpssl_fed.method.private_data import PrivateData
 from mpssl_fed.privacy.build import private_data
 from mpssl_fed.privacy.filter import BudgetExceededError, RenyiFilter, admit_round, admit_run
-from mpssl_fed.privacy.ledger import Identities, Ledger
+from mpssl_fed.privacy.ledger import Identities, Ledger, PlannedRun
 from mpssl_fed.privacy.ledger_files import LedgerError, OutsidePlanError
 from mpssl_fed.privacy.mechanism import Charge, Kind
 from mpssl_fed.privacy.noise import Noise
@@ -86,9 +86,7 @@ class Budget:
 
     def open_round(self, run: str, parts: Parts, charge: Charge, noise: Noise | None) -> PrivateData:
         """Return the private data whose releases pass ``charge``."""
-        return private_data(
-            self.config, parts.classifier, parts.labelled, flip=parts.flip, plan=self.plan, charge=charge, noise=noise
-        )
+        return private_data(self.config, parts, plan=self.plan, charge=charge, noise=noise)
 
     def reserve(self, run: str, number: int, first: bool, labelled: Images) -> Charge:
         """Reserve all releases of round ``number`` on disk and return the charge that each private read must pass.
@@ -109,10 +107,7 @@ class Budget:
             ledger.begin_run(
                 dataset,
                 run,
-                plan=asdict(self.plan),
-                commitment=self.plan.commitment(),
-                history=self.plan.history(),
-                scope=self.plan.scope,
+                PlannedRun(asdict(self.plan), self.plan.commitment(), self.plan.history(), self.plan.scope),
                 judge=admit_run(self.limit, run, self.plan.history(), end_to_end),
                 limit=asdict(self.limit),
             )

@@ -15,12 +15,12 @@ from mpssl_fed.config import Config
 from mpssl_fed.config.leaves import flat, leaves
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation.messages import EXAMPLES, TrainReply
-from mpssl_fed.federation.parts import Parts
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.federation.site.budget import Reserved, Spending, refuse_reads
 from mpssl_fed.federation.site.state import Entry, SiteState, snapshot
 from mpssl_fed.federation.weights import bound, digest, from_record
 from mpssl_fed.method import Learner, build_learner
+from mpssl_fed.method.parts import Parts
 from mpssl_fed.method.private_data import PrivateData
 from mpssl_fed.models import Weights
 from mpssl_fed.privacy.build import private_data
@@ -112,17 +112,8 @@ def build_site_learner(config: Config, parts: Parts, site: int, private: Private
         raise UserError(f"site {site} holds no labelled image; lower federation.sites or change data.partition")
     if private is None and config.privacy.on:
         plan = plan_for(config)
-        private = private_data(config, parts.classifier, parts.labelled, flip=parts.flip, plan=plan, charge=refuse_reads)
-    return build_learner(
-        config,
-        parts.classifier,
-        parts.generator,
-        parts.labelled,
-        flip=parts.flip,
-        site=site,
-        unlabeled=parts.unlabeled,
-        private=private,
-    )
+        private = private_data(config, parts, plan=plan, charge=refuse_reads)
+    return build_learner(config, parts, site=site, private=private)
 
 
 def _require_sound(update: Weights) -> None:
