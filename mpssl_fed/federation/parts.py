@@ -58,7 +58,7 @@ def dataset(config: Config) -> Dataset:
     data = config.data
     validation = data.held_out_fraction if data.held_out == "validation" else None
     prepared = Preparation(fit=data.fit, white_level=data.white_level)
-    return _read(_Files(data.name, data.root, data.size, data.download, data.subjects, prepared), validation)
+    return _dataset(_Files(data.name, data.root, data.size, data.download, data.subjects, prepared), validation)
 
 
 def task(config: Config) -> Task:
@@ -173,7 +173,7 @@ class _Files:
 
 
 @lru_cache(maxsize=4)
-def _read(files: _Files, validation: float | None) -> Dataset:
+def _dataset(files: _Files, validation: float | None) -> Dataset:
     data = load_dataset(**vars(files))
     return data if validation is None else validation_split(data, validation)
 

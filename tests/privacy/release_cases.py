@@ -64,8 +64,8 @@ def middle(images: Images, size: int) -> Images:
     return replace(images, x=images.x[..., edge : edge + size, edge : edge + size].contiguous())
 
 
-def classifier(name: str = "small-cnn", size: int = SIZE, **options: Any) -> Classifier:
-    return build_classifier(Architecture(name, dataset().classes, 1, size, **options))
+def classifier(name: str = "small-cnn", size: int = SIZE, seed: int = 0, **options: Any) -> Classifier:
+    return build_classifier(Architecture(name, dataset().classes, 1, size, **options), seed=seed)
 
 
 class Entropy:
