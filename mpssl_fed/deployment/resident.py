@@ -25,7 +25,7 @@ from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.messages import EXAMPLES, SentConfig, TrainReply, TrainRequest
 from mpssl_fed.federation.refusal import Refusal
-from mpssl_fed.federation.site.budget import Spending, policy_budget
+from mpssl_fed.federation.site.budget import Spending, decided, policy_budget, refuse_hopeless
 from mpssl_fed.federation.site.site import Site
 from mpssl_fed.federation.site.state import SiteState
 from mpssl_fed.federation.weights import bound
@@ -132,9 +132,7 @@ class Resident:
             raise Refusal("config")
         weights = ArrayRecord({key: Array(value) for key, value in arrays.items()})
         asked = TrainRequest(SentConfig(header.run_id, header.config, header.sha256), header.round, weights)
-        config, made, budget = self._admit(asked.config(), sum(value.size for value in arrays.values()))
-        if header.round > config.federation.rounds:
-            raise Refusal("rounds")
+        config, made, budget = self._admit(asked, sum(value.size for value in arrays.values()))
         reply = self.site.train_round(header.run_id, header.round, config, weights, made, budget)
         self.answered += 1
         self.last = {"run": header.run_id, "round": header.round, "seconds": round(time.perf_counter() - started, 3)}
@@ -163,16 +161,21 @@ class Resident:
         except Exception as error:  # noqa: BLE001  as in train: no text of an error may reach the log
             log.error("the site's report was not written: %s at %s", type(error).__name__, _where(error))
 
-    def _admit(self, config: Config, entries: int) -> tuple[Config, Parts, Spending]:
+    def _admit(self, asked: TrainRequest, entries: int) -> tuple[Config, Parts, Spending]:
         """Return the config as this machine runs it, this site's parts, and what its policy grants; Refusal with the first reason
-        of the policy against it."""
-        policy_budget(self.policy, config, self._ledger, entries, None, self._metrics)
+        of the policy against it. What is quick to tell comes first: a refusal costs the server nothing."""
+        config, run = asked.config(), asked.sent.run_id
+        decided(self.policy, config, entries, None, self._metrics)
+        if asked.round > config.federation.rounds:
+            raise Refusal("rounds")
         images = self.data.labelled(config)
         if config.privacy.on and config.privacy.unit == "subject" and images.subjects is None:
             raise Refusal("unit")
+        refuse_hopeless(self.policy, config, self._ledger, run)
         runtime = config.runtime.model_copy(update={"device": self.device or "auto"})
         local, generator, fingerprint = self._generator.load(config.model_copy(update={"runtime": runtime}))
         made = parts.own(local, images, generator)
+        self.site.admit(run, local, asked.weights, made.classifier)
         entries = max(entries, sum(parameter.numel() for parameter in made.classifier.parameters()))  # frozen ones, too
         return local, made, policy_budget(self.policy, config, self._ledger, entries, fingerprint, self._metrics)
 

@@ -105,11 +105,8 @@ class Ledger:
         with self._store.transaction() as change:
             before = change.books.tally.view(dataset)
             known = before.runs.get(run)
-            if known and known.commitment != commitment:
-                raise OutsidePlanError(
-                    f"run '{run}' committed to plan {known.commitment[:12]}, not {commitment[:12]}: start a new run"
-                )
             if known:
+                known.require_plan(run, commitment)
                 return known.terms
             terms = judge(before)
             body = planned.body() | {"terms": terms, "releases": listed(planned.history)}
@@ -127,11 +124,7 @@ class Ledger:
             known = before.runs.get(run)
             if known is None:
                 raise OutsidePlanError(f"run '{run}' has committed to no plan for data set '{dataset}'")
-            for key, n in history.items():
-                left = known.planned.get(key, 0) - known.reserved.get(key, 0)
-                if n > left:
-                    asked = f"{n} releases with sigma={key[0]:g}, q={key[1]:g}"
-                    raise OutsidePlanError(f"run '{run}' round {number} asks for {asked}; its plan has {left} left")
+            known.require_left(run, number, history)
             judge(before)
             return change.append(dataset, "reserve", run, number, {"releases": listed(history)}).seq
 
