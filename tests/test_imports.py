@@ -1,4 +1,4 @@
-"""The arrows of docs/design.md: who may import whom, what method and privacy run without, and how long a file may be."""
+"""The arrows of docs/design.md: who may import whom, and what method and privacy run without."""
 
 from __future__ import annotations
 
@@ -187,11 +187,6 @@ def test_a_process_starts_without_what_it_may_never_use(module: str) -> None:
     program = f"import sys, mpssl_fed.{module}; print(*{late} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE_S, check=True)
     assert done.stdout == "\n"
-
-
-@pytest.mark.parametrize("file", [*FILES, *sorted((HOUSE / "tests").rglob("*.py"))], ids=lambda file: str(file.relative_to(HOUSE)))
-def test_no_file_is_long(file: Path) -> None:
-    assert len(file.read_text(encoding="utf-8").splitlines()) <= 350
 
 
 def test_decompositions_are_taken_in_float64() -> None:

@@ -65,9 +65,8 @@ def pretrain_generator(
 ) -> None:
     """Train a small class-conditional generator on glyphs rendered from fonts. Ctrl-C keeps what it has learned so far."""
     from mpssl_fed.errors import UserError
-    from mpssl_fed.generators.distil import DistilSettings
     from mpssl_fed.generators.pretrain import GlyphSource, pretrain
-    from mpssl_fed.generators.train_small import SmallSettings
+    from mpssl_fed.generators.settings import DistilSettings, SmallSettings
 
     kinds = {"biggan": 6000, "vqvae": 4000, "diffusion": 12000}
     if kind not in kinds:

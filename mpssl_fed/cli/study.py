@@ -67,9 +67,10 @@ def _told(outcome: Outcome, console: Console) -> int:
     from mpssl_fed.runs.lock import holding
     from mpssl_fed.study.analysis import analyse
     from mpssl_fed.study.declared import late_words
-    from mpssl_fed.study.finding import study_finding
-    from mpssl_fed.study.report import PRIMARY, comparison_sections, write_study_report
-    from mpssl_fed.study.tables import comparison_table
+    from mpssl_fed.study.report.finding import study_finding
+    from mpssl_fed.study.report.page import write_study_report
+    from mpssl_fed.study.report.sections import PRIMARY, comparison_sections
+    from mpssl_fed.study.report.tables import comparison_table
 
     plan, folder = outcome.plan, outcome.output
     with holding(folder):
@@ -158,7 +159,8 @@ def _print_tests(plan: Plan, console: Console) -> None:
 def _print_estimates(plan: Plan, console: Console) -> None:
     """Build what each arm's cells would build and print what a run takes, then what all of them do and what is missing."""
     from mpssl_fed.report.table import NOTHING, make_table, to_terminal
-    from mpssl_fed.study.dry_run import estimate, missing
+    from mpssl_fed.study.dry_run.estimate import estimate
+    from mpssl_fed.study.dry_run.missing import missing
     from mpssl_fed.study.grid import arm_of
 
     firsts = {arm_of(cell.settings): cell for cell in reversed(plan.first)}
@@ -186,6 +188,6 @@ def _print_estimates(plan: Plan, console: Console) -> None:
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(help="Directory of a run or a study.", metavar="RUN")]) -> None:
     """Build report.html of a run or a study anew from its files."""
-    from mpssl_fed.study.report import write_report
+    from mpssl_fed.study.report.page import write_report
 
     print(write_report(folder))

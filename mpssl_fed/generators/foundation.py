@@ -94,7 +94,7 @@ def foundation_classifier(name: str, path: str | Path | None = None) -> nn.Modul
 
 def train_glyph_classifier(bank: GlyphBank, steps: int, seed: int) -> tuple[GlyphClassifier, dict[str, Any]]:
     """Train on renders of nine fonts in ten; the record holds the accuracy on renders of the tenth."""
-    from mpssl_fed.generators.distil import RenderStream  # here: it imports BigGAN's package, which takes seconds
+    from mpssl_fed.generators.renders import RenderStream
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(seed, "foundation", "initial weights"))

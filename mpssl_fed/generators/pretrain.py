@@ -20,11 +20,13 @@ from mpssl_fed.errors import UserError
 from mpssl_fed.files import sha256, write_atomic, write_json
 from mpssl_fed.generators.base import Generator
 from mpssl_fed.generators.biggan import CLASSES, CONFIG, MANIFEST, SUMS, WEIGHTS, read_json
-from mpssl_fed.generators.distil import DistilSettings, RenderStream, distil
+from mpssl_fed.generators.distil import distil
 from mpssl_fed.generators.foundation import CARD, FILE, GlyphClassifier, save_glyph_classifier, train_glyph_classifier
 from mpssl_fed.generators.glyphs import GlyphBank, class_set, load_glyphs, look_alike
+from mpssl_fed.generators.renders import RenderStream
+from mpssl_fed.generators.settings import DistilSettings, SmallSettings
 from mpssl_fed.generators.small import load_any_folder
-from mpssl_fed.generators.train_small import SmallSettings, train_small
+from mpssl_fed.generators.train_small import train_small
 from mpssl_fed.seeds import torch_rng
 
 MAX_BYTES = 2_000_000

@@ -6,8 +6,8 @@ import pytest
 
 from mpssl_fed.errors import UserError
 from mpssl_fed.generators import foundation_classifier, load_generator
-from mpssl_fed.generators.distil import DistilSettings
 from mpssl_fed.generators.pretrain import GlyphSource, pretrain
+from mpssl_fed.generators.settings import DistilSettings
 
 SMALL = DistilSettings(iterations=3, channel_width=4, batch=6, bake_images=24, n_stats=3)
 

@@ -14,10 +14,10 @@ from mpssl_fed.data.partition import choose_labelled
 from mpssl_fed.errors import UserError
 from mpssl_fed.generators import foundation_classifier, load_generator
 from mpssl_fed.generators.biggan import embedded_folder
-from mpssl_fed.generators.distil import truncated_normal
 from mpssl_fed.generators.pretrain import GlyphSource, pretrain
+from mpssl_fed.generators.renders import truncated_normal
+from mpssl_fed.generators.settings import SmallSettings
 from mpssl_fed.generators.small import KINDS, SMALL
-from mpssl_fed.generators.train_small import SmallSettings
 from mpssl_fed.generators.vqvae import VQSampler, nearest
 from mpssl_fed.method import build_learner
 from mpssl_fed.method.parts import Parts

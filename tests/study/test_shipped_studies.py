@@ -18,9 +18,10 @@ from mpssl_fed.config.learning import BUNDLES
 from mpssl_fed.data import fine_grained
 from mpssl_fed.data.datasets import load_dataset, validation_split
 from mpssl_fed.errors import UserError
-from mpssl_fed.study.dry_run import LAYERS, estimate
+from mpssl_fed.study.dry_run.built import LAYERS
+from mpssl_fed.study.dry_run.estimate import estimate
+from mpssl_fed.study.dry_run.known_data import KNOWN
 from mpssl_fed.study.grid import Plan, arm_of, load_study
-from mpssl_fed.study.known_data import KNOWN
 from mpssl_fed.study.selection import baseline_of
 from tests.study.runs import plan_of
 

@@ -14,8 +14,10 @@ from mpssl_fed.errors import UserError
 from mpssl_fed.method import METHOD_VERSION
 from mpssl_fed.study.folder import STUDY_FILE, Outcome, read_outcome
 from mpssl_fed.study.grid import load_study
-from mpssl_fed.study.report import write_report, write_study_report
-from mpssl_fed.study.results import failed_row, read_csv, row_of_run, write_result
+from mpssl_fed.study.measured import failed_row, row_of_run
+from mpssl_fed.study.report.page import write_report, write_study_report
+from mpssl_fed.study.result_table import read_csv
+from mpssl_fed.study.results import write_result
 from tests.report.test_terms import PLAIN, read, unexplained
 from tests.study.browser import Browser, find_browser
 from tests.study.runs import plan_of, write_run

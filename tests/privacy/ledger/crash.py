@@ -1,7 +1,7 @@
 """Kill a process at every line that it runs in the ledger's code, one after the other.
 
-python -m tests.privacy.crash FOLDER PREPARE ACTION: PREPARE makes FOLDER/0/l; for k = 1, 2, ... ACTION runs on a copy, FOLDER/k,
-in a fork that dies at its k-th line; ends when one comes to its end. Prints how many died.
+python -m tests.privacy.ledger.crash FOLDER PREPARE ACTION: PREPARE makes FOLDER/0/l; for k = 1, 2, ... ACTION runs on a copy,
+FOLDER/k, in a fork that dies at its k-th line; ends when one comes to its end. Prints how many died.
 """
 
 from __future__ import annotations

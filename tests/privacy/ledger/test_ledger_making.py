@@ -17,7 +17,7 @@ from mpssl_fed.privacy.ledger import Ledger
 from mpssl_fed.privacy.ledger_files import LedgerError, MissingLedgerError, RolledBackError
 from tests.patience import PATIENCE_S
 from tests.privacy.conftest import reserve
-from tests.privacy.crash import HISTORY
+from tests.privacy.ledger.crash import HISTORY
 
 
 @pytest.fixture
@@ -33,7 +33,10 @@ def memory(tmp_path: Path) -> Iterator[Path]:
 def crash_everywhere(folder: Path, prepare: str, action: str) -> list[Path]:
     """Return ledgers that an action was killed on, one for each state of the files that a kill left; the last is whole."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.privacy.crash", str(folder), prepare, action], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "tests.privacy.ledger.crash", str(folder), prepare, action],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     died = int(done.stdout)

@@ -12,10 +12,10 @@ import pytest
 from mpssl_fed.errors import UserError
 from mpssl_fed.method import METHOD_VERSION
 from mpssl_fed.study.analysis import analyse
-from mpssl_fed.study.finding import study_finding
 from mpssl_fed.study.folder import STUDY_FILE, Outcome
 from mpssl_fed.study.grid import load_study
-from mpssl_fed.study.report import write_study_report
+from mpssl_fed.study.report.finding import study_finding
+from mpssl_fed.study.report.page import write_study_report
 from mpssl_fed.study.results import FINISHED, Row
 from mpssl_fed.study.statistics import paired_p, q_values
 from tests.study.runs import plan_of, write_run, write_study

@@ -15,7 +15,8 @@ from typing import Any
 
 from mpssl_fed.config import Config
 from mpssl_fed.report.table import NOTHING, make_table
-from mpssl_fed.study.analysis import Arm, paired
+from mpssl_fed.study.analysis import paired
+from mpssl_fed.study.arms import Arm
 from mpssl_fed.study.folder import Outcome
 from mpssl_fed.study.grid import arm_of
 from mpssl_fed.study.statistics import Estimate, estimate

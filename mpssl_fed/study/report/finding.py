@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from mpssl_fed.report.chance import at_chance
 from mpssl_fed.runs.reader import RunReader
-from mpssl_fed.study.analysis import Analysis, Arm, Asked, best_arm
+from mpssl_fed.study.analysis import Analysis
+from mpssl_fed.study.arms import Arm, Asked, best_arm
 from mpssl_fed.study.folder import Outcome
 from mpssl_fed.study.schema import Study
 from mpssl_fed.study.statistics import FEWEST, Comparison, Estimate

@@ -10,8 +10,8 @@ import pytest
 from mpssl_fed.method import METHOD_VERSION
 from mpssl_fed.study.analysis import arms_of
 from mpssl_fed.study.folder import STUDY_FILE, Outcome
-from mpssl_fed.study.gate import gains, gate_section
-from mpssl_fed.study.report import write_study_report
+from mpssl_fed.study.report.gate import gains, gate_section
+from mpssl_fed.study.report.page import write_study_report
 from mpssl_fed.study.results import FINISHED, Row
 from tests.report.test_terms import PLAIN, read, unexplained
 from tests.study.runs import plan_of

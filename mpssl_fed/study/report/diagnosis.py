@@ -9,11 +9,12 @@ from typing import Any
 from mpssl_fed.report.diagnosis_section import NOTE, percent
 from mpssl_fed.report.signs import collapsed, varies_little
 from mpssl_fed.report.table import NOTHING, make_table
-from mpssl_fed.study.analysis import LABELS_KEY, Arm
+from mpssl_fed.study.analysis import LABELS_KEY
+from mpssl_fed.study.arms import Arm
 from mpssl_fed.study.folder import Outcome
-from mpssl_fed.study.gate import gate_section
 from mpssl_fed.study.grid import arm_of, label
 from mpssl_fed.study.keys import short_names, show_value
+from mpssl_fed.study.report.gate import gate_section
 
 LABEL_KEYS = (LABELS_KEY, "data.label_fraction")
 

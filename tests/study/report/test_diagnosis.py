@@ -17,12 +17,12 @@ from mpssl_fed.report.run_report import write_run_report
 from mpssl_fed.report.signs import collapsed, reached, varies_little
 from mpssl_fed.runs.reader import read_diagnosis
 from mpssl_fed.study.analysis import arms_of
-from mpssl_fed.study.diagnosis_sections import study_diagnosis, vanishing_points
-from mpssl_fed.study.dry_run import estimate
+from mpssl_fed.study.dry_run.estimate import estimate
 from mpssl_fed.study.folder import Outcome
 from mpssl_fed.study.grid import Cell
+from mpssl_fed.study.measured import diagnosis_of as row_diagnosis
+from mpssl_fed.study.report.diagnosis import study_diagnosis, vanishing_points
 from mpssl_fed.study.results import FINISHED, Row
-from mpssl_fed.study.results import diagnosis_of as row_diagnosis
 from tests.study.runs import plan_of, write_run
 
 LINE = torch.arange(8.0, dtype=torch.float64)[:, None]  # real features 0, 1, ..., 7: mean 3.5, mean squared distance 5.25

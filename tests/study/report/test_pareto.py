@@ -12,12 +12,15 @@ import pytest
 from mpssl_fed.audit.one_number import membership_auroc
 from mpssl_fed.config import from_mapping
 from mpssl_fed.method import METHOD_VERSION
-from mpssl_fed.study import pareto
 from mpssl_fed.study.analysis import arms_of
 from mpssl_fed.study.folder import Outcome
-from mpssl_fed.study.pareto import Point, front, front_table
-from mpssl_fed.study.report import write_study_report
-from mpssl_fed.study.results import Row, read_csv, write_csv
+from mpssl_fed.study.report.against import against_table
+from mpssl_fed.study.report.attacks import attack_success
+from mpssl_fed.study.report.page import write_study_report
+from mpssl_fed.study.report.pareto_tables import attack_table, front_table, spent_table
+from mpssl_fed.study.report.points import Point, epsilon_of, front, points_of, uses_generator
+from mpssl_fed.study.result_table import read_csv, write_csv
+from mpssl_fed.study.results import Row
 from mpssl_fed.study.run import run_study
 from mpssl_fed.study.statistics import Estimate
 from tests.report.test_terms import PLAIN, read, unexplained
@@ -49,9 +52,9 @@ def test_one_point_and_none() -> None:
 
 def test_epsilon_is_what_the_run_claims() -> None:
     terms = {"public_size": 600, "delta": 5e-5}
-    assert pareto.epsilon_of(from_mapping({"privacy": terms | {"epsilon": 2}})) == 2
-    assert pareto.epsilon_of(from_mapping({"privacy": terms})) == math.inf
-    assert pareto.epsilon_of(from_mapping({"method": {"name": "generator-only"}, "warm_start": {"part": "both"}})) == 0
+    assert epsilon_of(from_mapping({"privacy": terms | {"epsilon": 2}})) == 2
+    assert epsilon_of(from_mapping({"privacy": terms})) == math.inf
+    assert epsilon_of(from_mapping({"method": {"name": "generator-only"}, "warm_start": {"part": "both"}})) == 0
 
 
 @pytest.mark.parametrize(
@@ -65,7 +68,7 @@ def test_epsilon_is_what_the_run_claims() -> None:
     ],
 )
 def test_a_run_uses_the_generator_where_anything_trained_has_seen_it(fields: dict[str, object], uses: bool) -> None:
-    assert pareto.uses_generator(from_mapping(fields)) is uses
+    assert uses_generator(from_mapping(fields)) is uses
 
 
 def test_the_table_lists_the_front_by_epsilon_and_drops_a_column_nobody_filled() -> None:
@@ -92,7 +95,7 @@ def test_what_the_generator_adds_is_paired_by_seed(tmp_path: Path) -> None:
         if found is not None:
             rows[cell.sha256] = Row(cell.sha256, 1, cell.seed, "finished", cell.settings, accuracy=found[cell.seed])
     outcome = Outcome(plan, tmp_path, rows)
-    table = pareto.against_table(outcome, arms_of(outcome))
+    table = against_table(outcome, arms_of(outcome))
     lines = [[cell.text for _, cell in row.cells] for row in table.rows]
     assert [line[1] for line in lines] == ["1", "1"]  # at 8 nothing with the generator has finished
     # differences 5, 4 and 6 points: mean 5, deviation 1, half the interval 4.303 / sqrt(3)
@@ -127,7 +130,7 @@ def test_the_page_holds_front_plot_and_what_the_ledgers_say(outcome: Outcome) ->
     plain = {*PLAIN, "cells", "arms", "seeds", "evaluated on", "best mean", "time in runs", "status", "s"}
     assert unexplained(seen, plain) == []
     arms = arms_of(outcome)
-    rows = [dict(row.cells) for row in pareto.spent_table(outcome, arms).rows]
+    rows = [dict(row.cells) for row in spent_table(outcome, arms).rows]
     assert len(rows) == 1  # the private arm alone
     for row in rows:
         assert row["ledgers"].text == "2"
@@ -136,7 +139,7 @@ def test_the_page_holds_front_plot_and_what_the_ledgers_say(outcome: Outcome) ->
 
 
 def test_only_the_generator_alone_stands_at_epsilon_zero(outcome: Outcome) -> None:
-    points = pareto.points_of(outcome, arms_of(outcome))
+    points = points_of(outcome, arms_of(outcome))
     assert sorted(point.epsilon for point in points) == [0, 2]
     assert [point.generator for point in points if point.epsilon == 0] == [True]
     assert any(point.on_front for point in points if point.epsilon == 0)
@@ -156,7 +159,7 @@ def test_every_cell_of_a_study_of_privacy_is_attacked_and_its_table_says_so(outc
     for row in outcome.finished:
         assert row.membership == membership_auroc(outcome.folder(row))
         assert 0.3 < row.membership < 0.7, "two steps on a few images remember nothing"
-    rows = [dict(line.cells) for line in pareto.attack_table(outcome, arms_of(outcome)).rows]
+    rows = [dict(line.cells) for line in attack_table(outcome, arms_of(outcome)).rows]
     assert [line["epsilon"].text for line in rows] == ["0", "2"]
     page = (outcome.output / "report.html").read_text()
     assert "Membership attacks" in page
@@ -179,11 +182,11 @@ def test_a_cell_from_before_the_attack_is_attacked_when_the_study_goes_on(outcom
 
 def test_attack_success_is_the_best_attack_of_each_audited_site(outcome: Outcome) -> None:
     row = outcome.finished[0]
-    assert pareto.attack_success(outcome, [replace(row, membership=None)]) is None
-    assert pareto.attack_success(outcome, [row]) == row.membership
+    assert attack_success(outcome, [replace(row, membership=None)]) is None
+    assert attack_success(outcome, [row]) == row.membership
     for site, areas in (("0", (0.5, 0.7)), ("1", (0.6,))):
         file = outcome.folder(row) / "sites" / site / "audit" / "audit.json"
         file.parent.mkdir(parents=True, exist_ok=True)
         numbers = [{"attack": "a", "auroc": {"value": area, "low": 0, "high": 1}} for area in areas]
         file.write_text(json.dumps({"facts": {}, "audits": {"membership": {"lines": [], "numbers": numbers}}}))
-    assert pareto.attack_success(outcome, [row]) == pytest.approx((0.7 + 0.6) / 2)
+    assert attack_success(outcome, [row]) == pytest.approx((0.7 + 0.6) / 2)
