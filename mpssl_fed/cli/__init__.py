@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import Annotated
 
@@ -13,7 +14,7 @@ from rich.markup import escape
 
 from mpssl_fed.cli.ending import ending_of
 from mpssl_fed.environment import apply, open_streams
-from mpssl_fed.errors import on_command_line
+from mpssl_fed.errors import UserError, on_command_line
 
 GROUPS = ("run", "study", "deploy", "site", "data", "generator", "model", "privacy", "ledger", "audit", "doctor")
 """Modules of this package with a typer ``app``. They import torch and Flower inside their commands, never on top."""
@@ -80,4 +81,12 @@ def main() -> None:
     apply()
     open_streams()
     with on_command_line():
-        sys.exit(ending_of(lambda: command()(prog_name="mpssl-fed")))
+        sys.exit(ending_of(_run))
+
+
+def _run() -> None:
+    try:
+        os.getcwd()  # noqa: PTH109  what it raises is the point
+    except FileNotFoundError:
+        raise UserError("the folder that you are in is gone, so no path can be told from it: cd to one that is there") from None
+    command()(prog_name="mpssl-fed")

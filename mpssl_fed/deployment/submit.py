@@ -43,6 +43,8 @@ def submit(
     before = _manifest(run)
     run_id = flower.submit(control.write_bundle(scratch / "mpssl-fed", config))
     progress.start(config, str(run))
+    if config.privacy.idle():
+        progress.note(config.privacy.idle())
     try:
         _follow(flower, run_id, run, progress, shown, alive)
     except KeyboardInterrupt:

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
-from mpssl_fed.config.section import Section
+from mpssl_fed.config.section import Closed
 from mpssl_fed.data.preparation import Preparation
 from mpssl_fed.errors import UserError, flag
 from mpssl_fed.models import Classifier, build_classifier
@@ -17,7 +17,7 @@ from mpssl_fed.models.backbones import BODIES
 from mpssl_fed.runs.reader import MODEL
 
 
-class Architecture(Section):
+class Architecture(Closed):
     """What a model file may say of its classifier (``Classifier.architecture``): nothing that opens a path or takes much memory."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}$")
