@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import click
@@ -74,6 +74,10 @@ def _root(
     Begin with: mpssl-fed simulate demo. What this machine has and lacks: mpssl-fed doctor.
     """
     ctx.with_resource(on_command_line())
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise UserError("the folder that you are in is gone, so no path can be told from it: cd to one that is there") from None
 
 
 def main() -> None:
@@ -81,12 +85,4 @@ def main() -> None:
     apply()
     open_streams()
     with on_command_line():
-        sys.exit(ending_of(_run))
-
-
-def _run() -> None:
-    try:
-        os.getcwd()  # noqa: PTH109  what it raises is the point
-    except FileNotFoundError:
-        raise UserError("the folder that you are in is gone, so no path can be told from it: cd to one that is there") from None
-    command()(prog_name="mpssl-fed")
+        sys.exit(ending_of(lambda: command()(prog_name="mpssl-fed")))

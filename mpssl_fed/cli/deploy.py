@@ -26,6 +26,7 @@ from mpssl_fed.cli.options import (
     folder_given,
     words,
 )
+from mpssl_fed.environment import expanded
 
 LINK_PORT = 8000
 
@@ -51,7 +52,7 @@ def deploy(
 
     folder_given(output)
     resolved = configs.load(config, words(overrides, sites=sites, rounds=rounds, output=output))
-    folder = Path(resolved.output.dir or default_folder(Path(config).stem))
+    folder = expanded(resolved.output.dir or default_folder(Path(config).stem))
 
     from mpssl_fed.cli.live import complain, progress, resumable
     from mpssl_fed.deployment.rehearsal import Deployment
@@ -166,7 +167,7 @@ def submit(
     from mpssl_fed.runs.reader import default_folder
 
     server = host_and_port(server, "--server", LINK_PORT)
-    folder = Path(resolved.output.dir or default_folder(Path(config).stem)).absolute()
+    folder = expanded(resolved.output.dir or default_folder(Path(config).stem)).absolute()
 
     from mpssl_fed.cli.live import complain, progress, resumable
     from mpssl_fed.deployment import superlink as control

@@ -13,7 +13,7 @@ from mpssl_fed.deployment import superlink as control
 from mpssl_fed.errors import UserError
 from mpssl_fed.runs.progress import Progress
 from mpssl_fed.runs.reader import MANIFEST, read_history, read_manifest
-from mpssl_fed.runs.run_directory import refuse_occupied
+from mpssl_fed.runs.run_directory import refuse_occupied, refuse_within_data
 
 LOOK_EVERY_S, ASK_EVERY_S, MOST_UNANSWERED = 0.5, 20.0, 3
 
@@ -34,6 +34,7 @@ def submit(
     ``scratch``: a folder for the bundle; ``alive`` raises when the run can no longer end well. UserError with the server's
     reason when the run fails. KeyboardInterrupt stops the run at the SuperLink, too; its checkpoints stay.
     """
+    refuse_within_data(run, [config])
     refuse_occupied(run, resume=resume, overwrite=overwrite)
     config = with_absolute_paths(config)
     federation = config.federation.model_copy(update={"backend": "deployment"})

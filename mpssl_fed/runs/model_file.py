@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from mpssl_fed.config.section import Closed
 from mpssl_fed.data.preparation import Preparation
 from mpssl_fed.errors import UserError, flag
+from mpssl_fed.files import readable
 from mpssl_fed.models import Classifier, build_classifier
 from mpssl_fed.models.backbones import BODIES
 from mpssl_fed.runs.reader import MODEL
@@ -39,7 +40,7 @@ def read_model(path: Path) -> Classifier:
     The file may be anybody's: what its header says is held against :class:`Architecture`, and the shapes of its tensors against
     those of that classifier, before anything is allocated.
     """
-    file = _file(path)
+    file = readable(_file(path))
     try:
         with safe_open(file, framework="pt") as content:
             architecture = Architecture.model_validate_json(content.metadata()["architecture"], strict=True)
@@ -79,7 +80,7 @@ def read_preparation(path: Path) -> Preparation | None:
 
     UserError when there is no model, or it says what this version does not understand.
     """
-    file = _file(path)
+    file = readable(_file(path))
     try:
         with safe_open(file, framework="pt") as content:
             text = content.metadata().get("preparation")
