@@ -74,10 +74,19 @@ def _root(
     Begin with: mpssl-fed simulate demo. What this machine has and lacks: mpssl-fed doctor.
     """
     ctx.with_resource(on_command_line())
+    _refuse_empty(sys.argv[1:])
     try:
         Path.cwd()
     except FileNotFoundError:
         raise UserError("the folder that you are in is gone, so no path can be told from it: cd to one that is there") from None
+
+
+def _refuse_empty(words: list[str]) -> None:
+    """Refuse an empty word, what a shell makes of "$RUN" where nobody set it: as a path it would be the folder one is in."""
+    for number, (before, word) in enumerate(zip(["", *words], words, strict=False)):
+        if not word and before != "--note":
+            which = before if before.startswith("--") else f"argument {number + 1}"
+            raise UserError(f"{which} is empty; is a variable of your shell not set?")
 
 
 def main() -> None:

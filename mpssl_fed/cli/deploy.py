@@ -113,6 +113,7 @@ def server(
 ) -> None:
     """Run the SuperLink: TLS, registered keys only, a database."""
     from mpssl_fed import environment
+    from mpssl_fed.deployment import certs
     from mpssl_fed.deployment import superlink as control
     from mpssl_fed.deployment.rehearsal import free_ports
     from mpssl_fed.errors import UserError
@@ -122,6 +123,9 @@ def server(
             f"--host {host}: the SuperLink's port takes runs and registrations from anyone who reaches it, without a password. "
             "Keep it on 127.0.0.1 behind deploy/nginx.conf, or accept that with --allow-open-control"
         )
+    for name in (certs.CA_CERT, certs.SERVER_CERT, certs.SERVER_KEY):
+        if not (keys / name).is_file():
+            raise UserError(f"--keys {keys}: has no {name}; make it by `mpssl-fed certs ca` and `mpssl-fed certs server`")
     if host == "127.0.0.1":
         free_ports(1, port)
     os.environ.update(environment.of_flower(database.absolute().parent / "flower"))

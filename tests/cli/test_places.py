@@ -95,3 +95,21 @@ def test_the_folder_that_was_meant_is_named(
 ) -> None:
     (tmp_path / "upper" / "Train").mkdir(parents=True)
     assert hint.format(tmp_path) in call.refused("data", "demo", f"data.root={tmp_path / root}", *PHOTOS)
+
+
+def test_an_export_never_replaces_a_file_of_its_run(call: Caller, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(photos.parent)
+    assert call("simulate", "demo", f"data.root={photos}", *PHOTOS, "--output", "run").status == 0
+    Path("link.pt2").symlink_to("run/model.safetensors")
+    Path("hard.pt2").hardlink_to("run/model.safetensors")
+    before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+    for out in ("run/model.safetensors", "run/config.yaml", "run/checkpoints/last.safetensors", "link.pt2", "hard.pt2"):
+        assert "is a file of the run itself" in call.refused("export", "run", "--out", out, "--overwrite")
+    assert before == {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+    for words in (("predict", "run", ""), ("predict", "", "x.png"), ("report", ""), ("audit", ""), ("evaluate", "run", "")):
+        assert "is empty; is a variable of your shell not set?" in call.refused(*words)
+    assert "--out is empty" in call.refused("export", "run", "--out", "")
+
+
+def test_a_superlink_without_its_keys_is_not_started(call: Caller, tmp_path: Path) -> None:
+    assert "has no ca.crt" in call.refused("server", "--keys", tmp_path, "--database", tmp_path / "db.sqlite")
