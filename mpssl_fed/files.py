@@ -33,7 +33,8 @@ def write_atomic(path: str | Path, content: bytes | str, mode: int = 0o644) -> P
     """Write ``content`` so that a reader, a crash or a full disk sees the old file or the new one, never a part.
 
     The bytes go to a temporary file in the same folder, are fsynced and renamed over ``path``; the folder is fsynced too.
-    Missing parent folders are made; the user's umask may take more of ``mode`` away. Raises OSError, of a full disk FullDiskError, with the old file untouched; so too where a
+    Missing parent folders are made; the user's umask may take more of
+    ``mode`` away. Raises OSError, of a full disk FullDiskError, with the old file untouched; so too where a
     folder, a device, a FIFO or a socket stands there, which a rename by root would put away (/dev/null for the whole machine).
     """
     path = Path(path)
@@ -113,6 +114,11 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def write_json(path: str | Path, value: Any, mode: int = 0o644) -> Path:
     """Write ``value`` as indented JSON through :func:`write_atomic`; NaN and infinity are refused with ValueError."""
     return write_atomic(path, json.dumps(value, indent=2, allow_nan=False) + "\n", mode)
+
+
+def real(path: Path) -> Path:
+    """Return ``path`` with its links resolved; one that leads to itself stays, where Path.resolve raises a RuntimeError."""
+    return Path(os.path.realpath(path))
 
 
 def plain_file(path: str | Path) -> Path:

@@ -41,7 +41,8 @@ def read(item: Given, model: type[Section], lists: bool = False) -> Override:
 
     A key that takes text (a name, a path) takes what stands behind the sign as it is, blanks, ``#`` and ``:`` included; ``null``
     alone, or nothing, is null where that may stand, and text in YAML's quotes is what the quotes hold. Every other key takes
-    YAML, and is refused where nothing stands: ``privacy.epsilon=$EPSILON`` must not turn privacy off. ``lists``: a text key also takes ``[a,b]`` as a list, which a study compares.
+    YAML, and is refused where nothing stands: ``privacy.epsilon=$EPSILON`` must not turn privacy off.
+    ``lists``: a text key also takes ``[a,b]`` as a list, which a study compares.
     """
     if isinstance(item, Override):
         return item
@@ -52,7 +53,9 @@ def read(item: Given, model: type[Section], lists: bool = False) -> Override:
     words, nullable = (False, False) if annotation is UNKNOWN else takes_text(annotation)
     if not words or (lists and text.startswith("[")):
         if not text.strip():
-            raise UserError(f"override '{item[:200]}': the value is empty; is a variable of your shell not set? null stands for none")
+            raise UserError(
+                f"override '{item[:200]}': the value is empty; is a variable of your shell not set? null stands for none"
+            )
         return Override(key, parse(text, f"override '{item[:200]}': the value"), item)
     return Override(key, None if nullable and text in ("", "null") else _unquoted(text), item)
 
@@ -105,9 +108,10 @@ def drop_orphans(before: Mapping[str, Any], after: dict[str, Any], chosen: Colle
     ):
         if _renamed(before, after, chosen, path) is not None:
             _drop(after, path, keys, chosen)
-    if _at(after, "privacy.scope") == "off" and _at(after, "privacy.epsilon") is not None:
-        if "privacy.epsilon" in chosen and _at(before, "privacy.epsilon") is None:
-            _drop(after, "privacy", ["scope"], chosen)  # a budget over a run's own config.yaml, which spells ``off`` out
+    budgets = [_at(fields, "privacy.epsilon") for fields in (before, after)]
+    new_budget = "privacy.epsilon" in chosen and budgets[0] is None and budgets[1] is not None
+    if new_budget and _at(after, "privacy.scope") == "off":  # over a run's own config.yaml, which spells ``off`` out
+        _drop(after, "privacy", ["scope"], chosen)
     if "method.name" in chosen:
         former, method = _at(before, "method.name"), _at(after, "method.name")
         if former != method:

@@ -181,7 +181,11 @@ def _instead(part: Path) -> str:
     """Return which folder was meant where ``part`` (ROOT/train) is not there: the one that is ROOT itself, or in other letters."""
     if part.parent.name.lower() == part.name:
         return f". It is the folder above that is wanted: data.root={shown(part.parent.parent)}"
-    alike = [item for item in part.parent.iterdir() if item.name != part.name and item.name.lower() == part.name] if part.parent.is_dir() else []
+    alike = (
+        [item for item in part.parent.iterdir() if item.name != part.name and item.name.lower() == part.name]
+        if part.parent.is_dir()
+        else []
+    )
     return f". Rename {shown(alike[0])}" if alike else ""
 
 

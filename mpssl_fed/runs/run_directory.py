@@ -18,7 +18,7 @@ from mpssl_fed.config import Config
 from mpssl_fed.data.preparation import Preparation
 from mpssl_fed.environment import expanded
 from mpssl_fed.errors import UserError, flag, option
-from mpssl_fed.files import write_atomic, write_json
+from mpssl_fed.files import real, write_atomic, write_json
 from mpssl_fed.method import METHOD_VERSION
 from mpssl_fed.models import Classifier
 from mpssl_fed.runs import checkpoint
@@ -147,7 +147,7 @@ def refuse_within_data(folder: Path, configs: Iterable[Config]) -> None:
     for root in dict.fromkeys(one.data.root for one in configs if one.data.name == "image-folder" and one.data.root):
         for part in ("train", "test"):
             images = expanded(root) / part
-            if folder.resolve().is_relative_to(images.resolve()) and images.is_dir():
+            if images.is_dir() and real(folder).is_relative_to(real(images)):
                 raise UserError(
                     f"output.dir={folder}: lies among the images of data.root, in {images}, and would be read as a class; "
                     f"choose another by {option('output', 'DIR')}"

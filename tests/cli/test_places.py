@@ -28,7 +28,8 @@ def test_no_run_is_written_among_the_images(command: str, place: str, call: Call
     before = tree(photos)
     own = PHOTOS if command != "study" else [word for word in PHOTOS if not word.startswith("method")]
     message = call.refused(command, "demo", f"data.root={photos}", *own, "--output", photos / place)
-    assert "lies among the images" in message and "--output DIR" in message
+    assert "lies among the images" in message
+    assert "--output DIR" in message
     assert tree(photos) == before
     assert call("data", "demo", f"data.root={photos}", *PHOTOS, "--plot", photos.parent / "labels.png").status == 0
 
@@ -90,9 +91,7 @@ def test_a_model_that_may_not_be_read_is_not_said_to_be_missing(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(("root", "hint"), [("photos/train", "data.root={}/photos"), ("upper", "Rename {}/upper/Train")])
-def test_the_folder_that_was_meant_is_named(
-    root: str, hint: str, call: Caller, photos: Path, tmp_path: Path
-) -> None:
+def test_the_folder_that_was_meant_is_named(root: str, hint: str, call: Caller, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "upper" / "Train").mkdir(parents=True)
     assert hint.format(tmp_path) in call.refused("data", "demo", f"data.root={tmp_path / root}", *PHOTOS)
 
@@ -113,3 +112,8 @@ def test_an_export_never_replaces_a_file_of_its_run(call: Caller, photos: Path, 
 
 def test_a_superlink_without_its_keys_is_not_started(call: Caller, tmp_path: Path) -> None:
     assert "has no ca.crt" in call.refused("server", "--keys", tmp_path, "--database", tmp_path / "db.sqlite")
+
+
+def test_a_sheet_has_a_largest_size(call: Caller, tmp_path: Path) -> None:
+    words = ("--classes", "A", "--out", tmp_path / "sheet.png")
+    assert "at most 1000" in call.refused("generate", "--per-class", 10**9, *words)

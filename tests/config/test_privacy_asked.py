@@ -13,7 +13,7 @@ ASKED = {"privacy": {"epsilon": 2, "public_size": 1000}}
 @pytest.mark.parametrize("section", [{"public_size": 1000}, {"delta": 1e-6}, {"unit": "subject"}, {"clip": {"gradient": 0.5}}])
 def test_settings_of_privacy_without_a_budget_are_refused(section: dict[str, object]) -> None:
     key = next(iter(section))
-    with pytest.raises(UserError, match=f"{key} given, but neither privacy.epsilon nor privacy.scope.*privacy.scope=off"):
+    with pytest.raises(UserError, match=rf"{key} given, but neither privacy\.epsilon nor privacy\.scope.*privacy\.scope=off"):
         configs.from_mapping({"privacy": section})
     config = configs.from_mapping({"privacy": {**section, "scope": "off"}})
     assert f"no differential privacy: privacy.scope is off, so privacy.{key} has no effect" == config.privacy.idle()
@@ -48,7 +48,8 @@ def test_a_budget_over_a_config_that_spells_off_out_is_honoured() -> None:
 
 
 @pytest.mark.parametrize(
-    ("section", "key"), [("privacy", "epsilon"), ("federation", "rounds"), ("seed", ""), ("optim", "betas"), ("privacy", "public_size")]
+    ("section", "key"),
+    [("privacy", "epsilon"), ("federation", "rounds"), ("seed", ""), ("optim", "betas"), ("privacy", "public_size")],
 )
 @pytest.mark.parametrize("value", [True, False])
 def test_true_is_no_number(section: str, key: str, value: bool) -> None:
