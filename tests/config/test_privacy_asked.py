@@ -20,7 +20,7 @@ def test_settings_of_privacy_without_a_budget_are_refused(section: dict[str, obj
 
 
 def test_a_section_that_replaces_the_budget_is_refused() -> None:
-    with pytest.raises(UserError, match="noise given, but neither privacy.epsilon"):
+    with pytest.raises(UserError, match=r"noise given, but neither privacy\.epsilon"):
         configs.from_mapping(configs.override(ASKED, ["privacy={noise: fast}"]))
 
 
