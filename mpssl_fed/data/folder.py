@@ -164,7 +164,7 @@ def _class_folders(root: Path, skipped: Skipped) -> list[Path]:
     """Return the folders in ``root``; what lies beside them goes to ``skipped``. UserError for a dead link, once a class maybe."""
     if not root.is_dir():
         how = "is a file, FIFO or device, no folder" if root.exists() else "does not exist"
-        raise UserError(f"folder {shown(root)} {how}; expected {shown(root)}/CLASS/*.png, one folder per class")
+        raise UserError(f"folder {shown(root)} {how}; expected {shown(root)}/CLASS/*.png, one folder per class{_instead(root)}")
     here = Skipped()
     folders, images = entries(root, here)
     for link in here.found.get(DEAD, ()):
@@ -176,6 +176,18 @@ def _class_folders(root: Path, skipped: Skipped) -> list[Path]:
     for reason, paths in here.found.items():
         skipped.add(reason, *paths)
     return without_loops(folders, (root,), skipped)
+
+
+def _instead(part: Path) -> str:
+    """Return which folder was meant where ``part`` (ROOT/train) is not there: the one that is ROOT itself, or in other letters."""
+    if part.parent.name.lower() == part.name:
+        return f". It is the folder above that is wanted: data.root={shown(part.parent.parent)}"
+    alike = (
+        [item for item in part.parent.iterdir() if item.name != part.name and item.name.lower() == part.name]
+        if part.parent.is_dir()
+        else []
+    )
+    return f". Rename {shown(alike[0])}" if alike else ""
 
 
 def _is_there(folder: Path) -> bool:

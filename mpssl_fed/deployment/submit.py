@@ -13,7 +13,7 @@ from mpssl_fed.deployment import superlink as control
 from mpssl_fed.errors import UserError
 from mpssl_fed.runs.progress import Progress
 from mpssl_fed.runs.reader import MANIFEST, read_history, read_manifest
-from mpssl_fed.runs.run_directory import refuse_occupied
+from mpssl_fed.runs.run_directory import refuse_occupied, refuse_within_data
 
 LOOK_EVERY_S, ASK_EVERY_S, MOST_UNANSWERED = 0.5, 20.0, 3
 
@@ -33,6 +33,7 @@ def submit(
     the SuperLink, too; its checkpoints stay.
     """
     resume = config.output.resume
+    refuse_within_data(run, [config])
     refuse_occupied(run, resume=resume, overwrite=config.output.overwrite)
     config = with_absolute_paths(config)
     federation = config.federation.model_copy(update={"backend": "deployment"})
@@ -42,6 +43,8 @@ def submit(
     before = _manifest(run)
     run_id = flower.submit(control.write_bundle(scratch / "mpssl-fed", config))
     progress.start(config, str(run))
+    if config.privacy.idle():
+        progress.note(config.privacy.idle())
     try:
         _follow(flower, run_id, run, progress, shown, alive)
     except KeyboardInterrupt:

@@ -9,15 +9,16 @@ import torch
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
-from mpssl_fed.config.section import Section
+from mpssl_fed.config.section import Closed
 from mpssl_fed.data.preparation import Preparation
 from mpssl_fed.errors import UserError, flag
+from mpssl_fed.files import readable
 from mpssl_fed.models import Architecture, Classifier, build_classifier
 from mpssl_fed.models.backbones import BODIES
 from mpssl_fed.runs.reader import MODEL
 
 
-class SavedArchitecture(Section):
+class SavedArchitecture(Closed):
     """What a model file may say of its classifier (``Classifier.architecture``): nothing that opens a path or takes much memory."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}$")
@@ -39,7 +40,7 @@ def read_model(path: Path) -> Classifier:
     The file may be anybody's: what its header says is held against :class:`SavedArchitecture`, and the shapes of its tensors
     against those of that classifier, before anything is allocated.
     """
-    file = _file(path)
+    file = readable(_file(path))
     try:
         with safe_open(file, framework="pt") as content:
             architecture = SavedArchitecture.model_validate_json(content.metadata()["architecture"], strict=True)
@@ -79,7 +80,7 @@ def read_preparation(path: Path) -> Preparation | None:
 
     UserError when there is no model, or it says what this version does not understand.
     """
-    file = _file(path)
+    file = readable(_file(path))
     try:
         with safe_open(file, framework="pt") as content:
             text = content.metadata().get("preparation")

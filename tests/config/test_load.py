@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -195,3 +196,12 @@ def test_a_config_is_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         config.seed = 3  # type: ignore[misc]
     assert isinstance(config, Config)
+
+
+@pytest.mark.parametrize(
+    ("fields", "cure"),
+    [({"privacy.epsilon": 2}, "privacy: {epsilon: ...}"), ({"privacy": {"clip.gradient": 2}}, "clip: {gradient: ...}")],
+)
+def test_the_dots_of_a_command_line_are_told_to_nest_in_a_file(fields: dict[str, object], cure: str) -> None:
+    with pytest.raises(UserError, match="nested, so write " + re.escape(cure)):
+        configs.from_mapping(fields)

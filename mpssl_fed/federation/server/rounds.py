@@ -57,6 +57,8 @@ def serve(grid: Grid, job: Job) -> None:
     torch.set_num_threads(config.runtime.threads)
     server = _Server(grid, job, config)
     job.progress.start(config, str(run.folder))
+    if config.privacy.idle():
+        job.progress.note(config.privacy.idle())
     try:
         run.update_manifest(held_out=guessing(server.test))
         state = run.checkpoint() or server.begin()
