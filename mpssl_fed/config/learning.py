@@ -55,7 +55,7 @@ METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
 """Method name -> what its other keys of the method section are unless set, nested as in YAML. Not the paper's: `mp-ssl+` is the
 best form of meta-optimised samples that was found, a large buffer half of which has random latents."""
 
-MODELS = ("small-cnn", "resnet18", "resnet50", "pixels", "hog", "random")
+MODELS = ("small-cnn", "resnet18", "resnet50", "efficientnet-lite0", "pixels", "hog", "random")
 """Classifiers that this package builds; a plug-in's is one that a site's owner may add to its policy."""
 
 LAMBDA = {"none": 0.0}
@@ -91,10 +91,14 @@ class Model(Section):
         "pretrained": site(NO_PATH, code="path", fixed=True),
     }
 
-    name: str = Field("small-cnn", description="small-cnn, resnet18, resnet50, pixels, hog, random, or a plug-in.")
+    name: str = Field(
+        "small-cnn", description="small-cnn, resnet18, resnet50, efficientnet-lite0, pixels, hog, random, or a plug-in."
+    )
     norm: Literal["group", "batch"] = Field("group", description="Normalisation layers; differential privacy needs group.")
     trainable: Literal["all", "norm", "head"] = Field("all", description="all; norm: scales and shifts, and head; head alone.")
-    pretrained: str | None = Field(None, description="File of ImageNet weights for a ResNet body (torchvision's state dict).")
+    pretrained: str | None = Field(
+        None, description="File of ImageNet weights: a ResNet's (torchvision's); efficientnet-lite0's, by default its package's."
+    )
 
 
 class Gap(Section):

@@ -21,6 +21,7 @@ from mpssl_fed.deployment.own_data import OwnData
 from mpssl_fed.deployment.own_generator import OwnGenerator
 from mpssl_fed.deployment.owner_report import Owned, lifetime, whereabouts, write_site_report
 from mpssl_fed.deployment.worker import LIMIT_S, Worker
+from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.messages import EXAMPLES, LARGEST_NUMBER, REPLY_METRICS, Plan, TrainReply, TrainRequest
 from mpssl_fed.federation.refusal import Refusal
@@ -28,6 +29,7 @@ from mpssl_fed.federation.site.budget import Budget, policy_budget
 from mpssl_fed.federation.site.site import Site
 from mpssl_fed.federation.site.state import SiteState
 from mpssl_fed.federation.weights import bound
+from mpssl_fed.models import Classifier
 from mpssl_fed.privacy.egress import NumberSpec, allow, like
 from mpssl_fed.privacy.ledger import Ledger
 from mpssl_fed.privacy.ledger_files import LedgerError
@@ -167,7 +169,7 @@ class Resident:
             raise Refusal("unit")
         runtime = config.runtime.model_copy(update={"device": self.device or "auto"})
         local, _, fingerprint = self._generator.load(config.model_copy(update={"runtime": runtime}))
-        entries = max(entries, sum(parameter.numel() for parameter in parts.classifier(local).parameters()))  # frozen ones, too
+        entries = max(entries, sum(parameter.numel() for parameter in _classifier(local).parameters()))  # frozen ones, too
         self._granted = policy_budget(self.policy, config, self._ledger, entries, fingerprint, self._metrics)
         return local
 
@@ -183,6 +185,14 @@ class Resident:
     def _count(self, code: str) -> None:
         self.refused[code] += 1
         log.warning("refused: %s", code)
+
+
+def _classifier(config: Config) -> Classifier:
+    try:
+        return parts.classifier(config)
+    except UserError as error:  # of the config and of what is installed: nothing of it is private
+        log.warning("declined (model): %s", error)
+        raise Refusal("model") from error
 
 
 def _read(body: bytes) -> tuple[wire.Arrays, Header]:

