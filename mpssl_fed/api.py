@@ -16,20 +16,21 @@ if TYPE_CHECKING:
     from mpssl_fed.config import Config, Given
     from mpssl_fed.models import Classifier
     from mpssl_fed.runs.progress import Progress
+    from mpssl_fed.runs.rounds import Round
 
 
 @dataclass(frozen=True, repr=False)
 class Run:
-    """A run on disk: its folder, resolved config and the records of metrics.jsonl (round 0 is the initial model)."""
+    """A run on disk: its folder, resolved config and rounds (round 0 is the initial model)."""
 
     folder: Path
     config: Config
-    history: list[dict[str, Any]]
+    history: list[Round]
 
     @property
     def accuracy(self) -> float:
         """Accuracy on the held-out images (``data.held_out``) of the last round that was evaluated, 0..1."""
-        evaluated = [record["test_accuracy"] for record in self.history if record["test_accuracy"] is not None]
+        evaluated = [one.accuracy for one in self.history if one.accuracy is not None]
         if not evaluated:
             raise UserError(f"{self.folder}: no round was evaluated")
         return float(evaluated[-1])
@@ -41,9 +42,9 @@ class Run:
     def __repr__(self) -> str:
         """Return one readable line: folder, method, rounds, sites, accuracy."""
         federation, method = self.config.federation, self.config.method
-        evaluated = [record["test_accuracy"] for record in self.history if record["test_accuracy"] is not None]
+        evaluated = [one.accuracy for one in self.history if one.accuracy is not None]
         accuracy = f"{self.config.data.held_out} accuracy {evaluated[-1]:.4f}" if evaluated else "not evaluated"
-        done = self.history[-1]["round"] if self.history else 0
+        done = self.history[-1].number if self.history else 0
         return (
             f"<Run {str(self.folder)!r}: {method.name or f'{method.source} + {method.loss}'} on {self.config.data.name}, "
             f"{federation.sites} sites, round {done} of {federation.rounds}, {accuracy}>"

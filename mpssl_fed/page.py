@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from mpssl_fed.files import write_atomic
+from mpssl_fed.names import printable
 
 TEMPLATES = Path(__file__).parent / "report" / "templates"
 
@@ -38,7 +39,12 @@ def picture(content: bytes, words: str) -> dict[str, Any]:
 @cache
 def _environment() -> Environment:
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,  # what is marked safe passes as it is
     )
     environment.filters["prose"] = _prose
     return environment

@@ -16,6 +16,6 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Serve one run."""
     folder = serve_flower_run(grid, context, Path(__file__).parents[1])
-    from mpssl_fed.report.run_report import report_run  # here: it brings in what draws plots
+    from mpssl_fed.report.run_report import last_line, report_run  # here: it brings in what draws plots
 
-    print(f"report: {report_run(folder, print)}", flush=True)
+    print(last_line(folder, report_run(folder, print)), flush=True)

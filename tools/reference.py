@@ -1,4 +1,4 @@
-"""Write docs/reference-config.md and docs/reference-cli.md from the schema and the command line itself.
+"""Write docs/reference-config.md, -cli.md, -study.md and -codes.md from the schemas, the command line and the tables.
 
 python tools/reference.py [--check]     # --check: write nothing, exit 1 where a page is stale
 """
@@ -15,12 +15,16 @@ from typing import Any
 import typer.main
 from annotated_types import Ge, Gt, Le, Lt
 from click import Context, Group
+from pydantic import Discriminator
 
 from mpssl_fed import cli
+from mpssl_fed.codes import Code
 from mpssl_fed.config import METHODS, Config
-from mpssl_fed.config.learning import CONTROLS, METHOD_DEFAULTS
+from mpssl_fed.config.learning import BUNDLES, METHOD_DEFAULTS
 from mpssl_fed.config.leaves import leaves
 from mpssl_fed.config.marks import Mark
+from mpssl_fed.reply_metrics import REPLY_METRICS
+from mpssl_fed.study.schema import Asked, Excuse, SeedRule, Study, Tuned
 
 DOCS = Path(__file__).parents[1] / "docs"
 DECIDED = [
@@ -29,6 +33,13 @@ DECIDED = [
     "passes. An owner says more, or less, in the field of the policy that stands in brackets or under its `settings`",
     "([deploy.md](deploy.md)). A simulated run is its own owner: there every value of the type is taken.",
 ]
+STUDY_PARTS = {
+    "`seeds` as a rule": SeedRule,
+    "An item of `primary` or `compare`": Asked,
+    "`tuned`": Tuned,
+    "An item of `tuned.unless`": Excuse,
+}
+NAMES = {SeedRule: "rule", Asked: "comparison", Tuned: "table", Excuse: "reason"}
 HEAD = "<!-- written by tools/reference.py; edit the source, not this page -->\n\n"
 
 
@@ -50,7 +61,7 @@ def _sets(method: str) -> str:
         ]
         return [word for part in parts for word in part]
 
-    return ", ".join([*flat(METHOD_DEFAULTS.get(method, {}), "method."), *flat(CONTROLS.get(method, {}), "")])
+    return ", ".join([*flat(METHOD_DEFAULTS.get(method, {}), "method."), *flat(BUNDLES.get(method, {}), "")])
 
 
 def _rows() -> list[str]:
@@ -125,23 +136,80 @@ def _commands(command: Any, path: str) -> list[str]:
     return [*lines, "| argument or option | meaning |", "|---|---|", *rows, ""] if rows else lines
 
 
+def codes_page() -> str:
+    """Return the page of what a site may answer beside its weights: the codes of a refusal, and the numbers."""
+    lines = ["# What a site answers beside its weights", "", "## Codes", ""]
+    lines += ["All that either side learns of why a message or a reply is not taken. Numbers are those of a Flower `Error`.", ""]
+    lines += ["| code | number | raised by | meaning |", "|---|---|---|---|"]
+    lines += [f"| `{code}` | {code.number or 'never sent'} | {', '.join(code.by)} | {_cell(code.means)} |" for code in Code]
+    lines += [
+        "",
+        "## Numbers",
+        "",
+        "Those that the site's policy lists under `metrics`, and no other, leave a deployed site; the site's",
+    ]
+    lines += ["weight in the average (`num-examples`: the declared size under differential privacy) always does.", ""]
+    lines += ["| number | exact | meaning |", "|---|---|---|"]
+    lines += [f"| `{m.name}` | {'yes' if m.exact else 'no'} | {_cell(m.means)} |" for m in REPLY_METRICS.values()]
+    lines += ["", "An exact number tells of the images without noise: no policy with scope `end-to-end` may list it."]
+    return HEAD + "\n".join(lines) + "\n"
+
+
+def study_page() -> str:
+    """Return the page of every key of a study file."""
+    lines = [
+        "# Keys of a study file",
+        "",
+        "What they are for, with an example: [studies.md](studies.md). `extends` names a study that",
+        "this one extends; it is joined before the keys below are read.",
+        "",
+    ]
+    for title, model in (("", Study), *STUDY_PARTS.items()):
+        lines += [f"## {title}", ""] if title else []
+        lines += ["| key | type | default | meaning |", "|---|---|---|---|"]
+        for name, field in model.model_fields.items():
+            default = "" if field.is_required() else f"`{_cell('null' if field.default is None else str(field.default))}`"
+            kind = _study_type(field.annotation, field.metadata)
+            lines.append(f"| `{name}` | {kind} | {default} | {_cell(field.description or '')} |")
+        lines.append("")
+    return HEAD + "\n".join(lines)
+
+
+def _study_type(annotation: Any, metadata: list[Any]) -> str:
+    """Return a type as the config page shows it; a part of the study by its name."""
+    if any(isinstance(item, Discriminator) for item in metadata):
+        return "list of int, number, or a rule"
+    words = _type(annotation)
+    for model in (*STUDY_PARTS.values(), Any):
+        words = words.replace(getattr(model, "__name__", str(model)), "value" if model is Any else NAMES[model])
+    return f"{words.replace('dict of str, value', 'settings')}{_range(metadata)}"
+
+
 def _cell(text: str) -> str:
     """Return a text as a cell of a table: on one line, without an end of the cell in it."""
     return text.replace("|", "\\|").replace("\n", " ")
 
 
+PAGES = {
+    "reference-config.md": config_page,
+    "reference-cli.md": cli_page,
+    "reference-study.md": study_page,
+    "reference-codes.md": codes_page,
+}
+
+
 def main() -> int:
-    """Write or check both pages; return the exit status."""
+    """Write or check the pages; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
     stale = []
-    for name, page in (("reference-config.md", config_page()), ("reference-cli.md", cli_page())):
+    for name, page in PAGES.items():
         file = DOCS / name
-        if check and (not file.is_file() or file.read_text() != page):
+        if check and (not file.is_file() or file.read_text() != page()):
             stale.append(str(file))
         elif not check:
-            file.write_text(page)
+            file.write_text(page())
     if stale:
         print(f"stale: {', '.join(stale)}; run python tools/reference.py", file=sys.stderr)
     return bool(stale)

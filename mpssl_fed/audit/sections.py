@@ -27,7 +27,7 @@ from mpssl_fed.federation.site.state import SiteState
 from mpssl_fed.method.views import Views
 from mpssl_fed.models import Classifier
 from mpssl_fed.privacy import accounting
-from mpssl_fed.privacy.build import labelled_view, release_settings
+from mpssl_fed.privacy.build import labelled_view, release_settings, speed_of
 from mpssl_fed.privacy.mechanism import Kind
 from mpssl_fed.privacy.noise import noise_source
 from mpssl_fed.privacy.plan import Plan, plan_for
@@ -37,7 +37,7 @@ from mpssl_fed.seeds import numpy_rng
 
 SAMPLES = 256
 SHADOW_STEPS = 300
-KINDS: dict[str, Kind] = {"gradient": "gradient", "meta": "meta", "feature": "feature"}
+KINDS: tuple[Kind, ...] = ("gradient", "meta", "feature")
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,10 @@ class Audited:
     iterations: int = 300
     most: int = 1000
     progress: Callable[[str], None] | None = None
+    own: Images | None = None
+    """A deployed site's own images; a simulation's are those of its data set."""
     source: str | None = None
-    """Where a deployed site's own images lie; a simulation's are those of its data set."""
+    """Where a deployed site's own images lie."""
 
     def tell(self, text: str) -> None:
         """Show a line of progress, where someone watches."""
@@ -68,7 +70,7 @@ class Audited:
     @property
     def labelled(self) -> Images:
         """The site's images; UserError where it has none."""
-        images = parts.labelled(self.config, self.site)
+        images = parts.labelled(self.config, self.site) if self.own is None else self.own
         if not len(images):
             raise UserError(f"site {self.site} holds no image to audit; choose another --site")
         return images
@@ -97,15 +99,15 @@ def mechanism(audited: Audited) -> Section:
     lines, numbers = [], []
     private = _releases(audited, plan)
     for release in plan.releases():
-        if release.name not in KINDS:
+        kind = release.mechanism.kind
+        if kind not in KINDS:
             continue
-        kind = KINDS[release.name]
         audited.tell(f"mechanism: {audited.trials} trials of release {kind}")
-        claimed = accounting.epsilon({(release.sigma, 1.0): 1}, plan.delta)
+        claimed = accounting.epsilon({(release.mechanism.sigma, 1.0): 1}, plan.delta)
         found = audit_release(private, kind, private.classifier.theta(), claimed, plan.delta, trials=audited.trials)
         lines.append(
             Line(
-                f"one release of the {kind}, sigma {release.sigma:.3g}, whole data set",
+                f"one release of the {kind}, sigma {release.mechanism.sigma:.3g}, whole data set",
                 claimed,
                 found.lower_bound,
                 f"noise std {found.noise_ratio:.4f} of what is claimed",
@@ -183,7 +185,7 @@ def samples(audited: Audited) -> Section:
     latents = SiteState(audited.folder / str(audited.site)).latest(audited.run_id)
     drawn = None
     if latents is not None:
-        learner = build_site_learner(audited.config, audited.site)
+        learner = build_site_learner(audited.config, parts.Parts.simulated(audited.config, audited.site), audited.site)
         learner.load_state(latents)
         drawn = learner.samples(SAMPLES)
     if drawn is None:
@@ -272,8 +274,8 @@ def _releases(audited: Audited, plan: Plan, images: Images | None = None, model:
     """Return the releases of a plan at q 1, charged nowhere, around a classifier of their own."""
     config = audited.private
     classifier = model or parts.initial_classifier(config)
-    settings = replace(release_settings(plan, config.privacy), q=1.0)
-    without_end = Uncharged({(release.sigma, 1.0): 10**9 for release in plan.releases()})
+    settings = release_settings(replace(plan, q=1.0), config.privacy)
+    without_end = Uncharged({(one.sigma, 1.0): 10**9 for one in plan.mechanisms().values()})
     return DPPrivateData(
         classifier,
         audited.labelled if images is None else images,
@@ -282,6 +284,7 @@ def _releases(audited: Audited, plan: Plan, images: Images | None = None, model:
         settings,
         without_end,
         noise_source(config.privacy.noise),
+        speed=speed_of(config.privacy),
     )
 
 

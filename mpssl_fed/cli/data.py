@@ -34,6 +34,8 @@ def data(
     held_out = "to test on" if resolved.data.held_out == "test" else "of the training pool held out to validate on"
     images = f"{len(labels)} images to train on, {len(dataset.test)} {held_out}, {shape}"
     print(f"{dataset.name}: {len(dataset.classes)} classes; {images}")
+    for line in [*([dataset.note] if dataset.note else []), *dataset.skipped.lines()]:
+        print(line)
     print(f"{sum(map(len, shares))} are labelled and dealt out: {resolved.data.partition.name}, seed {resolved.seed}\n")
     print(describe_partition(labels, shares, dataset.classes))
     if plot is not None:

@@ -55,15 +55,14 @@ def deploy(
 
     from mpssl_fed.cli.live import complain, progress, resumable
     from mpssl_fed.deployment.rehearsal import Deployment
-    from mpssl_fed.report.run_report import report_run
+    from mpssl_fed.report.run_report import last_line, report_run
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     up = Deployment(resolved, folder, resume=resume, overwrite=overwrite or resolved.output.overwrite, port=port, note=_note)
     with resumable(), up:
-        manifest = up.serve(progress())
-    accuracy, page = manifest["result"]["test_accuracy"], report_run(folder, complain)
-    typer.echo(f"{resolved.data.held_out} accuracy {accuracy:.4f}   {page}" if accuracy is not None else str(page))
+        up.serve(progress())
+    typer.echo(last_line(folder, report_run(folder, complain)))
 
 
 @certs_app.command("ca")
@@ -159,12 +158,14 @@ def submit(
 ) -> None:
     """Submit a run to a SuperLink, follow it and say truthfully how it ended."""
     from mpssl_fed import config as configs
+
+    folder_given(output)
+    resolved = configs.load(config, words(overrides, output=output))
+
     from mpssl_fed.deployment.address import host_and_port
     from mpssl_fed.runs.reader import default_folder
 
-    folder_given(output)
     server = host_and_port(server, "--server", LINK_PORT)
-    resolved = configs.load(config, words(overrides, output=output))
     folder = Path(resolved.output.dir or default_folder(Path(config).stem)).absolute()
 
     from mpssl_fed.cli.live import complain, progress, resumable

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable
 
 from mpssl_fed.errors import UserError
+from mpssl_fed.names import printable
 
 BAD_INPUT, BUG, CUT_SHORT, INTERRUPTED = 2, 1, 1, 130
 MEMORY = re.compile(r"out of memory|allocate memory|MemoryError", re.IGNORECASE)
@@ -85,7 +86,7 @@ def _shown(place: object) -> str:
 
 def _say(text: str, status: int) -> int:
     with contextlib.suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
     return status
 
 

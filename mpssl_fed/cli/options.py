@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from mpssl_fed.config import Override
+from mpssl_fed.config.data import Fit
 from mpssl_fed.errors import UserError
 
 ConfigName = Annotated[str, typer.Argument(help="YAML file, or the name of a shipped config such as 'demo'.")]
@@ -19,6 +20,14 @@ Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in the 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete what the run in the run directory wrote, and nothing else.")]
 Ca = Annotated[Path, typer.Option("--ca", help="Certificate of the federation's CA.", exists=True, dir_okay=False)]
 Name = Annotated[str, typer.Option(help="Name of the site.")]
+FitOption = Annotated[
+    Fit,
+    typer.Option("--fit", help="How an image that is not square becomes so, as agreed: crop, pad or squash."),
+]
+WhiteLevel = Annotated[
+    float | None,
+    typer.Option(help="Value of white in grey files of 16 or 32 bits or floats, such as 4095; default: the type's own."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output instead of text.")]
 
 SHORTHANDS = {"sites": "federation.sites", "rounds": "federation.rounds", "backend": "federation.backend", "output": "output.dir"}

@@ -57,7 +57,7 @@ def check_command(
         typer.echo(json.dumps(_json(decision, refusals, unchecked, rows, cure), indent=2))
     else:
         lines = _table_lines(rows, show_all) + [f"refused ({code}): {text}" for code, text in refusals]
-        lines += _cure_lines(cure) if cure else []
+        lines += _cure_lines(cure, rules.settings) if cure else []
         lines += _grant_lines(decision.granted, plan, rules.delta) if decision.granted and not unsolved else []
         typer.echo("\n".join([*lines, *(f"not checked here: {what}" for what in unchecked)]))
     if refusals:
@@ -96,8 +96,16 @@ def _cut(cell: str, width: int) -> str:
     return f"{cell:<{width}}" if len(cell) <= width else f"{cell[: width - 3]}..."
 
 
-def _cure_lines(cure: dict[str, Any]) -> list[str]:
-    return ["to agree, add to the policy:", "settings:", *(f"  {key}: {json.dumps(value)}" for key, value in cure.items())]
+def _cure_lines(cure: dict[str, Any], settings: dict[str, Any]) -> list[str]:
+    """Return the key ``settings`` as an owner who agrees would write it, with what stands there already."""
+    from mpssl_fed.privacy.policy_settings import dotted
+
+    whole = dict(dotted(settings)) | cure
+    return [
+        "to agree, let the policy say, in place of its key 'settings':",
+        "settings:",
+        *(f"  {key}: {json.dumps(value)}" for key, value in whole.items()),
+    ]
 
 
 def _plan_under(policy: Policy, config: Config) -> tuple[Plan | None, str]:
@@ -114,7 +122,7 @@ def _plan_under(policy: Policy, config: Config) -> tuple[Plan | None, str]:
 
 
 def _smallest_sigma(plan: Plan | None) -> float | None:
-    return min(release.sigma for release in plan.releases()) if plan else None
+    return min(one.sigma for one in plan.mechanisms().values()) if plan else None
 
 
 def _generator_hash(policy: Policy, config: Config) -> str | None:

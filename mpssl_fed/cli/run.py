@@ -40,10 +40,10 @@ def simulate(
         run = run_simulation(config, *given, resume=resume, overwrite=overwrite, progress=progress(), command=command)
 
     from mpssl_fed.report.diagnosis import diagnose
-    from mpssl_fed.report.run_report import report_run
+    from mpssl_fed.report.run_report import last_line, report_run
     from mpssl_fed.runs.lock import holding
 
     with holding(run.folder):
         diagnose(run.folder)
         page = report_run(run.folder, complain)
-    print(f"{run.config.data.held_out} accuracy {run.accuracy:.4f}   {page}")
+    print(last_line(run.folder, page))

@@ -11,7 +11,7 @@ import click
 import typer
 from typer.core import TyperGroup
 
-from mpssl_fed.cli.options import Ca, Name
+from mpssl_fed.cli.options import Ca, FitOption, Name, WhiteLevel
 
 
 class _RunByDefault(TyperGroup):
@@ -36,7 +36,9 @@ State = Annotated[Path | None, typer.Option(help="Folder of everything that neve
 @site_app.command("run")
 def site_run(
     data: Annotated[Path, typer.Option(help="Folder CLASS/*.png, or a CSV file path,label[,subject].", exists=True)],
-    classes: Annotated[str, typer.Option(help="The task's class names in the agreed order: a,b,c or a file, one a line.")],
+    classes: Annotated[
+        str, typer.Option(help="The task's class names in the agreed order: a,b,c, a file with one per line, or a JSON list.")
+    ],
     policy: Annotated[Path, typer.Option(help="This site's policy (YAML); without one it answers nothing.")],
     name: Name = "site",
     number: Annotated[int, typer.Option(min=0, help="The site's number in the federation; every site has its own.")] = 0,
@@ -53,6 +55,8 @@ def site_run(
         int | None, typer.Option(help="Side that images are kept at, to be cropped from; default --size; likewise.")
     ] = None,
     subjects: Annotated[str | None, typer.Option(help="'parent': the images lie in CLASS/SUBJECT/.")] = None,
+    fit: FitOption = "crop",
+    white_level: WhiteLevel = None,
     ledger_head: Annotated[
         Path | None,
         typer.Option(help="File of the ledger's head on another disk or append-only media, so that no backup rolls both back."),
@@ -71,15 +75,15 @@ def site_run(
 ) -> None:
     """Serve this site's data to the federation, as far as the policy allows, until Ctrl-C."""
     from mpssl_fed.deployment.address import host_and_port
+    from mpssl_fed.deployment.own_data import class_names
     from mpssl_fed.deployment.start_site import SiteSettings, serve_site
     from mpssl_fed.deployment.supernode import SuperNode
     from mpssl_fed.errors import UserError
 
-    names = Path(classes).read_text(encoding="utf-8").splitlines() if Path(classes).is_file() else classes.split(",")
     settings = SiteSettings(
-        name, number, data, tuple(word.strip() for word in names if word.strip()), policy, state, socket, supernode_user, group,
+        name, number, data, class_names(classes), policy, state, socket, supernode_user, group,
         trust_bundles, size, channels, subjects, generator_path, device, round_limit, stored_size=stored_size,
-        ledger_head=ledger_head,
+        ledger_head=ledger_head, fit=fit, white_level=white_level,
     )  # fmt: skip
     node = None
     if server is not None:

@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 from mpssl_fed.config.marks import AT_SERVER, GIVEN, NO_PATH, OWN_IMAGES, RELEASED, WORK, Marks, ignored, server, site
 from mpssl_fed.config.section import Section, own_options
 
+Fit = Literal["crop", "pad", "squash"]
+"""How an image that is not square becomes so."""
+
 
 class Output(Section):
     """Where a run is written."""
@@ -50,8 +53,8 @@ class Partition(Section):
 
     name: str = Field("iid", description="iid, dirichlet, pathological, quantity, or a plug-in.")
     alpha: float | None = Field(None, gt=0, description="dirichlet: concentration; small is skewed (default 0.3).")
-    min_per_site: int | None = Field(None, ge=0, description="dirichlet, quantity: fewest images a site (default 1).")
-    classes_per_site: int | None = Field(None, ge=1, description="pathological: classes a site (default 2).")
+    min_per_site: int | None = Field(None, ge=0, description="dirichlet, quantity: fewest images per site (default 1).")
+    classes_per_site: int | None = Field(None, ge=1, description="pathological: classes per site (default 2).")
     skew: float | None = Field(None, ge=0, description="quantity: exponent of the power law of site sizes (default 1).")
     options: dict[str, Any] = Field({}, description="Options of a plug-in partitioner.")
 
@@ -70,6 +73,7 @@ class Task(Section):
         "stored_size": site(GIVEN, code="image-shape", owner="--stored-size"),
         "channels": site(GIVEN, code="image-shape", owner="--channels"),
         "flip": server("an augmentation"),
+        "fit": site(GIVEN, code="image-shape", owner="--fit"),
     }
 
     classes: tuple[str, ...] = Field(min_length=2, description="Class names; their order is that of the classifier's outputs.")
@@ -77,6 +81,7 @@ class Task(Section):
     stored_size: int | None = Field(None, ge=8, le=2048, description="Size that labelled images are kept at; null: size.")
     channels: Literal[1, 3] = Field(3, description="1 grey, 3 colour.")
     flip: bool = Field(False, description="Whether a mirrored image keeps its label.")
+    fit: Fit = Field("crop", description="How an image that is not square becomes so.")
 
 
 class Data(Section):
@@ -85,7 +90,7 @@ class Data(Section):
     marks: ClassVar[Marks] = {
         "root": site(NO_PATH, code="path", owner="--data", fixed=True),
         "val_fraction": server("scope off alone: what LMO validates on", 0, 0.5),
-        "name size labels_per_class labels_over label_fraction test_limit unlabeled subjects": ignored(OWN_IMAGES),
+        "name size fit white_level labels_per_class labels_over label_fraction test_limit unlabeled subjects": ignored(OWN_IMAGES),
         "download held_out held_out_fraction": ignored(AT_SERVER),
     }
 
@@ -94,14 +99,27 @@ class Data(Section):
     )
     root: str | None = Field(None, description="Folder that holds the data set; default: where it is usually found.")
     size: int | None = Field(None, ge=8, le=1024, description="Height and width in pixels; default: the data set's own.")
-    labels_per_class: int | None = Field(10, ge=1, description="Labelled images a class; null: see label_fraction.")
+    fit: Fit = Field(
+        "crop", description="image-folder: crop cuts the longer side off, pad adds black, squash changes the aspect ratio."
+    )
+    white_level: float | None = Field(
+        None,
+        gt=0,
+        description="image-folder: white in grey files of 16 or 32 bits or floats (12 bits: 4095); null: the type's own.",
+    )
+    labels_per_class: int | None = Field(10, ge=1, description="Labelled images per class; null: see label_fraction.")
     labels_over: Literal["site", "all-sites"] = Field(
         "site", description="site: labels_per_class is the mean of one site (times sites in all); all-sites: the total."
     )
     label_fraction: float | None = Field(
         None, gt=0, le=1, description="Labelled share of the pool, where labels_per_class is null."
     )
-    val_fraction: float = Field(0.1, ge=0, lt=1, description="Share of a site's labelled images kept for the meta-objective.")
+    val_fraction: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="Share of each class at a site kept for the meta-objective, an image of two at least, half at most; 0: none.",
+    )
     held_out: Literal["test", "validation"] = Field(
         "test", description="What is evaluated on: the test set, or (to tune) a slice of the training pool that no site gets."
     )
@@ -109,7 +127,7 @@ class Data(Section):
         0.2, gt=0, lt=1, description="held_out=validation: share of each class of the training pool, the same for every seed."
     )
     test_limit: int | None = Field(None, ge=1, description="Evaluate on the first so many of the shuffled held-out images.")
-    unlabeled: int | None = Field(None, ge=1, description="ssl-real: most real unlabeled images a site; null: all of its share.")
+    unlabeled: int | None = Field(None, ge=1, description="ssl-real: most real unlabeled images per site; null: all of its share.")
     subjects: Literal["parent"] | None = Field(None, description="image-folder: the folder above an image names its subject.")
     download: bool = Field(False, description="Permit the download of a data set that is not found.")
     partition: Partition = Partition()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mpssl_fed.config.marks import AT_SERVER, PRICED, RELEASED, WORK, Marks, ignored, server, site
 from mpssl_fed.config.section import Section, own_options
@@ -107,14 +108,24 @@ class Federation(Section):
         return self
 
 
+CLIP_RANGE = (1e-3, 1e3)
+"""Least and largest clip bound of any release: in schema, marks, policy and release alike.
+
+Gradients and features of a unit that trains anything have norms of about 1e-2 to 1e2. Within the range a unit's vector, the grid
+of its contribution (2^-36 of the bound), the noise (sigma 0.2 to 1e5 times the bound) and the quotient by q x public_size
+(1e-9 to 1e9) are all normal float32 numbers, 1e-38 to 3e38, with every digit. Outside it a clip serves nobody but a server that
+looks for an edge of the arithmetic.
+"""
+
+
 class Clip(Section):
-    """L2 bounds of one unit's contribution to each release; public numbers."""
+    """L2 bounds of one unit's contribution to each release; public numbers within :data:`CLIP_RANGE`."""
 
-    marks: ClassVar[Marks] = {"gradient meta feature": site("the bound of what one unit adds", 1e-3, 1e3, code="clip")}
+    marks: ClassVar[Marks] = {"gradient meta feature": site("the bound of what one unit adds", *CLIP_RANGE, code="clip")}
 
-    gradient: float = Field(1.0, gt=0, description="Release (a): supervised gradient.")
-    meta: float = Field(1.0, gt=0, description="Release (b): validation gradient.")
-    feature: float = Field(1.0, gt=0, description="Release (c): feature mean.")
+    gradient: float = Field(1.0, ge=CLIP_RANGE[0], le=CLIP_RANGE[1], description="Release (a): supervised gradient.")
+    meta: float = Field(1.0, ge=CLIP_RANGE[0], le=CLIP_RANGE[1], description="Release (b): validation gradient.")
+    feature: float = Field(1.0, ge=CLIP_RANGE[0], le=CLIP_RANGE[1], description="Release (c): feature mean.")
 
 
 class Privacy(Section):
@@ -131,6 +142,7 @@ class Privacy(Section):
         "sigma_feature_ratio": server(PRICED, 0.1, 100, code="sigma"),
         "count_floor": site("a public bound of release (c)", 0.01, 1),
         "noise": site("fast is for public data", code="noise", fixed=True),
+        "class_weights": site("public numbers of the owner's choice"),
         "per_unit": site("how this machine computes"),
         "max_physical_batch": site("this machine's memory", 1, 4096),
     }
@@ -144,11 +156,22 @@ class Privacy(Section):
     clip: Clip = Clip()
     meta_params: Literal["norm", "all"] = Field("norm", description="Where release (b) lives.")
     per_class_gap: bool = Field(False, description="Release (c) in one block a class; its noise grows with their number.")
+    class_weights: tuple[float, ...] | None = Field(
+        None,
+        description="Public weight of each task class in the synthetic batch under DP, as the owner declares; null: all alike.",
+    )
     sigma_feature_ratio: float = Field(4.0, gt=0, description="Noise multiplier of (c) over that of (a).")
     count_floor: float = Field(0.1, gt=0, le=1, description="Floor of the noisy count, as a share of q x public_size.")
     noise: Literal["secure", "fast"] = Field("secure", description="fast: simulations of public data alone.")
     per_unit: Literal["vmap", "loop"] = Field("vmap", description="How per-unit gradients are taken.")
     max_physical_batch: int = Field(32, ge=1, description="Units in memory at once.")
+
+    @field_validator("class_weights")
+    @classmethod
+    def _shares(cls, weights: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if weights is not None and not (min(weights, default=-1) >= 0 and 0 < sum(weights) < math.inf):
+            raise ValueError("want one finite number of 0 or more for each task class, not all of them 0")
+        return weights
 
     @property
     def on(self) -> bool:

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from mpssl_fed.config.marks import (
     AT_SERVER,
     NO_PATH,
+    OFF_ALONE,
     PRICED,
     PUBLIC,
     RELEASED,
@@ -23,6 +24,7 @@ from mpssl_fed.errors import nearest
 
 METHODS: dict[str, tuple[str, str]] = {
     "base": ("none", "none"),
+    "base-train-only": ("none", "none"),
     "naive-gssl": ("random", "freematch"),
     "p-ssl": ("pseudo-label", "freematch"),
     "mp-ssl-wo-scr": ("meta-optimised", "freematch"),
@@ -36,23 +38,36 @@ METHODS: dict[str, tuple[str, str]] = {
     "linear-random": ("none", "none"),
     "linear-pixels": ("none", "none"),
     "linear-hog": ("none", "none"),
+    "federated-gssl": ("none", "none"),
 }
-"""Method name -> (source of the unsupervised batch, unsupervised loss); DESIGN section 3."""
+"""Method name -> (source of the unsupervised batch, unsupervised loss); docs/design.md, section 3."""
 
 CONTROLS: dict[str, dict[str, dict[str, Any]]] = {
+    "base-train-only": {"method": {"hold_out": True}},
     "generator-only": {"warm_start": {"part": "both"}},
     "fedprox": {"federation": {"strategy": {"name": "fedprox"}}},
     "linear-random": {"model": {"name": "random", "pretrained": None}},
     "linear-pixels": {"model": {"name": "pixels", "pretrained": None}},
     "linear-hog": {"model": {"name": "hog", "pretrained": None}},
 }
-"""Control -> what its name says outside the method section. `base` with the proximal term, or as a linear head on frozen features
-of a random network, on raw pixels or on HOG; `generator-only` asks no site and is what the public generator alone teaches."""
+"""Control -> what its name says beside source and loss. `base` with the proximal term, or as a linear head on frozen features
+of a random network, on raw pixels or on HOG; `generator-only` asks no site and is what the public generator alone teaches;
+`base-train-only` leaves out of training the images that the other methods keep for validation."""
+
+RECIPES: dict[str, dict[str, dict[str, Any]]] = {
+    "federated-gssl": {"warm_start": {"part": "body"}, "federation": {"anchor": {"weight": 1.0}}},
+}
+"""Recipe -> what its name says beside source and loss, unless the config says how else. `federated-gssl`, not the paper's, is what
+paid where sites hold different classes (benchmarks/results/methods-federated-half-strong.md): the public generator's images
+warm-start the body and hold sites together through the anchor; no loss of a site's own is asked of them."""
+
+BUNDLES = CONTROLS | RECIPES
+"""Method name -> the keys of other sections that it sets."""
 
 METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
     "mp-ssl+": {"buffer": 30, "random_share": 0.5},
 }
-"""Method name -> what its other keys of the method section are unless set, nested as in YAML. Not the paper's: `mp-ssl+` is the
+"""Method name -> what its other keys of the method section are unless set, nested as in YAML. `mp-ssl+`, not the paper's, is the
 best form of meta-optimised samples that was found, a large buffer half of which has random latents."""
 
 MODELS = ("small-cnn", "resnet18", "resnet50", "efficientnet-lite0", "pixels", "hog", "random")
@@ -106,11 +121,12 @@ class Gap(Section):
 
     marks: ClassVar[Marks] = {
         "weight": server(RELEASED, 0, 100),
-        "per_class": server(RELEASED),
+        "per_class balance": server(RELEASED),
     }
 
     weight: float = Field(1.0, ge=0, description="lambda_gap.")
-    per_class: bool = Field(True, description="One mean a class; under differential privacy the gap is global unless planned.")
+    per_class: bool = Field(True, description="One mean per class; under differential privacy the gap is global unless planned.")
+    balance: bool = Field(True, description="Bring its gradient and that of the validation loss to one norm before lambda_gap.")
 
 
 class Latent(Section):
@@ -122,6 +138,8 @@ class Latent(Section):
         "converter_lr": server(RELEASED, 1e-6, 10),
         "temperature": server(RELEASED, 0.05, 20),
         "hard": server(RELEASED),
+        "init": server(OFF_ALONE),
+        "probes": server(WORK, 2, 64),
     }
 
     hidden: int = Field(64, ge=1, description="Width of the mapper's hidden layer.")
@@ -129,6 +147,11 @@ class Latent(Section):
     converter_lr: float = Field(2e-1, gt=0, description="Adam step of xi.")
     temperature: float = Field(0.9, gt=0, description="Gumbel-softmax temperature.")
     hard: bool = Field(True, description="Straight-through one-hot foundation labels.")
+    init: Literal["uniform", "closed-form"] = Field(
+        "uniform",
+        description="Converter at first: all alike, or softmax of minus squared distances of mean features; not under DP.",
+    )
+    probes: int = Field(8, ge=2, description="Closed form: synthetic images per generator class that its mean feature is taken of.")
 
 
 class FreeMatch(Section):
@@ -142,7 +165,9 @@ class FreeMatch(Section):
         "hard": server(RELEASED),
     }
 
-    ema: float = Field(0.999, ge=0, lt=1, description="Momentum of thresholds and histograms.")
+    ema: float | None = Field(
+        None, ge=0, lt=1, description="Momentum of thresholds and histograms; null: 0.999, less in runs under 20,000 steps."
+    )
     fairness: float = Field(0.01, ge=0, description="Weight of the self-adaptive fairness term.")
     fixed_threshold: float | None = Field(None, ge=0, le=1, description="Set: FixMatch with this threshold.")
     temperature: float = Field(0.5, gt=0, description="Sharpening of soft pseudo-labels.")
@@ -175,6 +200,8 @@ class Method(Section):
         "refresh_every": server(WORK, 1, 100_000),
         "bank": server(WORK, 0, 20_000),
         "random_share": server(PUBLIC, 0, 1),
+        "hold_out": server(OFF_ALONE),
+        "relevant": site("says what the owner's classes look like"),
         "lmo_every": server(PRICED, 1, 100_000),
         "look_ahead": server(RELEASED, 1e-6, 10),
         "infonce_temperature": server(RELEASED, 0.01, 10),
@@ -182,7 +209,9 @@ class Method(Section):
     }
 
     name: str | None = Field(None, description="A pair with a name (base, mp-ssl, ...); null: source and loss are given.")
-    source: str | None = Field(None, description="none, real, random, pseudo-label, meta-optimised, or a plug-in.")
+    source: str | None = Field(
+        None, description="none, real, random, pseudo-label, meta-optimised, oracle, anti-oracle, closed-form, or a plug-in."
+    )
     loss: str | None = Field(None, description="none, scr, scr-stopgrad, infonce, vicreg, freematch, or a plug-in.")
     augment: Literal["weak", "half-strong"] = Field("weak", description="Augmentation of the labelled batch.")
     lambda_: float = Field(1.0, alias="lambda", ge=0, description="Weight of the unsupervised loss.")
@@ -192,10 +221,18 @@ class Method(Section):
     refresh_every: int = Field(5, ge=1, description="Steps between new synthetic batches (1 with buffer 1: a new one each step).")
     bank: int = Field(0, ge=0, description="Random sources: this many images made once and drawn from; 0: none.")
     random_share: float = Field(0.0, ge=0, le=1, description="Share of the buffer drawn with random z beside the meta-optimised.")
-    lmo_every: int = Field(5, ge=1, description="Steps between two latent meta-optimisations.")
+    hold_out: bool | None = Field(
+        None, description="Whether training leaves out the validation images; null: where there is an unsupervised loss."
+    )
+    relevant: dict[str, str] = Field(
+        {}, description="Generator class -> task class that it shows, * for any; default: equal names."
+    )
+    lmo_every: int = Field(5, ge=1, description="Steps between two latent meta-optimisations; none while lambda is 0.")
     lmo_batch: int = Field(24, ge=2, description="Synthetic images in a latent meta-optimisation.")
     micro_batch: int | None = Field(None, ge=2, description="Meta-gradient in slices of so many images; null: at once.")
-    look_ahead: float = Field(0.05, gt=0, description="eta of the look-ahead step.")
+    look_ahead: float | None = Field(
+        None, gt=0, description="null: look ahead by the optimiser's own next step; a number: by one of plain SGD with this eta."
+    )
     gap: Gap = Gap()
     latent: Latent = Latent()
     infonce_temperature: float = Field(0.2, gt=0, description="Temperature of the InfoNCE loss.")
@@ -235,8 +272,10 @@ class Method(Section):
     def _pair(self) -> Method:
         if (self.source == "none") != (self.loss == "none"):
             raise ValueError(f"source={self.source} with loss={self.loss}: either both are none or neither is")
-        if self.loss in ("vicreg", "infonce") and self.micro_batch is not None:
-            raise ValueError(f"method.micro_batch={self.micro_batch}: {self.loss} compares the images of a batch; set it to null")
+        if self.source == "meta-optimised" and self.hold_out is False:
+            raise ValueError(
+                "method.hold_out=false with a meta-optimised source would validate on images that it trains on; set it to null"
+            )
         return self
 
 
@@ -270,7 +309,7 @@ class Optim(Section):
     betas: tuple[float, float] = Field((0.9, 0.99), description="adamw alone.")
     schedule: Literal["constant", "cosine"] = Field("cosine", description="Over all rounds x local_steps.")
     warmup_steps: int = Field(10, ge=0, description="Linear rise of the step size.")
-    batch_size: int | None = Field(None, ge=1, description="Labelled images a step (32 unless set); refused under DP.")
+    batch_size: int | None = Field(None, ge=1, description="Labelled images per step (32 unless set); refused under DP.")
 
     @field_validator("betas")
     @classmethod

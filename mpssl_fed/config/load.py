@@ -17,17 +17,18 @@ from mpssl_fed.config import overrides as given
 from mpssl_fed.config.data import Data, Output, Runtime
 from mpssl_fed.config.federation import Federation, Privacy
 from mpssl_fed.config.keys import keys_below, keys_beside
-from mpssl_fed.config.learning import CONTROLS, GeneratorSection, Method, Model, Optim, WarmStart
+from mpssl_fed.config.learning import BUNDLES, CONTROLS, GeneratorSection, Method, Model, Optim, WarmStart
 from mpssl_fed.config.marks import PUBLIC, Marks, server
 from mpssl_fed.config.overrides import Given, Override
 from mpssl_fed.config.plain import plain, read_mapping, to_yaml
 from mpssl_fed.config.section import Section
 from mpssl_fed.errors import UserError, nearest
+from mpssl_fed.files import parse_json
 
 PROTOCOL_VERSION = 1
 """Raised when the meaning of a message or of a config key changes; a site refuses a config of another version."""
 
-OF_A_STUDY = ("grid", "grids", "variants")
+OF_A_STUDY = ("grid", "grids", "variants", "extends")
 """Keys that tell a study file from a config."""
 
 
@@ -63,16 +64,29 @@ class Config(Section):
                 "model.norm=batch is refused under differential privacy: its running statistics would be an un-noised release "
                 "of private data. Set model.norm=group."
             )
+        if self.method.hold_out:
+            raise ValueError(
+                "method.hold_out=true is refused under differential privacy: all of a site's images train and validate there, "
+                "since to part them would double the noise. Set it to null, or take method.name=base."
+            )
+        closed = self.method.source == "closed-form" or (
+            self.method.source == "meta-optimised" and self.method.latent.init == "closed-form"
+        )
+        if closed:
+            raise ValueError(
+                "the closed-form converter is refused under differential privacy: no release covers the class means that it reads. "
+                "Set method.latent.init=uniform, or another method.source."
+            )
         return self
 
     @model_validator(mode="before")
     @classmethod
-    def _controls_set_more_than_a_method(cls, fields: Any) -> Any:
-        """Set what the name of a control says of other sections; ValueError where the config says otherwise."""
+    def _names_set_more_than_a_method(cls, fields: Any) -> Any:
+        """Set what the name of a control or recipe says of other sections; ValueError where the config contradicts a control."""
         if not isinstance(fields, dict) or not isinstance(fields.get("method"), dict):
             return fields
         name = str(fields["method"].get("name"))
-        return _with_control(fields, name, CONTROLS.get(name, {}))
+        return _with_bundle(fields, name, BUNDLES.get(name, {}))
 
     @model_validator(mode="after")
     def _generator_only_starts_warm(self) -> Config:
@@ -83,10 +97,35 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _the_recipe_has_its_parts(self) -> Config:
+        """An arm that is called by the recipe's name has both its parts, however they are set."""
+        if self.method.name != "federated-gssl":
+            return self
+        left_out = [
+            f"{key}={value}"
+            for key, value, without in (
+                ("warm_start.part", self.warm_start.part, "none"),
+                ("federation.anchor.weight", self.federation.anchor.weight, 0),
+            )
+            if value == without
+        ]
+        if left_out:
+            raise ValueError(
+                f"method.name=federated-gssl is a warm start and an anchor, but {' and '.join(left_out)} is given; "
+                "remove it, or set method.name=base"
+            )
+        return self
+
     @property
     def private_rounds(self) -> int:
         """How many rounds ask the sites: none for ``generator-only``, the control that reads no private data."""
         return 0 if self.method.name == "generator-only" else self.federation.rounds
+
+    def lambda_at(self, t: int) -> float:
+        """Return lambda at a site's step t (from 0, over all rounds): a linear rise from 0 over the share ``warmup`` of them."""
+        rise = self.method.warmup * self.federation.rounds * self.federation.local_steps
+        return self.method.lambda_ * min(1.0, t / rise if rise else 1.0)
 
     def dump(self) -> dict[str, Any]:
         """Return the resolved config as plain JSON types, with the names the YAML uses."""
@@ -111,17 +150,17 @@ class Config(Section):
         return to_yaml(self.dump())
 
 
-def _with_control(fields: dict[str, Any], name: str, sets: dict[str, Any], path: str = "") -> dict[str, Any]:
-    """Return ``fields`` with what the control ``name`` sets; ``generator-only`` may also warm the head alone."""
+def _with_bundle(fields: dict[str, Any], name: str, sets: dict[str, Any], path: str = "") -> dict[str, Any]:
+    """Return ``fields`` with what ``name`` sets; a recipe's values may differ, ``generator-only`` may warm the head alone."""
     filled = dict(fields)
     for key, value in sets.items():
         given = filled.get(key)
         if isinstance(value, dict):
             if given is None or isinstance(given, dict):
-                filled[key] = _with_control(given or {}, name, value, f"{path}{key}.")
+                filled[key] = _with_bundle(given or {}, name, value, f"{path}{key}.")
         elif key not in filled:
             filled[key] = value
-        elif given != value and name != "generator-only":
+        elif given != value and name in CONTROLS and name != "generator-only":
             raise ValueError(f"method.name={name} means {path}{key}={value}, but {path}{key}={given} is given; remove one of them")
     return filled
 
@@ -177,8 +216,12 @@ def from_mapping(fields: Mapping[str, Any], where: str = "config", overrides: Se
 
 
 def from_json(text: str) -> Config:
-    """Return the config of :meth:`Config.canonical_json`."""
-    return from_mapping(json.loads(text), "config in the message")
+    """Return the config of :meth:`Config.canonical_json`; UserError for any other text."""
+    try:
+        fields = parse_json(text)
+    except ValueError as error:
+        raise UserError(f"config in the message: not readable as JSON: {error}") from error
+    return from_mapping(fields, "config in the message")
 
 
 def _explain(item: Any, where: str, overrides: Sequence[Override]) -> str:

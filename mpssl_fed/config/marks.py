@@ -16,6 +16,7 @@ PRICED = "the plan pays for it"
 NO_PATH = "no path from outside is followed"
 OWN_IMAGES = "a site has its own images"
 AT_SERVER = "happens at the server"
+OFF_ALONE = "scope off alone: what reads images without noise"
 GIVEN = "the images as the owner gives them"
 
 

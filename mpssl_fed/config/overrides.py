@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mpssl_fed.config.data import PARTITION_OPTIONS
 from mpssl_fed.config.federation import STRATEGY_OPTIONS
 from mpssl_fed.config.keys import UNKNOWN, annotation_of, takes_text
-from mpssl_fed.config.learning import CONTROLS
+from mpssl_fed.config.learning import BUNDLES
 from mpssl_fed.config.plain import parse, plain
 from mpssl_fed.config.section import Section
 from mpssl_fed.errors import UserError
@@ -88,7 +88,8 @@ def drop_orphans(before: Mapping[str, Any], after: dict[str, Any], chosen: Colle
     """Take out of ``after``, in place, what belonged to a name that ``chosen`` (dotted keys) has replaced.
 
     The options of the former partitioner or strategy, source and loss of the former method, the files of the former generator
-    or model, what a former control had set elsewhere, and what the new control sets otherwise. Whatever is itself chosen stays.
+    or model, what a former control or recipe had set elsewhere, and what the new one sets otherwise. Whatever is itself chosen
+    stays.
     """
     for path, options in (("data.partition", PARTITION_OPTIONS), ("federation.strategy", STRATEGY_OPTIONS)):
         name = _renamed(before, after, chosen, path)
@@ -105,18 +106,26 @@ def drop_orphans(before: Mapping[str, Any], after: dict[str, Any], chosen: Colle
     if "method.name" in chosen:
         former, method = _at(before, "method.name"), _at(after, "method.name")
         if former != method:
-            _drop_control(after, former, chosen, only_its_own=True)
-        _drop_control(after, method, chosen, only_its_own=False)
+            _drop_bundle(after, former, chosen, only_its_own=True)
+        _drop_bundle(after, method, chosen, only_its_own=False)
 
 
-def _drop_control(after: dict[str, Any], name: Any, chosen: Collection[str], only_its_own: bool) -> None:
-    """Drop the keys that the control ``name`` sets, or of them alone those that have its values."""
-    for section, sets in CONTROLS.get(name if isinstance(name, str) else "", {}).items():
-        for key, value in sets.items():
-            found = _at(after, f"{section}.{key}")
-            same = found.get("name") == value["name"] if isinstance(value, dict) and isinstance(found, dict) else found == value
-            if same or not only_its_own:
-                _drop(after, section, [key], chosen)
+def _drop_bundle(after: dict[str, Any], name: Any, chosen: Collection[str], only_its_own: bool) -> None:
+    """Drop the keys that the control or recipe ``name`` sets, or of them alone those that have its values."""
+    for path, key, value in _parts(BUNDLES.get(name if isinstance(name, str) else "", {})):
+        found = _at(after, f"{path}.{key}")
+        same = found.get("name") == value["name"] if isinstance(value, dict) and isinstance(found, dict) else found == value
+        if same or not only_its_own:
+            _drop(after, path, [key], chosen)
+
+
+def _parts(sets: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str, Any]]:
+    """Yield (section, key, value) of a bundle; a section with a name, on which its other keys hang, as a whole."""
+    for key, value in sets.items():
+        if isinstance(value, Mapping) and (not path or "name" not in value):
+            yield from _parts(value, f"{path}.{key}" if path else key)
+        else:
+            yield path, key, value
 
 
 def _renamed(before: Mapping[str, Any], after: Mapping[str, Any], chosen: Collection[str], path: str) -> str | None:

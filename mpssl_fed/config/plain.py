@@ -17,6 +17,7 @@ from typing import Any, cast
 import yaml
 
 from mpssl_fed.errors import UserError
+from mpssl_fed.files import plain_file
 
 DEEPEST, MOST_VALUES, MOST_BYTES = 50, 100_000, 2**24
 """Levels, values (those behind an anchor counted as often as it is used) and bytes beyond which a file is no config."""
@@ -61,7 +62,7 @@ for _kind, _form, _starts in FORMS:
 def read_mapping(path: str | Path) -> dict[str, Any]:
     """Return the mapping in a YAML file; UserError that names file, line and cure when it is not one, or has a key twice."""
     try:
-        with open(path, "rb") as file:
+        with open(plain_file(path), "rb") as file:
             content = file.read(MOST_BYTES + 1)
         if len(content) > MOST_BYTES:
             raise UserError(f"{path}: larger than {MOST_BYTES >> 20} MiB, which no config is")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mpssl_fed.data.preparation import Preparation
+from mpssl_fed.data.walk import Skipped
 from mpssl_fed.errors import UserError
 from mpssl_fed.registry import Registry
 
@@ -66,7 +68,8 @@ class Dataset:
     """A classification task with its fixed held-out test set.
 
     ``flip`` says that a mirrored image keeps its label. ``note`` is a line for the user, for example about a split that we
-    made. Raises UserError for a label outside 0..len(classes)-1 and for parts that disagree about their channels.
+    made; ``preparation``: how a new image file becomes one like those of ``test``; ``skipped``: what of the user's files was left
+    out. Raises UserError for a label outside 0..len(classes)-1 and for parts that disagree about their channels.
     """
 
     name: str
@@ -75,6 +78,8 @@ class Dataset:
     test: Images
     flip: bool
     note: str = ""
+    preparation: Preparation = field(default_factory=Preparation)
+    skipped: Skipped = field(default_factory=Skipped)
 
     def __post_init__(self) -> None:
         for part, images in (("train", self.train), ("test", self.test)):

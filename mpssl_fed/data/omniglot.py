@@ -223,21 +223,20 @@ DATA_NAMES = dict.fromkeys(("omniglot", "omniglot-small"), "omniglot/ALPHABET")
 """What ``data.name`` is for each name that ``fetch`` takes here."""
 
 
-@ARCHIVES.add("omniglot")
-def _archives() -> list[Archive]:
+SHA256 = {
+    "images_background": "ad41ab679c8b5d90b271ef46be6987cc81211774a695c29dcc5367b2b26ee640",
+    "images_evaluation": "1f61a8f3366785b057fc117d9228e78a16e3d976c8953b2a10fcc74cf0609cee",
+    "images_background_small1": "f38eb80f801274ac2b4dff5b24289016bfaba4a7d5bb50deebf27104ad6cb8a4",
+    "images_background_small2": "3ccaa407515a8778e5d0861875af38b17e418f301ad5bb3b5a6b65d901a41c7f",
+}
+"""Of the published archives, as tensorflow-datasets (url_checksums/omniglot.txt) has them."""
+
+
+def _archives(*names: str) -> list[Archive]:
     from torchvision.datasets import Omniglot
 
-    return [Archive(f"{Omniglot.download_url_prefix}/{name}.zip", md5, "omniglot-py") for name, md5 in Omniglot.zips_md5.items()]
+    return [Archive(f"{Omniglot.download_url_prefix}/{name}.zip", folder="omniglot-py", sha256=SHA256[name]) for name in names]
 
 
-@ARCHIVES.add("omniglot-small")
-def _small_archives() -> list[Archive]:
-    from torchvision.datasets import Omniglot
-
-    sums = {
-        "images_background_small1": "f38eb80f801274ac2b4dff5b24289016bfaba4a7d5bb50deebf27104ad6cb8a4",
-        "images_background_small2": "3ccaa407515a8778e5d0861875af38b17e418f301ad5bb3b5a6b65d901a41c7f",
-    }
-    return [
-        Archive(f"{Omniglot.download_url_prefix}/{name}.zip", folder="omniglot-py", sha256=digest) for name, digest in sums.items()
-    ]
+ARCHIVES.add("omniglot")(lambda: _archives(*FOLDERS[:2]))
+ARCHIVES.add("omniglot-small")(lambda: _archives(*FOLDERS[2:]))

@@ -8,17 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from mpssl_fed.data.label_table import describe_partition, label_table, plot_labels
+from mpssl_fed.data.label_table import describe_partition, label_table
 from mpssl_fed.errors import UserError, nearest
+from mpssl_fed.names import shown
 from mpssl_fed.registry import Registry
 from mpssl_fed.seeds import numpy_rng
 
 __all__ = [
-    "PARTITIONERS", "UnfitClassError", "choose_labelled", "describe_partition", "label_table", "partition", "plot_labels",
+    "PARTITIONERS", "UnfitClassError", "choose_labelled", "describe_partition", "label_table", "partition",
 ]  # fmt: skip
 
 Partitioner = Callable[..., list[np.ndarray]]
-"""(y [n], sites, rng, **options) -> one index array a site; UserError where the options cannot be met."""
+"""(y [n], sites, rng, **options) -> one index array per site; UserError where the options cannot be met."""
 
 PARTITIONERS: Registry[Partitioner] = Registry("partitioners")
 
@@ -32,7 +33,7 @@ class UnfitClassError(UserError):
 
     def named(self, classes: Sequence[str]) -> str:
         """Return the text with the name of the class."""
-        return self.text.format(cls=f"class '{classes[self.label]}'")
+        return self.text.format(cls=f"class '{shown(classes[self.label])}'")
 
 
 def choose_labelled(y: np.ndarray, per_class: int | None, fraction: float | None, seed: int) -> np.ndarray:
@@ -121,8 +122,8 @@ def _pathological(y: np.ndarray, sites: int, rng: np.random.Generator, classes_p
         raise UserError(f"pathological: classes_per_site is {k}; with {classes} classes, 1 to {classes} would fit")
     if sites * k < classes:
         raise UserError(
-            f"pathological with {k} classes a site over {sites} sites covers at most {sites * k} of {classes} classes; "
-            f"at least {-(-classes // sites)} classes a site or {-(-classes // k)} sites would fit"
+            f"pathological with {k} classes per site over {sites} sites covers at most {sites * k} of {classes} classes; "
+            f"at least {-(-classes // sites)} classes per site or {-(-classes // k)} sites would fit"
         )
     cycle = rng.permutation(classes)
     holders: list[list[int]] = [[] for _ in labels]
@@ -133,7 +134,7 @@ def _pathological(y: np.ndarray, sites: int, rng: np.random.Generator, classes_p
         if count < len(held_by):
             raise UnfitClassError(
                 label,
-                f"pathological with {k} classes a site over {sites} sites puts {{cls}} at {len(held_by)} sites, but "
+                f"pathological with {k} classes per site over {sites} sites puts {{cls}} at {len(held_by)} sites, but "
                 f"it has {count} image(s); at least {len(held_by)} of each class, or fewer sites, would fit",
             )
         for site, piece in zip(held_by, np.array_split(rng.permutation(np.flatnonzero(y == label)), len(held_by)), strict=True):

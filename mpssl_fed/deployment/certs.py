@@ -15,7 +15,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from mpssl_fed.deployment.address import host
 from mpssl_fed.errors import UserError
-from mpssl_fed.files import write_atomic
+from mpssl_fed.files import plain_file, write_atomic
 
 CA_CERT, CA_KEY, SERVER_CERT, SERVER_KEY = "ca.crt", "ca.key", "server.crt", "server.key"
 CA_DAYS, SERVER_DAYS = 3650, 397
@@ -107,8 +107,8 @@ def _san(name: str) -> x509.GeneralName:
 
 def _read_ca(folder: Path) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
     try:
-        key = serialization.load_pem_private_key((folder / CA_KEY).read_bytes(), password=None)
-        cert = x509.load_pem_x509_certificate((folder / CA_CERT).read_bytes())
+        key = serialization.load_pem_private_key(plain_file(folder / CA_KEY).read_bytes(), password=None)
+        cert = x509.load_pem_x509_certificate(plain_file(folder / CA_CERT).read_bytes())
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: no readable CA ({CA_KEY}, {CA_CERT}); make one with: mpssl-fed certs ca {folder}") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):

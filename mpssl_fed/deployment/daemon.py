@@ -238,6 +238,10 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         self.wfile.write(body)
 
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Answer what is no request of HTTP as any other that is malformed; nothing of it is sent back."""
+        self._refuse(code, "malformed")
+
     def address_string(self) -> str:
         """A Unix socket has no address."""
         return "socket"

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mpssl_fed.config import Config
 from mpssl_fed.data.datasets import Images
+from mpssl_fed.federation import parts
 from mpssl_fed.federation.site.site import build_site_learner
 from mpssl_fed.federation.site.state import SiteState
 from mpssl_fed.page import picture, write_page
@@ -68,7 +69,7 @@ def write_site_report(site: Owned, config: Config, run_id: str) -> Path:
     classes, state = config.data.task.classes, SiteState(site.state / "rounds")
     counts = torch.bincount(site.images.y, minlength=len(classes)).tolist()
     life = lifetime(site.ledger, site.policy)
-    samples = _samples(state, config, run_id, site.number)
+    samples = _samples(state, config, run_id, site)
     written = datetime.datetime.now(datetime.UTC)
     return write_page(
         site.state / REPORT,
@@ -105,12 +106,13 @@ def _last_round(state: SiteState, run_id: str) -> int:
     return max(state.rounds(run_id), default=0)
 
 
-def _samples(state: SiteState, config: Config, run_id: str, site: int) -> Tensor | None:
+def _samples(state: SiteState, config: Config, run_id: str, site: Owned) -> Tensor | None:
     """Return synthetic images from the latents of the last round, [n, 3, S, S] in [-1, 1]; None without a generator."""
     latents = state.latest(run_id)
     if latents is None:
         return None
-    learner = build_site_learner(config, site)
+    made = parts.Parts.own(config, site.images, parts.generator(config))
+    learner = build_site_learner(config, made, site.number)
     learner.load_state(latents)
     found = learner.samples(SHOWN)
     return None if found is None else found[0]

@@ -51,7 +51,7 @@ class Children:
         pipe.write(f"{self.running[name].pid}\n".encode())
         pipe.flush()
 
-    def run(self, command: Sequence[str], env: Mapping[str, str], timeout: float = 120.0) -> subprocess.CompletedProcess[str]:
+    def run(self, command: Sequence[str], env: Mapping[str, str], timeout: float = 300.0) -> subprocess.CompletedProcess[str]:
         """Run a short command to its end and return it; subprocess.TimeoutExpired when it takes longer."""
         environment = {**os.environ, **env, **self._own}
         return subprocess.run(

@@ -1,4 +1,4 @@
-"""A whole deployment on one machine: SuperLink, a daemon and a SuperNode a site, one run, and everything down again."""
+"""A whole deployment on one machine: SuperLink, a daemon and a SuperNode per site, one run, and everything down again."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.engines.simulation import preflight
 from mpssl_fed.federation.server.deployed_run import with_task
-from mpssl_fed.files import short_folder, write_atomic
+from mpssl_fed.files import short_folder, write_atomic, write_json
 from mpssl_fed.runs.lock import holding
 from mpssl_fed.runs.progress import Progress
 from mpssl_fed.runs.reader import is_run
@@ -35,7 +35,7 @@ from mpssl_fed.runs.run_directory import refuse_occupied
 from mpssl_fed.runs.written import is_ours
 
 HOST = "127.0.0.1"
-START_S = 120.0
+START_S = 600.0  # on a busy machine; what died is seen at once
 AGAIN_S, MOST_DEATHS = 5.0, 20
 SHORT_ENOUGH = 70
 """Bytes of a temporary folder that leave room for the sockets in a deployment's own."""
@@ -153,12 +153,13 @@ class Deployment:
         data = self.home / "data" / str(site)
         listing = data / "labels.csv" if data.is_dir() else write_share(data, self.config, site)
         task = parts.task(self.config)
+        classes = write_json(self.home / "classes.json", list(task.classes), mode=0o600)  # a name may hold a comma or a line end
         command = [
             sys.executable, "-m", "mpssl_fed.cli", "site", "run", "--name", f"site-{site}", "--number", str(site),
-            "--data", str(listing), "--classes", ",".join(task.classes), "--size", str(task.size),
-            "--stored-size", str(task.stored_size or task.size), "--channels", str(task.channels), "--policy", str(policy),
-            "--state", str(self.home / "sites" / str(site)), "--socket", str(self._socket(site)), "--trust-bundles",
-            "--device", self.config.runtime.device,
+            "--data", str(listing), "--classes", str(classes), "--size", str(task.size),
+            "--stored-size", str(task.stored_size or task.size), "--channels", str(task.channels), "--fit", task.fit,
+            "--policy", str(policy), "--state", str(self.home / "sites" / str(site)), "--socket", str(self._socket(site)),
+            "--trust-bundles", "--device", self.config.runtime.device,
         ]  # fmt: skip
         if self.config.generator.path is not None:
             command += ["--generator-path", self.config.generator.path]

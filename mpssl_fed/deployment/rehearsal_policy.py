@@ -12,17 +12,16 @@ from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.server.deployed_run import for_sites
 from mpssl_fed.privacy.plan import plan_for
-from mpssl_fed.privacy.policy import METRICS, Policy, Request, decide, to_agree
-
-EXACT = {"loss", "supervised", "meta", "gap"}
+from mpssl_fed.privacy.policy import Policy, Request, decide, to_agree
+from mpssl_fed.reply_metrics import EXACT, REPLY_METRICS
 
 
 def policy_of(config: Config) -> dict[str, Any]:
     """Return the fields of a policy that takes ``config``, its task spelt out; UserError where no site's policy could."""
     privacy, federation, method = config.privacy, config.federation, config.method
     size, generator = privacy.public_size or 100, parts.generator(config)
-    sigma = min(release.sigma for release in plan_for(config).releases()) if privacy.on and method.source != "real" else None
-    entries = sum(parameter.numel() for parameter in parts.classifier(config).parameters())
+    sigma = min(one.sigma for one in plan_for(config).mechanisms().values()) if privacy.on and method.source != "real" else None
+    entries = sum(parameter.numel() for parameter in parts.initial_classifier(config).parameters())
     fingerprint = None if generator is None else generator.state_hash()
     asked = Request.of(for_sites(config), sigma, entries, fingerprint)
     fields: dict[str, Any] = {
@@ -40,7 +39,7 @@ def policy_of(config: Config) -> dict[str, Any]:
         "max_parameters": entries,
         "max_synthetic_mb": max(1, int(asked.synthetic_mb or 0) + 1),
         "methods": [method.name or f"{method.source}+{method.loss}"],
-        "metrics": [name for name in METRICS if privacy.scope != "end-to-end" or name not in EXACT],
+        "metrics": [name for name in REPLY_METRICS if privacy.scope != "end-to-end" or name not in EXACT],
     }
     if generator is not None:
         fields["generators"] = [policy_entry(config, generator)]

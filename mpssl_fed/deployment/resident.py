@@ -16,24 +16,27 @@ from flwr.app import Array, ArrayRecord
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mpssl_fed.config import PROTOCOL_VERSION, Config
+from mpssl_fed.data.datasets import Images
 from mpssl_fed.deployment import wire
 from mpssl_fed.deployment.own_data import OwnData
 from mpssl_fed.deployment.own_generator import OwnGenerator
 from mpssl_fed.deployment.owner_report import Owned, lifetime, whereabouts, write_site_report
 from mpssl_fed.deployment.worker import LIMIT_S, Worker
 from mpssl_fed.errors import UserError
-from mpssl_fed.federation import parts
-from mpssl_fed.federation.messages import EXAMPLES, LARGEST_NUMBER, REPLY_METRICS, Plan, TrainReply, TrainRequest
+from mpssl_fed.federation.messages import EXAMPLES, SentConfig, TrainReply, TrainRequest
+from mpssl_fed.federation.parts import Parts
 from mpssl_fed.federation.refusal import Refusal
-from mpssl_fed.federation.site.budget import Budget, policy_budget
+from mpssl_fed.federation.site.budget import Spending, policy_budget
 from mpssl_fed.federation.site.site import Site
 from mpssl_fed.federation.site.state import SiteState
 from mpssl_fed.federation.weights import bound
-from mpssl_fed.models import Classifier
+from mpssl_fed.files import parse_json
+from mpssl_fed.generators.base import Generator
 from mpssl_fed.privacy.egress import NumberSpec, allow, like
 from mpssl_fed.privacy.ledger import Ledger
 from mpssl_fed.privacy.ledger_files import LedgerError
 from mpssl_fed.privacy.policy import Policy
+from mpssl_fed.reply_metrics import LARGEST_NUMBER, REPLY_METRICS
 
 log = logging.getLogger("mpssl_fed.daemon")
 LEDGER = "ledger.sqlite"
@@ -76,11 +79,9 @@ class Resident:
 
     def __post_init__(self) -> None:
         self._ledger = self.ledger or Ledger(self.state / LEDGER)
-        parts.hold(self.data)
-        self._granted: Budget | None = None
         self._generator = OwnGenerator(self.policy, self.generator_path, self.state / "cache" / "generators")
         self._worker = Worker(self.limit_s)
-        self.site = Site(self.number, self.state / "rounds", granted=self._budget, proceed=self._worker.proceed)
+        self.site = Site(self.number, self.state / "rounds", proceed=self._worker.proceed)
         SiteState(self.site.folder).tidy()
 
     def train(self, body: bytes) -> bytes:
@@ -90,6 +91,10 @@ class Resident:
         except Refusal as refusal:
             self._count(refusal.code)
             raise
+        except UserError as error:  # found before anything was charged: what the config asks for does not fit together
+            log.warning("declined (config): it cannot be built here: %s at %s", type(error).__name__, _where(error))
+            self._count("config")
+            raise Refusal("config") from None
         except Exception as error:  # noqa: BLE001  its text may quote private data: neither server nor log may have it
             log.error("a round failed: %s at %s", type(error).__name__, _where(error))
             self._count("site-failed")
@@ -127,11 +132,11 @@ class Resident:
         if hashlib.sha256(header.config.encode()).hexdigest() != header.sha256:
             raise Refusal("config")
         weights = ArrayRecord({key: Array(value) for key, value in arrays.items()})
-        asked = TrainRequest(Plan(header.run_id, header.config, header.sha256), header.round, weights)
-        config = self._admit(asked.config(), sum(value.size for value in arrays.values()))
+        asked = TrainRequest(SentConfig(header.run_id, header.config, header.sha256), header.round, weights)
+        config, made, budget = self._admit(asked.config(), sum(value.size for value in arrays.values()))
         if header.round > config.federation.rounds:
             raise Refusal("rounds")
-        reply = self.site.train_round(TrainRequest(Plan.of(header.run_id, config), header.round, weights))
+        reply = self.site.train_round(header.run_id, header.round, config, weights, made, budget)
         self.answered += 1
         self.last = {"run": header.run_id, "round": header.round, "seconds": round(time.perf_counter() - started, 3)}
         log.info("run %s round %d answered in %.2f s", header.run_id, header.round, self.last["seconds"])
@@ -142,7 +147,8 @@ class Resident:
     def _release(self, reply: TrainReply, asked: wire.Arrays) -> bytes:
         """Return the bytes that leave: weights as asked and the listed numbers; the rest is dropped and counted."""
         weights = {key: np.asarray(value.numpy(), dtype=np.float32) for key, value in reply.weights.items()}
-        numbers = {name: NumberSpec(-LARGEST_NUMBER, LARGEST_NUMBER) for name in (EXAMPLES, *self._metrics)}
+        listed = {name: NumberSpec(REPLY_METRICS[name].low, REPLY_METRICS[name].high) for name in self._metrics}
+        numbers = {EXAMPLES: NumberSpec(1, LARGEST_NUMBER)} | listed
         arrays, scalars = allow(weights, like(asked, bound)), allow(reply.metrics, numbers)
         self.dropped.update(Counter(arrays.dropped) + Counter(scalars.dropped))
         if not arrays.complete or EXAMPLES not in scalars.record:
@@ -158,47 +164,41 @@ class Resident:
         except Exception as error:  # noqa: BLE001  as in train: no text of an error may reach the log
             log.error("the site's report was not written: %s at %s", type(error).__name__, _where(error))
 
-    def _admit(self, config: Config, entries: int) -> Config:
-        """Return the config as this machine runs it; Refusal with the first reason of the policy against it.
-
-        What the policy grants is kept for the site, which reserves it in the ledger before it reads an image.
-        """
+    def _admit(self, config: Config, entries: int) -> tuple[Config, Parts, Spending]:
+        """Return the config as this machine runs it, this site's parts, and what its policy grants; Refusal with the first reason
+        of the policy against it."""
         policy_budget(self.policy, config, self._ledger, entries, None, self._metrics)
         images = self.data.labelled(config)
         if config.privacy.on and config.privacy.unit == "subject" and images.subjects is None:
             raise Refusal("unit")
         runtime = config.runtime.model_copy(update={"device": self.device or "auto"})
-        local, _, fingerprint = self._generator.load(config.model_copy(update={"runtime": runtime}))
-        entries = max(entries, sum(parameter.numel() for parameter in _classifier(local).parameters()))  # frozen ones, too
-        self._granted = policy_budget(self.policy, config, self._ledger, entries, fingerprint, self._metrics)
-        return local
-
-    def _budget(self, _config: Config) -> Budget:
-        assert self._granted is not None
-        return self._granted
+        local, generator, fingerprint = self._generator.load(config.model_copy(update={"runtime": runtime}))
+        made = _parts(local, images, generator)
+        entries = max(entries, sum(parameter.numel() for parameter in made.classifier.parameters()))  # frozen ones, too
+        return local, made, policy_budget(self.policy, config, self._ledger, entries, fingerprint, self._metrics)
 
     @property
     def _metrics(self) -> tuple[str, ...]:
-        """The numbers beside the weights that leave: those the owner listed, of those a reply has."""
-        return () if self.policy is None else tuple(name for name in self.policy.metrics if name in REPLY_METRICS)
+        """The numbers beside the weights that leave: those the owner listed."""
+        return () if self.policy is None else self.policy.metrics
 
     def _count(self, code: str) -> None:
         self.refused[code] += 1
         log.warning("refused: %s", code)
 
 
-def _classifier(config: Config) -> Classifier:
+def _parts(config: Config, images: Images, generator: Generator | None) -> Parts:
     try:
-        return parts.classifier(config)
-    except UserError as error:  # of the config and of what is installed: nothing of it is private
+        return Parts.own(config, images, generator)
+    except UserError as error:  # of the config and of what is installed; no image is read to build a classifier
         log.warning("declined (model): %s", error)
-        raise Refusal("model") from error
+        raise Refusal("model") from None
 
 
 def _read(body: bytes) -> tuple[wire.Arrays, Header]:
     try:
         arrays, text = wire.unpack(body, "request")
-        return arrays, Header.model_validate_json(text)
+        return arrays, Header.model_validate(parse_json(text))
     except (ValueError, ValidationError) as error:
         raise Refusal("malformed") from error
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from mpssl_fed.config.data import Fit
 from mpssl_fed.deployment import wire
 from mpssl_fed.deployment.daemon import Daemon, Door, forbid_tracing
 from mpssl_fed.deployment.isolation import User, code_places, exposed, group_id, replaceable
@@ -20,6 +21,7 @@ from mpssl_fed.deployment.own_data import OwnData, make_private, state_folder
 from mpssl_fed.deployment.own_generator import OwnGenerator
 from mpssl_fed.deployment.relay import SOCKET
 from mpssl_fed.deployment.resident import LEDGER, Resident
+from mpssl_fed.deployment.site_log import log_plainly
 from mpssl_fed.deployment.worker import LIMIT_S
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation.site.budget import identities
@@ -53,6 +55,8 @@ class SiteSettings:
     facts: dict[str, Any] = field(default_factory=dict)
     stored_size: int | None = None
     ledger_head: Path | None = None
+    fit: Fit = "crop"
+    white_level: float | None = None
 
     @property
     def state_dir(self) -> Path:
@@ -86,9 +90,11 @@ def check_site(settings: SiteSettings) -> tuple[Policy, OwnData, User]:
     policy = load_policy(settings.policy)
     state = make_private(settings.state_dir)
     user = User.named(settings.supernode_user or str(os.geteuid()))
-    shape = (settings.size, settings.channels, settings.stored_size)
+    shape = (settings.size, settings.channels, settings.stored_size, settings.fit, settings.white_level)
     data = OwnData(settings.data.resolve(), settings.classes, settings.subjects, *shape)
-    data.check()
+    left_out = data.check()
+    if left_out:  # counts alone: whoever reads the log learns no name
+        logging.getLogger("mpssl_fed.daemon").warning("of the data: %s", left_out)
     if policy.unit == "subject" and data.images().subjects is None:
         raise UserError(
             f"{settings.policy}: unit=subject, but {settings.data} names no subject; list the images in a CSV file "
@@ -125,7 +131,7 @@ def serve_site(settings: SiteSettings, node: Companion | None = None) -> None:
     """Check everything (:func:`check_site`), then serve until SIGTERM or SIGINT; ``node``, if any, runs while the daemon does."""
     if not hasattr(socket, "SO_PEERCRED"):
         raise UserError("a site daemon needs Linux: this system does not say which user calls on a Unix socket")
-    _log_plainly()
+    log_plainly()
     forbid_tracing()
     os.umask(0o077)
     policy, data, user = check_site(settings)
@@ -211,16 +217,6 @@ def supernode_command(server: str, ca: Path, key: Path, node_config: str, port: 
 def relaying(socket: Path) -> str:
     """Return the node config of a SuperNode that relays to the daemon at ``socket``."""
     return f'{SOCKET}="{socket}"'
-
-
-def _log_plainly() -> None:
-    """Send this package's log, which holds no value of private data, to standard error; apart from every other package's."""
-    logger = logging.getLogger("mpssl_fed")
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logger.addHandler(handler)
 
 
 def _refuse_exposed(settings: SiteSettings, user: User, private: Sequence[Path]) -> None:

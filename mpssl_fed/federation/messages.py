@@ -18,25 +18,19 @@ from mpssl_fed.errors import UserError
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.federation.weights import from_record, to_record
 from mpssl_fed.models import Weights
+from mpssl_fed.reply_metrics import LARGEST_NUMBER, REPLY_METRICS
 
 ARRAYS, CONFIG, METRICS, SITE = "arrays", "config", "metrics", "site"
 
 EXAMPLES = "num-examples"
-TRAINING = ("loss", "supervised", "unsupervised", "meta", "gap", "generated", "train_s", "generate_s", "serialise_s")
-REPLY_METRICS = (EXAMPLES, *TRAINING)
-"""The only scalars a reply carries; others that the learner returns stay at the site. ``generated``: images that went through
-the generator, a number that config and public streams alone set."""
+"""Beside REPLY_METRICS the only scalar a reply carries, and always: the site's weight in the average."""
 
-LARGEST_NUMBER, LONGEST_S, MOST_SCALARS, LARGEST_SITE = 1e12, 1e7, 64, 2**31 - 1
+MOST_SCALARS, LARGEST_SITE = 64, 2**31 - 1
 MOST_FLOAT = sys.float_info.max
-RANGES = {key: (0.0, LONGEST_S) if key.endswith("_s") else (-LARGEST_NUMBER, LARGEST_NUMBER) for key in TRAINING} | {
-    "generated": (0.0, LARGEST_NUMBER)
-}
-"""What a number beside the weights may be: wider than any run needs, and so small that sums over all sites stay finite."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class SentConfig:
     """The config of a run as it travels: canonical JSON and its SHA-256. Made once a run, not once a message."""
 
     run_id: str
@@ -44,17 +38,17 @@ class Plan:
     sha256: str
 
     @staticmethod
-    def of(run_id: str, config: Config) -> Plan:
-        """Return the plan of ``config`` for the run ``run_id``."""
+    def of(run_id: str, config: Config) -> SentConfig:
+        """Return ``config`` as it travels in the run ``run_id``."""
         text = config.canonical_json()
-        return Plan(run_id, text, hashlib.sha256(text.encode()).hexdigest())
+        return SentConfig(run_id, text, hashlib.sha256(text.encode()).hexdigest())
 
 
 @dataclass(frozen=True)
 class TrainRequest:
     """Train one round from the global ``weights``: what the server asks of a site."""
 
-    plan: Plan
+    sent: SentConfig
     round: int
     weights: ArrayRecord
 
@@ -63,10 +57,10 @@ class TrainRequest:
         header = ConfigRecord(
             {
                 "protocol": PROTOCOL_VERSION,
-                "run-id": self.plan.run_id,
+                "run-id": self.sent.run_id,
                 "round": self.round,
-                "config": self.plan.config_json,
-                "sha256": self.plan.sha256,
+                "config": self.sent.config_json,
+                "sha256": self.sent.sha256,
             }
         )
         return RecordDict({ARRAYS: self.weights, CONFIG: header})
@@ -81,12 +75,12 @@ class TrainRequest:
         text, sha256 = _scalar(header, "config", str), _scalar(header, "sha256", str)
         if hashlib.sha256(text.encode()).hexdigest() != sha256:
             raise Refusal("config")
-        return TrainRequest(Plan(_scalar(header, "run-id", str), text, sha256), _scalar(header, "round", int), arrays)
+        return TrainRequest(SentConfig(_scalar(header, "run-id", str), text, sha256), _scalar(header, "round", int), arrays)
 
     def config(self) -> Config:
         """Return the config that the message carries; Refusal when this version does not accept it."""
         try:
-            return _parsed(self.plan.config_json)
+            return _parsed(self.sent.config_json)
         except (UserError, ValueError) as error:
             raise Refusal("config") from error
 
@@ -120,11 +114,11 @@ class TrainReply:
         weights = from_record(_only(record, ARRAYS, ArrayRecord), like)
         if len(metrics) > MOST_SCALARS:
             raise Refusal("malformed")
-        known = {key: _number(metrics[key]) for key in REPLY_METRICS if key in metrics}
+        known = {key: _number(metrics[key]) for key in (EXAMPLES, *REPLY_METRICS) if key in metrics}
         size = known.get(EXAMPLES, 0.0)
         if not 1 <= size <= most_examples or size != int(size):
             raise Refusal("size")
-        if not all(RANGES[key][0] <= known[key] <= RANGES[key][1] for key in known.keys() & RANGES.keys()):
+        if not all(one.low <= known[one.name] <= one.high for one in REPLY_METRICS.values() if one.name in known):
             raise Refusal("number")
         return TrainReply(weights, known)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from functools import partial
@@ -16,7 +15,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 
 from mpssl_fed import environment
 from mpssl_fed.errors import UserError
-from mpssl_fed.files import sha256, write_json
+from mpssl_fed.files import parse_json, plain_file, sha256, write_json
 from mpssl_fed.generators.base import GENERATORS, Generator
 
 if TYPE_CHECKING:
@@ -125,7 +124,7 @@ def fold_spectral_norm(model: nn.Module) -> None:
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Return a file's state dict by ``torch.load(weights_only=True)``; UserError if it is none or holds NaN or infinity."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(plain_file(path), map_location="cpu", weights_only=True)
     except Exception as error:  # bytes that are no pickle make torch's unpickler raise anything
         raise UserError(
             f"{path} is not a readable weights file: {type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
@@ -203,7 +202,7 @@ def verify_sums(folder: Path, record: bool = False) -> None:
 def read_json(path: Path) -> Any:
     """Return a JSON file's content; UserError when it cannot be read."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(plain_file(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as JSON: {error}") from error
 

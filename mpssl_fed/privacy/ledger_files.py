@@ -11,6 +11,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from mpssl_fed.files import plain_file
 from mpssl_fed.privacy.ledger_errors import (
     CutTailError,
     DeletedRowError,
@@ -45,8 +46,10 @@ class LedgerFiles:
 
     @classmethod
     def at(cls, path: str | Path, head: str | Path | None = None) -> LedgerFiles:
-        """Return the files of the ledger at ``path``; the head is ``PATH.head`` unless given."""
+        """Return the files of the ledger at ``path``; the head is ``PATH.head`` unless given. LedgerError for '.', '/' and ''."""
         database = Path(path)
+        if not database.name:
+            raise LedgerError(f"'{database}' is a folder; name the ledger.sqlite of a site")
         return cls(database, Path(head) if head else _beside(database))
 
     @property
@@ -142,7 +145,7 @@ class LedgerFiles:
         try:
             if self._begun():
                 raise MissingLedgerError(f"{self.database}: its making was cut short and it holds nothing; create it again")
-            mode, key = self.key.stat().st_mode, self.key.read_bytes()
+            mode, key = self.key.stat().st_mode, plain_file(self.key).read_bytes()
         except FileNotFoundError as error:
             if not self.head.exists() and not self._is_sqlite():
                 raise MissingLedgerError(f"{self.database}: is no ledger; name the ledger.sqlite of a site") from error

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mpssl_fed.files import write_atomic
+from mpssl_fed.files import parse_json, plain_file, write_atomic
 from mpssl_fed.privacy.ledger_errors import LedgerError, LedgerWriteError, MissingLedgerError, WrongHeadError
 
 TAIL = 1 << 16
@@ -103,14 +103,14 @@ class HeadFile:
         lines = self._tail().split(b"\n")
         for line in reversed(lines[:-1] if self.appended else lines):  # what follows the last line's end was cut short
             try:
-                fields = json.loads(line)
+                fields = parse_json(line)
                 yield Head(int(fields["rows"]), str(fields["head"])), str(fields["mac"])
             except (ValueError, KeyError, TypeError):
                 continue
 
     def _tail(self) -> bytes:
         try:
-            with open(self.path, "rb") as file:
+            with open(plain_file(self.path), "rb") as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
                 return file.read()
         except PermissionError as error:

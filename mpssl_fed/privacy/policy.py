@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mpssl_fed.privacy.policy_file import METRICS, SCOPES, Policy, PublicGenerator, load_policy
-from mpssl_fed.privacy.policy_table import Code, Request, Row, table, to_agree
+from mpssl_fed.codes import Code
+from mpssl_fed.privacy.policy_file import SCOPES, Policy, PublicGenerator, load_policy
+from mpssl_fed.privacy.policy_table import Request, Row, table, to_agree
 
 __all__ = [
-    "METRICS",
     "SCOPES",
-    "Code",
     "Decision",
+    "Declined",
     "Granted",
     "Policy",
     "PublicGenerator",
-    "Refusal",
     "Request",
     "Row",
     "decide",
@@ -45,7 +44,7 @@ class Granted:
 
 
 @dataclass(frozen=True)
-class Refusal:
+class Declined:
     """A code for the server, a text for the operator of the site alone."""
 
     code: Code
@@ -57,7 +56,7 @@ class Decision:
     """Granted limits, or the reasons for a refusal, every one of them."""
 
     granted: Granted | None
-    refusals: tuple[Refusal, ...] = ()
+    refusals: tuple[Declined, ...] = ()
 
     @property
     def codes(self) -> tuple[str, ...]:
@@ -68,8 +67,8 @@ class Decision:
 def decide(policy: Policy | None, request: Request) -> Decision:
     """Hold a request against the policy; without one, everything is refused. Reasons stand in the order of :class:`Code`."""
     if policy is None:
-        return Decision(None, (Refusal(Code.NO_POLICY, "this site has no policy file, so it answers nothing"),))
-    refused = [Refusal(row.code, row.text) for row in table(policy, request) if row.code is not None]
+        return Decision(None, (Declined(Code.NO_POLICY, "this site has no policy file, so it answers nothing"),))
+    refused = [Declined(row.code, row.text) for row in table(policy, request) if row.code is not None]
     if refused:
         return Decision(None, tuple(sorted(refused, key=lambda refusal: list(Code).index(refusal.code))))
     known = next((g for g in policy.generators if g.identity == request.generator_sha256), None)

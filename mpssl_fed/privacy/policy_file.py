@@ -10,14 +10,15 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from mpssl_fed.config import METHODS, read_mapping
+from mpssl_fed.config.federation import CLIP_RANGE
 from mpssl_fed.config.section import Section
 from mpssl_fed.errors import UserError, nearest
 from mpssl_fed.privacy.policy_settings import read_settings
+from mpssl_fed.reply_metrics import EXACT, REPLY_METRICS, RETIRED
 
 SCOPES = ("off", "labelled-step", "end-to-end")
 """From the loosest to the tightest."""
 
-METRICS = ("loss", "supervised", "unsupervised", "meta", "gap", "generated", "train_s", "generate_s", "serialise_s")
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -75,9 +76,14 @@ class Policy(Section):
     scope: Literal["off", "labelled-step", "end-to-end"] = "end-to-end"
     min_sigma: float = Field(0.5, ge=0.1, le=100, description="Smallest noise multiplier of any release.")
     max_sample_rate: float = Field(0.2, ge=1e-4, le=1)
-    min_clip: float | None = Field(None, ge=1e-3, le=1e3, description="Smallest clip bound of any release; see max_clip.")
+    min_clip: float | None = Field(
+        None, ge=CLIP_RANGE[0], le=CLIP_RANGE[1], description="Smallest clip bound of any release; see max_clip."
+    )
     max_clip: float | None = Field(
-        None, ge=1e-3, le=1e3, description="Largest clip bound of any release. Neither of both: the installed defaults alone."
+        None,
+        ge=CLIP_RANGE[0],
+        le=CLIP_RANGE[1],
+        description="Largest clip bound of any release. Neither of both: the installed defaults alone.",
     )
     max_rounds: int = Field(1000, ge=1, le=100_000)
     max_local_steps: int = Field(1000, ge=1, le=100_000)
@@ -86,7 +92,7 @@ class Policy(Section):
     max_synthetic_mb: int = Field(1024, ge=1, le=65_536, description="Memory for synthetic images that are kept, in MB.")
     methods: tuple[str, ...] = Field(tuple(name for name in METHODS if name != "ssl-real"), description="Names, or source+loss.")
     generators: tuple[PublicGenerator, ...] = ()
-    metrics: tuple[str, ...] = Field((), description="Numbers that may leave beside the weights; each is exact.")
+    metrics: tuple[str, ...] = Field((), description="Numbers that may leave beside the weights.")
     settings: dict[str, Any] = Field(
         {}, description="Config key -> a value, a list of values or {min, max}: in place of what a site takes by default."
     )
@@ -105,15 +111,15 @@ class Policy(Section):
     @classmethod
     def _known_metrics(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
         for name in metrics:
-            if name not in METRICS:
-                raise ValueError(f"unknown metric '{name}'.{nearest(name, METRICS)} Known: {', '.join(METRICS)}")
-        return metrics
+            if name not in (*REPLY_METRICS, *RETIRED):
+                raise ValueError(f"unknown metric '{name}'.{nearest(name, REPLY_METRICS)} Known: {', '.join(REPLY_METRICS)}")
+        return tuple(name for name in metrics if name in REPLY_METRICS)
 
     @model_validator(mode="after")
     def _consistent(self) -> Policy:
         if self.delta > 1 / (10 * self.public_size):
             raise ValueError(f"delta={self.delta:g} is above 1/(10 public_size) = {1 / (10 * self.public_size):g}")
-        private = {"loss", "supervised", "meta", "gap"} & set(self.metrics)
+        private = EXACT & set(self.metrics)
         if self.scope == "end-to-end" and private:
             raise ValueError(f"metrics: {', '.join(sorted(private))} would be exact numbers about the data under scope end-to-end")
         if self.min_clip is not None and self.max_clip is not None and self.min_clip > self.max_clip:

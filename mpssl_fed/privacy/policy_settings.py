@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from mpssl_fed import names
 from mpssl_fed.config import Config
 from mpssl_fed.config.leaves import Leaf, leaves
 from mpssl_fed.errors import nearest
@@ -44,9 +45,9 @@ class Accepted:
 
 
 def shown(value: Any) -> str:
-    """Return a value as a line shows it; a long one is cut."""
+    """Return a value as a line shows it: cut where long; what a server wrote neither ends the line nor steers a terminal."""
     text = f"{value:g}" if type(value) is float else "null" if value is None else str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return names.shown(text if len(text) <= 60 else f"{text[:57]}...")
 
 
 def by_default(leaf: Leaf) -> Accepted:
@@ -63,7 +64,7 @@ def read_settings(settings: Mapping[str, Any]) -> dict[str, Accepted]:
     Keys are dotted or nested, as in a config.
     """
     said: dict[str, Accepted] = {}
-    for key, value in _dotted(settings):
+    for key, value in dotted(settings):
         if key in said:
             raise ValueError(f"settings.{key} is said twice; remove one")
         said[key] = _read(key, value)
@@ -78,11 +79,12 @@ def may_be_said(key: str, value: Any) -> bool:
         return False
 
 
-def _dotted(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def dotted(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each key of ``settings``, dotted or nested there, as a dotted key with its value."""
     for name, value in settings.items():
         key = f"{prefix}{name}"
         if isinstance(value, dict) and any(leaf.startswith(f"{key}.") for leaf in LEAVES):
-            yield from _dotted(value, f"{key}.")
+            yield from dotted(value, f"{key}.")
         else:
             yield key, value
 

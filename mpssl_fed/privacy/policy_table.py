@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import Any, Literal
 
+from mpssl_fed.codes import Code
 from mpssl_fed.config import Config
 from mpssl_fed.config.leaves import Leaf, flat
 from mpssl_fed.privacy.policy_file import SCOPES, Policy
@@ -14,33 +14,6 @@ from mpssl_fed.privacy.policy_settings import LEAVES, Accepted, by_default, may_
 
 MOST_SIGMA = 1e6
 """More noise than any plan has; a larger number is none."""
-
-
-class Code(StrEnum):
-    """Why a site declines: all that a server is told. A code carries no value; of several, the first one here is told. The last
-    three are the site's own: more than the run's plan, a spent budget, a ledger that does not check out."""
-
-    NO_POLICY = "no-policy"
-    SCOPE = "scope"
-    EPSILON = "epsilon"
-    DELTA = "delta"
-    UNIT = "unit"
-    SIGMA = "sigma"
-    SAMPLE_RATE = "sample-rate"
-    CLIP = "clip"
-    NOISE = "noise"
-    ROUNDS = "rounds"
-    STEPS = "steps"
-    MODEL_SIZE = "model-size"
-    METHOD = "method"
-    GENERATOR = "generator"
-    METRIC = "metric"
-    PATH = "path"
-    SITE_KEY = "site-key"
-    SERVER_KEY = "server-key"
-    PLAN = "plan"
-    BUDGET = "budget"
-    LEDGER = "ledger"
 
 
 @dataclass(frozen=True)

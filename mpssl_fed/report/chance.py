@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from typing import Any
 
-from mpssl_fed.runs.reader import RunReader
+from mpssl_fed.runs.reader import RunReader, read_json
 
 CONFIDENCE = 0.95
 FEW_STEPS, FEW_LABELS, FAR_SKEWED = 500, 5, 0.3
-"""Below these a run at chance is told to raise its steps a site or its labels a class, or that its sites are skewed (alpha)."""
+"""Below these a run at chance is told to raise its steps per site or its labels per class, or that its sites are skewed (alpha)."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ def chance_of(run: RunReader) -> Chance | None:
 
 def at_chance(run: RunReader) -> bool:
     """Whether the last evaluation of a run is within noise of chance; False where nothing was evaluated."""
-    accuracy, chance = run.evaluated("test_accuracy"), chance_of(run)
+    accuracy, chance = run.accuracy, chance_of(run)
     return bool(accuracy) and chance is not None and chance.explains(accuracy[-1][1])
 
 
@@ -59,7 +58,7 @@ def warning(run: RunReader) -> list[str]:
     """Return what to print of a run that ends within noise of chance: a headline, then three causes; empty for any other."""
     if not at_chance(run):
         return []
-    chance, final = chance_of(run), run.evaluated("test_accuracy")[-1][1]
+    chance, final = chance_of(run), run.accuracy[-1][1]
     assert chance is not None
     head = f"This run ends within noise of chance: {100 * final:.1f} % right, where guessing gets {100 * chance.level:.1f} %."
     return [f"{head} Three likely causes, and what to set:", *(f"{n}. {cause}" for n, cause in enumerate(causes(run), 1))]
@@ -72,7 +71,7 @@ def causes(run: RunReader) -> list[str]:
 
 
 def _diverged(run: RunReader) -> list[str]:
-    lr, losses = run.config["optim"]["lr"], [value for _, value in run.evaluated("train_loss")]
+    lr, losses = run.config["optim"]["lr"], [value for _, value in run.train_loss]
     if len(losses) < 2 or (math.isfinite(losses[-1]) and losses[-1] <= 1.5 * losses[0]):
         return []
     return [f"Training diverges: its loss went from {losses[0]:.3g} to {losses[-1]:.3g}. Set optim.lr={lr / 10:g} (it is {lr:g})."]
@@ -114,8 +113,8 @@ def _few_labels(run: RunReader) -> list[str]:
 
 
 def _left_out(run: RunReader) -> list[str]:
-    asked = sum(entry.get("sites_asked") or 0 for entry in run.rounds)
-    answered = sum(entry.get("sites_answered") or 0 for entry in run.rounds)
+    asked = sum(one.asked for one in run.rounds)
+    answered = sum(one.answered for one in run.rounds)
     if answered == asked:
         return []
     return [
@@ -162,4 +161,5 @@ def _more(total: int, rounds: int) -> int:
 
 def _classes(run: RunReader) -> list[Any]:
     file = run.path / "labels.json"
-    return list(json.loads(file.read_text(encoding="utf-8"))["classes"]) if file.is_file() else []
+    found = read_json(file).get("classes") if file.is_file() else None
+    return found if isinstance(found, list) else []

@@ -125,7 +125,7 @@ def _synthetic(folder: Path) -> Tensor | None:
     for site in range(sites):
         latents = SiteState(folder / "sites" / str(site)).latest(run_id)
         if latents is not None:
-            learner = build_site_learner(config, site)
+            learner = build_site_learner(config, parts.Parts.simulated(config, site), site)
             learner.load_state(latents)
             drawn = learner.samples(n // sites)
             pooled += [] if drawn is None else [drawn[0].detach().float()]

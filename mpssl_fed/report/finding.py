@@ -12,12 +12,12 @@ ONE_SEED = "This is one run with one seed: another seed gives another number. `m
 
 def run_finding(run: RunReader) -> str:
     """Return one sentence on how a run ended: its accuracy beside chance and beside the model before round 1."""
-    accuracy = run.evaluated("test_accuracy")
+    accuracy = run.accuracy
     when = _when(run)
     if not accuracy:
         return f"{when} nothing is known of the model's accuracy, since the server evaluated on no images."
     final, chance = accuracy[-1][1], chance_of(run)
-    held_out = run.config["data"].get("held_out", "test")  # runs of an older schema know the test set alone
+    held_out = run.held_out
     known = f"{chance.images:,} " if chance is not None and chance.images is not None else ""
     said = f"{when} the model is right on {_percent(final)} of {known}{held_out} images{_interval(chance, final)}"
     said += _against_chance(chance, final)
@@ -29,7 +29,7 @@ def run_finding(run: RunReader) -> str:
 
 
 def _when(run: RunReader) -> str:
-    done, wanted = run.rounds[-1]["round"], run.config["federation"]["rounds"]
+    done, wanted = run.rounds[-1].number, run.config["federation"]["rounds"]
     if run.config["method"]["name"] == "generator-only":
         return "Taught by the public generator alone,"
     return f"After {done} of {wanted} {'round' if wanted == 1 else 'rounds'}" if done else "Before round 1"

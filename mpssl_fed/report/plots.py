@@ -11,11 +11,13 @@ from matplotlib.colors import to_rgba
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from mpssl_fed.report.svg import INK, SERIES, figure, save, style, within
+from mpssl_fed.names import distinct, width
+from mpssl_fed.report.svg import INK, SERIES, figure, plotted, save, style, within
 
 MOST_SITES = 40
 
 
+LONGEST, INCHES_A_LETTER = 24, 0.07
 NUMBERS_UP_TO = 16  # classes or sites beyond which the counts no longer fit into their boxes
 
 
@@ -46,12 +48,20 @@ def _curves(folder: Path, name: str, series: Mapping[str, Sequence[tuple[int, fl
         return save(drawn, folder, name, f"{title} by round")
 
 
+def class_ticks(classes: Sequence[str]) -> list[str]:
+    """Return the names of classes as the plot shows them: no longer than LONGEST letters, no two alike."""
+    return distinct(classes, LONGEST, plotted)
+
+
 def label_distribution(folder: Path, counts: Mapping[str, Sequence[int]], classes: Sequence[str]) -> str:
     """Plot how many labelled images of each class each site holds: one row a site, at most MOST_SITES of them."""
     sites = list(counts)[:MOST_SITES]
     highest = max((count for site in sites for count in counts[site]), default=0) or 1
-    numbers = len(classes) <= NUMBERS_UP_TO
-    with figure("labels", min(9.0, 1.6 + 0.5 * len(classes)), 0.95 + 0.27 * len(sites)) as drawn:
+    numbers, names = len(classes) <= NUMBERS_UP_TO, class_ticks(classes)
+    longest = max((width(name) for name in names), default=0)
+    long = longest > 4
+    below = INCHES_A_LETTER * longest if long else 0.0  # room for slanted names
+    with figure("labels", min(9.0, 1.6 + below / 2 + 0.5 * len(classes)), 0.95 + below + 0.27 * len(sites)) as drawn:
         axes = drawn.subplots()
         axes.grid(False)
         held = [(row, column, n) for row, site in enumerate(sites) for column, n in enumerate(counts[site]) if n]
@@ -65,8 +75,7 @@ def label_distribution(folder: Path, counts: Mapping[str, Sequence[int]], classe
         axes.set_yticks(range(len(sites)), [f"{site}  ({sum(counts[site])})" for site in sites])
         step = max(1, math.ceil(len(classes) / 40))
         shown = range(0, len(classes), step)
-        long = max((len(name) for name in classes), default=0) > 4
-        axes.set_xticks(shown, [classes[index] for index in shown], rotation=60 if long else 0, ha="right" if long else "center")
+        axes.set_xticks(shown, [names[index] for index in shown], rotation=60 if long else 0, ha="right" if long else "center")
         axes.tick_params(length=0)
         axes.set(xlabel="Class", ylabel="Site (images)")
         return save(drawn, folder, "labels", "Labelled images by site and class")

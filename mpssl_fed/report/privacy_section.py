@@ -56,7 +56,7 @@ def privacy_sections(run: RunReader) -> list[dict[str, Any]]:
         return []
     plan = plan_for(config)
     spent = spent_by_site(run.path, config, plan.delta)
-    done = run.rounds[-1]["round"]
+    done = run.rounds[-1].number
     rounds = [[str(entry["round"]), rounded_up(entry["epsilon"])] for entry in plan.epsilon_after_rounds()]
     by_site = [[own.site, rounded_up(plan.price()), own.words, str(own.releases), own.objection or "none"] for own in spent]
     columns = ["site", "epsilon planned", "epsilon spent", "releases", "objections"]
@@ -103,9 +103,10 @@ def _terms(plan: Plan) -> list[list[str]]:
         ["private steps", f"{plan.rounds} rounds of {plan.local_steps}"],
     ]
     for release in plan.releases():
-        relative = f"noise over clip {release.relative_noise(plan.public_size):.3g} per coordinate"
-        words = f"sigma {release.sigma:.4g}, clip {release.clip:g}, {release.steps} times; {relative}"
-        lines.append([f"release '{release.name}'", words])
+        one = release.mechanism
+        relative = f"noise over clip {one.relative_noise:.3g} per coordinate"
+        words = f"sigma {one.sigma:.4g}, clip {one.sensitivity:g}, {release.steps} times; {relative}"
+        lines.append([f"release '{one.kind}'", words])
     return lines
 
 

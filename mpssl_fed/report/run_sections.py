@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mpssl_fed.errors import UserError
-from mpssl_fed.federation.engines.samples import SHOWN_IMAGES
+from mpssl_fed.names import shown
 from mpssl_fed.page import picture
 from mpssl_fed.report import plots
 from mpssl_fed.report.table import Table, make_table, seconds_words
@@ -15,6 +15,11 @@ from mpssl_fed.runs.reader import RunReader, read_json
 
 MOST_PICTURES = 8
 STAYS = "In a deployment this stays at the sites, in each owner's own report."
+ORDER = (
+    ", in the order of the classes that they are made for, each as often as among the site's training labels (under differential "
+    "privacy all alike, or as its owner declares). Latents are optimised to train the classifier, not to be recognised, so a "
+    "picture made for a class need not look like it."
+)
 PHASES = {
     "train": "training at the sites",
     "generate": "making synthetic images",
@@ -29,13 +34,11 @@ def run_sections(run: RunReader, plot_folder: Path) -> dict[str, Any]:
 
     Of a deployment only what crossed a site's egress is shown, whatever of the sites' own lies in the run directory.
     """
-    held_out = run.config["data"].get("held_out", "test")  # runs of an older schema know the test set alone
-    losses = {held_out: run.evaluated("test_loss"), "training, mean over sites": run.evaluated("train_loss")}
+    held_out = run.held_out
+    losses = {held_out: run.loss, "training, mean over sites": run.train_loss}
     labels, note = _labels(run, plot_folder)
     return {
-        "curves": plots.run_curves(
-            plot_folder, run.evaluated("test_accuracy"), {name: line for name, line in losses.items() if line}, held_out
-        ),
+        "curves": plots.run_curves(plot_folder, run.accuracy, {name: line for name, line in losses.items() if line}, held_out),
         "curves_note": _curves_note(run, held_out),
         "labels": labels,
         "labels_note": note,
@@ -60,7 +63,7 @@ def _curves_note(run: RunReader, held_out: str) -> str:
 
 def timings_table(run: RunReader) -> Table:
     """Return seconds by kind of work; those of sites add up over sites, which may have worked at once."""
-    known = {name for entry in run.rounds for name in entry.get("timings", {})}
+    known = {name for one in run.rounds for name in one.timings}
     phases = [name for name in PHASES if name in known] + sorted(known - set(PHASES))
     total = sum(run.timing(phase) for phase in phases) or 1.0
     lines: list[list[str]] = [
@@ -74,13 +77,12 @@ def answers_table(run: RunReader) -> Table:
     lines: list[list[str]] = []
     last: tuple[Any, ...] = ()
     first_round = 0
-    for entry in run.rounds[1:]:
-        rejected = {code: n for code, n in (entry.get("rejected") or {}).items() if n}
-        numbers = (entry.get("sites_asked"), entry.get("sites_answered"), entry.get("missing", 0), tuple(sorted(rejected.items())))
+    for one in run.rounds[1:]:
+        numbers = (one.asked, one.answered, one.missing, tuple(sorted((code, n) for code, n in one.rejected.items() if n)))
         if numbers == last:
-            lines[-1][0] = f"{first_round}–{entry['round']}"
+            lines[-1][0] = f"{first_round}–{one.number}"
             continue
-        last, first_round = numbers, entry["round"]
+        last, first_round = numbers, one.number
         words = ", ".join(f"{n} {code}" for code, n in numbers[3]) or "none"
         lines.append([str(first_round), str(numbers[0]), str(numbers[1]), str(numbers[2]), words])
     return make_table(["rounds", "sites asked", "answered", "missing or late", "left out"], lines, ["rounds", "left out"])
@@ -89,8 +91,8 @@ def answers_table(run: RunReader) -> Table:
 def left_out(run: RunReader) -> Counter[str]:
     """Return how many replies of all rounds were missing or left out, by reason."""
     reasons: Counter[str] = Counter()
-    for entry in run.rounds:
-        reasons.update({"missing": entry.get("missing") or 0, **(entry.get("rejected") or {})})
+    for one in run.rounds:
+        reasons.update({"missing": one.missing, **one.rejected})
     return +reasons
 
 
@@ -104,7 +106,12 @@ def _labels(run: RunReader, plot_folder: Path) -> tuple[str | None, str]:
         raise UserError(f"{file}: damaged, 'classes' or 'sites' is missing; remove it to have the report without it")
     hidden = len(counts) - plots.MOST_SITES
     note = "Labelled images of each class at each site; in brackets how many a site has in all."
-    return plots.label_distribution(plot_folder, counts, classes), note + (f" {hidden} more sites not shown." if hidden > 0 else "")
+    note += f" {hidden} more sites not shown." if hidden > 0 else ""
+    classes = [str(name) for name in classes]
+    ticks = zip(plots.class_ticks(classes), classes, strict=True)
+    whole = [f"{tick}: {shown(name)}" for tick, name in ticks if tick != shown(name)]
+    note += f" Names in full: {'; '.join(whole)}." if whole else ""
+    return plots.label_distribution(plot_folder, counts, classes), note
 
 
 def _pictures(run: RunReader) -> dict[str, Any]:
@@ -118,22 +125,7 @@ def _pictures(run: RunReader) -> dict[str, Any]:
     hidden = len(sites) - MOST_PICTURES
     note = "First the generator's own random images."
     if sites:
-        note += " Then what each site drew from it at the end" + (_order(run) if method.get("source") == "meta-optimised" else ".")
+        note += f" Then what each site drew from it at the end{ORDER if method.get('source') == 'meta-optimised' else '.'}"
     note += f" {hidden} more sites not shown." if hidden > 0 else ""
     none = "This method uses no generator." if method.get("source") == "none" else "This run directory holds no samples."
     return {"samples": pictures, "samples_note": note, "no_samples": none}
-
-
-def _order(run: RunReader) -> str:
-    """Return how the pictures of meta-optimised latents are ordered (``MetaOptimised.samples``)."""
-    file = run.path / "labels.json"
-    classes = len(read_json(file).get("classes") or ()) if file.is_file() else 0
-    of = (
-        "the task's classes in their order"
-        if classes <= SHOWN_IMAGES
-        else f"{SHOWN_IMAGES} of the task's {classes} classes, in order"
-    )
-    return (
-        f": row by row, made for {of}. Latents are optimised to train the classifier, not to be recognised, so a picture made for "
-        "a class need not look like it."
-    )

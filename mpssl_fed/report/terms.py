@@ -18,6 +18,7 @@ LEARNING = {
 }
 METHODS = {
     "base": "Learns from the labelled images alone, without a generator.",
+    "base-train-only": "`base` without the images that methods with a generator keep for validation.",
     "naive-gssl": "Adds FreeMatch pseudo-labels on the generator's random images.",
     "p-ssl": "Adds FreeMatch on images generated for what a foundation classifier sees in the site's own.",
     "mp-ssl-wo-scr": "MP-SSL with FreeMatch in place of its consistency loss SCR.",
@@ -31,6 +32,7 @@ METHODS = {
     "linear-random": "A linear head on the features of a random network.",
     "linear-pixels": "A linear head on raw pixels.",
     "linear-hog": "A linear head on HOG features (histograms of edge directions).",
+    "federated-gssl": "`base` whose body starts warm from the public generator and whose sites are held together by an anchor.",
 }
 AUGMENTATIONS = {
     "weak": "Labelled images are shifted, turned and scaled a little in each step.",
@@ -72,10 +74,13 @@ STUDY = {
     "seed": "Number from which everything random in a run follows but the noise of privacy.",
     "baseline": "The arm that others are compared with, all other settings being equal.",
     "n": "Number of seeds, or of pairs of seeds, behind a number.",
-    "difference": "Arm minus baseline, seed by seed, with its 95 % interval.",
+    "difference": "Arm minus the arm it is compared with, seed by seed, with its 95 % interval.",
+    "primary": "Declared before the run: the few comparisons that the study is there for, tested apart from all others.",
+    "exploratory": "Not declared before the run: worth a study of its own, no proof.",
     "p": "Chance of a difference at least as large if the arms were equally good (paired t-test).",
-    "p, corrected": "The same after Holm's correction for the number of comparisons; below 0.05 counts.",
-    "verdict": "Better or worse where the corrected p is below 0.05 over at least 3 seeds, else within noise.",
+    "p, corrected": "The same after Holm's correction for the number of primary comparisons; below 0.05 counts.",
+    "q": "Of exploratory comparisons with a q this small, this share is expected to be false (Benjamini and Hochberg).",
+    "verdict": "Better or worse where the corrected p, or q, is below 0.05 over at least 3 seeds, else within noise.",
     "best accuracy": "Accuracy of the best round, chosen on the very images it is measured on: flattering.",
 }
 KEYS = {
@@ -102,6 +107,11 @@ GAIN = {
     "gain": "Difference from the baseline with the same number of labels, in points of the metric.",
     "better up to": "Largest number of labels at which the arm is better beyond noise.",
 }
+GATE = {
+    "of the oracle's": "Share of what the arm gains that draws from the classes that show the task's.",
+    "standard error": "Of a mean over seeds: about two of them are what chance moves it by.",
+    "gate": "Open where knowing the right classes gains more than two standard errors: there an optimiser of the choice can win.",
+}
 PARETO = {
     "attack AUROC": "Chance that a membership attack ranks a training image above another one; 0.5 is a coin.",
     "largest": "The attack's success in the run in which it came farthest.",
@@ -126,6 +136,15 @@ DIAGNOSIS = {
 }
 
 
+LATENTS = {
+    "mass": "Chance of an image to be drawn from generator classes that show the task's; their share of all classes is chance.",
+    "perplexity": "How many generator classes a task class is drawn from, in effect.",
+    "converter": "What chooses a generator class for a class of the task.",
+    "meta ratio": "Gradient of the validation loss over that of the feature gap, at the converter, before they are balanced.",
+    "latents": "Random inputs of the generator, after the mapper; their bound is two standard deviations of what it knows.",
+}
+
+
 def setting_terms(configs: Iterable[dict[str, Any]]) -> Terms:
     """Return the terms of what these resolved configs set: methods, augmentation, split, what else takes part."""
     found: dict[str, str] = {}
@@ -147,6 +166,7 @@ def setting_terms(configs: Iterable[dict[str, Any]]) -> Terms:
     return list(found.items())
 
 
-def run_terms(config: dict[str, Any], diagnosed: bool) -> Terms:
-    """Return the terms of one run's page."""
-    return [*LEARNING.items(), *setting_terms([config]), *RUN.items(), *(DIAGNOSIS.items() if diagnosed else ())]
+def run_terms(config: dict[str, Any], diagnosed: bool, chosen: bool = False) -> Terms:
+    """Return the terms of one run's page; ``chosen``: it tells how synthetic images were chosen."""
+    found = LEARNING | dict(setting_terms([config])) | RUN
+    return list((found | (LATENTS if chosen else {}) | (DIAGNOSIS if diagnosed else {})).items())

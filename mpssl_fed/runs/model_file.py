@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from mpssl_fed.config.section import Section
+from mpssl_fed.data.preparation import Preparation
 from mpssl_fed.errors import UserError, flag
 from mpssl_fed.models import Classifier, build_classifier
 from mpssl_fed.models.backbones import BODIES
@@ -43,11 +44,7 @@ def read_model(path: Path) -> Classifier:
     The file may be anybody's: what its header says is held against :class:`Architecture`, and the shapes of its tensors against
     those of that classifier, before anything is allocated.
     """
-    file = path / MODEL if path.is_dir() else path
-    if not file.is_file():
-        raise UserError(
-            f"{file}: no such file. A run has it when its last round is done; {flag('resume')} finishes an interrupted one"
-        )
+    file = _file(path)
     try:
         with safe_open(file, framework="pt") as content:
             architecture = Architecture.model_validate_json(content.metadata()["architecture"], strict=True)
@@ -80,3 +77,26 @@ def _require_fit(architecture: Architecture, shapes: dict[str, tuple[int, ...]])
 def _what(error: ValidationError) -> str:
     fault = error.errors()[0]
     return f"architecture.{'.'.join(map(str, fault['loc']))}={fault['input']!r:.80}: {fault['msg']}"
+
+
+def read_preparation(path: Path) -> Preparation | None:
+    """Return how an image file becomes the input of the model in ``path``; None for a file of a version that did not say.
+
+    UserError when there is no model, or it says what this version does not understand.
+    """
+    file = _file(path)
+    try:
+        with safe_open(file, framework="pt") as content:
+            text = content.metadata().get("preparation")
+        return None if text is None else Preparation.from_json(text)
+    except (SafetensorError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{file}: not a model of this version of the toolkit: {error}") from error
+
+
+def _file(path: Path) -> Path:
+    file = path / MODEL if path.is_dir() else path
+    if not file.is_file():
+        raise UserError(
+            f"{file}: no such file. A run has it when its last round is done; {flag('resume')} finishes an interrupted one"
+        )
+    return file

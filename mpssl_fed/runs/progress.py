@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from mpssl_fed.config import Config
+from mpssl_fed.runs.rounds import Round
 
 T = TypeVar("T")
 
@@ -20,8 +21,8 @@ class Progress:
     def note(self, text: str) -> None:
         """Something worth a line."""
 
-    def round(self, record: dict[str, Any]) -> None:
-        """A round is done; ``record`` is its line of metrics.jsonl. Round 0 is the initial model."""
+    def round(self, record: Round) -> None:
+        """A round is done; round 0 is the initial model."""
 
     def step(self, what: str, done: int, total: int) -> None:
         """``done`` of ``total`` steps of a part of the work are done: of a warm start, or of a site in a round."""
@@ -56,7 +57,7 @@ SILENCE_S, LONGEST_SILENCE_S = 10.0, 60.0
 
 
 class Lines(Progress):
-    """One plain line a round, and one now and then within a longer one, for logs and pipes."""
+    """One plain line per round, and one now and then within a longer one, for logs and pipes."""
 
     def __init__(self, write: Any = print, clock: Callable[[], float] = time.monotonic) -> None:
         self.write, self.clock = write, clock
@@ -72,9 +73,9 @@ class Lines(Progress):
         """Print the note."""
         self._print(text)
 
-    def round(self, record: dict[str, Any]) -> None:
+    def round(self, record: Round) -> None:
         """Print the round."""
-        self._print(f"round {record['round']}/{self.rounds}  {describe(record)}")
+        self._print(f"round {record.number}/{self.rounds}  {describe(record)}")
 
     def step(self, what: str, done: int, total: int) -> None:
         """Print how far the work is, where nothing has been printed for a while."""
@@ -86,20 +87,19 @@ class Lines(Progress):
         self.printed, self.silence = self.clock(), silence
 
 
-def describe(record: dict[str, Any]) -> str:
-    """Return a record of metrics.jsonl in words."""
-    accuracy, loss = record["test_accuracy"], record["train_loss"]
+def describe(record: Round) -> str:
+    """Return a round in words."""
     words = [
-        f"accuracy {accuracy:.4f}" if accuracy is not None else "not evaluated",
-        f"loss {loss:.4f}" if loss is not None else "",
-        f"{record['seconds']:.1f} s",
+        f"accuracy {record.accuracy:.4f}" if record.accuracy is not None else "not evaluated",
+        f"loss {record.train_loss:.4f}" if record.train_loss is not None else "",
+        f"{record.seconds:.1f} s",
     ]
-    if record["sites_asked"]:
-        words.append(f"{record['sites_answered']}/{record['sites_asked']} sites")
-    if record["missing"]:
-        words.append(f"{record['missing']} missing")
-    if record["rejected"]:
-        words.append("left out: " + ", ".join(f"{n} {code}" for code, n in record["rejected"].items()))
-    if record.get("failed"):
+    if record.asked:
+        words.append(f"{record.answered}/{record.asked} sites")
+    if record.missing:
+        words.append(f"{record.missing} missing")
+    if record.rejected:
+        words.append("left out: " + ", ".join(record.left_out()))
+    if record.failed:
         words.append("round failed, weights kept")
     return "  ".join(word for word in words if word)

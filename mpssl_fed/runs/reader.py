@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +9,8 @@ from typing import Any
 
 from mpssl_fed.config import Config, load, read_mapping
 from mpssl_fed.errors import UserError
+from mpssl_fed.files import parse_json, read_text
+from mpssl_fed.runs.rounds import Round, is_number, read_rounds
 
 MANIFEST, CONFIG, MODEL = "manifest.json", "config.yaml", "model.safetensors"
 METRICS = "metrics.jsonl"
@@ -19,12 +18,6 @@ DIAGNOSIS_FILE = "diagnosis.json"
 
 STUDY = "study.yaml"
 """In a study's folder, whose top shows the files of one of its runs."""
-
-Round = dict[str, Any]
-"""One line of metrics.jsonl."""
-
-COUNTS = ("round", "sites_asked", "sites_answered", "missing")
-MEASURES = ("test_accuracy", "test_loss", "train_loss", "generated")
 
 
 @dataclass(frozen=True)
@@ -38,7 +31,7 @@ class RunReader:
         """The lines of metrics.jsonl in order; the first is the initial model. A last line cut by a kill is left out."""
         file = self.path / METRICS
         try:
-            rounds = _read_rounds(file)
+            rounds = read_rounds(file)
         except OSError as error:
             raise UserError(f"{file}: cannot be read ({error.strerror}); is {self.path} the directory of a run?") from error
         if not rounds:
@@ -53,7 +46,7 @@ class RunReader:
     @property
     def config_text(self) -> str:
         """The text of config.yaml."""
-        return _text(self.path / CONFIG)
+        return read_text(self.path / CONFIG)
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
@@ -66,18 +59,35 @@ class RunReader:
         folders = [folder for folder in (self.path / "sites").glob("*") if folder.is_dir()]
         return sorted(folders, key=lambda folder: (not folder.name.isdigit(), folder.name.zfill(9)))
 
-    def evaluated(self, metric: str) -> list[tuple[int, float]]:
-        """Return (round, value) of the rounds in which ``metric`` was measured."""
-        return [(entry["round"], float(entry[metric])) for entry in self.rounds if entry.get(metric) is not None]
+    @property
+    def accuracy(self) -> list[tuple[int, float]]:
+        """(round, accuracy) of the rounds that were evaluated."""
+        return [(one.number, float(one.accuracy)) for one in self.rounds if one.accuracy is not None]
+
+    @property
+    def loss(self) -> list[tuple[int, float]]:
+        """(round, loss on the held-out images) of the rounds in which it was finite."""
+        return [(one.number, float(one.loss)) for one in self.rounds if one.loss is not None]
+
+    @property
+    def train_loss(self) -> list[tuple[int, float]]:
+        """(round, training loss) of the rounds in which sites told theirs."""
+        return [(one.number, float(one.train_loss)) for one in self.rounds if one.train_loss is not None]
+
+    @property
+    def held_out(self) -> str:
+        """What accuracy and loss are of: ``test`` or ``validation``; version 0.1 did not say it in a round."""
+        said = next((one.evaluated for one in reversed(self.rounds) if one.evaluated), None)
+        return said or str(self.config["data"].get("held_out", "test"))
 
     def timing(self, phase: str) -> float:
         """Return the seconds of a phase (train, generate, serialise, aggregate) over all rounds."""
-        return sum(float(entry.get("timings", {}).get(phase, 0.0)) for entry in self.rounds)
+        return sum(float(one.timings.get(phase, 0.0)) for one in self.rounds)
 
     @property
     def seconds(self) -> float:
         """Seconds of all rounds, those before a resume included."""
-        return sum(float(entry.get("seconds") or 0.0) for entry in self.rounds)
+        return sum(one.seconds for one in self.rounds)
 
 
 def read_diagnosis(folder: Path) -> dict[str, Any] | None:
@@ -87,7 +97,7 @@ def read_diagnosis(folder: Path) -> dict[str, Any] | None:
         return None
     found = read_json(file)
     measured = found.get("synthetic")
-    if not isinstance(measured, dict) or not all(_is_number(value) for value in measured.values()):
+    if not isinstance(measured, dict) or not all(is_number(value) for value in measured.values()):
         raise UserError(f"{file}: damaged, its 'synthetic' is no table of numbers; remove it, the next report measures anew")
     return found
 
@@ -95,8 +105,8 @@ def read_diagnosis(folder: Path) -> dict[str, Any] | None:
 def read_json(file: Path) -> dict[str, Any]:
     """Return the object in a JSON file; UserError when it cannot be read, is cut or holds something else."""
     try:
-        content = json.loads(_text(file))
-    except (ValueError, RecursionError) as error:
+        content = parse_json(read_text(file))
+    except ValueError as error:
         raise UserError(f"{file}: not valid JSON ({error}); it is damaged or cut") from error
     if not isinstance(content, dict):
         raise UserError(f"{file}: holds {type(content).__name__}, want an object; it is damaged")
@@ -133,8 +143,8 @@ def default_folder(stem: str, study: bool = False) -> Path:
 
 
 def read_history(folder: Path) -> list[Round]:
-    """Return the records of metrics.jsonl; empty for a run that has none yet."""
-    return _read_rounds(folder / METRICS) if (folder / METRICS).is_file() else []
+    """Return the rounds of metrics.jsonl; empty for a run that has none yet."""
+    return read_rounds(folder / METRICS) if (folder / METRICS).is_file() else []
 
 
 def read_config(folder: Path) -> Config:
@@ -143,52 +153,8 @@ def read_config(folder: Path) -> Config:
     if not file.is_file():
         raise UserError(f"{folder}: not a run directory (no {CONFIG})")
     cut = [key for key in Config.model_fields if key not in read_mapping(file)]
-    if cut or not _text(file).endswith("\n"):
+    if cut or not read_text(file).endswith("\n"):
         raise UserError(
             f"{file}: it is cut or was edited: {f'no {cut[0]}' if cut else 'its last line has no end'}; a run spells every key out"
         )
     return load(file)
-
-
-def check_round(entry: Any, where: str) -> Round:
-    """Return a line of metrics.jsonl; UserError, beginning with ``where``, for what is none."""
-    wrong = None if isinstance(entry, dict) else "want an object"
-    if wrong is None:
-        wrong = next((key for key in COUNTS if not isinstance(entry.get(key), int)), None)
-        wrong = wrong or next((key for key in MEASURES if entry.get(key) is not None and not _is_number(entry[key])), None)
-        wrong = wrong or next((key for key in ("timings", "rejected") if not _is_table(entry.get(key))), None)
-        wrong = wrong or (None if _is_number(entry.get("seconds")) else "seconds")
-        wrong = wrong and f"'{wrong}' is missing or of a wrong type"
-    if wrong:
-        raise UserError(f"{where}: {wrong}; the file is damaged")
-    found: Round = entry
-    return found
-
-
-def _read_rounds(file: Path) -> list[Round]:
-    lines = [line for line in _text(file).splitlines() if line.strip()]
-    rounds = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            if number < len(lines):
-                raise UserError(f"{file}, line {number}: not valid JSON: {error}") from error
-            break
-        rounds.append(check_round(entry, f"{file}, line {number}"))
-    return rounds
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: not text in UTF-8 ({error}); it is damaged") from error
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_table(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(_is_number(item) for item in value.values())

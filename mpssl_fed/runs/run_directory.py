@@ -1,4 +1,4 @@
-"""A run on disk: config, manifest, metrics, checkpoints, the trained model (DESIGN section 8)."""
+"""A run on disk: config, manifest, metrics, checkpoints, the trained model (docs/design.md, section 8)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ from typing import Any
 import safetensors.torch
 
 from mpssl_fed.config import Config
+from mpssl_fed.data.preparation import Preparation
 from mpssl_fed.errors import UserError, flag, option
 from mpssl_fed.files import write_atomic, write_json
+from mpssl_fed.method import METHOD_VERSION
 from mpssl_fed.models import Classifier
 from mpssl_fed.runs import checkpoint
-from mpssl_fed.runs.checkpoint import Checkpoint, History
+from mpssl_fed.runs.checkpoint import Checkpoint
 from mpssl_fed.runs.lock import LOCK, refuse_held
 from mpssl_fed.runs.manifest import facts, now
 from mpssl_fed.runs.reader import CONFIG, MANIFEST, MODEL, STUDY, read_config, read_manifest
+from mpssl_fed.runs.rounds import History
 from mpssl_fed.runs.written import clear, refuse_to_clear
 
 
@@ -56,8 +59,8 @@ class RunDirectory:
 
     def write_metrics(self, history: History) -> None:
         """Write metrics.jsonl and metrics.csv whole, so a resumed run never has a round twice."""
-        write_atomic(self.folder / "metrics.jsonl", "".join(json.dumps(record, allow_nan=False) + "\n" for record in history))
-        rows = [_flat(record) for record in history]
+        write_atomic(self.folder / "metrics.jsonl", "".join(json.dumps(one.to_json(), allow_nan=False) + "\n" for one in history))
+        rows = [one.flat() for one in history]
         table = io.StringIO()
         columns = list(dict.fromkeys(key for row in rows for key in row))
         writer = csv.DictWriter(table, columns, lineterminator="\n")
@@ -65,10 +68,20 @@ class RunDirectory:
         writer.writerows(rows)
         write_atomic(self.folder / "metrics.csv", table.getvalue())
 
-    def write_model(self, classifier: Classifier) -> None:
-        """Write model.safetensors: every weight and buffer, and in the header all that is needed to build the classifier."""
+    def write_model(self, classifier: Classifier, preparation: Preparation) -> None:
+        """Write model.safetensors: every weight and buffer, and in the header all that is needed to build the classifier.
+
+        The header also says how an image file becomes its input: ``preparation`` for this toolkit, ``preprocessing`` for others.
+        """
         tensors = {key: value.detach().cpu().contiguous().clone() for key, value in classifier.state_dict().items()}
-        header = {"architecture": json.dumps(classifier.architecture()), "normalisation": "[-1, 1]", "run": self.run_id}
+        header = {
+            "architecture": json.dumps(classifier.architecture()),
+            "normalisation": "[-1, 1]",
+            "preparation": preparation.to_json(),
+            "preprocessing": json.dumps(preparation.steps(classifier.size, classifier.channels)),
+            "classes": json.dumps(list(classifier.classes)),
+            "run": self.run_id,
+        }
         write_atomic(self.folder / MODEL, safetensors.torch.save(tensors, header))
 
     def update_manifest(self, **fields: Any) -> None:
@@ -129,6 +142,12 @@ def refuse_occupied(folder: Path, *, resume: bool = False, overwrite: bool = Fal
 
 def _reopen(config: Config, folder: Path) -> RunDirectory:
     manifest = read_manifest(folder)
+    if manifest.get("method_version", 1) != METHOD_VERSION:  # version 1 did not write its number
+        raise UserError(
+            f"run directory {folder} was begun with version {manifest.get('method_version', 1)} of the method, this is version "
+            f"{METHOD_VERSION}: half a run each is neither. Finish it with the release that began it, or start anew: "
+            f"{flag('overwrite')}, or another {option('output', 'DIR')}"
+        )
     if manifest.get("config_sha256") != config.sha256():
         raise UserError(
             f"run directory {folder} was made with another config: {_difference(folder, config)}. "
@@ -156,10 +175,3 @@ def _leaves(fields: Any, path: str = "") -> dict[str, Any]:
     for key, value in fields.items():
         leaves |= _leaves(value, f"{path}.{key}" if path else key)
     return leaves
-
-
-def _flat(record: dict[str, Any]) -> dict[str, Any]:
-    row = {key: value for key, value in record.items() if not isinstance(value, dict)}
-    row |= {f"{key}_s": value for key, value in record["timings"].items()}
-    row["rejected"] = " ".join(f"{code}:{n}" for code, n in record["rejected"].items())
-    return row

@@ -11,6 +11,7 @@ from mpssl_fed.report.signs import collapsed, varies_little
 from mpssl_fed.report.table import NOTHING, make_table
 from mpssl_fed.study.analysis import LABELS_KEY, Arm
 from mpssl_fed.study.folder import Outcome
+from mpssl_fed.study.gate import gate_section
 from mpssl_fed.study.grid import arm_of, label
 from mpssl_fed.study.keys import short_names, show_value
 
@@ -30,10 +31,11 @@ def study_diagnosis(outcome: Outcome, arms: Sequence[Arm]) -> list[dict[str, Any
         sections.append(
             {"title": "Diagnosis", "verdict": _reach_verdict(arms), "note": f"Means over seeds. {NOTE}", "table": table}
         )
+    sections += gate_section(outcome, arms)
     vanishing = vanishing_points(outcome, arms)
     if vanishing:
         note = (
-            "Per arm, over the label counts of this study: the largest at which it is better than the baseline (corrected p), and "
+            "Per arm, over the label counts of this study: the largest at which it beats the first baseline beyond noise, and "
             "what follows. The third sign of failure: beyond that point labels, not synthetic images, pay."
         )
         table = make_table(

@@ -23,7 +23,7 @@ class Featured:
 def featured(outcome: Outcome, arms: Sequence[Arm]) -> Featured | None:
     """Return the run to show; None where it has not finished or its directory is elsewhere."""
     here = {row.config_sha256 for row in outcome.finished if (outcome.folder(row) / "metrics.jsonl").is_file()}
-    pinned, best = outcome.plan.shown(), best_arm(arms, outcome.plan.study.metric)
+    pinned, best = outcome.plan.shown(), best_arm(arms, outcome.plan.study)
     if pinned is not None:
         note = "The study file names this run." + (f" The best mean is that of {best.label}." if best is not None else "")
         return Featured(pinned, note) if pinned.sha256 in here else None

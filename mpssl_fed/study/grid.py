@@ -5,25 +5,33 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mpssl_fed.config import Config, Override, config_folder, find, from_mapping, override, read_mapping, to_yaml
-from mpssl_fed.config.load import OF_A_STUDY
+from mpssl_fed.config import Config, Override, from_mapping, to_yaml
 from mpssl_fed.config.overrides import drop_orphans
-from mpssl_fed.config.overrides import read as read_override
-from mpssl_fed.config.plain import plain
 from mpssl_fed.errors import UserError, nearest
 from mpssl_fed.runs.reader import default_folder
 from mpssl_fed.study.cell_key import cell_key
-from mpssl_fed.study.keys import check_key, get_key, set_key, short_names, show_value, takes_list
-from mpssl_fed.study.schema import MOST_CELLS, Asked, Study, parse
+from mpssl_fed.study.file import find_study, override_study, read_study
+from mpssl_fed.study.keys import Settings, arm_of, check_key, get_key, label, set_key
+from mpssl_fed.study.schema import MOST_CELLS, Study, parse
+from mpssl_fed.study.selection import (
+    Pair,
+    asked_pairs,
+    check_baseline,
+    check_each,
+    check_kept,
+    check_selection,
+    is_there,
+    matches,
+    sides,
+)
 
-Settings = dict[str, Any]
-"""What tells one arm of a study from another: grid key (or ``variant``) -> value."""
+__all__ = ["Cell", "Plan", "Settings", "arm_of", "find_study", "label", "load_study"]
 
 
 @dataclass(frozen=True)
@@ -32,13 +40,15 @@ class Cell:
 
     config: Config
     settings: Settings
+    method_version: int | None = None
+    """That of the toolkit, unless the study is of an older one (see ``Study.method_version``)."""
 
     @cached_property
     def sha256(self) -> str:
         """The cell's key: the SHA-256 of what its config sets otherwise than the defaults, and of the method version."""
         from mpssl_fed.method import METHOD_VERSION  # here: it brings torch in
 
-        return cell_key(self.config, METHOD_VERSION)
+        return cell_key(self.config, self.method_version or METHOD_VERSION)
 
     @property
     def id(self) -> str:
@@ -58,7 +68,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """A checked study and its cells, all of the first seed first."""
+    """A checked study and its cells, all of the first seed first; those that a rule may add last."""
 
     study: Study
     cells: tuple[Cell, ...]
@@ -68,6 +78,17 @@ class Plan:
     def keys(self) -> tuple[str, ...]:
         """The grid keys in the order of the tables."""
         return tuple(self.cells[0].settings)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The keys that a reader needs: all, but of a study that keeps a part of a grid those alone that differ in it."""
+        return tuple(self.telling(self.cells[0].settings)) if self.study.keep else self.keys
+
+    @property
+    def first(self) -> tuple[Cell, ...]:
+        """The cells of the first stage: those that are run in any case."""
+        seeds = set(self.study.first_seeds)
+        return tuple(cell for cell in self.cells if cell.seed in seeds)
 
     def telling(self, settings: Settings) -> Settings:
         """Return those of ``settings`` that differ between arms; all of them in a study of one arm."""
@@ -82,16 +103,20 @@ class Plan:
         """Return the cell that the study itself chose to show; None where it is left to the results."""
         if self.study.show is None or self.study.show == "best":
             return None
-        want = {"seed": self.study.seeds[0], **self.study.show}
-        return next(cell for cell in self.cells if _matches({**cell.settings, "seed": cell.seed}, want))
+        want = {"seed": self.study.first_seeds[0], **self.study.show}
+        return next(cell for cell in self.cells if matches({**cell.settings, "seed": cell.seed}, want))
 
     def arms(self) -> dict[str, Settings]:
         """Return the settings of each arm by its name, in the order of the study."""
         return {arm_of(cell.settings): cell.settings for cell in self.cells}
 
-    def asked(self) -> list[tuple[str, str]]:
-        """Return the pairs (arm, against) of ``compare``, each once; UserError where they do not name arms."""
-        return asked_pairs(self.study.compare, self.arms(), f"study {self.name}")
+    def primary(self) -> list[Pair]:
+        """Return the pairs (arm, against) of ``primary``, each once."""
+        return asked_pairs(self.study.primary, self.arms(), f"study {self.name}: primary")
+
+    def asked(self) -> list[Pair]:
+        """Return the pairs (arm, against) of ``compare``, each once."""
+        return asked_pairs(self.study.compare, self.arms(), f"study {self.name}: compare")
 
     def to_yaml(self) -> str:
         """Return the study with its base and name resolved: enough to rebuild the cells anywhere."""
@@ -99,168 +124,84 @@ class Plan:
         return to_yaml(fields)
 
 
-def label(settings: Settings) -> str:
-    """Return the settings in words, ``mp-ssl · half-strong``; numbers and flags carry the name of their key."""
-    short = short_names(list(settings))
-    words = []
-    for key, value in settings.items():
-        text = show_value(value)
-        words.append(text if isinstance(value, str | Mapping) else f"{short[key]} {text}")
-    return " · ".join(words)
-
-
-def arm_of(settings: Settings) -> str:
-    """Return a hashable name of the settings, the same whatever the order of nested keys."""
-    return json.dumps(settings, sort_keys=True)
-
-
-def find_study(path: str | Path) -> Path:
-    """Return the study file that ``path`` names: as given, else among the shipped studies."""
-    if Path(path).is_file() or Path(path).suffix:
-        return find(path)
-    try:
-        return find(Path("studies") / path)
-    except UserError:
-        raise UserError(_no_study(path)) from None
-
-
-def _no_study(path: str | Path) -> str:
-    try:
-        find(path)
-    except UserError as error:
-        names = sorted(file.stem for file in (config_folder() / "studies").glob("*.yaml"))
-        what = "is a folder, want a YAML file" if "is a folder" in str(error) else "no such file"
-        return f"study '{path}': {what}.{nearest(str(path), names)} Shipped: {', '.join(names)}"
-    return f"study '{path}': is the config of one run: mpssl-fed simulate {path}"
-
-
 def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
     """Return the plan of a study file, every key and every cell's config checked.
 
     An override ``key.path=value`` fixes a config key in all cells; of a key in the grid it replaces the values, and a list for a
-    key that takes a single value is a new axis of the grid. The plain keys ``seeds``, ``metric``, ``workers``, ``baseline`` and
-    ``target_accuracy`` change the study itself. Overrides that leave out the ``show`` cell, or an arm of ``compare``, drop it.
-    UserError names the file, the key and the cure.
+    key that takes a single value is a new axis of the grid. The plain keys ``seeds`` (and ``seeds.most`` ...), ``metric``,
+    ``workers``, ``baseline`` and ``target_accuracy`` change the study itself. Overrides that leave out the ``show`` cell, an arm of
+    ``primary`` or ``compare``, or one of several baselines, drop it. UserError names the file, the key and the cure.
     """
-    file = find_study(path)
-    fields, where = read_mapping(file), str(file)
-    if fields and fields.keys() <= Config.model_fields.keys():
-        raise UserError(f"{file}: is the config of one run (it has no {', '.join(OF_A_STUDY)}): mpssl-fed simulate {path}")
-    name = fields.pop("name", file.stem)
-    if not isinstance(name, str) or name in ("", ".", "..") or "/" in name:
-        raise UserError(f"{where}: name={name!r}: want a name for the study's folder, without '/'")
-    if isinstance(fields.get("base"), str):
-        fields["base"] = read_mapping(find(fields["base"]))
-    fields, fixed = _override_study(plain(fields, where), overrides, where)
+    fields, where = read_study(path)
+    name = fields.pop("name")
+    fields, fixed = override_study(fields, overrides, where)
     study = parse(fields, where, fixed)
-    cells = _cells(study, where, fixed)
-    pinned = study.show if isinstance(study.show, dict) else None
-    if not overrides:
-        _check_selection(pinned, cells, f"{where}: show", None)
-    elif pinned is not None and not any(_matches({**cell.settings, "seed": cell.seed}, pinned) for cell in cells):
-        study = study.model_copy(update={"show": None})  # the overrides left that cell out
-    for side in (side for asked in study.compare for side in (asked.arm, asked.against)) if not overrides else ():
-        _check_selection(side, cells, f"{where}: compare", study.metric)
-    if overrides:
-        kept = [a for a in study.compare if all(any(_matches(c.settings, side) for c in cells) for side in (a.arm, a.against))]
-        study = study.model_copy(update={"compare": kept})
-    asked_pairs(study.compare, {arm_of(cell.settings): cell.settings for cell in cells}, where)
-    return Plan(study, cells, name)
+    arms = _arms(study, where, fixed)
+    known = [arm.settings for arm in arms]
+    study = _left(study, known) if overrides else study
+    seeds = [{**settings, "seed": seed} for settings in known for seed in study.common_seeds]
+    check_selection(study.show if isinstance(study.show, dict) else None, seeds, f"{where}: show")
+    for baseline in study.baseline:
+        check_baseline(baseline, known, f"{where}: baseline")
+    for what, several in (("primary", study.primary), ("compare", study.compare)):
+        for side in (side for asked in several for side in sides(asked)):
+            check_selection(side, known, f"{where}: {what}")
+        names = {arm_of(settings): settings for settings in known}
+        asked_pairs(several, names, f"{where}: {what}")
+        for asked in several if not overrides else ():  # which may leave some of the values out
+            check_each(asked, names, f"{where}: {what}")
+    plan = Plan(study, _of_seeds(arms, study.common_seeds), name)
+    needed = {name for pair in plan.primary() for name in pair}
+    more = [arm for arm in arms if arm_of(arm.settings) in needed]
+    cells = len(plan.cells) + len(more) * (len(study.all_seeds) - len(study.common_seeds))
+    _bound(cells, where, f" ({cells:,}, with the most seeds that the rule may add)")
+    return Plan(study, (*plan.cells, *_of_seeds(more, study.all_seeds[len(study.common_seeds) :])), name)
 
 
-def asked_pairs(compare: Sequence[Asked], arms: Mapping[str, Settings], where: str) -> list[tuple[str, str]]:
-    """Return (arm, against) of each comparison that a study asks for, once.
-
-    ``against`` is the only arm with its settings, else the one of them whose other settings are the arm's own. UserError
-    where that leaves none or several.
-    """
-    pairs: dict[tuple[str, str], None] = {}
-    for asked in compare:
-        fits = {name: settings for name, settings in arms.items() if _matches(settings, asked.against)}
-        chosen = [name for name, own in arms.items() if _matches(own, asked.arm)]
-        found: dict[tuple[str, str], None] = {}
-        for name in chosen:
-            alike = [other for other, settings in fits.items() if _same_elsewhere(settings, arms[name], asked.against)]
-            against = list(fits) if len(fits) == 1 else alike
-            if len(against) != 1:
-                number = "none" if not against else f"{len(against)}"
-                raise UserError(
-                    f"{where}: compare: {len(fits)} arms have {label(asked.against)}, {number} with the other settings of "
-                    f"'{label(arms[name])}'; name more keys under 'against', so that one is left"
-                )
-            if against[0] != name:
-                found[name, against[0]] = None
-        if not found:
-            own = f"'{label(arms[chosen[0]])}'" if chosen else "no arm"
-            raise UserError(f"{where}: compare: {own} would be compared with itself alone; name another 'against'")
-        pairs |= found
-    return list(pairs)
+def _left(study: Study, known: Sequence[Settings]) -> Study:
+    """Return the study without the cell to show, the baselines and the comparisons that its overrides left out."""
+    seeds = [{**settings, "seed": seed} for settings in known for seed in study.common_seeds]
+    shown = not isinstance(study.show, dict) or any(matches(settings, study.show) for settings in seeds)
+    primary = [asked for asked in study.primary if is_there(asked, known)]
+    left: dict[str, Any] = {
+        "show": study.show if shown else None,
+        "baseline": [one for one in study.baseline if any(matches(arm, one) for arm in known)] or study.baseline,
+        "primary": primary,
+        "compare": [asked for asked in study.compare if is_there(asked, known)],
+    }
+    return study.model_copy(update=left if primary else left | {"seeds": study.first_seeds})
 
 
-def _same_elsewhere(settings: Settings, own: Settings, besides: Settings) -> bool:
-    return all(settings[key] == own[key] for key in own if key not in besides)
+def _of_seeds(arms: Sequence[Cell], seeds: Sequence[int]) -> tuple[Cell, ...]:
+    return tuple(
+        arm if arm.seed == seed else replace(arm, config=arm.config.model_copy(update={"seed": seed}))
+        for seed in seeds
+        for arm in arms
+    )
 
 
-OWN = ("seeds", "metric", "workers", "baseline", "target_accuracy", "output", "title", "note")
-"""Keys of a study file that an override may set."""
-
-
-def _override_study(fields: dict[str, Any], overrides: Sequence[str], where: str) -> tuple[dict[str, Any], list[Override]]:
-    """Return the fields of the study with the overrides in them, and those that every cell has."""
-    fixed: list[Override] = []
-    for item in overrides:
-        key = item.partition("=")[0]
-        if key in OWN:
-            fixed.append(read_override(item, Study))
-            fields[key] = plain(fixed[-1].value, fixed[-1].blamed, key)
-            continue
-        check_key(key, f"override '{item[:200]}'")
-        one = read_override(item, Config, lists=True)
-        value = plain(one.value, one.blamed, key)
-        grids = [block for block in _list_of(fields.get("grids")) if isinstance(block, dict)]
-        blocks = [block for block in [fields.get("grid"), *grids] if isinstance(block, dict) and key in block]
-        variants = fields.get("variants")
-        if isinstance(variants, dict) and any(isinstance(bundle, dict) and key in bundle for bundle in variants.values()):
-            raise UserError(f"override '{item}': a variant of {where} sets this key; change it there")
-        if not blocks and isinstance(value, list) and not takes_list(key):  # a new axis of every grid
-            blocks = grids or [fields.setdefault("grid", {})]
-            blocks = [block for block in blocks if isinstance(block, dict)]
-        for block in blocks:
-            block[key] = value
-        if not blocks:
-            fixed.append(one)
-    ours = [one for one in fixed if one.key not in OWN]
-    if ours and isinstance(fields.get("base") or {}, dict):
-        fields["base"] = override(fields.get("base") or {}, ours)
-    return fields, fixed
-
-
-def _list_of(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _cells(study: Study, where: str, fixed: Sequence[Override]) -> tuple[Cell, ...]:
-    arms = []
-    for fields, settings in _bundles(study, where):
-        config = from_mapping({**fields, "seed": study.seeds[0]}, f"{where}, cell {label(settings)}", fixed)
-        arms.append((config, settings))
-    given = list(dict.fromkeys(key for _, settings in arms for key in settings if key != "variant"))
-    names: dict[str, str] = {}
-    distinct: list[Cell] = []
-    for config, settings in arms:
-        dumped = config.dump()
+def _arms(study: Study, where: str, fixed: Sequence[Override]) -> list[Cell]:
+    """Return the cell of the first seed of each arm that the study keeps."""
+    bundles = _bundles(study, where)
+    given = list(dict.fromkeys(key for _, settings in bundles for key in settings if key != "variant"))
+    arms: dict[str, Cell] = {}
+    for fields, settings in bundles:
+        config = from_mapping({**fields, "seed": study.first_seeds[0]}, f"{where}, cell {label(settings)}", fixed)
+        resolved = config.dump()
         full = {"variant": settings["variant"]} if "variant" in settings else {}
-        cell = Cell(config, full | {key: get_key(dumped, key) for key in given})
-        key, arm = cell_key(config, 0), arm_of(cell.settings)
-        if names.get(key, arm) != arm:
-            first = label(json.loads(names[key]))
-            raise UserError(f"{where}: '{first}' and '{cell.label}' are the same config; remove one or let them differ")
-        if key not in names:
-            distinct.append(cell)
-        names[key] = arm
-    cells = [replace(cell, config=cell.config.model_copy(update={"seed": seed})) for seed in study.seeds for cell in distinct]
-    _check_selection(study.baseline, cells, f"{where}: baseline", study.metric)
-    return tuple(cells)
+        cell = Cell(config, full | {key: get_key(resolved, key) for key in given}, study.method_version)
+        other = arms.setdefault(cell_key(config, 0), cell)
+        if other.settings != cell.settings:
+            raise UserError(f"{where}: '{other.label}' and '{cell.label}' are the same config; remove one or let them differ")
+    if not study.keep:
+        return list(arms.values())
+    check_kept(study.keep, [arm.settings for arm in arms.values()], f"{where}: keep")
+    return [arm for arm in arms.values() if any(matches(arm.settings, want) for want in study.keep)]
+
+
+def _bound(cells: int, where: str, said: str = "") -> None:
+    if cells > MOST_CELLS:
+        raise UserError(f"{where}: more than {MOST_CELLS:,} cells{said}")
 
 
 def _bundles(study: Study, where: str) -> list[tuple[dict[str, Any], Settings]]:
@@ -275,8 +216,8 @@ def _bundles(study: Study, where: str) -> list[tuple[dict[str, Any], Settings]]:
         for key in grid:
             check_key(key, f"{where}: grid")
         arms = math.prod(len(values) for values in grid.values()) * max(1, len(chosen))
-        if (len(bundles) + arms) * len(study.seeds) > MOST_CELLS:
-            raise UserError(f"{where}: more than {MOST_CELLS:,} cells ({arms:,} arms of one grid x {len(study.seeds):,} seeds)")
+        common = len(study.common_seeds)
+        _bound((len(bundles) + arms) * common, where, f" ({arms:,} arms of one grid x {common:,} seeds)")
         for name, values in itertools.product(chosen or [None], itertools.product(*grid.values())):
             fields = json.loads(json.dumps(study.base))
             settings: Settings = {} if name is None else {"variant": name}
@@ -295,25 +236,3 @@ def _bundles(study: Study, where: str) -> list[tuple[dict[str, Any], Settings]]:
             )
             bundles.append((fields, settings))
     return bundles
-
-
-def _check_selection(want: Settings | None, cells: Sequence[Cell], where: str, metric: str | None) -> None:
-    if want is None:
-        return
-    known = {**cells[0].settings, **({} if metric else {"seed": 0})}
-    for key in want:
-        if key not in known:
-            raise UserError(f"{where}: '{key}' is no key of the grid.{nearest(key, known)} Keys: {', '.join(known)}")
-    if not any(_matches({**cell.settings, "seed": cell.seed}, want) for cell in cells):
-        raise UserError(f"{where}: no cell has {label(want)}; change it, or set it to null")
-
-
-def _matches(settings: Settings, want: Settings) -> bool:
-    return all(key in settings and _same(settings[key], value) for key, value in want.items())
-
-
-def _same(value: Any, want: Any) -> bool:
-    """Whether a resolved value is the wanted one; of a bundle of options those that are named count."""
-    if isinstance(value, Mapping) and isinstance(want, Mapping):
-        return all(key in value and _same(value[key], option) for key, option in want.items())
-    return bool(value == want)

@@ -17,6 +17,9 @@ NOT_COMPARED = {
 }
 """Keys that no grid may hold, with what to do instead."""
 
+Settings = dict[str, Any]
+"""What tells one arm of a study from another: grid key (or ``variant``) -> value."""
+
 
 def check_key(key: str, where: str) -> None:
     """Raise UserError, with the nearest valid key, unless ``key`` (dotted) names a part of the config that a study may vary."""
@@ -79,3 +82,18 @@ def show_value(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(show_value(item) for item in value)
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def label(settings: Settings) -> str:
+    """Return the settings in words, ``mp-ssl · half-strong``; numbers and flags carry the name of their key."""
+    short = short_names(list(settings))
+    words = []
+    for key, value in settings.items():
+        text = show_value(value)
+        words.append(text if isinstance(value, str | Mapping) else f"{short[key]} {text}")
+    return " · ".join(words)
+
+
+def arm_of(settings: Settings) -> str:
+    """Return a hashable name of the settings, the same whatever the order of nested keys."""
+    return json.dumps(settings, sort_keys=True)

@@ -2,7 +2,7 @@
 
 Numbers of images are those of the official train (with validation) and test parts: Aircraft arXiv 1306.5151, Birds (CUB-200-2011)
 Caltech CNS-TR-2011-001, Cars Krause et al. 2013, DTD arXiv 1311.3618, Flowers Nilsback and Zisserman 2008, Pets Parkhi et al. 2012,
-CIFAR-10 Krizhevsky 2009, Fashion-MNIST arXiv 1708.07747. mnist-5k: 500 digits a class, of which the reader puts 300 into train.
+CIFAR-10 Krizhevsky 2009, Fashion-MNIST arXiv 1708.07747. mnist-5k: 500 digits per class, of which the reader puts 300 into train.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from mpssl_fed.data.decode import SUFFIXES
 from mpssl_fed.data.folder import TEST_FRACTION
 from mpssl_fed.data.omniglot import DRAWERS, LAST_TRAINED, find
 from mpssl_fed.environment import expanded
+from mpssl_fed.files import plain_file
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def _images(folder: Path, subjects: str | None) -> list[Path]:
 def _is_grey(file: Path) -> bool:
     """Whether the header of an image says that it has no colour; a file that is no image is told when it is decoded."""
     try:
-        with Image.open(file) as image:
+        with Image.open(plain_file(file)) as image:
             return image.mode in ("1", "L", "I", "F", "I;16", "I;16B", "LA")
     except OSError:
         return False

@@ -16,7 +16,7 @@ from mpssl_fed.report.privacy_section import spent_by_site
 from mpssl_fed.report.svg import INK, MUTED, SERIES, figure, plain_grid, save, within
 from mpssl_fed.report.table import NOTHING, Table, make_table
 from mpssl_fed.runs.reader import read_json, read_manifest
-from mpssl_fed.study.analysis import Arm
+from mpssl_fed.study.analysis import Arm, paired
 from mpssl_fed.study.folder import Outcome
 from mpssl_fed.study.grid import arm_of, label
 from mpssl_fed.study.plots import interval
@@ -33,8 +33,8 @@ CAPTION = (
 )
 AGAINST_NOTE = (
     "The arm of the best mean at an epsilon among those that use the public generator, against the best of those that do not, and "
-    "against the baseline at the study's largest epsilon. Differences are paired by seed, p corrected by Holm's method over this "
-    "table. Both are the best of several by these very seeds, which flatters them a little; labelled-step takes no part."
+    "against the baseline at the study's largest epsilon. Differences are paired by seed; exploratory, q over this table. "
+    "Both are the best of several by these very seeds, which flatters them a little; labelled-step takes no part."
 )
 ATTACK_NOTE = (
     "Loss-threshold attack on the published model: up to 1,000 training images of all sites against as many that no site had; 0.5 "
@@ -221,30 +221,25 @@ def against_table(outcome: Outcome, arms: Sequence[Arm]) -> Table:
         rivals = [max(unseen, key=_mean)] if unseen else []
         rivals += [arm for arm in places[data, largest] if arm.is_baseline and largest > epsilon]
         contests += [(data, epsilon, max(seen, key=_mean), rival) for rival in rivals if seen]
-    pairs = {str(number): _paired(first, second) for number, (_, _, first, second) in enumerate(contests)}
+    study = outcome.plan.study
+    pairs = {str(n): paired(one.rows, other.rows, study, "accuracy") for n, (_, _, one, other) in enumerate(contests)}
     results = compare(pairs)
     lines = []
     for number, (data, epsilon, first, second) in enumerate(contests):
         found = results.get(str(number))
         if found is not None:
             half = f" ± {100 * found.difference.half:.1f}" if found.difference.half is not None else ""
-            p = NOTHING if found.p_holm is None else f"{found.p_holm:.2g}"
+            q = NOTHING if found.corrected is None else f"{found.corrected:.2g}"
             lines.append([
                 data, epsilon_words(epsilon), first.label, second.label, f"{100 * found.difference.mean:+.1f}{half}",
-                str(found.difference.n), p, found.verdict,
+                str(found.difference.n), q, f"{found.verdict}, exploratory",
             ])  # fmt: skip
-    columns = ["data", "epsilon", "best with the generator", "against", "difference (points)", "n", "p, corrected", "verdict"]
+    columns = ["data", "epsilon", "best with the generator", "against", "difference (points)", "n", "q", "verdict"]
     return make_table(columns, lines, ["data", "best with the generator", "against", "verdict"])
 
 
 def _mean(arm: Arm) -> float:
     return arm.mean.mean if arm.mean is not None else -math.inf
-
-
-def _paired(first: Arm, second: Arm) -> list[tuple[float, float]]:
-    """Return the accuracies of both arms by the seeds that both have finished."""
-    other = {row.seed: row.value("accuracy") for row in second.rows}
-    return [(row.value("accuracy"), other[row.seed]) for row in first.rows if row.seed in other]
 
 
 def spent_table(outcome: Outcome, arms: Sequence[Arm]) -> Table:

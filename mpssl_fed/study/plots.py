@@ -6,15 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from mpssl_fed.report.svg import MUTED, figure, limits, plain_grid, save, style, within
+from mpssl_fed.report.svg import MUTED, figure, limits, plain_grid, plotted, save, style, within
 from mpssl_fed.study.statistics import Estimate, estimate
 
 Point = tuple[float, Sequence[float]]
-"""(x, one value a seed)."""
+"""(x, one value per seed)."""
 Panels = Mapping[str, Mapping[str, Sequence[Point]]]
 """Panel title -> series name -> points. A series has the same colour in all panels."""
 
@@ -72,7 +73,7 @@ def intervals(folder: Path, groups: Mapping[str, Mapping[str, Sequence[float]]],
                 words.append(series)
                 y += 1
             y += 0.3
-        axes.set_yticks(ticks, words)
+        axes.set_yticks(ticks, [plotted(word) for word in words])
         axes.set_ylim(y - 0.5, -0.8)
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
@@ -106,12 +107,9 @@ def _ticks_at(axes: Axes, values: Sequence[float]) -> None:
 
 
 def _legend(drawn: Figure, first: Axes, names: Sequence[str]) -> None:
-    handles, labels = first.get_legend_handles_labels()
-    for axes in drawn.axes[1:]:
-        more, words = axes.get_legend_handles_labels()
-        for handle, word in zip(more, words, strict=True):
-            if word not in labels:
-                handles.append(handle)
-                labels.append(word)
+    found: dict[str, Artist] = {}
+    for line in (line for axes in (first, *drawn.axes) for line in axes.get_lines()):
+        if line.get_label() in names:  # not by get_legend_handles_labels, which passes over names that begin with _
+            found.setdefault(str(line.get_label()), line)
     if len(names) > 1:
-        drawn.legend(handles, labels, loc="outside upper left", ncols=min(4, len(names)))
+        drawn.legend(list(found.values()), list(found), loc="outside upper left", ncols=min(4, len(names)))

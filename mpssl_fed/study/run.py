@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -16,11 +16,23 @@ from mpssl_fed.runs.reader import MANIFEST
 from mpssl_fed.runs.written import clear
 from mpssl_fed.study.analysis import arms_of
 from mpssl_fed.study.cell import Task
+from mpssl_fed.study.declared import declare
 from mpssl_fed.study.featured import featured
-from mpssl_fed.study.folder import STUDY_FILE, Outcome, cell_folder, failure_file, finished_rows, log_file, version_file
+from mpssl_fed.study.folder import (
+    STUDY_FILE,
+    Outcome,
+    cell_folder,
+    failure_file,
+    finished_rows,
+    log_file,
+    table_rows,
+    taken_words,
+    version_file,
+)
 from mpssl_fed.study.grid import Plan
 from mpssl_fed.study.progress import StudyProgress
-from mpssl_fed.study.results import Row, read_csv, write_result
+from mpssl_fed.study.results import Row, write_result
+from mpssl_fed.study.sequential import due
 
 Executor = Literal["processes", "ray"]
 RUN_FILES = (
@@ -46,7 +58,9 @@ def run_study(
     from_csv: Path | None = None,
     overwrite: bool = False,
 ) -> Outcome:
-    """Run the cells that have no result yet and return all rows.
+    """Run the cells that the study wants and that have no result yet, and return all rows.
+
+    Which cells a study with a seed rule wants is decided anew after each row, from rows alone (see ``sequential``).
 
     Results count when the cell's key and the method version agree; they are sought in ``output`` and in the table ``from_csv``.
     A failed cell is a row with its error and does not stop the rest; it is tried again next time. On Ctrl-C the workers are
@@ -55,21 +69,32 @@ def run_study(
     """
     _check_output(output)
     with holding(output):
+        rows, table = finished_rows(plan, output), {} if from_csv is None else table_rows(plan, from_csv)
+        _check_version(plan, table | rows, overwrite)
         write_atomic(output / STUDY_FILE, plan.to_yaml())
         (output / "cells").mkdir(exist_ok=True)
+        declare(plan, output, rows)
         if overwrite:
             _forget(plan, output)
-        rows = finished_rows(plan, output)
+            rows = finished_rows(plan, output)
+        rows = table | rows
         if from_csv is not None:
-            rows = read_csv(from_csv, plan.cells, METHOD_VERSION) | rows
-        missing = [cell for cell in plan.cells if cell.sha256 not in rows]
+            print(taken_words(plan, from_csv), flush=True)
+        wanted = due(plan, rows)
+        finished = sum(cell.sha256 in rows for cell in wanted)
+        begun = {cell.sha256 for cell in wanted} | set(rows)
+        tasks = [Task.of(cell, output, _of_privacy(plan)) for cell in wanted if cell.sha256 not in rows]
         interrupted = False
-        with StudyProgress(len(plan.cells), len(plan.cells) - len(missing)) as progress:
-            cells = _execute([Task.of(cell, output, _of_privacy(plan)) for cell in missing], workers, executor)
+        with StudyProgress(len(wanted), finished) as progress:
+            cells = _execute(tasks, workers, executor)
             try:
                 for row in cells:
                     rows[row.config_sha256] = row
                     _note_failure(output, row)
+                    more = [cell for cell in due(plan, rows) if cell.sha256 not in begun]
+                    begun |= {cell.sha256 for cell in more}
+                    tasks += [Task.of(cell, output, _of_privacy(plan)) for cell in more]
+                    progress.add(len(more))
                     progress.ended(row)
             except KeyboardInterrupt:
                 interrupted = True
@@ -131,6 +156,17 @@ def _attack_finished(plan: Plan, output: Path, rows: dict[str, Row]) -> None:
         if row is not None and row.finished and row.membership is None and (folder / "model.safetensors").is_file():
             rows[cell.sha256] = replace(row, membership=membership_auroc(folder))
             write_result(folder / "result.json", rows[cell.sha256])
+
+
+def _check_version(plan: Plan, rows: Mapping[str, Row], overwrite: bool) -> None:
+    """Refuse to run cells of a kept table's study by another version of the method: they would not be its rows."""
+    version = plan.study.method_version
+    missing = sum(cell.sha256 not in rows for cell in due(plan, rows))
+    if version not in (None, METHOD_VERSION) and (missing or overwrite):
+        raise UserError(
+            f"study {plan.name} is of method version {version}, and this toolkit runs {METHOD_VERSION}: its {missing} missing "
+            "cells cannot be run; give --from its results.csv, or take the shipped study for new results"
+        )
 
 
 def _check_output(output: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import pwd
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +16,11 @@ import pytest
 
 from mpssl_fed.cli import ending, main
 from mpssl_fed.errors import UserError
+from mpssl_fed.files import refuse_special
 from tests.cli.calls import Caller
 from tests.cli.conftest import PHOTOS
+from tests.fuzz.ended import in_time
+from tests.patience import PATIENCE_S
 
 PROGRAM = [sys.executable, "-m", "mpssl_fed.cli"]
 LONG = "x" * 300
@@ -46,13 +51,60 @@ def test_a_place_that_cannot_be_read_is_named(call: Caller, tmp_path: Path) -> N
         ("data", folder), ("data", LONG), ("data", ""), ("data", "."), ("data", "/"), ("study", "/"), ("study", ""),
         ("study", folder), ("predict", LONG, "x.png"), ("predict", tmp_path, "x.png"), ("evaluate", tmp_path, tmp_path),
         ("export", tmp_path), ("report", tmp_path), ("report", tmp_path / LONG), ("audit", tmp_path),
-        ("ledger", "show", tmp_path / LONG), ("ledger", "show", folder), ("ledger", "verify", folder),
+        ("ledger", "restore", "", "--gap", "none"), ("ledger", "accept", ".", "a"), ("ledger", "move-head", "/", folder),
+        ("ledger", "export", "."), ("ledger", "show", tmp_path / LONG), ("ledger", "show", folder), ("ledger", "verify", folder),
         ("policy", "check", folder, "demo"), ("policy", "check", LONG, "demo"),
         ("data", "demo", *OWN, f"data.root={LONG}"), ("data", "demo", *OWN, "data.root=~nosuch/x"),
         ("generate", "--generator", "biggan", "--path", LONG), ("generate", "--generator", "exported", "--path", folder),
         ("study", "demo", "--from", folder, "--output", tmp_path / "out"),
     ):  # fmt: skip
         call.refused(*words)
+
+
+def test_a_pipe_that_nobody_writes_is_not_waited_for(call: Caller, finished_run: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.png"
+    os.mkfifo(pipe)
+    authority = tmp_path / "ca"
+    authority.mkdir()
+    os.mkfifo(authority / "ca.key")
+    for words in (
+        ("policy", "check", pipe, "demo"), ("policy", "check", "policies/site", pipe), ("data", pipe),
+        ("study", pipe, "--dry-run"), ("ledger", "show", finished_run, "--policy", pipe), ("predict", finished_run, pipe),
+        ("predict", pipe, pipe), ("generate", "--generator", "exported", "--path", pipe),
+        ("simulate", pipe), ("certs", "server", authority, "localhost"), ("ledger", "show", pipe), ("ledger", "verify", pipe),
+        ("study", "demo", "--from", pipe, "--output", tmp_path / "out"),
+    ):  # fmt: skip
+        with in_time():
+            call.refused(*words)
+
+
+@pytest.mark.parametrize("kind", ["device", "FIFO", "link to a device", "folder"])
+def test_what_is_no_file_is_not_replaced_by_one(kind: str, call: Caller, finished_run: Path, tmp_path: Path) -> None:
+    place = tmp_path / "place.pt2"
+    if kind == "device":
+        try:
+            os.mknod(place, 0o20666, os.makedev(1, 3))
+        except PermissionError:
+            pytest.skip("the right to make a device")
+    elif kind == "FIFO":
+        os.mkfifo(place)
+    elif kind == "folder":
+        place.mkdir()
+    else:
+        place.symlink_to("/dev/null")
+    before = place.lstat()
+    ledger = finished_run / "sites" / "0" / "ledger.sqlite"
+    for words in (
+        ("generate", "--per-class", "1", "--classes", "A", "--out", place),
+        ("export", finished_run, "--format", "torch-export", "--overwrite", "--out", place),
+        *([("ledger", "export", ledger, "--out", place)] if ledger.exists() else []),
+    ):
+        with in_time():
+            assert str(place) in call.refused(*words)
+    after = place.lstat()
+    assert (before.st_mode, before.st_ino, before.st_rdev) == (after.st_mode, after.st_ino, after.st_rdev)
+    with pytest.raises(OSError, match="link of the system"):
+        refuse_special(Path("/dev/stdout"))
 
 
 @pytest.mark.parametrize("kind", ["manifest.json", "config.yaml", "metrics.jsonl", "model.safetensors", "labels.json"])
@@ -125,12 +177,27 @@ def test_bad_input_is_told(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_closed_or_unread_output_ends_quietly_or_says_so() -> None:
+@pytest.fixture
+def full_device(tmp_path: Path) -> Path:
+    """A file that is always full: the kernel's own, or one like it where a container has none."""
+    device = Path("/dev/full")
+    if not device.is_char_device():
+        device = tmp_path / "full"
+        try:
+            os.mknod(device, 0o666 | stat.S_IFCHR, os.makedev(1, 7))
+            device.write_text("x")
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                pytest.skip("no /dev/full, and none can be made")
+    return device
+
+
+def test_a_full_closed_or_unread_output_ends_quietly_or_says_so(full_device: Path) -> None:
     def run(shell: str = "", **streams: int) -> subprocess.CompletedProcess[str]:
         command = ["bash", "-c", f'"$@" {shell}', "bash", *PROGRAM, "doctor", "--env"]
-        return subprocess.run(command, text=True, timeout=120, check=False, stderr=subprocess.PIPE, **streams)  # type: ignore[call-overload,no-any-return]
+        return subprocess.run(command, text=True, timeout=PATIENCE_S, check=False, stderr=subprocess.PIPE, **streams)  # type: ignore[call-overload,no-any-return]
 
-    full = run(">/dev/full")
+    full = run(f">{full_device}")
     assert (full.returncode, "No space left" in full.stderr, "Traceback" in full.stderr) == (2, True, False)
     closed = run(">&- 2>&-")
     assert (closed.returncode, closed.stderr) == (0, "")
@@ -146,15 +213,15 @@ def test_an_ascii_terminal_gets_what_it_can_show(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sys, "stdout", shown)
     monkeypatch.setattr(sys, "stderr", said)
     for words in (
-        ["study", "demo", "seeds=1", "--dry-run", "--output", f"{tmp_path}/käse"],
+        ["study", "demo", "method.augment=[weak,half-strong]", "seeds=1", "--dry-run", "--output", f"{tmp_path}/käse"],
         ["predict", f"{tmp_path}/\udcff", "x.png"],
     ):
         monkeypatch.setattr(sys, "argv", ["mpssl-fed", *words])
         with pytest.raises(SystemExit):
             main()
-    assert b"weak - base" in shown.buffer.getvalue()  # type: ignore[attr-defined]
+    assert b"base - weak" in shown.buffer.getvalue()  # type: ignore[attr-defined]
     assert b"k\\xe4se" in shown.buffer.getvalue()  # type: ignore[attr-defined]
-    assert b"/\\udcff" in said.buffer.getvalue()  # type: ignore[attr-defined]
+    assert b"/\\xff" in said.buffer.getvalue()  # type: ignore[attr-defined]
 
 
 HOMELESS = """
@@ -174,7 +241,7 @@ TINY = ("simulate", "demo", "method.name=base", "federation.sites=1", "federatio
 @pytest.mark.parametrize("words", [("doctor",), TINY])
 def test_a_user_without_a_home_or_an_entry_in_passwd(words: tuple[str, ...], tmp_path: Path) -> None:
     program = [sys.executable, "-c", HOMELESS, *words]
-    done = subprocess.run(program, capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path)
+    done = subprocess.run(program, capture_output=True, text=True, timeout=PATIENCE_S, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
 

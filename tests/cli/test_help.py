@@ -15,6 +15,7 @@ import pytest
 import mpssl_fed
 from mpssl_fed.cli import build, command
 from tests.cli.calls import Caller
+from tests.patience import PATIENCE_S
 
 HEAVY = {"torch", "flwr", "ray", "opacus", "torchvision", "matplotlib", "scipy"}
 IMPORTED = """
@@ -45,7 +46,9 @@ main()
 )
 def test_a_misspelt_word_is_refused_before_anything_heavy_is_imported(words: str, said: str, tmp_path: Path) -> None:
     program = [sys.executable, "-c", IMPORTED.format(heavy=HEAVY), *words.split()]
-    done = subprocess.run(program, capture_output=True, text=True, timeout=120, check=False, env=os.environ | {"COLUMNS": "200"})
+    done = subprocess.run(
+        program, capture_output=True, text=True, timeout=PATIENCE_S, check=False, env=os.environ | {"COLUMNS": "200"}
+    )
     assert done.returncode == 2
     assert said in done.stderr
     assert done.stderr.endswith("imported []\n"), done.stderr
@@ -92,7 +95,7 @@ def click_of_build() -> click.Command:
 def test_completion_is_offered() -> None:
     program = [sys.executable, "-c", "from mpssl_fed.cli import main; main()"]
     asked = {"_MPSSL_FED_COMPLETE": "complete_bash", "COMP_WORDS": "mpssl-fed simu", "COMP_CWORD": "1"}
-    done = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False, env=os.environ | asked)
+    done = subprocess.run(program, capture_output=True, text=True, timeout=PATIENCE_S, check=False, env=os.environ | asked)
     assert done.stdout.split() == ["simulate"], done.stderr
     options = [name for parameter in command().params for name in parameter.opts]
     assert "--install-completion" in options

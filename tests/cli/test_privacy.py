@@ -24,10 +24,11 @@ def test_plan_as_json_and_text() -> None:
     result = call("privacy", "plan", "privacy/end-to-end", *SMALL, "--json")
     assert result.exception is None, result.output
     plan = json.loads(result.output)
-    assert plan["epsilon"] <= 2
+    assert plan["epsilon"] <= 1
     assert plan["epsilon"] == pytest.approx(epsilon(merge(plan["history"]), plan["delta"]))
-    text = call("privacy", "plan", "privacy/end-to-end", *SMALL, "privacy.per_class_gap=true", "--classes", 10).output
-    assert f"epsilon {plan['epsilon']:.3f} at delta 1e-05 per image" in text
+    assert "epsilon 0.9" in call("privacy", "plan", "privacy/end-to-end", *SMALL).output
+    text = call("privacy", "plan", "privacy/mp-ssl", *SMALL, "privacy.per_class_gap=true", "--classes", 10).output
+    assert "at delta 1e-05 per image" in text
     for part in (
         "every read",
         "gradient",
@@ -87,9 +88,10 @@ def test_policy_check_shows_what_a_site_takes_and_how_to_agree(tmp_path: Path) -
     assert rows == ["optim.lr", "privacy.clip.gradient", "privacy.per_unit"]  # and not data.root: the server keeps it to itself
     assert "output.dir" not in result.output
     assert "output.dir" in call("policy", "check", policy, *words, "--all").output
-    agreed = result.output.partition("to agree, add to the policy:\n")[2].partition("not checked")[0]
+    agreed = result.output.partition("in place of its key 'settings':\n")[2].partition("not checked")[0]
     assert list(yaml.safe_load(agreed)["settings"]) == ["optim.lr", "privacy.clip.gradient", "privacy.per_unit"]
-    policy.write_text(policy.read_text() + agreed)
+    old = yaml.safe_load(policy.read_text())
+    policy.write_text(yaml.safe_dump(old | yaml.safe_load(agreed)))
     again = call("policy", "check", policy, *words)
     assert again.exit_code == 0, again.output
     assert "granted: dataset digits" in again.output
@@ -105,7 +107,7 @@ def test_policy_check_says_that_no_noise_would_do() -> None:
 def test_policy_check_tells_when_a_run_would_take_the_whole_budget(tmp_path: Path) -> None:
     rules: dict[str, Any] = yaml.safe_load(Path("configs/policies/site.yaml").read_text())
     policy = tmp_path / "policy.yaml"
-    policy.write_text(yaml.safe_dump(rules | {"max_epsilon": 2}))
+    policy.write_text(yaml.safe_dump(rules | {"max_epsilon": 1}))
     assert "whole lifetime budget" in call("policy", "check", policy, "privacy/end-to-end", *SMALL).output
     policy.write_text(yaml.safe_dump(rules | {"scope": "off"}))
     assert "protects no image" in call("policy", "check", policy, "demo").output

@@ -76,7 +76,7 @@ def test_a_mark_says_why_and_how_far(leaf: Any) -> None:
     assert bool(mark.code) == (mark.who != "ignored")
     if mark.who == "server":
         assert (mark.low is not None) == _numbers(field.annotation)
-        choice = typing.get_origin(field.annotation) is typing.Literal or field.annotation is bool
+        choice = typing.get_origin(field.annotation) is typing.Literal or field.annotation in (bool, bool | None)
         assert mark.low is not None or mark.words or choice or mark.owner
     if mark.low is not None:
         assert math.isfinite(mark.low)

@@ -10,7 +10,7 @@ import yaml
 
 from mpssl_fed import config as configs
 from mpssl_fed.config import Config, Override
-from mpssl_fed.config.learning import CONTROLS, METHODS
+from mpssl_fed.config.learning import BUNDLES, METHODS
 from mpssl_fed.errors import UserError
 
 NASTY = [
@@ -88,14 +88,14 @@ def test_a_new_name_drops_the_options_of_the_old_one() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
-@pytest.mark.parametrize("former", ["fedprox", "generator-only", "linear-hog", "mp-ssl+", None])
+@pytest.mark.parametrize("former", ["fedprox", "generator-only", "linear-hog", "federated-gssl", "mp-ssl+", None])
 def test_any_method_may_take_the_place_of_any_other_in_a_resolved_config(former: str | None, name: str) -> None:
     method = {"name": former} if former else {"name": None, "source": "random", "loss": "vicreg"}
     resolved = configs.from_mapping({"method": method}).dump()
     config = configs.from_mapping(configs.override(resolved, [f"method.name={name}"]))
     fresh = configs.from_mapping({"method": {"name": name}})
     assert (config.method.source, config.method.loss) == (fresh.method.source, fresh.method.loss)
-    if former in CONTROLS:
+    if former in BUNDLES:
         for section in ("model", "warm_start", "federation"):
             assert getattr(config, section) == getattr(fresh, section)
 

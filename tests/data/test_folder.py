@@ -10,6 +10,7 @@ from PIL import Image
 from mpssl_fed.data.datasets import Images, load_dataset
 from mpssl_fed.data.decode import read_image, read_images
 from mpssl_fed.data.folder import load_site_csv, load_site_folder
+from mpssl_fed.data.preparation import Preparation
 from mpssl_fed.errors import UserError
 
 CLASSES = ("cat", "dog", "owl")
@@ -131,7 +132,7 @@ def test_central_square_is_kept(tmp_path: Path) -> None:
     assert outer.min() > 150  # the filter of the outermost pixels reaches one pixel beyond the crop
     pixels[5:35, 35:65] = 100
     Image.fromarray(pixels).save(tmp_path / "wide.png")
-    assert (read_image(tmp_path / "wide.png", 10, central=0.75)[0, 1:-1, 1:-1] == 100).all()
+    assert (read_image(tmp_path / "wide.png", 10, Preparation(central=0.75))[0, 1:-1, 1:-1] == 100).all()
 
 
 def test_exif_orientation_is_honoured(tmp_path: Path) -> None:

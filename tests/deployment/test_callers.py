@@ -16,11 +16,11 @@ from mpssl_fed.deployment.daemon import Daemon, Door
 from mpssl_fed.deployment.own_data import OwnData
 from mpssl_fed.deployment.resident import Resident
 from mpssl_fed.deployment.worker import MOST_WAITING
-from mpssl_fed.federation import parts
 from mpssl_fed.method import Learner
 from mpssl_fed.privacy.ledger import Ledger
 from mpssl_fed.privacy.policy import load_policy
-from tests.real.sites import NOBODY, POLICY, RealSite, message, tiny, wait_for, weights
+from tests.patience import PATIENCE_S, wait_for
+from tests.real.sites import NOBODY, POLICY, RealSite, message, tiny, weights
 
 STEPS = 40
 CONFIG = tiny(
@@ -28,7 +28,6 @@ CONFIG = tiny(
 )
 PRIVATE = POLICY | {"scope": "end-to-end", "max_epsilon": 20.0, "public_size": 200, "metrics": []}
 START = weights(CONFIG)
-PATIENT = 120.0
 
 
 @pytest.fixture
@@ -37,27 +36,26 @@ def served(tmp_path: Path) -> Iterator[Daemon]:
     site = RealSite(tmp_path, CONFIG, policy=PRIVATE)
     assert CONFIG.data.task is not None
     site.state.mkdir(mode=0o700)
-    data = OwnData(site.listing, CONFIG.data.task.classes)
+    data = OwnData(site.listing, CONFIG.data.task.classes, channels=1)
     resident = Resident(0, site.state, data, load_policy(site.policy_file))
     daemon = Daemon(resident, Door(site.socket, NOBODY), {}, most_bytes=10_000_000)
     thread = threading.Thread(target=daemon.run)
     thread.start()
     yield daemon
     daemon.shutdown()
-    thread.join(PATIENT)
-    parts.hold(None)
+    thread.join(PATIENCE_S)
 
 
 def ask(daemon: Daemon, number: int = 1) -> tuple[int, str]:
     """Send a train request and return (status, code)."""
-    status, answer = wire.call(daemon.door.path, "POST", wire.TRAIN, message(CONFIG, START, number), timeout=PATIENT)
+    status, answer = wire.call(daemon.door.path, "POST", wire.TRAIN, message(CONFIG, START, number), timeout=PATIENCE_S)
     return status, "" if status == 200 else json.loads(answer)["code"]
 
 
 def connected(daemon: Daemon, text: bytes) -> socket.socket:
     """Return a connection on which ``text`` has been sent."""
     one = socket.socket(socket.AF_UNIX)
-    one.settimeout(PATIENT)
+    one.settimeout(PATIENCE_S)
     one.connect(str(daemon.door.path))
     one.sendall(text)
     return one
@@ -95,11 +93,11 @@ def test_a_request_in_drops_is_cut_off_though_it_never_stalls(served: Daemon, mo
 def test_no_more_bodies_are_held_than_may_wait(served: Daemon) -> None:
     slow = b"POST /v1/train HTTP/1.1\r\nContent-Length: 1000\r\n\r\nabc"
     held = [connected(served, slow) for _ in range(MOST_WAITING)]
-    wait_for(lambda: served.bodies._value == 0, PATIENT, "four bodies on their way")
+    wait_for(lambda: served.bodies._value == 0, "four bodies on their way")
     assert ask(served) == (409, "busy")
     for one in held:
         one.close()
-    wait_for(lambda: served.bodies._value == MOST_WAITING, PATIENT, "their end")
+    wait_for(lambda: served.bodies._value == MOST_WAITING, "their end")
     assert ask(served) == (200, "")
 
 
@@ -121,7 +119,7 @@ def test_an_overdue_round_is_given_up_its_charge_stays_and_the_site_answers_on(
         taken.append(t)
         if len(taken) == 3:
             resident._worker.limit_s = 0.0
-            assert resident._worker._overdue.wait(PATIENT)
+            assert resident._worker._overdue.wait(PATIENCE_S)
         return step(self, t)
 
     monkeypatch.setattr(Learner, "step", long)
@@ -130,7 +128,7 @@ def test_an_overdue_round_is_given_up_its_charge_stays_and_the_site_answers_on(
     assert spent(served) == STEPS  # reserved as a whole before the first read
     assert resident.refused == {"time-limit": 1}
     assert not resident.hung
-    resident._worker.limit_s = PATIENT
+    resident._worker.limit_s = PATIENCE_S
     assert ask(served) == (200, "")
     assert spent(served) == 2 * STEPS
     assert not list((resident.state / "rounds").glob("forgotten"))
@@ -145,16 +143,16 @@ def test_a_stuck_round_is_told_and_the_daemon_started_again(served: Daemon, monk
 
     def stuck(self: Learner, t: int) -> dict[str, float]:
         worker_.limit_s = 0.05
-        release.wait(PATIENT)
+        release.wait(PATIENCE_S)
         raise RuntimeError
 
     monkeypatch.setattr(Learner, "step", stuck)
     assert ask(served) == (409, "time-limit")
-    assert again.wait(PATIENT)
+    assert again.wait(PATIENCE_S)
     assert ask(served) == (409, "busy")
     assert spent(served) == STEPS
     release.set()
 
 
 def ask_card(daemon: Daemon) -> bool:
-    return wire.call(daemon.door.path, "GET", wire.CARD, timeout=PATIENT)[0] == 200
+    return wire.call(daemon.door.path, "GET", wire.CARD, timeout=PATIENCE_S)[0] == 200

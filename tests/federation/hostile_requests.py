@@ -2,22 +2,67 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-HUGE = 10**30
+SHA = "ab" * 32
+OWNER: dict[str, Any] = {
+    "dataset": "chest",
+    "public_size": 1000,
+    "max_epsilon": 4,
+    "delta": 1e-5,
+    "min_sigma": 0.6,
+    "max_sample_rate": 0.1,
+    "max_rounds": 200,
+    "max_local_steps": 200,
+    "max_steps": 10_000,
+    "methods": ["base", "mp-ssl", "random+scr"],
+    "generators": [{"name": "glyphs-digits", "sha256": SHA, "trained_on": "public fonts", "public": True}],
+}
+"""The policy that refuses them."""
+
+HONEST: dict[str, Any] = {
+    "data": {"task": {"classes": ["cat", "dog"], "size": 32, "channels": 3}},
+    "method": {"name": "mp-ssl"},
+    "federation": {"rounds": 2, "local_steps": 5},
+    "privacy": {"epsilon": 2.0, "public_size": 1000, "sample_rate": 0.05},
+}
+"""The request that it takes, before a key is changed."""
+
+HUGE = 2**31 - 1
+"""The largest count that a config may hold at all."""
 OTHER_METHOD = {"method.name": None, "method.source": "random", "method.loss": "scr"}
 TASK = "data.task."
+
+
+def written(fields: dict[str, Any], changes: dict[str, Any]) -> str:
+    """Return a config as a hostile server writes it: ``fields`` (Config.dump) with ``changes`` by their dotted keys."""
+    fields = json.loads(json.dumps(fields))
+    if "method.name" in changes:
+        fields["method"] = {key: value for key, value in fields["method"].items() if key not in ("name", "source", "loss")}
+    for key, value in changes.items():
+        *parents, leaf = key.split(".")
+        section = fields
+        for parent in parents:
+            section = section.setdefault(parent, {})
+        section[leaf] = value
+    return json.dumps(fields).replace('"NaN"', "NaN").replace('"1e999"', "1e999")
+
 
 Case = tuple[dict[str, Any], str]
 
 CLIPS: list[Case] = [
-    ({"privacy.clip.gradient": 1e-30}, "clip"),
-    ({"privacy.clip.gradient": 1e30}, "clip"),
+    ({"privacy.clip.gradient": 1e-30}, "config"),
+    ({"privacy.clip.gradient": 1e30}, "config"),
+    ({"privacy.clip.gradient": 0.001}, "clip"),
     ({"privacy.clip.gradient": 0.999}, "clip"),
-    ({"privacy.clip.meta": 1e-30}, "clip"),
+    ({"privacy.clip.meta": 1000}, "clip"),
+    ({"federation.rounds": 10**30}, "config"),
+    ({"method.latent.hidden": 10**30}, "config"),
+    ({"privacy.clip.meta": 1e-30}, "config"),
     ({"privacy.clip.meta": 1.0000001}, "clip"),
-    ({"privacy.clip.feature": 1e-45}, "clip"),
-    ({"privacy.clip.feature": 1e19}, "clip"),
+    ({"privacy.clip.feature": 1e-45}, "config"),
+    ({"privacy.clip.feature": 1e19}, "config"),
     ({"privacy.clip.gradient": 0}, "config"),
     ({"privacy.clip.gradient": -1}, "config"),
 ]

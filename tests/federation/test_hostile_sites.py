@@ -46,7 +46,7 @@ def test_no_reply_ends_or_bends_a_run(run_tiny: Runner, tmp_path: Any) -> None:
     assert len(CASES) >= 60
     hostile = run_tiny(*TINY, client=_second(lambda reply, number: CASES[number - 1][1](reply)), folder=tmp_path / "hostile")
     _, *records = read_history(hostile.folder)
-    found = [(name, record["rejected"], record["sites_answered"]) for (name, _, _), record in zip(CASES, records, strict=True)]
+    found = [(name, record.rejected, record.answered) for (name, _, _), record in zip(CASES, records, strict=True)]
     assert found == [(name, {code: 1}, 2) for name, _, code in CASES]
     assert read_manifest(hostile.folder)["status"] == "finished"
     without = run_tiny(*TINY, client=_second(_gone), folder=tmp_path / "without")
@@ -54,8 +54,8 @@ def test_no_reply_ends_or_bends_a_run(run_tiny: Runner, tmp_path: Any) -> None:
     assert ours is not None
     assert theirs is not None
     assert all(torch.equal(ours.weights[key], theirs.weights[key]) for key in theirs.weights)
-    assert [r["train_loss"] for r in records] == [r["train_loss"] for r in read_history(without.folder)[1:]]
-    json.dumps(records, allow_nan=False)
+    assert [r.train_loss for r in records] == [r.train_loss for r in read_history(without.folder)[1:]]
+    json.dumps([record.to_json() for record in records], allow_nan=False)
 
 
 def test_a_reply_that_cannot_be_unpacked_takes_no_other_with_it(run_tiny: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +75,7 @@ def test_a_reply_that_cannot_be_unpacked_takes_no_other_with_it(run_tiny: Runner
     monkeypatch.setattr(InProcessGrid, "pull_messages", unpacking)
     run = run_tiny("federation.rounds=1", client=_second(poison))
     record = read_history(run.folder)[1]
-    assert (record["sites_answered"], record["rejected"], record["missing"]) == (2, {"malformed": 1}, 0)
+    assert (record.answered, record.rejected, record.missing) == (2, {"malformed": 1}, 0)
 
 
 def test_a_momentum_that_lies_have_pumped_up_does_not_lock_the_sites_out(run_tiny: Runner) -> None:
@@ -92,8 +92,8 @@ def test_a_momentum_that_lies_have_pumped_up_does_not_lock_the_sites_out(run_tin
 
     options = ("federation.rounds=4", "federation.strategy={name: fedavgm, server_lr: 3.0}", "federation.local_steps=1")
     records = read_history(run_tiny(*options, client=call).folder)[1:]
-    assert any(record.get("failed") for record in records[:3])
-    assert (records[3]["sites_answered"], records[3]["rejected"]) == (3, {})
+    assert any(record.failed for record in records[:3])
+    assert (records[3].answered, records[3].rejected) == (3, {})
 
 
 class Hall(InProcessGrid):

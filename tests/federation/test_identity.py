@@ -16,7 +16,7 @@ from mpssl_fed.data.datasets import Images
 from mpssl_fed.data.folder import load_site_csv, load_site_folder
 from mpssl_fed.deployment.own_data import OwnData
 from mpssl_fed.federation.refusal import Refusal
-from mpssl_fed.federation.site.budget import Budget, identities, policy_budget
+from mpssl_fed.federation.site.budget import Budget, Unaccounted, identities, policy_budget
 from mpssl_fed.privacy.ledger import Ledger
 from mpssl_fed.privacy.policy import Policy
 
@@ -55,19 +55,25 @@ def listed(folder: Path, subjects: list[str]) -> Path:
     return folder / "list.csv"
 
 
+def granted(policy: Policy, config: Config, path: Path) -> Budget:
+    budget = policy_budget(policy, config, path)
+    assert isinstance(budget, Budget)
+    return budget
+
+
 @pytest.fixture
 def budget(tmp_path: Path) -> Budget:
-    return policy_budget(POLICY, asked(), tmp_path / "ledger.sqlite")
+    return granted(POLICY, asked(), tmp_path / "ledger.sqlite")
 
 
 def charge(budget: Budget, number: int, images: Images) -> list[dict[str, int]]:
     """Charge a round and return the kinds that each row of records added."""
     budget.reserve("run", number, number == 1, images)
-    assert isinstance(budget.ledger, Path)
-    return [row.body["kinds"] for row in Ledger(budget.ledger).rows() if row.kind == "records"]
+    assert isinstance(budget.books.ledger, Path)
+    return [row.body["kinds"] for row in Ledger(budget.books.ledger).rows() if row.kind == "records"]
 
 
-@pytest.mark.parametrize("shape", ["size=8", "size=64", "stored_size=20", "channels=3"])
+@pytest.mark.parametrize("shape", ["size=8", "size=64", "stored_size=20", "channels=3", "fit=pad"])
 def test_another_shape_than_the_owners_is_refused_before_an_image_is_read(folder: Path, shape: str) -> None:
     data = OwnData(folder, CLASSES, None, 16, 1)
     with pytest.raises(Refusal, match="image-shape"):
@@ -93,7 +99,7 @@ def test_names_folders_and_order_do_not_matter_a_copy_counts_once(folder: Path, 
     charge(budget, 1, load_site_folder(folder, CLASSES, 16, 1))
     (folder / "cat" / "0.png").rename(folder / "dog" / "relabelled.png")
     (folder / "dog" / "1.png").rename(folder / "dog" / "aaa.png")
-    shutil.copy(folder / "cat" / "1.png", folder / "dog" / "twice.png")
+    shutil.copy(folder / "cat" / "1.png", folder / "cat" / "twice.png")
     assert charge(budget, 2, load_site_folder(folder, CLASSES, 16, 1)) == [{"image": 6}]
     index = [3, 1, 4]
     images = load_site_folder(folder, CLASSES, 16, 1)
@@ -105,7 +111,7 @@ def test_a_subject_who_gains_a_scan_is_growth_under_either_unit(folder: Path, tm
     subjects = ["p1", "p2", "p3", "p1", "p2", "p3"]
     for unit in ("subject", "image"):
         policy = POLICY.model_copy(update={"unit": unit, "dataset": unit})
-        budget = policy_budget(policy, asked(f"privacy.unit={unit}"), tmp_path / f"{unit}.sqlite")
+        budget = granted(policy, asked(f"privacy.unit={unit}"), tmp_path / f"{unit}.sqlite")
         assert charge(budget, 1, load_site_csv(listed(folder, subjects), CLASSES, 16, 1)) == [{"image": 6, "subject": 3}]
         extra = folder / "dog" / "new.png"
         Image.fromarray(np.full((16, 16), 7, np.uint8)).save(extra)
@@ -117,10 +123,10 @@ def test_a_subject_who_gains_a_scan_is_growth_under_either_unit(folder: Path, tm
 def test_a_change_of_unit_neither_resets_nor_swaps(folder: Path, tmp_path: Path) -> None:
     """The owner first had a folder and charged by image, then a list with subjects, then a folder again."""
     path, plain = tmp_path / "ledger.sqlite", load_site_folder(folder, CLASSES, 16, 1)
-    by_image = policy_budget(POLICY, asked(), path)
+    by_image = granted(POLICY, asked(), path)
     by_image.reserve("a", 1, True, plain)
     spent = Ledger(path).spent("pets").history
-    by_subject = policy_budget(POLICY.model_copy(update={"unit": "subject"}), asked("privacy.unit=subject"), path)
+    by_subject = granted(POLICY.model_copy(update={"unit": "subject"}), asked("privacy.unit=subject"), path)
     with pytest.raises(Refusal, match="unit"):
         by_subject.reserve("b", 1, True, plain)  # no subjects are named: refused before anything is charged
     assert Ledger(path).spent("pets").history == spent
@@ -134,41 +140,43 @@ def test_a_change_of_unit_neither_resets_nor_swaps(folder: Path, tmp_path: Path)
 
 
 def test_all_files_written_anew_are_a_swap_unless_subjects_tell_or_the_owner_does(folder: Path, budget: Budget) -> None:
-    assert isinstance(budget.ledger, Path)
+    assert isinstance(budget.books.ledger, Path)
     charge(budget, 1, load_site_folder(folder, CLASSES, 16, 1))
     for path in folder.rglob("*.png"):
         Image.open(path).save(path, compress_level=1)  # the same pixels in other bytes
     images = load_site_folder(folder, CLASSES, 16, 1)
     with pytest.raises(Refusal, match="ledger"):
         charge(budget, 2, images)
-    Ledger(budget.ledger).accept("pets")
+    Ledger(budget.books.ledger).accept("pets")
     assert charge(budget, 2, images) == [{"image": 6}, {"image": 6}]
-    assert Ledger(budget.ledger).spent("pets").runs["run"].rounds == 2
+    assert Ledger(budget.books.ledger).spent("pets").runs["run"].rounds == 2
 
 
 def test_a_new_name_is_no_new_budget(folder: Path, budget: Budget, tmp_path: Path) -> None:
     charge(budget, 1, load_site_folder(folder, CLASSES, 16, 1))
-    renamed = replace(budget, dataset="pets, once more")
+    renamed = replace(budget, books=replace(budget.books, dataset="pets, once more"))
     for size in (8, 16):  # at whatever size
         with pytest.raises(Refusal, match="ledger"):
             renamed.reserve("run", 1, True, load_site_folder(folder, CLASSES, size, 3))
     off = policy_budget(
-        POLICY.model_copy(update={"scope": "off", "dataset": "other"}), asked("privacy={scope: off}"), budget.ledger
+        POLICY.model_copy(update={"scope": "off", "dataset": "other"}), asked("privacy={scope: off}"), budget.books.ledger
     )
+    assert isinstance(off, Unaccounted)
     with pytest.raises(Refusal, match="ledger"):  # it would taint images that 'pets' answers for
-        off.mark_unaccounted("bare", load_site_folder(folder, CLASSES, 16, 1))
+        off.mark("bare", load_site_folder(folder, CLASSES, 16, 1))
     assert not Ledger(tmp_path / "ledger.sqlite").spent("pets").unaccounted
 
 
 def test_images_read_under_scope_off_stay_known_under_any_name(folder: Path, tmp_path: Path) -> None:
     path, images = tmp_path / "ledger.sqlite", load_site_folder(folder, CLASSES, 16, 1)
     off = policy_budget(POLICY.model_copy(update={"scope": "off"}), asked("privacy={scope: off}"), path)
-    off.mark_unaccounted("bare", images)
-    fresh = policy_budget(POLICY.model_copy(update={"dataset": "fresh"}), asked(), path)
+    assert isinstance(off, Unaccounted)
+    off.mark("bare", images)
+    fresh = granted(POLICY.model_copy(update={"dataset": "fresh"}), asked(), path)
     with pytest.raises(Refusal, match="ledger"):
         fresh.reserve("run", 1, True, images)
     with pytest.raises(Refusal, match="budget"):
-        policy_budget(POLICY, asked(), path).reserve("run", 1, True, images)
+        granted(POLICY, asked(), path).reserve("run", 1, True, images)
 
 
 def test_a_file_that_changes_while_the_site_runs_counts_from_its_next_start(folder: Path, budget: Budget) -> None:
@@ -195,8 +203,6 @@ def test_images_without_files_are_known_by_their_pixels_wherever_they_stand() ->
 
 def test_the_filter_goes_by_the_policys_delta_whatever_is_asked(tmp_path: Path) -> None:
     """A filter is one pair, fixed beforehand: a server that asks a smaller delta changes the plan, not the limit."""
-    budget = policy_budget(POLICY, asked("privacy.delta=1.0e-9"), tmp_path / "ledger.sqlite")
-    assert budget.plan is not None
-    assert budget.limit is not None
+    budget = granted(POLICY, asked("privacy.delta=1.0e-9"), tmp_path / "ledger.sqlite")
     assert budget.plan.delta == 1e-9
     assert (budget.limit.max_epsilon, budget.limit.delta) == (POLICY.max_epsilon, POLICY.delta)

@@ -20,6 +20,7 @@ from mpssl_fed.federation import parts
 from mpssl_fed.federation.site.site import build_site_learner
 from mpssl_fed.runs.run_directory import RunDirectory
 from tests.federation.conftest import TINY
+from tests.patience import PATIENCE_S
 from tests.test_environment import DEAD_PROXIES
 
 MP_SSL = "method={name: mp-ssl, batch: 4, lmo_batch: 4, lmo_every: 2, refresh_every: 1, buffer: 1}"
@@ -33,7 +34,7 @@ def test_ray_and_inprocess_end_with_the_same_bits(tmp_path: Path) -> None:
         mine, theirs = (load_file(next((run.folder / "sites" / site).glob("*-000002.safetensors"))) for run in runs)
         assert mine.keys() == theirs.keys()
         assert all(mine[key].equal(theirs[key]) for key in mine)
-    assert [r["test_accuracy"] for r in runs[0].history] == [r["test_accuracy"] for r in runs[1].history]
+    assert [r.accuracy for r in runs[0].history] == [r.accuracy for r in runs[1].history]
 
 
 def _in_ray(folder: Path) -> mpssl_fed.Run:
@@ -48,7 +49,7 @@ def _in_ray(folder: Path) -> mpssl_fed.Run:
     patient = "federation.join_deadline_s=600"  # Ray's actors import torch first, which a busy machine draws out
     words = ["simulate", str(folder / "tiny.yaml"), MP_SSL, patient, "--backend", "ray", "--output", str(folder / "ray")]
     program = [sys.executable, "-c", "from mpssl_fed.cli import main; main()", *words]
-    done = subprocess.run(program, env=surroundings, capture_output=True, text=True, check=False, timeout=900)
+    done = subprocess.run(program, env=surroundings, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "round 2/2" in done.stdout
     return mpssl_fed.Run.open(folder / "ray")
@@ -58,7 +59,7 @@ def test_one_site_and_one_round_is_centralised_training(run_tiny: Callable[..., 
     """The paper's setting: nothing of the federation is left in the numbers."""
     run = run_tiny(MP_SSL, "federation.sites=1", "federation.rounds=1", "federation.local_steps=5")
     config = run.config
-    learner = build_site_learner(config, 0)
+    learner = build_site_learner(config, parts.Parts.simulated(config, 0), 0)
     learner.classifier.load_shared(parts.initial_classifier(config).shared_state())
     learner.train(1)
     trained = load_file(run.folder / "model.safetensors")
@@ -68,8 +69,8 @@ def test_one_site_and_one_round_is_centralised_training(run_tiny: Callable[..., 
 
 def test_python_way_in(tmp_path: Path) -> None:
     run = mpssl_fed.simulate(TINY, "federation.rounds=1", f"output.dir={tmp_path / 'run'}")
-    assert [record["round"] for record in run.history] == [0, 1]
-    assert run.accuracy == run.history[-1]["test_accuracy"]
+    assert [record.number for record in run.history] == [0, 1]
+    assert run.accuracy == run.history[-1].accuracy
     assert run.config.federation.rounds == 1
     classifier = mpssl_fed.load(run.folder)
     x = torch.rand(3, 1, 32, 32)

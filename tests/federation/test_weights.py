@@ -12,8 +12,9 @@ from flwr.app import Array, ArrayRecord
 from torch import Tensor
 
 from mpssl_fed.federation import parts
-from mpssl_fed.federation.messages import Plan, TrainRequest
+from mpssl_fed.federation.messages import SentConfig, TrainRequest
 from mpssl_fed.federation.refusal import Refusal
+from mpssl_fed.federation.site.client import answer_request
 from mpssl_fed.federation.site.site import Site
 from mpssl_fed.federation.weights import digest, from_record, to_record
 from tests.federation.conftest import tiny_config
@@ -112,7 +113,7 @@ def test_a_site_keeps_an_update_that_nobody_would_take(tmp_path: Path) -> None:
     config = tiny_config("optim={name: sgd, lr: 1.0e+4, schedule: constant, warmup_steps: 0}")
     start = to_record(parts.initial_classifier(config).shared_state())
     with pytest.raises(Refusal, match="too-large"):
-        Site(0, tmp_path).train_round(TrainRequest(Plan.of("run", config), 1, start))
+        answer_request(Site(0, tmp_path), TrainRequest(SentConfig.of("run", config), 1, start))
     assert not list(tmp_path.iterdir())
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from mpssl_fed.privacy.ledger import Ledger
 from mpssl_fed.privacy.ledger_files import LedgerError, MissingLedgerError, RolledBackError
+from tests.patience import PATIENCE_S
 from tests.privacy.conftest import reserve
 from tests.privacy.crash import HISTORY
 
@@ -180,7 +181,7 @@ def test_every_loss_of_files_is_told_from_a_creation_that_was_cut_short(tmp_path
 def test_two_processes_make_one_ledger(tmp_path: Path) -> None:
     script = "import sys; from mpssl_fed.privacy.ledger import Ledger; Ledger.create(sys.argv[1])"
     makers = [subprocess.Popen([sys.executable, "-c", script, tmp_path / "l"], stderr=subprocess.DEVNULL) for _ in range(4)]
-    assert sorted(maker.wait(timeout=120) for maker in makers) == [0, 1, 1, 1]
+    assert sorted(maker.wait(timeout=PATIENCE_S) for maker in makers) == [0, 1, 1, 1]
     assert Ledger(tmp_path / "l").verify() == 1
 
 

@@ -9,10 +9,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mpssl_fed.codes import Code
 from mpssl_fed.config import Config, from_mapping, load
 from mpssl_fed.errors import UserError
 from mpssl_fed.generators.base import load_generator
-from mpssl_fed.privacy.policy import SCOPES, Code, Policy, Request, decide, load_policy
+from mpssl_fed.privacy.policy import SCOPES, Policy, Request, decide, load_policy
 
 SHA = "ab" * 32
 POLICY: dict[str, Any] = {
@@ -269,3 +270,14 @@ def test_the_shipped_policy_permits_the_shipped_private_config_with_the_shipped_
 
 def test_codes_are_short_words() -> None:
     assert all(code.value.replace("-", "").isalpha() for code in Code)
+
+
+def test_the_numbers_of_old_policies_that_were_never_sent_are_passed_over() -> None:
+    """A rehearsal of version 0.1 listed them; a site with its policy starts as before, and grants no more than there is."""
+    old = policy(scope="off", metrics=["loss", "supervised", "meta", "train_s"])
+    assert old.metrics == ("loss", "train_s")
+    assert policy(metrics=["supervised"]).metrics == ()
+    with pytest.raises(ValueError, match="exact numbers"):
+        policy(metrics=["gap"])
+    with pytest.raises(ValueError, match="Did you mean 'train_s'"):
+        policy(metrics=["train_ss"])

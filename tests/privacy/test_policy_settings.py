@@ -83,7 +83,7 @@ def test_one_bound_for_all_clips() -> None:
         ({"optim.lr": {"max": float("inf")}}, r"settings.optim.lr: inf is no finite number"),
         ({"optim.lr": {"most": 1}}, r"settings.optim.lr=.*: want {min: ..., max: ...}"),
         ({"optim.lr": {"min": 2, "max": 1}}, r"settings.optim.lr: min=2 is above max=1"),
-        ({"privacy.clip.gradient": 1e-30}, r"settings.privacy.clip.gradient: 1e-30 is outside 0.001 to 1000"),
+        ({"privacy.clip.gradient": 1e-30}, r"settings.privacy.clip.gradient=1e-30: .* greater than or equal to 0.001"),
         ({"privacy.max_physical_batch": 10**9}, r"outside 1 to 4096"),
         ({"optim.name": "adam"}, r"settings.optim.name=adam: Input should be 'sgd'"),
         ({"optim.lr": 1, "optim": {"lr": 2}}, r"settings.optim.lr is said twice"),
@@ -124,3 +124,11 @@ def test_no_value_beyond_what_owner_or_default_say_is_granted(key: str, value: f
         assert mark.low / reach <= value <= mark.high * reach
     if not agreed and mark.who == "site":
         assert (row.verdict == "taken") == (value == NUMBERS[key].default)
+
+
+def test_what_a_server_wrote_cannot_forge_a_line_of_the_log() -> None:
+    for name in ("a:\n2026-01-01 INFO mpssl_fed.daemon: run x round 1 answered", "a:\x1b[2J", "a:\u202egnp", "a:\udce9", "a:\r"):
+        config = from_mapping({"model": {"name": name}, "privacy": {"epsilon": 1, "public_size": 100}})
+        (refusal,) = (one for one in decide(Policy.model_validate(LEAST), Request.of(config)).refusals if one.code == "path")
+        assert refusal.text.isprintable()
+        assert "model.name=a:" in refusal.text

@@ -23,6 +23,7 @@ import mpssl_fed
 from mpssl_fed.data.datasets import load_dataset
 from mpssl_fed.generators.biggan import embedded_folder
 from mpssl_fed.runs.reader import read_history
+from tests.patience import PATIENCE_S
 from tests.real.sites import QUIET, TINY, equal
 from tests.test_environment import DEAD_PROXIES
 
@@ -70,7 +71,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (here / "config.yaml").write_text(yaml.safe_dump(CONFIG), encoding="utf-8")
     environment = {**os.environ, **QUIET, "TMPDIR": str(here / DEEP), "HOME": str(here), "DEPLOY_TEST": str(here), **DEAD_PROXIES}
     command = [*no_route(), *mpssl("deploy", "config.yaml", "--sites", "2", "--output", "run")]
-    done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, check=False, timeout=400)
+    done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
     (here / "output").write_text(done.stdout + done.stderr, encoding="utf-8")
     assert done.returncode == 0, done.stdout + done.stderr
     return here
@@ -81,8 +82,8 @@ def test_equals_a_simulation(folder: Path, tmp_path: Path, monkeypatch: pytest.M
     run = mpssl_fed.simulate(CONFIG, "federation.sites=2", f"output.dir={tmp_path / 'run'}")
     assert equal(load_file(folder / "run" / "model.safetensors"), load_file(run.folder / "model.safetensors"))
     ours, theirs = read_history(folder / "run"), run.history
-    assert [record["test_accuracy"] for record in ours] == [record["test_accuracy"] for record in theirs]
-    assert [record["train_loss"] for record in ours] == [record["train_loss"] for record in theirs]
+    assert [record.accuracy for record in ours] == [record.accuracy for record in theirs]
+    assert [record.train_loss for record in ours] == [record.train_loss for record in theirs]
 
 
 def test_run_directory_and_progress(folder: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,20 +15,14 @@ from mpssl_fed.deployment.start_site import SiteSettings, check_site
 from mpssl_fed.errors import UserError
 from mpssl_fed.generators.files import sums
 from tests.generators.traps import write_blobs, write_trap
+from tests.real.second_user import as_nobody, open_the_way
 from tests.real.sites import NOBODY, POLICY, RealSite, message, tiny, weights
-from tests.real.test_isolation import _open_the_way
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process of a second user"),
     pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning"),
 ]
 CONFIG = tiny("method={name: naive-gssl, batch: 4}", "generator.name=exported")
-
-
-def as_nobody(*command: object) -> int:
-    """Run a command as a second user and return its exit status."""
-    words = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *map(str, command)]
-    return subprocess.run(words, capture_output=True, check=False, timeout=60).returncode
 
 
 def rules(generator: Path) -> dict[str, Any]:
@@ -39,7 +32,7 @@ def rules(generator: Path) -> dict[str, Any]:
 
 def test_files_that_a_second_user_swaps_are_not_run(tmp_path: Path) -> None:
     """In a folder that it may write, accepted by --trust-bundles: between the start of a real daemon and its first round."""
-    _open_the_way(tmp_path)
+    open_the_way(tmp_path)
     shared, mine = tmp_path / "shared", tmp_path / "trap"
     for folder in (shared, mine):
         folder.mkdir()
@@ -68,7 +61,7 @@ def test_files_that_a_second_user_swaps_are_not_run(tmp_path: Path) -> None:
 @pytest.fixture
 def settings(tmp_path: Path) -> Callable[[Path], SiteSettings]:
     """``settings(generator)`` -> those of a site whose SuperNode runs as a second user."""
-    _open_the_way(tmp_path)
+    open_the_way(tmp_path)
 
     def make(generator: Path) -> SiteSettings:
         site = RealSite(tmp_path / "site", CONFIG, policy=rules(generator))
@@ -139,7 +132,7 @@ def test_code_that_a_second_user_could_change_stops_the_start(
 
 
 def test_what_may_be_changed_is_found_by_owners_and_modes(tmp_path: Path) -> None:
-    _open_the_way(tmp_path)
+    open_the_way(tmp_path)
     user, tool = User.named(str(NOBODY)), tmp_path / "bin" / "tool"
     tool.parent.mkdir()
     tool.touch(mode=0o755)

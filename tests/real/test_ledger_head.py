@@ -18,6 +18,7 @@ from mpssl_fed.deployment.start_site import SiteSettings, check_site, open_ledge
 from mpssl_fed.errors import UserError
 from mpssl_fed.privacy.ledger import Ledger
 from mpssl_fed.privacy.policy import load_policy
+from tests.patience import PATIENCE_S
 from tests.real.sites import RealSite, message
 from tests.real.test_private_site import CONFIG, POLICY_DP, START
 
@@ -95,7 +96,7 @@ def test_a_folder_put_back_whole_does_not_start(site: RealSite) -> None:
     said = len(site.log.read_text(encoding="utf-8"))
     site.start("--trust-bundles", wait=False)  # as a unit would that an owner forgot to change
     assert site.process is not None
-    assert site.process.wait(300) == 2
+    assert site.process.wait(PATIENCE_S) == 2
     assert "an earlier copy; run `ledger restore`" in site.log.read_text(encoding="utf-8")[said:]
 
     head(site).parent.rename(site.folder / "unmounted")

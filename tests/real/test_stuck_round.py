@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from mpssl_fed.privacy.ledger import Ledger
-from tests.real.sites import POLICY, RealSite, message, tiny, wait_for, weights
+from tests.patience import wait_for
+from tests.real.sites import POLICY, RealSite, message, tiny, weights
 
 PRIVACY = "privacy={epsilon: 2.0, public_size: 200, sample_rate: 0.1}"
 CONFIG = tiny(PRIVACY)
@@ -24,8 +25,8 @@ def test_a_stuck_round_costs_itself_and_a_restart(tmp_path: Path, monkeypatch: p
     try:
         assert site.train(message(CONFIG, weights(CONFIG)))[:2] == (409, "time-limit")
         assert not once.exists()
-        wait_for(lambda: site.log.read_text(encoding="utf-8").count("is ready") == 2, 120, "the new start")
-        wait_for(site.up, 60, "its socket")
+        wait_for(lambda: site.log.read_text(encoding="utf-8").count("is ready") == 2, "the new start")
+        wait_for(site.up, "its socket")
         assert site.process.poll() is None  # the same process to whoever watches it
         assert site.status()["at_work"] == 0
         spent = Ledger(site.state / "ledger.sqlite").spent("digits").history

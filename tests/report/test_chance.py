@@ -69,6 +69,9 @@ def test_runs_that_do_not_tell_their_images_are_judged_by_their_classes(tmp_path
     limited = run_at(tmp_path / "c", 0.11, {"data": {"test_limit": 100}}, held_out=None)
     assert chance_of(limited) == Chance(0.1, 100)
     assert at_chance(limited)
+    for damaged in ("[]", '{"classes": 7}'):
+        (limited.path / "labels.json").write_text("{}" if damaged == "[]" else damaged)
+        assert chance_of(RunReader(limited.path)) is None
     (limited.path / "labels.json").unlink()
     assert chance_of(RunReader(limited.path)) is None
     assert warning(RunReader(limited.path)) == []

@@ -13,6 +13,7 @@ from mpssl_fed.audit.report import write_audit
 from mpssl_fed.deployment.owner_report import Owned, write_site_report
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.server.deployed_run import with_task
+from mpssl_fed.method import METHOD_VERSION
 from mpssl_fed.privacy.policy import load_policy
 from mpssl_fed.report.run_report import write_run_report
 from mpssl_fed.study.folder import STUDY_FILE, read_outcome
@@ -62,13 +63,16 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def _study(folder: Path) -> Path:
     grid = {"method.name": ["base", "vic-gssl"], "data.labels_per_class": [1, 4], "method.augment": ["weak", "half-strong"]}
     asked = [{"arm": {"method.name": "vic-gssl"}, "against": {"method.name": "base", "method.augment": "weak"}}]
-    plan = plan_of(folder, grid=grid, baseline={"method.name": "base"}, compare=asked, show="best", target_accuracy=0.5)
+    primary = [{**asked[0], "where": {"data.labels_per_class": 1}}]
+    baselines = [{"method.name": "base"}, {"method.name": "vic-gssl", "method.augment": "weak"}]
+    fields = {"baseline": baselines, "compare": asked, "primary": primary, "untuned": "They are a test's."}
+    plan = plan_of(folder, grid=grid, show="best", target_accuracy=0.5, **fields)
     (folder / STUDY_FILE).write_text(plan.to_yaml())
     for number, cell in enumerate(plan.cells):
         name = cell.settings["method.name"]
         accuracy = [1.0, 1.0] if name == "base" and cell.settings["data.labels_per_class"] == 4 else [0.1, 0.3 + 0.02 * number]
         run = write_run(folder / "cells" / cell.id, accuracy, {"method": {"name": name}})
-        write_result(run / "result.json", row_of_run(cell, run, 1, cpu_seconds=1.0, peak_memory_mb=400.0))
+        write_result(run / "result.json", row_of_run(cell, run, METHOD_VERSION, cpu_seconds=1.0, peak_memory_mb=400.0))
     read_outcome(plan, folder)
     return folder
 
@@ -100,7 +104,7 @@ def test_the_first_thing_on_each_page_is_what_was_found(tab: Browser, pages: dic
     begins = {
         "run": "After 2 of 2 rounds the model is right on",
         "deployed": "After 2 of 5 rounds the model is right on 100.0 %",
-        "study": "base · labels per class 4 · weak has the best mean accuracy",
+        "study": "Of 2 primary comparisons",
         "audit": "This run claims no privacy",
         "site": "Data set “chest”: epsilon 0",
     }

@@ -68,7 +68,7 @@ def test_what_the_owner_put_there_stays_and_is_named(run_tiny: Runner) -> None:
     assert "kept in" in notes.notes[0]
     assert ".hidden" in notes.notes[0]
     assert json.loads((run.folder / "manifest.json").read_text())["run_id"] != run.run_id
-    assert all(record["round"] == number for number, record in enumerate(again.history))
+    assert all(record.number == number for number, record in enumerate(again.history))
 
 
 @pytest.mark.parametrize("content", ['{"name": "web app", "icons": []}', "{}", "[]", '{"run_id": 3}', '{"run_id": "x', ""])
@@ -149,7 +149,7 @@ def test_a_study_overwrites_its_cells_and_keeps_what_is_not_theirs(tmp_path: Pat
     assert not again.failed
     assert json.loads((cell / "manifest.json").read_text())["run_id"] != first
     assert (tmp_path / "out" / "manifest.json").read_bytes() == (cell / "manifest.json").read_bytes()
-    show_run_files(plan, tmp_path / "out")
+    show_run_files(again)
     assert all((cell / name).read_text() == "mine" for name in MINE)
     assert all((tmp_path / "out" / name).read_text() == "mine" for name in (*MINE, "results/paper.tex"))
 

@@ -30,7 +30,7 @@ def test_everything_is_there(run_tiny: Runner) -> None:
     assert manifest["config_sha256"] == config.sha256()
     assert {"python", "torch", "flwr", "mpssl-fed"} <= manifest["versions"].keys()
     assert {"train", "generate", "serialise", "aggregate"} <= manifest["timings"].keys()
-    assert manifest["timings"]["train"] == pytest.approx(sum(r["timings"]["train"] for r in read_history(run.folder)))
+    assert manifest["timings"]["train"] == pytest.approx(sum(r.timings["train"] for r in read_history(run.folder)))
     labels = json.loads((run.folder / "labels.json").read_text())
     assert labels["classes"] == [str(digit) for digit in range(10)]
     assert list(labels["sites"]) == ["0", "1", "2"]
@@ -103,6 +103,6 @@ def test_tensorboard_events_hold_the_metrics(run_tiny: Runner) -> None:
     run = run_tiny("output.tensorboard=true")
     events = EventAccumulator(str(run.folder / "tensorboard"))
     events.Reload()
-    history = [record for record in read_history(run.folder) if record["round"] > 0]
+    history = [record for record in read_history(run.folder) if record.number > 0]
     shown = {event.step: event.value for event in events.Scalars("test_accuracy")}
-    assert shown == pytest.approx({record["round"]: record["test_accuracy"] for record in history})
+    assert shown == pytest.approx({record.number: record.accuracy for record in history})

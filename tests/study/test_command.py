@@ -21,9 +21,9 @@ def call(*words: str | Path) -> Result:
 def test_dry_run_prints_the_plan_and_runs_nothing(tmp_path: Path) -> None:
     result = call("demo", "--dry-run", "--output", tmp_path / "out")
     assert result.exit_code == 0, result.exception
-    assert "18 cells: 6 arms x 3 seeds (0, 1, 2)" in result.output
-    assert "half-strong · mp-ssl" in result.output
-    assert "0 finished already, 18 to run" in result.output
+    assert "9 cells: 3 arms x 3 seeds (0, 1, 2)" in result.output
+    assert "federated-gssl" in result.output
+    assert "0 finished already, 9 to run" in result.output
     assert not (tmp_path / "out").exists()
 
 
@@ -60,7 +60,14 @@ def test_an_image_folder_is_estimated_from_its_files(tmp_path: Path) -> None:
             (tmp_path / part / name).mkdir(parents=True)
             for number in range(count):
                 (tmp_path / part / name / f"{number}.png").write_bytes(png(number))
-    words = ["demo", "--dry-run", "data.name=image-folder", "data.labels_per_class=1", "federation.sites=2", "seeds=1"]
+    words = [
+        "demo",
+        "--dry-run",
+        "data.name=image-folder",
+        "data.labels_per_class=1",
+        "data.labels_over=site",
+        "federation.sites=2",
+    ]
     shown = call(*words, f"data.root={tmp_path}").output
     assert "–" not in shown
     assert "missing" not in shown
@@ -77,7 +84,10 @@ def test_a_config_of_one_run_is_sent_to_simulate(tmp_path: Path) -> None:
     for name in (tmp_path / "own.yaml", "datasets/cifar10"):
         error = call(name, "--dry-run").exception
         assert isinstance(error, UserError)
-        assert f"is the config of one run{' (it has no grid, grids, variants)' if name != 'datasets/cifar10' else ''}" in str(error)
+        assert (
+            f"is the config of one run{' (it has no grid, grids, variants, extends)' if name != 'datasets/cifar10' else ''}"
+            in str(error)
+        )
         assert f"mpssl-fed simulate {name}" in str(error)
 
 

@@ -119,11 +119,11 @@ def test_a_real_run_is_diagnosed_and_its_report_says_so(tmp_path: Path) -> None:
     words = ("federation.sites=2", "federation.rounds=2", "federation.local_steps=3", "data.test_limit=50")
     method = "method={name: mp-ssl, batch: 4, lmo_batch: 2, lmo_every: 2, refresh_every: 2, buffer: 2}"
     run = simulate("demo", *words, method, f"output.dir={tmp_path / 'run'}")
-    # A site: fresh batches of 4 at steps 0, 2 | 4; latents at steps 0, 2 | 4 on 2 images each.
-    assert [record["generated"] for record in run.history] == [None, 2 * (2 * 4 + 2 * 2), 2 * (4 + 2)]
+    # A site: fresh batches of 4 at steps 0, 2 | 4; latents at steps 2 | 4 on 2 images each: at step 0 lambda is 0.
+    assert [record.generated for record in run.history] == [None, 2 * (2 * 4 + 2), 2 * (4 + 2)]
     planned = estimate(Cell(run.config, {}))
     assert planned is not None
-    assert planned.images == sum(record["generated"] or 0 for record in run.history)
+    assert planned.images == sum(record.generated or 0 for record in run.history)
     found = diagnose(run.folder)
     assert found is not None
     assert found == read_diagnosis(run.folder)

@@ -17,7 +17,7 @@ from mpssl_fed.study.folder import STUDY_FILE, Outcome
 from mpssl_fed.study.grid import load_study
 from mpssl_fed.study.report import write_study_report
 from mpssl_fed.study.results import FINISHED, Row
-from mpssl_fed.study.statistics import holm, paired_p
+from mpssl_fed.study.statistics import paired_p, q_values
 from tests.study.runs import plan_of, write_run, write_study
 
 GRID = {"method.name": ["base", "vic-gssl"], "method.augment": ["weak", "half-strong"]}
@@ -40,7 +40,7 @@ def study(folder: Path, means: dict[tuple[str, str], float], seeds: int = 5, **f
 
 def said(outcome: Outcome) -> str:
     """Return the sentence, which the page begins with."""
-    sentence = study_finding(outcome, *analyse(outcome))
+    sentence = study_finding(outcome, analyse(outcome))
     page = write_study_report(outcome).read_text()
     assert 0 < page.index(sentence.split("<")[0]) < page.index("<h2>")
     assert sentence in (outcome.output / "results.md").read_text()
@@ -54,14 +54,18 @@ BASELINE = {"baseline": {"method.name": "base"}}
 def test_a_gain_beyond_noise_is_told_with_interval_and_corrected_p(tmp_path: Path) -> None:
     sentence = said(study(tmp_path, EVEN | {("vic-gssl", "half-strong"): 0.7}, **BASELINE))
     assert sentence.startswith("vic-gssl · half-strong has the best mean accuracy, 70.")
-    assert "+10.0 ± 0.0 points (95 % interval, 5 seeds, corrected p < 0.001) against its baseline, better beyond noise" in sentence
-    assert "of 2 comparisons, 1 came out better and 0 worse beyond noise" in sentence
+    assert (
+        "+10.0 ± 0.0 points (95 % interval, 5 seeds, q < 0.001) against its baseline, better beyond noise (exploratory)" in sentence
+    )
+    assert "of 2 exploratory comparisons, 1 came out better and 0 worse beyond noise" in sentence
 
 
 def test_no_difference_is_told_as_that(tmp_path: Path) -> None:
     plan_and_rows = study(tmp_path, EVEN, **BASELINE)
     sentence = said(plan_and_rows)
-    assert sentence.startswith("Nothing differs beyond noise: none of 2 comparisons over 5 seeds has a corrected p below 0.05")
+    assert sentence.startswith(
+        "Nothing differs beyond noise: none of 2 exploratory comparisons over 5 seeds has a q-value below 0.05"
+    )
     assert "better" not in sentence
 
 
@@ -76,7 +80,7 @@ def test_a_baseline_may_be_best_and_an_arm_elsewhere_better(tmp_path: Path) -> N
     assert sentence.startswith("base · half-strong has the best mean accuracy")
     assert "and is a baseline" in sentence
     assert "1 came out better and 1 worse" in sentence
-    assert "most of all vic-gssl · weak than its baseline: +5.0" in sentence
+    assert "most of all vic-gssl · weak than base · weak: +5.0" in sentence
 
 
 def test_without_a_baseline_nothing_was_tested(tmp_path: Path) -> None:
@@ -100,7 +104,7 @@ def test_one_arm_and_none(tmp_path: Path) -> None:
 
 def test_a_study_at_chance_says_so(tmp_path: Path) -> None:
     outcome = study(tmp_path, {("base", "weak"): 0.1}, seeds=3)
-    assert "chance" not in study_finding(outcome, *analyse(outcome))
+    assert "chance" not in study_finding(outcome, analyse(outcome))
     for row in outcome.finished:
         folder = write_run(outcome.folder(row), [0.1, 0.11], {"method": {"name": "base"}})
         manifest = json.loads((folder / "manifest.json").read_text())
@@ -113,24 +117,25 @@ ASKED = {"arm": {"method.name": "vic-gssl"}, "against": {"method.name": "base", 
 
 def test_arms_of_different_settings_are_compared_where_the_study_asks(tmp_path: Path) -> None:
     outcome = study(tmp_path, EVEN, compare=[ASKED], **BASELINE)
-    arms, asked = analyse(outcome)
+    found = analyse(outcome)
+    arms, asked = found.arms, found.asked
     assert [(one.arm.label, one.against.label) for one in asked] == [
         ("vic-gssl · weak", "base · weak"),
         ("vic-gssl · half-strong", "base · weak"),
     ]
     # The first is the baseline's own comparison: it counts once among the three that p is corrected over.
-    assert asked[0].comparison is arms[2].comparison
+    assert asked[0].comparison == arms[2].comparison
     values = {arm.label: [row.value("accuracy") for row in arm.rows] for arm in arms}
     strong = "vic-gssl · half-strong"
     pairs = [("vic-gssl · weak", "base · weak"), (strong, "base · half-strong"), (strong, "base · weak")]
     p = [paired_p([a - b for a, b in zip(values[one], values[other], strict=True)]) for one, other in pairs]
-    corrected = holm([value for value in p if value is not None])
+    corrected = q_values([value for value in p if value is not None])
     assert asked[1].comparison is not None
-    assert asked[1].comparison.p_holm == pytest.approx(corrected[2])
+    assert asked[1].comparison.corrected == pytest.approx(corrected[2])
     assert asked[1].comparison.verdict == "better"
     sentence = said(outcome)
     assert "most of all vic-gssl · half-strong than base · weak: +9.8" in sentence
-    assert "of 3 comparisons" in sentence
+    assert "of 3 exploratory comparisons" in sentence
     page = write_study_report(outcome).read_text()
     assert "Comparisons that this study asks for" in page
     assert "| vic-gssl · half-strong | base · weak | 5 | +9.8" in (tmp_path / "results.md").read_text()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mpssl_fed.errors import UserError
+from mpssl_fed.method import METHOD_VERSION
 from mpssl_fed.study.folder import STUDY_FILE, Outcome, read_outcome
 from mpssl_fed.study.grid import load_study
 from mpssl_fed.study.report import write_report, write_study_report
@@ -19,7 +20,7 @@ from tests.report.test_terms import PLAIN, read, unexplained
 from tests.study.browser import Browser, find_browser
 from tests.study.runs import plan_of, write_run
 
-VERSION = 1
+VERSION = METHOD_VERSION
 
 
 @pytest.fixture(scope="module")

@@ -55,7 +55,7 @@ def preflight(config: Config) -> None:
             f"sites {empty[:8]} hold no labelled image with data.partition={config.data.partition.name}; "
             "lower federation.sites, raise data.labels_per_class or set data.partition.min_per_site=1"
         )
-    build_site_learner(config, 0)
+    build_site_learner(config, parts.Parts.simulated(config, 0), 0)
 
 
 def simulate(run: RunDirectory, client_app: AppFactory, progress: Progress) -> None:
@@ -64,6 +64,8 @@ def simulate(run: RunDirectory, client_app: AppFactory, progress: Progress) -> N
     Call :func:`preflight` first. KeyboardInterrupt passes through with the last round's checkpoint on disk.
     """
     write_labels(run)
+    for line in parts.dataset(run.config).skipped.lines():
+        progress.note(line)
     job = Job(run, progress, expected_sites=run.config.federation.sites)
     with _quiet_flower():
         {"inprocess": _inprocess, "ray": _ray}[run.config.federation.backend](job, client_app)
@@ -72,7 +74,7 @@ def simulate(run: RunDirectory, client_app: AppFactory, progress: Progress) -> N
 
 @contextmanager
 def _quiet_flower() -> Iterator[None]:
-    """Keep Flower's chatter (a line a round, notices of deprecation) out of the progress; its errors still show."""
+    """Keep Flower's chatter (a line per round, notices of deprecation) out of the progress; its errors still show."""
     logger = logging.getLogger("flwr")
     level = logger.level
     logger.setLevel(logging.ERROR)

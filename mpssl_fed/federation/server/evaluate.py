@@ -17,16 +17,12 @@ from mpssl_fed.seeds import torch_rng
 BATCH = 500
 
 
-NO_DATA = "none"
-"""``data.name`` of a server that holds no images at all: the sites train, nobody tests."""
-
-
 def test_images(config: Config) -> Images | None:
     """Return the images of ``data.held_out``, or with ``data.test_limit`` the first so many of them in seeded random order.
 
     None where the server has none: ``data.name=none``, which needs ``data.task``.
     """
-    if config.data.name == NO_DATA:
+    if config.data.name == parts.NO_DATA:
         if config.data.task is None:
             raise UserError("data.name=none: a server without images must say data.task (classes, size, channels)")
         return None

@@ -7,26 +7,27 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from flwr.app import MessageType, RecordDict
 from flwr.serverapp import Grid
 
+from mpssl_fed.codes import Code
 from mpssl_fed.config import Config
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
-from mpssl_fed.federation.messages import Plan, TrainReply, TrainRequest
-from mpssl_fed.federation.server.collect import Answers, Roster, ask
+from mpssl_fed.federation.messages import SentConfig, TrainReply, TrainRequest
+from mpssl_fed.federation.server.collect import Roster, ask
 from mpssl_fed.federation.server.evaluate import evaluate, guessing, test_images
 from mpssl_fed.federation.server.strategy import Aggregator
 from mpssl_fed.federation.server.warm import start_warm
 from mpssl_fed.federation.weights import to_record, usable
 from mpssl_fed.models import Weights
-from mpssl_fed.runs.checkpoint import Checkpoint, History
+from mpssl_fed.runs.checkpoint import Checkpoint
 from mpssl_fed.runs.events import Events
 from mpssl_fed.runs.manifest import now
 from mpssl_fed.runs.progress import Progress, RoundSteps
+from mpssl_fed.runs.rounds import History, Round
 from mpssl_fed.runs.run_directory import RunDirectory
 from mpssl_fed.seeds import numpy_rng
 from mpssl_fed.watch import watched_by
@@ -68,11 +69,13 @@ def serve(grid: Grid, job: Job) -> None:
                 if events:
                     events.round(state.history[-1])
                 _give_up_if_silent(state.history)
-        if config.private_rounds and not any(record["sites_answered"] for record in state.history):
+        if config.private_rounds and not any(one.answered for one in state.history):
             raise UserError(_silence(state.history))
         server.classifier.load_shared(state.weights)
-        run.write_model(server.classifier)
-        run.update_manifest(status="finished", finished=now(), timings=total_timings(state.history), result=state.history[-1])
+        run.write_model(server.classifier, parts.preparation(config))
+        run.update_manifest(
+            status="finished", finished=now(), timings=total_timings(state.history), result=state.history[-1].to_json()
+        )
     except BaseException as error:
         run.last_words(status="interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
         raise
@@ -83,8 +86,8 @@ def serve(grid: Grid, job: Job) -> None:
 def total_timings(history: History) -> dict[str, float]:
     """Return the seconds of each kind of work, summed over rounds (and over sites, where sites did it)."""
     total: dict[str, float] = {}
-    for record in history:
-        for key, seconds in record["timings"].items():
+    for one in history:
+        for key, seconds in one.timings.items():
             total[key] = total.get(key, 0.0) + seconds
     return total
 
@@ -95,7 +98,7 @@ class _Server:
         self.aggregator = Aggregator(config.federation)
         self.classifier = parts.initial_classifier(config)
         self.test = test_images(config)
-        self.plan = Plan.of(job.run.run_id, job.travels or config)
+        self.plan = SentConfig.of(job.run.run_id, job.travels or config)
         self.roster = Roster(grid, job.progress.note)
         self.joined = False
 
@@ -108,7 +111,8 @@ class _Server:
             self._warm_start()
         accuracy, loss = evaluate(self.classifier, self.test)
         spent = time.perf_counter() - start
-        record = _record(0, accuracy, loss, None, spent, [], Answers(), _timings([], evaluate=spent))
+        evaluated, timings = self._evaluated(accuracy), _timings([], evaluate=spent)
+        record = Round(0, accuracy, loss, seconds=spent, evaluated=evaluated, timings=timings)
         state = Checkpoint(self.job.run.run_id, 0, self.classifier.shared_state(), {}, [record])
         self.job.run.save(state)
         self.job.progress.round(record)
@@ -155,10 +159,21 @@ class _Server:
         )
         if taken:
             answers.rejected["number-taken"] = taken
-        record = _record(number, accuracy, loss, _mean_loss(replies), ended - start, asked, answers, timings)
-        record["generated"] = _generated(replies)
-        if failed:
-            record["failed"] = True
+        record = Round(
+            number,
+            accuracy,
+            loss,
+            train_loss=_mean_loss(replies),
+            seconds=ended - start,
+            evaluated=self._evaluated(accuracy),
+            asked=len(asked),
+            answered=len(answers.good),
+            missing=answers.missing,
+            rejected=dict(sorted(answers.rejected.items())),
+            generated=_generated(replies),
+            timings=timings,
+            failed=failed,
+        )
         return Checkpoint(state.run_id, number, weights, self.aggregator.state(), [*state.history, record])
 
     def _nodes(self) -> dict[int, int]:
@@ -183,6 +198,9 @@ class _Server:
             return None, None
         self.classifier.load_shared(weights)
         return evaluate(self.classifier, self.test)
+
+    def _evaluated(self, accuracy: float | None) -> str | None:
+        return None if accuracy is None else str(self.config.data.held_out)
 
 
 class _Reader:
@@ -221,31 +239,6 @@ def _mean_loss(replies: Sequence[TrainReply]) -> float | None:
     return sum(reply.examples / total * reply.metrics["loss"] for reply in known) if known else None
 
 
-def _record(
-    number: int,
-    accuracy: float | None,
-    loss: float | None,
-    train_loss: float | None,
-    seconds: float,
-    asked: Sequence[int],
-    answers: Answers,
-    timings: dict[str, float],
-) -> dict[str, Any]:
-    return {
-        "round": number,
-        "test_accuracy": accuracy,
-        "test_loss": loss,
-        "train_loss": train_loss,
-        "seconds": seconds,
-        "sites_asked": len(asked),
-        "sites_answered": len(answers.good),
-        "missing": answers.missing,
-        "rejected": dict(sorted(answers.rejected.items())),
-        "generated": None,
-        "timings": timings,
-    }
-
-
 def _generated(replies: Sequence[TrainReply]) -> int | None:
     """Return the images that went through the generators of a round's sites; None where no site tells."""
     told = [reply.metrics["generated"] for reply in replies if "generated" in reply.metrics]
@@ -254,18 +247,18 @@ def _generated(replies: Sequence[TrainReply]) -> int | None:
 
 def _give_up_if_silent(history: History) -> None:
     rounds = history[1:]
-    if len(rounds) == SILENT_ROUNDS and not any(record["sites_answered"] for record in rounds):
+    if len(rounds) == SILENT_ROUNDS and not any(one.answered for one in rounds):
         raise UserError(_silence(history))
 
 
 def _silence(history: History) -> str:
-    missing = sum(record["missing"] for record in history)
+    missing = sum(one.missing for one in history)
     codes: dict[str, int] = {}
-    for record in history:
-        for code, n in record["rejected"].items():
+    for one in history:
+        for code, n in one.rejected.items():
             codes[code] = codes.get(code, 0) + n
     left_out = ", ".join(f"{n} {code}" for code, n in sorted(codes.items())) or "none"
-    hint = " 'site-failed' means that the site raised: its own log says what." if "site-failed" in codes else ""
+    hint = "".join(f" '{code}': {Code(code).means}." for code in sorted(codes) if code in set(Code))
     return (
         f"no site answered in {len(history) - 1} round(s): {missing} missing, refused or left out: {left_out}.{hint} "
         "Missing sites need more time (federation.deadline_s) or are down."

@@ -9,8 +9,10 @@ from pathlib import Path
 from flwr.app import Context, Message, RecordDict
 
 from mpssl_fed import environment
-from mpssl_fed.federation.messages import SiteCard, TrainRequest
+from mpssl_fed.federation.messages import SiteCard, TrainReply, TrainRequest
+from mpssl_fed.federation.parts import Parts
 from mpssl_fed.federation.refusal import Refusal, to_error
+from mpssl_fed.federation.site.budget import simulated_budget
 from mpssl_fed.federation.site.site import Site
 
 log = logging.getLogger("mpssl_fed.site")
@@ -21,7 +23,7 @@ def answer_train(message: Message, context: Context) -> Message:
 
     def work() -> RecordDict:
         request = TrainRequest.from_record(message.content)
-        return _site(context).train_round(request).to_record()
+        return answer_request(_site(context), request).to_record()
 
     return _answer(message, context, work)
 
@@ -33,6 +35,13 @@ def answer_query(message: Message, context: Context) -> Message:
         return SiteCard(_site(context).partition, int(context.node_config.get("num-partitions", 0))).to_record()
 
     return _answer(message, context, work)
+
+
+def answer_request(site: Site, request: TrainRequest) -> TrainReply:
+    """Return a simulated site's reply: its parts and its budget follow from the config of the request."""
+    config = request.config()
+    made, budget = Parts.simulated(config, site.partition), simulated_budget(config, site.folder)
+    return site.train_round(request.sent.run_id, request.round, config, request.weights, made, budget)
 
 
 def site_folder(context_run_id: int) -> Path:
