@@ -1,7 +1,7 @@
 """`mpssl-fed fetch NAME`: the public data sets' archives, in the layout that their readers expect.
 
-Addresses and MD5 sums are torchvision's own; Omniglot's SHA-256 are tensorflow-datasets'. Where torchvision has none, the user gives the
-address, or puts the files in place.
+Addresses and MD5 sums are torchvision's own; Omniglot's SHA-256 are tensorflow-datasets'. Where torchvision has none, the
+user gives the address, or puts the files in place.
 """
 
 from __future__ import annotations

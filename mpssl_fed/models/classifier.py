@@ -125,7 +125,7 @@ class Classifier(nn.Module):
                 tensor.copy_(state[key])
 
     def architecture(self) -> dict[str, Any]:
-        """Return what :func:`build_classifier` needs to make an equal one, as JSON types; of a packaged body also its weights' SHA-256."""
+        """Return what :func:`build_classifier` needs to make an equal one, as JSON types, and the SHA-256 of packaged weights."""
         weights = getattr(self.body, "weights_sha256", None)
         return {
             "name": self.name,

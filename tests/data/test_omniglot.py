@@ -94,7 +94,7 @@ def test_ink_is_bright_whatever_else_is_on_the_image() -> None:
     ink[1, 0, 50:55, 10:90] = 127
     ink[2, 0, 20, 20] = 255
     small = drawn(ink, 32).int()
-    assert small[0].max() > 240  # a stroke keeps its brightness: plain averaging leaves it at 0.76 of it at most
+    assert small[0].max() > 220  # plain averaging would leave 0.76 of a stroke's 254 at most
     assert int((small[0] - 2 * small[1]).abs().max()) <= 2
     assert torch.equal(drawn(ink[1:2], 32), drawn(ink, 32)[1:2])
     assert small.shape == (3, 1, 32, 32)
