@@ -29,6 +29,7 @@ from mpssl_fed import environment
 from mpssl_fed.data.base import DATASETS, Dataset, Images
 from mpssl_fed.data.fetch import ARCHIVES, Archive, fetch_dataset
 from mpssl_fed.data.mnist import resize
+from mpssl_fed.data.preparation import Preparation
 from mpssl_fed.errors import UserError, nearest
 
 SIDE, DRAWERS, LAST_TRAINED = 105, 20, 12
@@ -90,7 +91,8 @@ def omniglot(root: Path | None = None, size: int | None = None, download: bool =
     trained = np.array([drawer <= LAST_TRAINED for _, drawer, _ in drawings])
     train, test = (images.take(np.flatnonzero(side)) for side in (trained, ~trained))
     note = f"drawers 1 to {LAST_TRAINED} of {DRAWERS} are trained on, the others are tested on"
-    return Dataset(f"omniglot/{alphabet}", names_of(alphabet, characters), train, test, flip=False, note=note)
+    how = Preparation(ink=True)
+    return Dataset(f"omniglot/{alphabet}", names_of(alphabet, characters), train, test, flip=False, note=note, preparation=how)
 
 
 def find(root: Path, variant: str) -> tuple[Source, str] | None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+import mpssl_fed
 from mpssl_fed.config import load
 from mpssl_fed.data.datasets import load_dataset, validation_split
 from mpssl_fed.data.fetch import ARCHIVES, fetch_dataset
@@ -22,6 +23,7 @@ from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
 from mpssl_fed.files import sha256
 from mpssl_fed.study.known_data import known_data
+from mpssl_fed.trained import load_trained, predict
 
 SHARED = Path(os.environ.get("MPSSL_OMNIGLOT") or Path(__file__).parents[2].parent / "shared" / "data" / "omniglot")
 PUBLISHED = {
@@ -129,6 +131,26 @@ def test_labels_sites_subjects_and_validation_are_as_for_other_sets(tmp_path: Pa
     assert not set(tuned.train.subjects) & set(tuned.test.subjects)
     with pytest.raises(UserError, match=r"set it to 4|lower federation\.sites"):
         parts.shares(load("demo", [words[0].replace("4}", "5}"), "federation.sites=3"]))
+
+
+def test_a_run_reads_new_drawings_as_it_read_its_own(tmp_path: Path) -> None:
+    """``predict`` gets the set's own files: inverted, grown and resized as in training, and the model's file says so."""
+    unpack(tmp_path, "images_background", files("Old_Script"))
+    words = [
+        f"data={{name: omniglot/Old_Script, root: '{tmp_path}', labels_per_class: 4}}",
+        "method.name=base",
+        "runtime.device=cpu",
+    ]
+    steps = ["federation={sites: 2, rounds: 1, local_steps: 2}", "model.name=pixels"]
+    run = mpssl_fed.simulate("demo", *words, *steps, output=tmp_path / "run")
+    trained, test = load_trained(run.folder, "cpu"), parts.dataset(run.config).test
+    drawings = sorted((tmp_path / "images_background").rglob("*.png"))
+    own = [file for file in drawings if int(file.stem[-2:]) > 12]
+    read = trained.read(own)
+    assert int((read.int() - test.x.int()).abs().max()) <= 1  # Pillow and torch round differently
+    assert float(read.float().mean()) < 40
+    right = sum(one.label == trained.classes[int(y)] for one, y in zip(predict(trained, own), test.y, strict=True))
+    assert right / len(own) == pytest.approx(run.accuracy, abs=1e-6)
 
 
 def test_what_is_not_there_is_said_with_the_cure(tmp_path: Path) -> None:

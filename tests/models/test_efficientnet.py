@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +77,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(params=["written here", pytest.param("package", marks=needs_package)])
-def source(request: pytest.FixtureRequest, weights: str) -> Iterator[str | None]:
-    yield weights if request.param == "written here" else None
+def source(request: pytest.FixtureRequest, weights: str) -> str | None:
+    return weights if request.param == "written here" else None
 
 
 def model(source: str | None, **more: Any) -> Classifier:
@@ -173,7 +172,7 @@ def test_other_bytes_in_the_package_are_never_unpickled(tmp_path: Path, monkeypa
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "weights_of_another_kind" / "models").mkdir(parents=True)
     (tmp_path / "weights_of_another_kind" / "__init__.py").touch()
-    with pytest.raises(UserError, match="SHA-256 of .* is missing, not 5793.*--force-reinstall"):
+    with pytest.raises(UserError, match=r"SHA-256 of .* is missing, not 5793.*--force-reinstall"):
         model(None)
     file = packaged_weights()
     assert file is not None
