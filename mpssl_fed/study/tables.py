@@ -9,26 +9,30 @@ from mpssl_fed.study.analysis import Analysis, Asked, Cost, Versus
 from mpssl_fed.study.folder import Outcome
 from mpssl_fed.study.keys import label, show_value
 from mpssl_fed.study.results import Row, column_names
-from mpssl_fed.study.statistics import Comparison, Estimate
+from mpssl_fed.study.statistics import Comparison, Estimate, estimate
 
 Families = tuple[bool, bool]
 """Whether a table holds primary comparisons, and exploratory ones."""
 
-METRICS = {"accuracy": "accuracy (%)", "best": "best accuracy (%)", "loss": "loss"}
+METRICS = {
+    "accuracy": "accuracy (%)", "balanced_accuracy": "balanced accuracy (%)", "auroc": "AUROC (%)", "best": "best accuracy (%)",
+    "loss": "loss",
+}  # fmt: skip
+BESIDE = {"balanced_accuracy": "auroc", "auroc": "balanced_accuracy"}
+"""Metric -> one that stands beside it."""
 
 
 def comparison_table(outcome: Outcome, found: Analysis) -> Table:
     """Return one line per arm: mean with its 95 % interval, n, paired difference from the first baseline, p, verdict."""
     keys, metric = outcome.plan.columns, outcome.plan.study.metric
-    names, family = column_names(keys), _families(found)
+    names, family, beside = column_names(keys), _families(found), [BESIDE[metric]] if metric in BESIDE else []
     lines = []
     for arm in found.arms:
         settings = [show_value(arm.settings[key]) for key in keys]
         first = arm.versus[0] if arm.versus else None
-        lines.append(
-            [*settings, _estimate(arm.mean, metric), str(arm.mean.n if arm.mean else 0), *_difference(first, metric, family)]
-        )
-    columns = [*names, METRICS[metric], "n", *_columns(family)]
+        means = [_estimate(arm.mean, metric), *(_estimate(_mean(arm.rows, other), other) for other in beside)]
+        lines.append([*settings, *means, str(arm.mean.n if arm.mean else 0), *_difference(first, metric, family)])
+    columns = [*names, METRICS[metric], *(METRICS[other] for other in beside), "n", *_columns(family)]
     table = make_table(columns, lines, [*names, "verdict"])
     kinds = ["baseline" if arm.versus and arm.versus[0].itself else "" for arm in found.arms]
     rows = tuple(TableRow(row.cells, kind) for row, kind in zip(table.rows, kinds, strict=True))
@@ -113,6 +117,7 @@ def cost_table(costs: Sequence[Cost], target: float | None) -> Table:
 def cells_table(outcome: Outcome) -> Table:
     """Return one line per cell, with a link to its own report where it was run here."""
     names = column_names(outcome.plan.columns)
+    alike = tuple(BESIDE) if outcome.plan.study.metric in BESIDE else ()
     lines: list[list[str | TableCell]] = []
     for row in outcome.ordered:
         folder = outcome.folder(row)
@@ -120,8 +125,10 @@ def cells_table(outcome: Outcome) -> Table:
         link = TableCell(folder.name, link=f"cells/{folder.name}/report.html") if here else TableCell(row.config_sha256[:12])
         settings = [show_value(row.settings[key]) for key in outcome.plan.columns]
         measured = [_percent(row.accuracy), _percent(row.best), _number(row.loss, 3), _number(row.seconds)]
-        lines.append([link, *settings, str(row.seed), row.status, *measured])
-    columns = ["cell", *names, "seed", "status", METRICS["accuracy"], METRICS["best"], METRICS["loss"], "s"]
+        balanced = [_percent(getattr(row, name)) for name in alike]
+        lines.append([link, *settings, str(row.seed), row.status, *balanced, *measured])
+    shown = [METRICS[name] for name in (*alike, "accuracy", "best", "loss")]
+    columns = ["cell", *names, "seed", "status", *shown, "s"]
     return make_table(columns, lines, ["cell", "status", *names])
 
 
@@ -133,6 +140,11 @@ def failures_table(failed: Sequence[Row], outcome: Outcome) -> Table:
         for row in failed
     ]
     return make_table([*names, "seed", "what went wrong"], lines, [*names, "what went wrong"])
+
+
+def _mean(rows: Sequence[Row], metric: str) -> Estimate | None:
+    values = [row.value(metric) for row in rows if row.has(metric)]
+    return estimate(values) if values else None
 
 
 def _estimate(value: Estimate | None, metric: str, sign: str = "") -> str:
