@@ -324,7 +324,7 @@ class WarmStart(Section):
 
     marks: ClassVar[Marks] = {
         "part": server("which weights travel; the generator is listed"),
-        "steps batch lr class_map": ignored(AT_SERVER),
+        "steps batch lr class_map without": ignored(AT_SERVER),
     }
 
     part: Literal["none", "body", "head", "both"] = Field("none", description="What starts warm.")
@@ -332,3 +332,6 @@ class WarmStart(Section):
     batch: int = Field(64, ge=2, description="Images a step.")
     lr: float = Field(3e-3, gt=0, description="AdamW step size.")
     class_map: dict[str, str] = Field({}, description="Generator class -> task class; default: equal names.")
+    without: tuple[str, ...] = Field(
+        (), description="Generator classes that the body does not learn, by name or pattern: greek * leaves a script out."
+    )

@@ -39,18 +39,16 @@ FOLDERS = ("images_background", "images_evaluation", "images_background_small1",
 PLACES = (".", "omniglot", "omniglot-py")
 """Where below ``root`` they may lie; the last is torchvision's."""
 
-KATAKANA = (
-    "a i u e o ka ki ku ko sa si su se so ta ti tu te to na ni nu ne no ha hi hu he ho ma mi mu me mo ya yu yo ra ri ru re ro "
-    "wa wi we wo n"
-)
-GREEK = "alpha beta gamma delta epsilon zeta eta theta iota kappa lamda mu nu xi omicron pi rho sigma tau upsilon phi chi psi omega"
 LETTERS = {
-    "Latin": tuple("abcdefghijklmnopqrstuvwxyz"),
-    "Greek": tuple(GREEK.split()),
-    "Japanese_(katakana)": tuple(KATAKANA.split()),
+    "Latin": tuple(f"latin {letter}" for letter in "abcdefghijklmnopqrstuvwxyz"),
+    "Greek": tuple(f"greek {letter}" for letter in "αβγδεζηθικλμνξοπρστυφχψω"),
+    "Japanese_(katakana)": tuple(
+        f"katakana {letter}"
+        for letter in "アイウエオカキクコサシスセソタチツテトナニヌネノ" + "ハヒフヘホマミムメモヤユヨラリルレロワヰヱヲン"
+    ),
 }
-"""What the numbered characters are, by sight of the drawings, in Unicode's words: LATIN SMALL LETTER, GREEK SMALL LETTER, KATAKANA
-LETTER. The set itself names none; it has no ke."""
+"""Alphabet -> what its numbered characters are, which the set itself does not say: by sight of the drawings, in alphabetical order;
+there is no katakana ke. Script and letter, as the classes of ``glyphs-broad``, so that they are matched by name."""
 
 Drawing = tuple[int, int, str]  # character, drawer, name inside the source
 

@@ -22,6 +22,7 @@ from mpssl_fed.data.omniglot import FOLDERS, LETTERS, drawn, names_of
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
 from mpssl_fed.files import sha256
+from mpssl_fed.method.selection import relevance
 from mpssl_fed.study.known_data import known_data
 from mpssl_fed.trained import load_trained, predict
 
@@ -104,12 +105,20 @@ def test_ink_is_bright_whatever_else_is_on_the_image() -> None:
 
 
 def test_known_letters_are_unicode_s() -> None:
-    """By these names a generator's class can be matched; where an alphabet is not whole, its characters keep their numbers."""
-    for alphabet, script in (("Latin", "LATIN SMALL"), ("Greek", "GREEK SMALL"), ("Japanese_(katakana)", "KATAKANA")):
-        letters = LETTERS[alphabet]
-        assert len(letters) == len(set(letters)) == PUBLISHED[alphabet]
-        assert all(unicodedata.lookup(f"{script} LETTER {name.upper()}") for name in letters)
-        assert names_of(alphabet, list(range(1, len(letters) + 1))) == letters
+    """By these names a generator's class is matched; where an alphabet is not whole, its characters keep their numbers."""
+    scripts = {"Latin": "LATIN SMALL LETTER ", "Greek": "GREEK SMALL LETTER ", "Japanese_(katakana)": "KATAKANA LETTER "}
+    assert LETTERS.keys() == scripts.keys()
+    for alphabet, words in scripts.items():
+        names = LETTERS[alphabet]
+        assert len(names) == len(set(names)) == PUBLISHED[alphabet]
+        script, letters = names[0].split()[0], [name.split()[1] for name in names]
+        assert all(name == f"{script} {letter}" for name, letter in zip(names, letters, strict=True))
+        assert all(unicodedata.name(letter).startswith(words) for letter in letters)
+        assert script.upper() == words.split()[0]
+        assert letters == sorted(letters)
+        assert names_of(alphabet, list(range(1, len(names) + 1))) == names
+    shown = relevance(("greek Α", "greek α", "texture dots-1", "greek ω"), LETTERS["Greek"], {})
+    assert torch.nonzero(shown).tolist() == [[0, 1], [23, 3]]
     assert names_of("Latin", [1, 3]) == ("Latin 01", "Latin 03")
     assert names_of("Japanese_(hiragana)", [2]) == ("hiragana 02",)
 
