@@ -104,6 +104,8 @@ def test_grey_fills_all_three_and_small_images_are_enlarged(weights: str) -> Non
         assert torch.allclose(body(grey), body(grey.repeat(1, 3, 1, 1)), atol=1e-5)
         large = F.interpolate(grey, (LEAST_SIDE, LEAST_SIDE), mode="bilinear", align_corners=False)
         assert torch.allclose(body(grey), body(large), atol=1e-5)
+        many = grey.repeat(20, 1, 1, 1)  # more than are taken at once
+        assert torch.allclose(body(many), body(grey).repeat(20, 1), atol=1e-5)
         assert torch.allclose(body(grey), torch.cat([body(grey[:1]), body(grey[1:])]), atol=1e-5)  # no image tells of another
 
 

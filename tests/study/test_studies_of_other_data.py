@@ -52,9 +52,7 @@ def test_the_study_of_cells_has_each_arm_with_and_without_privacy() -> None:
 
 @pytest.mark.parametrize("variant", ["hog", "private pixels"])
 def test_an_arm_of_cells_runs_on_slides_and_is_scored_by_class(variant: str, tmp_path: Path) -> None:
-    plan = load_study(
-        "cells", [f"data.root={cells_folder(tmp_path / 'cells')}", "federation={rounds: 1, local_steps: 8, sites: 2}"]
-    )
+    plan = load_study("cells", [f"data.root={cells_folder(tmp_path / 'cells')}", "federation.rounds=1", "federation.local_steps=8"])
     cell = next(one for one in plan.cells if one.settings["variant"] == variant and one.config.data.labels_per_class == 4)
     run = mpssl_fed.simulate(cell.config, output=tmp_path / "run")
     row = row_of_run(cell, run.folder, 2)
@@ -75,15 +73,21 @@ def test_the_study_of_selection_is_the_gate_alone() -> None:
         assert cell.config.federation.rounds * cell.config.federation.local_steps >= 2 * 500
     named = [(plan.arms()[one]["variant"], plan.arms()[other]["variant"]) for one, other in plan.primary()]
     assert named == [(f"oracle + {loss}", f"random + {loss}") for loss in ("scr", "vicreg")]
-    known = tuple(f"greek {letter}" for letter in "Ααβω") + ("texture dots-1",)
+    known = (*(f"greek {letter}" for letter in "Ααβω"), "texture dots-1")
     assert relevance(known, LETTERS["Greek"], {}).any(0).tolist() == [False, True, True, True, False]
 
 
 def test_its_arms_run_on_drawings(tmp_path: Path) -> None:
     """With a generator of letters in the broad one's place, three of which are said to show the drawings."""
     pack(tmp_path, "images_background", files("Greek", 3))
-    show = "{a: 'Greek 01', b: 'Greek 02', d: 'Greek 03'}"
-    short = ["federation={rounds: 1, local_steps: 2}", "warm_start={steps: 2, without: [a, b, d]}", "method.batch=8"]
+    show = "{a: 'Greek 01', e: 'Greek 02', d: 'Greek 03'}"
+    short = [
+        "federation.rounds=1",
+        "federation.local_steps=2",
+        "warm_start.steps=2",
+        "warm_start.without=[a, e, d]",
+        "method.batch=8",
+    ]
     plan = load_study("selection", [f"data.root={tmp_path}", "generator.name=glyphs-letters", f"method.relevant={show}", *short])
     for variant in ("random + scr", "oracle + vicreg", "closed-form + scr"):
         cell = next(one for one in plan.cells if one.settings["variant"] == variant)
