@@ -80,12 +80,12 @@ def test_the_study_of_selection_is_the_gate_alone() -> None:
 def test_its_arms_run_on_drawings(tmp_path: Path) -> None:
     """With a generator of letters in the broad one's place, three of which are said to show the drawings."""
     pack(tmp_path, "images_background", files("Greek", 3))
-    show = "{a: 'Greek 01', e: 'Greek 02', d: 'Greek 03'}"
+    show = "{β: 'Greek 01', λ: 'Greek 02', μ: 'Greek 03'}"
     short = [
         "federation.rounds=1",
         "federation.local_steps=2",
         "warm_start.steps=2",
-        "warm_start.without=[a, e, d]",
+        "warm_start.without=[β, λ, μ]",
         "method.batch=8",
     ]
     plan = load_study("selection", [f"data.root={tmp_path}", "generator.name=glyphs-letters", f"method.relevant={show}", *short])
