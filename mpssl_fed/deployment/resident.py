@@ -16,6 +16,7 @@ from flwr.app import Array, ArrayRecord
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mpssl_fed.config import PROTOCOL_VERSION, Config
+from mpssl_fed.data.datasets import Images
 from mpssl_fed.deployment import wire
 from mpssl_fed.deployment.own_data import OwnData
 from mpssl_fed.deployment.own_generator import OwnGenerator
@@ -30,6 +31,7 @@ from mpssl_fed.federation.site.site import Site
 from mpssl_fed.federation.site.state import SiteState
 from mpssl_fed.federation.weights import bound
 from mpssl_fed.files import parse_json
+from mpssl_fed.generators.base import Generator
 from mpssl_fed.method.parts import Parts
 from mpssl_fed.privacy.egress import NumberSpec, allow, like
 from mpssl_fed.privacy.ledger import Ledger
@@ -174,7 +176,7 @@ class Resident:
         refuse_hopeless(self.policy, config, self._ledger, run)
         runtime = config.runtime.model_copy(update={"device": self.device or "auto"})
         local, generator, fingerprint = self._generator.load(config.model_copy(update={"runtime": runtime}))
-        made = parts.own(local, images, generator)
+        made = _parts(local, images, generator)
         self.site.admit(run, local, asked.weights, made.classifier)
         entries = max(entries, sum(parameter.numel() for parameter in made.classifier.parameters()))  # frozen ones, too
         return local, made, policy_budget(self.policy, config, self._ledger, entries, fingerprint, self._metrics)
@@ -187,6 +189,14 @@ class Resident:
     def _count(self, code: str) -> None:
         self.refused[code] += 1
         log.warning("refused: %s", code)
+
+
+def _parts(config: Config, images: Images, generator: Generator | None) -> Parts:
+    try:
+        return parts.own(config, images, generator)
+    except UserError as error:  # of the config and of what is installed; no image is read to build a classifier
+        log.warning("declined (model): %s", error)
+        raise Refusal("model") from None
 
 
 def _read(body: bytes) -> tuple[wire.Arrays, Header]:

@@ -13,6 +13,7 @@ from torch.func import functional_call
 
 from mpssl_fed.errors import UserError
 from mpssl_fed.models.backbones import build_body
+from mpssl_fed.models.norms import NORMS
 from mpssl_fed.seeds import seed_of
 
 Params = dict[str, Tensor]
@@ -129,7 +130,8 @@ class Classifier(nn.Module):
                 tensor.copy_(state[key])
 
     def architecture(self) -> dict[str, Any]:
-        """Return the fields of its :class:`Architecture` as JSON types."""
+        """Return the fields of its :class:`Architecture` as JSON types, and the SHA-256 of packaged weights."""
+        weights = getattr(self.body, "weights_sha256", None)
         return {
             "name": self.name,
             "classes": list(self.classes),
@@ -138,6 +140,7 @@ class Classifier(nn.Module):
             "norm": self.norm,
             "trainable": self.trainable,
             "share_frozen": self.share_frozen,
+            **({} if weights is None else {"weights_sha256": weights}),
         }
 
     def _batch_norms(self) -> list[nn.modules.batchnorm._BatchNorm]:
@@ -154,16 +157,17 @@ def widened(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
-def build_classifier(asked: Architecture, pretrained: str | None = None, seed: int = 0) -> Classifier:
+def build_classifier(asked: Architecture, pretrained: str | None = None, seed: int = 0, blank: bool = False) -> Classifier:
     """Return a classifier whose initial weights depend on ``seed`` alone (the run seed), the same at every site.
 
-    The name: small-cnn, resnet18, resnet50, random (a frozen random small-cnn), pixels, hog; or a plug-in ``mpssl_fed.models``.
-    pretrained: file with torchvision's ImageNet state dict, ResNets only. Raises UserError for an unknown name, a size
+    The name: small-cnn, resnet18, resnet50, efficientnet-lite0, random (a frozen random small-cnn), pixels, hog; or a plug-in
+    ``mpssl_fed.models``. pretrained: file with ImageNet weights, of a ResNet (torchvision's) or efficientnet-lite0 (default: its
+    package's). blank: weights do not matter, a state dict is loaded next. Raises UserError for an unknown name, a size
     that the body cannot take or weights that do not fit.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(seed, "classifier"))
-        body, feature_dim = build_body(asked.name, asked.channels, asked.size, asked.norm, pretrained)
+        body, feature_dim = build_body(asked.name, asked.channels, asked.size, asked.norm, pretrained, blank)
         only_head = asked.name == "random" or not any(True for _ in body.parameters())
         return Classifier(body, feature_dim, replace(asked, trainable="head") if only_head else asked)
 
@@ -172,4 +176,4 @@ def _is_trainable(model: nn.Module, key: str, trainable: str) -> bool:
     if key.startswith("head.") or trainable == "all":
         return True
     layer = model.get_submodule(key.rpartition(".")[0])
-    return trainable == "norm" and isinstance(layer, nn.GroupNorm | nn.modules.batchnorm._BatchNorm)
+    return trainable == "norm" and isinstance(layer, NORMS)

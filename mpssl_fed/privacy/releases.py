@@ -23,6 +23,7 @@ from mpssl_fed.data.datasets import Images
 from mpssl_fed.errors import UserError
 from mpssl_fed.method.private_data import ExactPrivateData, FeatureMeans
 from mpssl_fed.models import Classifier, Params
+from mpssl_fed.models.norms import INDEPENDENT
 from mpssl_fed.privacy.mechanism import Answer, Charge, Kind, Mechanism
 from mpssl_fed.privacy.noise import Noise
 from mpssl_fed.privacy.per_unit import Backend, PerUnit, Unit, units_of
@@ -117,8 +118,8 @@ class ReleasedImages:
 class DPPrivateData:
     """The three reads as releases. ``released`` lists the mechanisms that answered since the round began.
 
-    classifier: with GroupNorm; charge: see :data:`Charge`; noise: where draws and noise come from. Raises UserError for BatchNorm,
-    or a body without GroupNorm where (b) lives on its scales and shifts.
+    classifier: without BatchNorm; charge: see :data:`Charge`; noise: where draws and noise come from. Raises UserError
+    for BatchNorm, or where (b) lives on scales and shifts and the body trains none.
     """
 
     last_loss: None = None
@@ -318,7 +319,7 @@ def meta_keys(classifier: Classifier, meta_params: Literal["norm", "all"]) -> li
         return list(theta)
     if meta_params == "all":
         return body
-    norms = [name for name in body if isinstance(classifier.get_submodule(name.rpartition(".")[0]), nn.GroupNorm)]
+    norms = [name for name in body if isinstance(classifier.get_submodule(name.rpartition(".")[0]), INDEPENDENT)]
     if not norms:
-        raise UserError(f"privacy.meta_params=norm: '{classifier.name}' trains no GroupNorm; set privacy.meta_params=all")
+        raise UserError(f"privacy.meta_params=norm: '{classifier.name}' trains no scales and shifts; set privacy.meta_params=all")
     return norms

@@ -15,6 +15,7 @@ from mpssl_fed.errors import UserError, flag
 from mpssl_fed.files import readable
 from mpssl_fed.models import Architecture, Classifier, build_classifier
 from mpssl_fed.models.backbones import BODIES
+from mpssl_fed.models.efficientnet import EfficientNetLite0
 from mpssl_fed.runs.reader import MODEL
 
 
@@ -28,10 +29,14 @@ class SavedArchitecture(Closed):
     norm: Literal["group", "batch"] = "group"
     trainable: Literal["all", "norm", "head"] = "all"
     share_frozen: bool = False
+    weights_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="Of the ImageNet weights that it began from.")
 
     def build(self) -> Classifier:
-        """Return the classifier with initial weights."""
-        return build_classifier(Architecture(**self.model_dump()))
+        """Return the classifier, to load a state dict into."""
+        classifier = build_classifier(Architecture(**self.model_dump(exclude={"weights_sha256"})), blank=True)
+        if isinstance(classifier.body, EfficientNetLite0):
+            classifier.body.weights_sha256 = self.weights_sha256
+        return classifier
 
 
 def read_model(path: Path) -> Classifier:

@@ -19,6 +19,7 @@ def row_of_run(cell: Cell, folder: Path, method_version: int, **measured: Any) -
     accuracy, loss = run.accuracy, run.loss
     if not accuracy:
         raise UserError(f"{folder}: no round was evaluated")
+    last = next(one for one in reversed(run.rounds) if one.accuracy is not None)
     ends = loss and loss[-1][0] == accuracy[-1][0]  # else the last round's is not finite
     answered = sum(one.answered for one in run.rounds)
     generated = [one.generated for one in run.rounds if one.generated is not None]
@@ -38,6 +39,8 @@ def row_of_run(cell: Cell, folder: Path, method_version: int, **measured: Any) -
         generator_images=sum(generated) if generated else None,
         curve=curve_of(run),
         diagnosis=diagnosis_of(folder),
+        balanced_accuracy=last.balanced,
+        auroc=last.auroc,
         **measured,
     )
 

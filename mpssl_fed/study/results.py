@@ -44,6 +44,8 @@ class Row:
     curve: str | None = None
     diagnosis: str | None = None
     membership: float | None = None
+    balanced_accuracy: float | None = None
+    auroc: float | None = None
     error: str | None = None
 
     @property

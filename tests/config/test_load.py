@@ -164,9 +164,9 @@ SECTIONS = {
 
 
 def agrees(fields: dict[str, Any]) -> bool:
-    """Whether the method does not name another strategy than the one given, which is refused."""
-    named = fields.get("federation", {}).get("strategy", {}).get("name", "fedprox")
-    return bool(fields.get("method", {}).get("name") != "fedprox" or named == "fedprox")
+    """Whether the method goes with the rest: it may name another strategy, or hold images out, which no private run does."""
+    name, named = fields.get("method", {}).get("name"), fields.get("federation", {}).get("strategy", {}).get("name", "fedprox")
+    return (name != "fedprox" or named == "fedprox") and not (name == "base-train-only" and "privacy" in fields)
 
 
 @settings(max_examples=60, deadline=None)

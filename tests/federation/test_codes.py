@@ -19,7 +19,7 @@ import mpssl_fed
 from clients.app import app
 from mpssl_fed.codes import By, Code
 from mpssl_fed.config import Config
-from mpssl_fed.deployment import relay, wire, worker
+from mpssl_fed.deployment import relay, resident, wire, worker
 from mpssl_fed.deployment.own_data import OwnData
 from mpssl_fed.deployment.own_generator import OwnGenerator
 from mpssl_fed.federation import parts
@@ -128,6 +128,10 @@ def taken() -> None:
     raise Refusal("number-taken")  # what the round loop counts them as
 
 
+def resnet(weights: str) -> Config:
+    return tiny_config("model.name=resnet18", f"model.pretrained={weights}")
+
+
 def granted(policy: Policy | None, folder: Path, **more: Any) -> None:
     policy_budget(policy, over_the_wire(private_config()), folder / "ledger.sqlite", **more)
 
@@ -151,6 +155,7 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "policy": lambda _: parts.own(tiny_config("method.name=ssl-real"), parts.dataset(tiny_config()).train, None),
     "classes": lambda _: own(classes=("cat", "dog")),
     "image-shape": lambda _: own(channels=3),
+    "model": lambda _: resident._parts(resnet("/nowhere/w.pth"), parts.dataset(tiny_config()).train, None),
     "no-daemon": lambda folder: relay._ask(_node(folder), "GET", wire.CARD),
     "busy": lambda _: busy(),
     "time-limit": lambda _: overdue(),

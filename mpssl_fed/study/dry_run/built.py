@@ -47,7 +47,7 @@ def smallest_share(config: Config, data: KnownData) -> int:
 @cache
 def classifier_of(architecture: Architecture) -> Classifier:
     """Return a classifier without storage."""
-    return build_classifier(architecture).to("meta")
+    return build_classifier(architecture, blank=True).to("meta")
 
 
 def generator_of(config: Config) -> Generator:

@@ -17,6 +17,7 @@ from PIL import Image
 from mpssl_fed.config import Config
 from mpssl_fed.data.decode import SUFFIXES
 from mpssl_fed.data.folder import TEST_FRACTION
+from mpssl_fed.data.omniglot import DRAWERS, LAST_TRAINED, find
 from mpssl_fed.environment import expanded
 from mpssl_fed.files import plain_file
 
@@ -67,11 +68,23 @@ KNOWN = {
 
 
 def known_data(config: Config) -> KnownData | None:
-    """Return what is known of the data set of ``config``: of an image folder that is here by counting its files."""
+    """Return what is known of the data set of ``config``: of an image folder or an alphabet that is here by its files."""
     data = config.data
+    if data.name.startswith("omniglot/"):
+        return _of_alphabet(expanded(data.root), data.name.partition("/")[2]) if data.root else None
     if data.name != "image-folder":
         return KNOWN.get(data.name)
     return _of_folder(expanded(data.root), data.subjects) if data.root else None
+
+
+@cache
+def _of_alphabet(root: Path, alphabet: str) -> KnownData | None:
+    found = find(root, alphabet)
+    if found is None:
+        return None
+    classes = len({character for character, _, _ in found[0].alphabets[found[1]]})
+    train, test = classes * LAST_TRAINED, classes * (DRAWERS - LAST_TRAINED)
+    return KnownData(classes, train, test, channels=1, size=32, stored=1, flip=False)
 
 
 @cache

@@ -10,7 +10,12 @@ from mpssl_fed.study.statistics import Comparison, Estimate
 Families = tuple[bool, bool]
 """Whether a table holds primary comparisons, and exploratory ones."""
 
-METRICS = {"accuracy": "accuracy (%)", "best": "best accuracy (%)", "loss": "loss"}
+METRICS = {
+    "accuracy": "accuracy (%)", "balanced_accuracy": "balanced accuracy (%)", "auroc": "AUROC (%)", "best": "best accuracy (%)",
+    "loss": "loss",
+}  # fmt: skip
+BESIDE = {"balanced_accuracy": "auroc", "auroc": "balanced_accuracy"}
+"""Metric -> one that stands beside it."""
 
 
 def families_of(found: Analysis) -> Families:

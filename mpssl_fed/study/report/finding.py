@@ -12,7 +12,10 @@ from mpssl_fed.study.folder import Outcome
 from mpssl_fed.study.schema import Study
 from mpssl_fed.study.statistics import FEWEST, Comparison, Estimate
 
-METRIC = {"accuracy": "accuracy", "best": "best-round accuracy", "loss": "loss"}
+METRIC = {
+    "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "auroc": "AUROC", "best": "best-round accuracy",
+    "loss": "loss",
+}  # fmt: skip
 MOST_NAMED = 3
 """Primary comparisons that are told one by one."""
 

@@ -10,6 +10,7 @@ from mpssl_fed.study.arms import Asked
 from mpssl_fed.study.folder import Outcome
 from mpssl_fed.study.keys import label, show_value
 from mpssl_fed.study.report.compared import (
+    BESIDE,
     METRICS,
     Families,
     compared_cells,
@@ -19,12 +20,14 @@ from mpssl_fed.study.report.compared import (
     families_of,
 )
 from mpssl_fed.study.result_table import column_names
+from mpssl_fed.study.results import Row
+from mpssl_fed.study.statistics import Estimate, estimate
 
 
 def comparison_table(outcome: Outcome, found: Analysis) -> Table:
     """Return one line per arm: mean with its 95 % interval, n, paired difference from the first baseline, p, verdict."""
     keys, metric = outcome.plan.columns, outcome.plan.study.metric
-    names, family = column_names(keys), families_of(found)
+    names, family, beside = column_names(keys), families_of(found), [BESIDE[metric]] if metric in BESIDE else []
     lines = []
     for arm in found.arms:
         settings = [show_value(arm.settings[key]) for key in keys]
@@ -33,11 +36,12 @@ def comparison_table(outcome: Outcome, found: Analysis) -> Table:
             [
                 *settings,
                 estimate_words(arm.mean, metric),
+                *(estimate_words(_mean(arm.rows, other), other) for other in beside),
                 str(arm.mean.n if arm.mean else 0),
                 *difference_cells(first, metric, family),
             ]
         )
-    columns = [*names, METRICS[metric], "n", *comparison_columns(family)]
+    columns = [*names, METRICS[metric], *(METRICS[other] for other in beside), "n", *comparison_columns(family)]
     table = make_table(columns, lines, [*names, "verdict"])
     kinds = ["baseline" if arm.versus and arm.versus[0].itself else "" for arm in found.arms]
     rows = tuple(TableRow(row.cells, kind) for row, kind in zip(table.rows, kinds, strict=True))
@@ -73,6 +77,11 @@ def primary_table(found: Analysis, metric: str) -> Table:
         lines = [[*line, _seeds(one)] for line, one in zip(lines, found.primary, strict=True)]
         columns, words = [*columns, "seeds"], [*words, "seeds"]
     return make_table(columns, lines, words)
+
+
+def _mean(rows: Sequence[Row], metric: str) -> Estimate | None:
+    values = [row.value(metric) for row in rows if row.has(metric)]
+    return estimate(values) if values else None
 
 
 def _seeds(one: Asked) -> str:
