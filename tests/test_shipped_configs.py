@@ -77,7 +77,6 @@ few for a floor."""
 NOT_HERE = {
     "policies/site": "is a site's policy, not a run: tests/privacy/test_policy.py holds it against the configs",
     "studies/cells": "needs blood cells and ImageNet weights: tests/study/test_studies_of_other_data.py runs it on files it writes",
-    "studies/selection": "needs Omniglot and the broad generator: tests/study/test_studies_of_other_data.py runs it without them",
     "studies/paper-10pct": "needs six data sets, BigGAN-deep and a pretrained ResNet: tests/study/test_shipped_studies.py plans it",
 }
 """Config -> why it is not run."""

@@ -32,7 +32,7 @@ PRIVATE = {
     "method": {"name": "base"},
     "warm_start": {"steps": 2, "batch": 2},
     "federation": {"sites": 2, "rounds": 2, "local_steps": 2},
-    "privacy": {"public_size": 20, "delta": 1e-3, "sample_rate": 0.5, "noise": "fast"},
+    "privacy": {"scope": "off", "public_size": 20, "delta": 1e-3, "sample_rate": 0.5, "noise": "fast"},
 }
 
 
@@ -53,7 +53,7 @@ def test_one_point_and_none() -> None:
 def test_epsilon_is_what_the_run_claims() -> None:
     terms = {"public_size": 600, "delta": 5e-5}
     assert epsilon_of(from_mapping({"privacy": terms | {"epsilon": 2}})) == 2
-    assert epsilon_of(from_mapping({"privacy": terms})) == math.inf
+    assert epsilon_of(from_mapping({"privacy": terms | {"scope": "off"}})) == math.inf
     assert epsilon_of(from_mapping({"method": {"name": "generator-only"}, "warm_start": {"part": "both"}})) == 0
 
 
