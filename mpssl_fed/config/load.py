@@ -196,6 +196,8 @@ def load(path: str | Path, overrides: Sequence[Given] = ()) -> Config:
     found = [key for key in OF_A_STUDY if key in fields]
     if found:
         raise UserError(f"{file}: is a study file (it has '{found[0]}'), not the config of one run: mpssl-fed study {path}")
+    if "max_epsilon" in fields:
+        raise UserError(f"{file}: is a site's policy, not the config of a run: mpssl-fed policy check {path} CONFIG")
     words = [given.read(item, Config) for item in overrides]
     return from_mapping(given.apply(fields, words, str(file)), str(file), words)
 

@@ -142,13 +142,12 @@ def _of_class(root: Path, folder: Path, label: int, subjects: str | None, skippe
         for inner in folders:
             _, images = entries(inner, Skipped())
             if images:
-                raise UserError(
-                    f"{shown(images[0])} is one folder too deep; set subjects=parent if '{shown(inner.name)}' is a subject"
-                )
+                cure = f"set data.subjects=parent (at a site: --subjects parent) if '{shown(inner.name)}' is a subject"
+                raise UserError(f"{shown(images[0])} is one folder too deep; {cure}")
         deep_images(folders, skipped)
         return [(path, label, "") for path in loose]
     if loose:
-        raise UserError(f"{shown(loose[0])} lies in no subject folder; with subjects=parent expected {shown(folder)}/SUBJECT/")
+        raise UserError(f"{shown(loose[0])} lies in no subject folder; with data.subjects=parent expected {shown(folder)}/SUBJECT/")
     rows: Listing = []
     for inner in folders:
         deeper, images = entries(inner, skipped)

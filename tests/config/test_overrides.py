@@ -162,7 +162,9 @@ def test_a_name_of_another_type_is_refused(key: str, value: Any) -> None:
         configs.from_mapping(fields)
 
 
-def test_a_study_file_is_sent_to_the_command_for_it() -> None:
+def test_a_study_or_policy_is_sent_to_the_command_for_it() -> None:
+    with pytest.raises(UserError, match=r"is a site's policy, .*: mpssl-fed policy check policies/site CONFIG"):
+        configs.load("policies/site")
     with pytest.raises(UserError, match=r"is a study file .it has 'grid'.*: mpssl-fed study studies/demo"):
         configs.load("studies/demo")
     assert isinstance(configs.load("demo"), Config)

@@ -81,7 +81,10 @@ def test_subjects_stay_on_one_side(tmp_path: Path) -> None:
     assert data.test.subjects is not None
     assert not set(data.train.subjects) & set(data.test.subjects)
     assert len(data.train) + len(data.test) == 36
-    with pytest.raises(UserError, match=r"one folder too deep; set subjects=parent if 'patient-0' is a subject"):
+    with pytest.raises(
+        UserError,
+        match=r"too deep; set data.subjects=parent .*--subjects parent\) if 'patient-0' is",
+    ):
         load_dataset("image-folder", root=tmp_path)
     loose = picture(tmp_path / "train" / "cat" / "loose.png")
     with pytest.raises(UserError, match=r"loose.png lies in no subject folder"):
