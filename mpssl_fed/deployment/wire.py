@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import http.client
 import json
+import math
 import socket
 import struct
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,10 +38,21 @@ class Connection(http.client.HTTPConnection):
         self.path = str(path)
 
     def connect(self) -> None:
-        """Connect; OSError where no one listens."""
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self.path)
+        """Connect; OSError where no one listens, TimeoutError where the queue before the socket stays full."""
+        given_up = math.inf if self.timeout is None else time.monotonic() + self.timeout
+        while True:
+            self.sock = socket.socket(socket.AF_UNIX)
+            self.sock.settimeout(self.timeout)
+            try:
+                return self.sock.connect(self.path)
+            except BlockingIOError:  # a full queue: with a timeout Linux does not wait for a place in it
+                self.sock.close()
+            except BaseException:
+                self.sock.close()
+                raise
+            if time.monotonic() >= given_up:
+                raise TimeoutError(f"{self.path}: its queue stayed full for {self.timeout:g} s")
+            time.sleep(0.02)
 
 
 def call(path: str | Path, method: str, target: str, body: bytes | None = None, timeout: float | None = 30.0) -> tuple[int, bytes]:

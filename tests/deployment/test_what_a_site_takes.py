@@ -66,7 +66,7 @@ IGNORED: list[dict[str, Any]] = [
             "download": True,
             "partition": {"name": "dirichlet", "alpha": 9.0, "min_per_site": 7, "options": {"file": "/etc/passwd"}},
         },
-        "warm_start": {"steps": 10**9, "batch": 10**9, "lr": 1e30, "class_map": {"a": "b"}},
+        "warm_start": {"steps": 10**9, "batch": 10**9, "lr": 1e30, "class_map": {"a": "b"}, "without": ["a *"]},
         "federation": {
             "sites": 99_999,
             "fraction": 0.01,

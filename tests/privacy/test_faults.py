@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mpssl_fed.data.augment import COLUMNS
-from mpssl_fed.privacy import per_unit
+from mpssl_fed.privacy import clipping
 from mpssl_fed.privacy.build import labelled_view
 from mpssl_fed.privacy.mechanism import Answer, Kind
 from mpssl_fed.privacy.releases import DPPrivateData, secret_rows
@@ -135,7 +135,7 @@ def test_fault_is_caught(fault: type[DPPrivateData], check: Callable[[Make], Non
 
 
 def test_missing_clip_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(per_unit, "clip_and_sum", unclipped)
+    monkeypatch.setattr(clipping, "clip_and_sum", unclipped)
     with pytest.raises(AssertionError):
         check_clip(make)
 

@@ -84,7 +84,6 @@ CORNERS: dict[str, Changes] = {
     },
     "pseudo-labels": {"model.name": "small-cnn", "method.name": "p-ssl", "method.lambda": 1, "method.batch": 4},
     "numbers as words": {"optim.lr": "1.0", "federation.rounds": "1", "privacy.epsilon": "0.5"},
-    "numbers as yes": {"federation.rounds": True, "federation.local_steps": True, "seed": False},
     "numbers as floats": {"federation.rounds": 1.0, "seed": 3.0},
     "minus zero": {"optim.weight_decay": -0.0, "optim.momentum": -0.0},
     "names of half a character": {"federation.strategy.name": "\ud800", "output.dir": "\ud800"},
