@@ -92,7 +92,7 @@ def load_glyphs(
     for index, path in enumerate(files[:max_fonts]):
         if progress:
             progress(index, len(files))
-        drawn = _draw_font(path, classes)
+        drawn = draw_font(path, classes)
         if drawn is None or drawn[1].sum() < len(classes) / 2:
             continue
         digest = hashlib.sha256((drawn[0][:, ::4, ::4] >> 6).tobytes()).hexdigest()
@@ -101,7 +101,7 @@ def load_glyphs(
             glyphs.append(drawn[0])
             present.append(drawn[1])
             kept.append(path)
-    usable = _plausible(np.stack(glyphs), np.stack(present)) if glyphs else np.zeros(0, bool)
+    usable = plausible(np.stack(glyphs), np.stack(present)) if glyphs else np.zeros(0, bool)
     if usable.sum() < min_fonts:
         raise UserError(
             f"--fonts {folder}: {len(files)} font files found, {int(usable.sum())} usable for these {len(classes)} "
@@ -112,7 +112,7 @@ def load_glyphs(
     lonely = [name for name, count in zip(classes, bank[1].sum(0), strict=True) if count == 0]
     if lonely:
         raise UserError(f"--fonts {folder}: no usable font draws {' '.join(lonely)}.")
-    records = tuple(_record(path, folder) for path, ok in zip(kept, usable, strict=True) if ok)
+    records = tuple(record_of(path, folder) for path, ok in zip(kept, usable, strict=True) if ok)
     return GlyphBank(*bank, records, classes)
 
 
@@ -150,7 +150,7 @@ def render(glyphs: Tensor, nuisance: Tensor) -> Tensor:
     return 2 * (torch.sigmoid(9 * (ink - threshold)) - low) / (top - low) - 1
 
 
-def _draw_font(path: Path, classes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray] | None:
+def draw_font(path: Path, classes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray] | None:
     """Return glyphs uint8 [classes, 48, 48] and which the font draws, or None for a file FreeType cannot use."""
     try:
         font = ImageFont.truetype(str(path), 96)
@@ -183,7 +183,7 @@ def _centred(ink: Image.Image) -> np.ndarray:
     return np.asarray(canvas)
 
 
-def _plausible(glyphs: np.ndarray, present: np.ndarray) -> np.ndarray:
+def plausible(glyphs: np.ndarray, present: np.ndarray) -> np.ndarray:
     """Return which fonts [fonts] draw at least 70 % of their classes nearest (cosine) to that class' mean over fonts.
 
     Hairline fonts are left out too: at 32 pixels their strokes would be pale grey.
@@ -202,7 +202,7 @@ def _plausible(glyphs: np.ndarray, present: np.ndarray) -> np.ndarray:
     return np.asarray(bold & (right.sum(1) >= 0.7 * present.sum(1)))
 
 
-def _record(path: Path, folder: Path) -> FontRecord:
+def record_of(path: Path, folder: Path) -> FontRecord:
     relative = path.relative_to(folder)
     index = folder / "packages.json"  # written by tools/unpack_fonts.py
     packages = json.loads(index.read_text()) if index.is_file() else {}
@@ -219,7 +219,7 @@ def look_alike(bank: GlyphBank, others: GlyphBank) -> dict[str, tuple[str, float
     """
     place = {font: index for index, font in enumerate(others.fonts)}
     shared = np.array([(i, place[font]) for i, font in enumerate(bank.fonts) if font in place])
-    mine, theirs = (_stretched(b.glyphs[shared[:, k]]) for k, b in enumerate((bank, others)))
+    mine, theirs = (stretched(b.glyphs[shared[:, k]]) for k, b in enumerate((bank, others)))
     result = {}
     for c, name in enumerate(bank.classes):
         drawn = bank.present[shared[:, 0], c]
@@ -228,7 +228,7 @@ def look_alike(bank: GlyphBank, others: GlyphBank) -> dict[str, tuple[str, float
     return result
 
 
-def _stretched(glyphs: np.ndarray) -> np.ndarray:
+def stretched(glyphs: np.ndarray) -> np.ndarray:
     """Return glyphs [..., 48, 48] cropped, stretched to 12 x 12, centred and of unit length: [..., 144]."""
     flat = np.zeros((int(np.prod(glyphs.shape[:-2])), 144))
     for row, glyph in zip(flat, glyphs.reshape(-1, GLYPH_SIZE, GLYPH_SIZE), strict=True):
