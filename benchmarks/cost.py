@@ -2,7 +2,7 @@
 
     python -m benchmarks.cost [--methods base mp-ssl ...] [--target 0.8] [--rounds 8] [--repeats 3] [--device cpu] [--output FILE]
 
-One site, ten real digits a class, small CNN, the embedded generator, one thread. A step: mean over a whole period of new synthetic
+One site, ten real digits per class, small CNN, the embedded generator, one thread. A step: mean over a period of new synthetic
 batches and latent meta-optimisations (the least CPU time of the repeats, and wall clock beside it); memory: peak above the level
 before; on CUDA wall clock and the allocator's peak. Time to the target: one run at the site, evaluation left out.
 """
@@ -103,13 +103,13 @@ def main() -> None:
     lines = [
         f"# What each method costs, {today}",
         "",
-        f"{where}; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores. MNIST, 10 labels a class, half-strong augmentation, "
+        f"{where}; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores. MNIST, 10 labels per class, half-strong augmentation, "
         "small CNN, glyphs-digits; batches of 32 real and 48 synthetic images. Time to accuracy: one seed, "
         f"{options.rounds} rounds of {STEPS} steps.",
         "",
         *(f"- {name} {version}" for name, version in versions().items()),
         "",
-        "| method | ms a step | CPU ms a step | / base | peak MiB | generator images a step "
+        "| method | ms per step | CPU ms per step | / base | peak MiB | generator images per step "
         f"| {goal} | steps to it | accuracy at the end (%) |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]

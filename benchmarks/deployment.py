@@ -114,7 +114,7 @@ def seconds(kind: type[Deployment], config: configs.Config, plain_rounds: int = 
     with tempfile.TemporaryDirectory() as folder, kind(config, Path(folder) / "run", note=lambda _: None) as up:
         up.serve(Progress())
         plain = up.plain(plain_rounds) if isinstance(up, WithoutDaemon) and plain_rounds else []
-        return [record["seconds"] for record in read_history(up.run)[1:]], plain
+        return [record.seconds for record in read_history(up.run)[1:]], plain
 
 
 def main() -> None:

@@ -35,16 +35,16 @@ def measure(config: Any, *overrides: str, workers: int) -> dict[str, float]:
         start = time.perf_counter()
         run = mpssl_fed.simulate(config, *overrides, f"output.dir={folder}/run")
         total = time.perf_counter() - start
-    rounds = [record for record in run.history if record["round"] > 0]
+    rounds = [record for record in run.history if record.number > 0]
     later = rounds[1:] or rounds
-    training = [record["timings"]["train"] + record["timings"]["generate"] for record in later]
-    walls = [record["seconds"] - record["timings"]["evaluate"] for record in later]
+    training = [record.timings["train"] + record.timings["generate"] for record in later]
+    walls = [record.seconds - record.timings["evaluate"] for record in later]
     sites = run.config.federation.sites
     return {
         "beyond": median((workers * wall - trained) / sites for wall, trained in zip(walls, training, strict=True)),
         "training": median(trained / sites for trained in training),
         "share": median((workers * wall - trained) / trained for wall, trained in zip(walls, training, strict=True)),
-        "start": total - sum(record["seconds"] for record in later),
+        "start": total - sum(record.seconds for record in later),
     }
 
 

@@ -77,7 +77,7 @@ def config_of(model: str, backend: str = "vmap", private: bool = True, method: s
 
 
 def site(model: str) -> tuple[Classifier, Images]:
-    """Return a classifier and 32 digits a class."""
+    """Return a classifier and 32 digits per class."""
     data = load_dataset("mnist-5k")
     labelled = data.train.take(choose_labelled(data.train.y.numpy(), UNITS // 10, None, 0))
     return build_classifier(model, data.classes, 1, data.size), labelled
@@ -92,7 +92,7 @@ def releases(model: str, backend: str, mode: str | None = None) -> DPPrivateData
     assert isinstance(private, DPPrivateData)
     if mode is not None:
         private.__class__ = OpacusData
-        private.opacus = OpacusSums(copy.deepcopy(classifier), private.settings.clip_gradient, mode)  # type: ignore[attr-defined]
+        private.opacus = OpacusSums(copy.deepcopy(classifier), private.settings.clip("gradient"), mode)  # type: ignore[attr-defined]
     return private
 
 

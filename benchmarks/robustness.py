@@ -13,20 +13,21 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Context, Message
+from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 
 from clients.app import app
 from mpssl_fed import config as configs
 from mpssl_fed.config import Config
-from mpssl_fed.data.datasets import Images
-from mpssl_fed.federation import parts
 from mpssl_fed.federation.engines.simulation import preflight, simulate
+from mpssl_fed.federation.messages import TrainRequest
+from mpssl_fed.federation.parts import Parts
+from mpssl_fed.federation.site.site import Site
 from mpssl_fed.files import write_atomic
 from mpssl_fed.runs.progress import Progress
 from mpssl_fed.runs.reader import read_history
@@ -37,16 +38,13 @@ ATTACKS = ("none", "label-flip", "sign-flip", "scaled")
 SCALE = 10.0
 
 
-@dataclass(frozen=True)
-class Flipped:
-    """The images of one site with label y turned to K - 1 - y."""
-
-    images: Images
-    classes: int
-
-    def labelled(self, _config: Config) -> Images:
-        """Return them."""
-        return replace(self.images, y=self.classes - 1 - self.images.y)
+def flipped(site: Site, request: TrainRequest) -> RecordDict:
+    """Return the reply of a simulated site whose label y is K - 1 - y."""
+    config = request.config()
+    mine = Parts.simulated(config, site.partition)
+    turned = replace(mine.labelled, y=len(mine.classifier.classes) - 1 - mine.labelled.y)
+    mine = replace(mine, labelled=turned)
+    return site.train_round(request.sent.run_id, request.round, config, request.weights, mine, None).to_record()
 
 
 def strategies(hostile: int) -> dict[str, dict[str, Any]]:
@@ -69,11 +67,8 @@ def hostile_app(config: Config, attack: str, hostile: int) -> Callable[[Message,
         if attack == "none" or message.metadata.message_type != "train" or site < config.federation.sites - hostile:
             return app(message, context)
         if attack == "label-flip":
-            parts.hold(Flipped(parts.labelled(config, site), len(parts.task(config).classes)))
-            try:
-                return app(message, context)
-            finally:
-                parts.hold(None)
+            folder = Path(str(context.node_config["state-dir"])) / str(site)
+            return Message(flipped(Site(site, folder), TrainRequest.from_record(message.content)), reply_to=message)
         reply = app(message, context)
         factor = -1.0 if attack == "sign-flip" else -SCALE
         start, end = message.content["arrays"], reply.content["arrays"]
@@ -101,7 +96,9 @@ def accuracy(sites: int, hostile: int, attack: str, strategy: dict[str, Any], ro
         run = open_run(config, Path(folder) / "run")
         preflight(run.config)
         simulate(run, partial(hostile_app, run.config, attack, hostile), Progress())  # type: ignore[arg-type]
-        return float(read_history(run.folder)[-1]["test_accuracy"])
+        found = read_history(run.folder)[-1].accuracy
+        assert found is not None
+        return found
 
 
 def heading(rounds: int, steps: int, seeds: int) -> list[str]:
@@ -111,7 +108,7 @@ def heading(rounds: int, steps: int, seeds: int) -> list[str]:
         "# Robust aggregation",
         "",
         f"{time.strftime('%Y-%m-%d')}, `python -m benchmarks.robustness {flags}`, {os.cpu_count()} CPU cores.",
-        "mnist-5k, 10 labels a class and site, IID, small-cnn, `base` with half-strong augmentation, "
+        "mnist-5k, 10 labels per class and site, IID, small-cnn, `base` with half-strong augmentation, "
         f"{steps} local steps, {rounds} rounds;",
         f"test accuracy in percent on 500 images, mean of {seeds} seeds (least, most). Scaled: the update times -{SCALE:g}.",
         "The strategies are told how many sites are hostile; fedtrimmedavg cuts 0.3 at either end.",

@@ -12,6 +12,7 @@ import argparse
 import datetime
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -25,23 +26,23 @@ from mpssl_fed.data.partition import choose_labelled
 from mpssl_fed.files import write_atomic
 from mpssl_fed.generators.base import load_generator
 from mpssl_fed.method import Learner, build_learner
-from mpssl_fed.method.lmo import MetaSettings, meta_gradient
+from mpssl_fed.method.lmo import InnerStep, MetaSettings, meta_gradient
+from mpssl_fed.method.meta_optimised import MetaOptimised
 from mpssl_fed.method.private_data import ExactPrivateData
-from mpssl_fed.method.sources import MetaOptimised
 from mpssl_fed.models import build_classifier
 from mpssl_fed.runs.manifest import versions
 from tests.method import oracles
 
-BATCH = 32
+BATCH, ETA = 32, 0.05
 
 
 def learner(model: str, method: str, device: str) -> Learner:
-    """Return a learner on 25 digits a class, ready to step."""
+    """Return a learner on 25 digits per class, ready to step."""
     data = load_dataset("mnist-5k")
     config = from_mapping(
         {
             "model": {"name": model},
-            "method": {"name": method, "batch": BATCH, "lmo_batch": BATCH},
+            "method": {"name": method, "batch": BATCH, "lmo_batch": BATCH, "warmup": 0.0, "look_ahead": ETA},
             "federation": {"sites": 1, "rounds": 1, "local_steps": 1000},
         }
     )
@@ -55,27 +56,28 @@ def learner(model: str, method: str, device: str) -> Learner:
 def works(model: str, device: str) -> dict[str, Callable[[], object]]:
     """Return the pieces of work by name; all at one point, none moves the latents."""
     base, scr, lmo = learner(model, "base", device), learner(model, "mp-ssl-wo-lmo", device), learner(model, "mp-ssl", device)
-    source, private, loss = lmo.source, lmo.private, lmo.loss
+    assert lmo.unsupervised is not None
+    source, private = lmo.source, lmo.private
     assert isinstance(source, MetaOptimised)
     assert isinstance(private, ExactPrivateData)
-    assert loss is not None
     classifier, theta = lmo.classifier, lmo.classifier.theta()
     g_sup = private.supervised_gradient(theta)
     draw = source.draw(BATCH, torch.Generator().manual_seed(0))
     views = lmo.views.fixed_pair(BATCH, torch.Generator().manual_seed(1))
+    inner = InnerStep(classifier, lmo.unsupervised.loss, private, theta, g_sup, 5.0, partial(lmo.optimiser.look_ahead, t=1))
 
-    def decoupled(micro_batch: int | None) -> object:
-        settings = MetaSettings(0.05, 5.0, 0.0, micro_batch)
-        return meta_gradient(classifier, loss, private, source, theta, g_sup, draw, views, settings)
+    def decoupled(micro_batch: int | None, gap: float = 0.0) -> object:
+        return meta_gradient(inner, source, draw, views, MetaSettings(gap, micro_batch=micro_batch))
 
     def naive() -> object:
-        settings = MetaSettings(0.05, 5.0, 0.0)
-        return oracles.naive(source, oracles.objective(classifier, loss, private, source, theta, g_sup, draw, views, settings))
+        value = oracles.validation_loss(
+            inner, source, draw, views, lambda leaves, g: {k: p - ETA * g[k] for k, p in leaves.items()}
+        )
+        return oracles.naive(source, value, None, MetaSettings(0.0))
 
     def torchopt() -> object:
         x, y = private.train[0][:BATCH], private.train[1][:BATCH]
-        supervised = F.cross_entropy(classifier(x), y)
-        return oracles.by_torchopt(classifier, loss, private, source, supervised, draw, views, MetaSettings(0.05, 5.0, 0.0))
+        return oracles.by_torchopt(inner, source, F.cross_entropy(classifier(x), y), draw, views, ETA)
 
     return {
         "base step": lambda: base.step(1),
@@ -84,6 +86,7 @@ def works(model: str, device: str) -> dict[str, Callable[[], object]]:
         "LMO, naive create_graph": naive,
         "LMO, torchopt MetaSGD (with its own supervised pass)": torchopt,
         "LMO, decoupled": lambda: decoupled(None),
+        "LMO, decoupled, with the gap, balanced": lambda: decoupled(None, 1.0),
         "LMO, decoupled, slices of 16": lambda: decoupled(16),
         "LMO, decoupled, slices of 8": lambda: decoupled(8),
     }

@@ -7,4 +7,16 @@ from __future__ import annotations
 
 from mpssl_fed.api import Run, load, simulate
 
-__all__ = ["Run", "load", "simulate"]
+__all__ = ["Run", "__version__", "load", "simulate"]
+
+
+def __getattr__(name: str) -> str:
+    """Return ``__version__``, read from the package's metadata when it is asked for; "unknown" where it is not installed."""
+    if name != "__version__":
+        raise AttributeError(f"module 'mpssl_fed' has no attribute '{name}'")
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("mpssl-fed")
+    except PackageNotFoundError:
+        return "unknown"

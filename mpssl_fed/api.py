@@ -2,35 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mpssl_fed.environment import have_home
+from mpssl_fed.errors import UserError, option
+
 if TYPE_CHECKING:
     from flwr.clientapp import ClientApp
 
-    from mpssl_fed.config import Config
+    from mpssl_fed.config import Config, Given
     from mpssl_fed.models import Classifier
     from mpssl_fed.runs.progress import Progress
+    from mpssl_fed.runs.rounds import Round
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
-    """A run on disk: its folder, resolved config and the records of metrics.jsonl (round 0 is the initial model)."""
+    """A run on disk: its folder, resolved config and rounds (round 0 is the initial model)."""
 
     folder: Path
     config: Config
-    history: list[dict[str, Any]]
+    history: list[Round]
 
     @property
     def accuracy(self) -> float:
         """Accuracy on the held-out images (``data.held_out``) of the last round that was evaluated, 0..1."""
-        return float(next(record["test_accuracy"] for record in reversed(self.history) if record["test_accuracy"] is not None))
+        evaluated = [one.accuracy for one in self.history if one.accuracy is not None]
+        if not evaluated:
+            raise UserError(f"{self.folder}: no round was evaluated")
+        return float(evaluated[-1])
 
     def classifier(self) -> Classifier:
         """Return the trained classifier in eval mode."""
         return load(self)
+
+    def __repr__(self) -> str:
+        """Return one readable line: folder, method, rounds, sites, accuracy."""
+        federation, method = self.config.federation, self.config.method
+        evaluated = [one.accuracy for one in self.history if one.accuracy is not None]
+        accuracy = f"{self.config.data.held_out} accuracy {evaluated[-1]:.4f}" if evaluated else "not evaluated"
+        done = self.history[-1].number if self.history else 0
+        return (
+            f"<Run {str(self.folder)!r}: {method.name or f'{method.source} + {method.loss}'} on {self.config.data.name}, "
+            f"{federation.sites} sites, round {done} of {federation.rounds}, {accuracy}>"
+        )
 
     @staticmethod
     def open(folder: str | Path) -> Run:
@@ -42,7 +60,8 @@ class Run:
 
 def simulate(
     config: Config | str | Path | Mapping[str, Any],
-    *overrides: str,
+    *overrides: Given,
+    output: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -51,21 +70,35 @@ def simulate(
     """Simulate a federation and return the run.
 
     config: a Config, the path or name of a YAML file, or a mapping of config keys; overrides: ``key.path=value``. The run
-    directory is ``output.dir`` (default ``runs/CONFIG-STEM``); one that exists is refused unless ``resume`` (continue it) or
-    ``overwrite`` (delete it). Raises UserError for bad input and for a run in which no site answered.
+    directory is ``output``, else ``output.dir``, else ``runs/CONFIG-STEM`` (``runs/CONFIG-STEM-run`` where that holds a study); one
+    that exists is refused unless ``resume`` (continue it) or ``overwrite`` (delete what it wrote; what others put there stays).
+    Raises UserError for bad input, for a folder that another run is writing and for a run in which no site answered.
     """
+    resolved, stem = _resolve(config, overrides)
+    folder = _folder(output, resolved, stem)
+    if resolved.federation.backend == "deployment":
+        raise UserError(
+            "federation.backend=deployment: real processes are run by `mpssl-fed deploy`; here set it to inprocess or ray"
+        )
+
+    # From here on torch and Flower come in: a misspelt key was refused without them.
+    have_home()
     from mpssl_fed.federation.engines.simulation import preflight
     from mpssl_fed.federation.engines.simulation import simulate as run_sites
+    from mpssl_fed.runs.lock import holding
     from mpssl_fed.runs.progress import Progress as Silent
     from mpssl_fed.runs.run_directory import open_run, refuse_occupied
+    from mpssl_fed.runs.written import in_words
 
-    resolved, stem = _resolve(config, overrides)
-    folder = Path(resolved.output.dir or Path("runs") / stem)
-    overwrite = overwrite or resolved.output.overwrite
+    overwrite, resume = overwrite or resolved.output.overwrite, resume or resolved.output.resume
+    progress = progress or Silent()
     refuse_occupied(folder, resume=resume, overwrite=overwrite)
     preflight(resolved)
-    run = open_run(resolved, folder, resume=resume, overwrite=overwrite, command=command)
-    run_sites(run, client_app, progress or Silent())
+    with holding(folder):
+        run = open_run(resolved, folder, resume=resume, overwrite=overwrite, command=command)
+        if run.kept:
+            progress.note(f"kept in {folder}, as no run wrote it: {in_words(run.kept)}")
+        run_sites(run, client_app, progress)
     return Run.open(folder)
 
 
@@ -86,11 +119,20 @@ def client_app() -> ClientApp:
     return app
 
 
-def _resolve(config: Config | str | Path | Mapping[str, Any], overrides: tuple[str, ...]) -> tuple[Config, str]:
+def _folder(output: str | Path | None, config: Config, stem: str) -> Path:
+    from mpssl_fed.runs.reader import default_folder
+
+    given = output if output is not None else config.output.dir
+    if given is not None and not str(given):
+        raise UserError(f"{option('output', 'DIR')}: is empty, want a folder")
+    return Path(given) if given is not None else default_folder(stem)
+
+
+def _resolve(config: Config | str | Path | Mapping[str, Any], overrides: Sequence[Given]) -> tuple[Config, str]:
     from mpssl_fed import config as configs
 
     if isinstance(config, configs.Config):
         return (configs.from_mapping(configs.override(config.dump(), overrides)) if overrides else config), "run"
     if isinstance(config, Mapping):
-        return configs.from_mapping(configs.override(dict(config), overrides)), "run"
+        return configs.from_mapping(configs.override(config, overrides)), "run"
     return configs.load(config, overrides), Path(config).stem

@@ -20,7 +20,7 @@ from mpssl_fed.config import config_folder, read_mapping
 from mpssl_fed.config.learning import GeneratorSection
 from mpssl_fed.data.datasets import load_dataset
 from mpssl_fed.data.fetch import ARCHIVES
-from mpssl_fed.environment import AT_START, SWITCHES
+from mpssl_fed.environment import AT_START, SWITCHES, expanded
 from mpssl_fed.errors import UserError
 from mpssl_fed.generators import load_generator
 from mpssl_fed.generators.biggan import PUBLISHED, WEIGHTS, cache_folder
@@ -130,7 +130,11 @@ def _generators() -> Iterator[Check]:
         about = f"{len(generator.classes)} classes, {generator.size} px"
         yield Check(name, "ok", f"{about}, embedded, state SHA-256 {generator.state_hash()}")
     for name in PUBLISHED:
-        folder = cache_folder(name)
+        try:
+            folder = cache_folder(name)
+        except UserError as error:
+            yield Check(name, "note", str(error), "set HOME or XDG_CACHE_HOME")
+            continue
         here = (folder / WEIGHTS).is_file()
         yield Check(
             name, "ok" if here else "note", str(folder) if here else "not fetched", "" if here else f"mpssl-fed fetch {name}"
@@ -160,12 +164,16 @@ def _cure(name: str, root: str) -> str:
 
 
 def _tools() -> Iterator[Check]:
-    counts = {folder: _fonts(Path(folder).expanduser()) for folder in FONT_FOLDERS}
+    counts = {folder: _fonts(folder) for folder in FONT_FOLDERS}
     fonts = ", ".join(f"{count} in {folder}" for folder, count in counts.items() if count)
     yield Check("fonts", "ok" if fonts else "note", f"{fonts or 'none found'} (only pretrain-generator --fonts DIR reads fonts)")
     browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
     yield Check("browser", "ok" if browser else "note", browser or "no chromium; the test that opens report.html skips")
-    flower = Path(os.environ.get("FLWR_HOME") or Path.home() / ".flwr")
+    try:
+        flower = Path(os.environ.get("FLWR_HOME") or expanded("~/.flwr"))
+    except UserError:
+        yield Check("FLWR_HOME", "note", "no home folder is known", "set HOME or FLWR_HOME before `flwr run`")
+        return
     yield Check("FLWR_HOME", "ok", f"{flower}{'' if flower.is_dir() else ' (made by the first `flwr run`)'}")
 
 
@@ -200,8 +208,12 @@ def _hosts() -> Iterator[Check]:
 _PORTS = {"http": 80, "https": 443}
 
 
-def _fonts(folder: Path) -> int:
-    return sum(file.suffix.lower() in FONT_SUFFIXES for file in folder.rglob("*")) if folder.is_dir() else 0
+def _fonts(folder: str) -> int:
+    try:
+        place = expanded(folder)
+    except UserError:
+        return 0
+    return sum(file.suffix.lower() in FONT_SUFFIXES for file in place.rglob("*")) if place.is_dir() else 0
 
 
 def _version(package: str) -> str | None:

@@ -6,11 +6,18 @@ import errno
 import hashlib
 import json
 import os
+import shutil
+import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from mpssl_fed.errors import UserError
+
+SHORT = ("/tmp", "/var/tmp", "/dev/shm")
+"""Where a folder of a short name is made."""
 
 
 class FullDiskError(UserError, OSError):
@@ -25,9 +32,11 @@ def write_atomic(path: str | Path, content: bytes | str, mode: int = 0o644) -> P
     """Write ``content`` so that a reader, a crash or a full disk sees the old file or the new one, never a part.
 
     The bytes go to a temporary file in the same folder, are fsynced and renamed over ``path``; the folder is fsynced too.
-    Missing parent folders are made. Raises OSError, of a full disk FullDiskError, with the old file untouched.
+    Missing parent folders are made. Raises OSError, of a full disk FullDiskError, with the old file untouched; so too where a
+    folder, a device, a FIFO or a socket stands there, which a rename by root would put away (/dev/null for the whole machine).
     """
     path = Path(path)
+    refuse_special(path)
     data = content.encode() if isinstance(content, str) else content
     try:
         _replace(path, data, mode)
@@ -36,6 +45,14 @@ def write_atomic(path: str | Path, content: bytes | str, mode: int = 0o644) -> P
             raise FullDiskError(path) from error
         raise
     return path
+
+
+def refuse_special(path: Path) -> None:
+    """Raise OSError where ``path`` is there, or is a link to something, and is no plain file; and for links such as /dev/stdout."""
+    if path.is_symlink() and path.parent.resolve().parts[1:2] in (("dev",), ("proc",)):
+        raise OSError(errno.EINVAL, "is a link of the system, want a file", str(path))
+    with suppress(FileNotFoundError):
+        plain_file(path)
 
 
 def _replace(path: Path, data: bytes, mode: int) -> None:
@@ -58,12 +75,67 @@ def _replace(path: Path, data: bytes, mode: int) -> None:
         os.close(folder)
 
 
+def read_text(file: Path) -> str:
+    """Return a plain file's text; UserError that names it where it is not UTF-8."""
+    try:
+        return plain_file(file).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not text in UTF-8 ({error}); it is damaged") from error
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return what a JSON text says; ValueError for what is none, a key given twice, and nesting that no reader here takes."""
+    try:
+        return json.loads(text, object_pairs_hook=_once)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key is given twice")
+    return found
+
+
 def write_json(path: str | Path, value: Any, mode: int = 0o644) -> Path:
     """Write ``value`` as indented JSON through :func:`write_atomic`; NaN and infinity are refused with ValueError."""
     return write_atomic(path, json.dumps(value, indent=2, allow_nan=False) + "\n", mode)
 
 
+def plain_file(path: str | Path) -> Path:
+    """Return ``path`` as it is. OSError for what is no file to read: nothing, a folder, a FIFO, a device (they may never end)."""
+    mode = os.stat(path).st_mode  # noqa: PTH116  as open() takes it, a number or an empty text is no place
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "is a device, a FIFO or a socket, want a file", str(path))
+    return Path(path)
+
+
 def sha256(path: str | Path) -> str:
     """Return the SHA-256 of a file as 64 hex digits."""
-    with open(path, "rb") as file:
+    with open(plain_file(path), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def short_folder(longest: int, why: str) -> Iterator[Path]:
+    """Give the folder for temporary files or, where its path has more than ``longest`` bytes, a new 0700 one that goes afterwards.
+
+    Paths of Unix sockets are limited to 107 bytes. why: who needs it, for the UserError where no shorter place can be written.
+    """
+    usual = tempfile.gettempdir()
+    if len(os.fsencode(usual)) <= longest:
+        yield Path(usual)
+        return
+    for place in SHORT:
+        with suppress(OSError):
+            made = Path(tempfile.mkdtemp(prefix="mpssl-", dir=place))
+            break
+    else:
+        raise UserError(f"TMPDIR={usual}: {len(os.fsencode(usual))} bytes long, {why}; set TMPDIR to a folder of at most {longest}")
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)

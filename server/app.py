@@ -1,4 +1,4 @@
-"""The ServerApp of ``flwr run``: resolves the config and runs the rounds. No logic of its own."""
+"""The ServerApp of ``flwr run``: resolves the config, runs the rounds, writes the report. No logic of its own."""
 
 from __future__ import annotations
 
@@ -15,4 +15,7 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Serve one run."""
-    serve_flower_run(grid, context, Path(__file__).parents[1])
+    folder = serve_flower_run(grid, context, Path(__file__).parents[1])
+    from mpssl_fed.report.run_report import last_line, report_run  # here: it brings in what draws plots
+
+    print(last_line(folder, report_run(folder, print)), flush=True)

@@ -14,6 +14,7 @@ import pytest
 from flwr.cli.build import build_fab_from_disk
 
 from mpssl_fed import config as configs
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")  # Flower's way of calling pathspec
 HOUSE = Path(__file__).parents[1]
@@ -46,7 +47,9 @@ def test_the_unpacked_apps_find_the_installed_toolkit(bundle: zipfile.ZipFile, t
         "import clients.app, server.app, mpssl_fed\n"
         "print(clients.app.__file__, server.app.__file__, mpssl_fed.__file__, sep='\\n')"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     client, server, toolkit = map(Path, done.stdout.splitlines())
     assert client.is_relative_to(tmp_path)

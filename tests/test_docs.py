@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import typer.main
 
 from mpssl_fed import cli
 from mpssl_fed.config import find
+from mpssl_fed.study.grid import load_study
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,6 +36,17 @@ def test_the_readme_names_real_commands_files_and_configs() -> None:
         assert (ROOT / target).exists(), target
 
 
+def test_study_files_on_the_page_are_studies(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "studies.md").read_text()
+    blocks = re.findall(r"(?:^    (?!mpssl-fed).*\n)+", page, re.M)
+    assert len(blocks) == 2
+    for number, block in enumerate(blocks):
+        (tmp_path / f"{number}.yaml").write_text(textwrap.dedent(block))
+        plan = load_study(tmp_path / f"{number}.yaml")
+        assert plan.cells
+        assert len(plan.primary()) == (3, 0)[number]
+
+
 def test_make_targets_that_the_readme_names_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^ *`?make ([a-z-]+)", (ROOT / "README.md").read_text(), re.M):
@@ -45,7 +58,7 @@ def test_every_fault_names_a_test_that_exists() -> None:
     rows = re.findall(r"^\| .*", page.split("## Faults")[1].split("\n## ")[0], re.M)[1:]
     assert len(rows) >= 15
     for row in rows:
-        named = re.findall(r"`(test_[a-z_]+\.py)::(test_[a-z_]+)`", row.split("|")[-2])
+        named = re.findall(r"`((?:[a-z]+/)?test_[a-z_]+\.py)::(test_[a-z_]+)`", row.split("|")[-2])
         assert named, row
         for file, test in named:
             assert f"def {test}(" in (ROOT / "tests" / "real" / file).read_text(), f"{file}::{test}"

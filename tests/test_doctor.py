@@ -13,12 +13,13 @@ import pytest
 from mpssl_fed import doctor
 from mpssl_fed.environment import SWITCHES
 from mpssl_fed.generators import load_generator
+from tests.patience import PATIENCE_S
 
 
 def _run(*words: str, folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
     plain = {name: value for name, value in os.environ.items() if name not in SWITCHES}
     command = [str(Path(sys.executable).with_name("mpssl-fed")), *words]
-    return subprocess.run(command, cwd=folder, env=plain | env, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, cwd=folder, env=plain | env, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
 
 def test_the_switches_survive_a_shell(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
+from tests.patience import PATIENCE_S
+
 NOTEBOOK = Path(__file__).parents[1] / "examples" / "quickstart.ipynb"
 TINY = (
     'overrides = ["federation.sites=2", "federation.rounds=2", "federation.local_steps=3", "data.test_limit=100", "method.batch=8"]'
@@ -19,7 +21,7 @@ def test_the_quickstart_runs(tmp_path: Path) -> None:
     nbformat.validate(notebook)
     (parameters,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
     parameters.source = f"import mpssl_fed\n\n{TINY}"
-    NotebookClient(notebook, timeout=180, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    NotebookClient(notebook, timeout=PATIENCE_S, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     printed = "".join(output.get("text", "") for cell in code for output in cell.outputs)
     pictures = [output.data["image/png"] for cell in code for output in cell.outputs if "image/png" in output.get("data", {})]

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_S
+
 HOUSE = Path(__file__).parents[1]
 TINY = (
     "data.name=digit-turns",
@@ -58,7 +60,9 @@ def test_a_run_with_the_loss_and_the_data_set_of_another_package(target: Path, t
 
 def test_without_the_package_its_names_are_unknown(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mpssl_fed.cli", "simulate", "demo", *TINY, "--output", "run"]
-    done = subprocess.run(command, cwd=tmp_path, env=_environment(None), capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=_environment(None), capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
     assert done.returncode == 2
     assert "unknown datasets 'digit-turns'" in done.stderr
     assert "entry point of the group 'mpssl_fed.datasets'" in done.stderr
@@ -71,6 +75,6 @@ def _environment(target: Path | None) -> dict[str, str]:
 
 def _run(command: list[str], folder: Path, target: Path | None) -> str:
     environment = _environment(target)
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=180, check=False)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
     return done.stdout

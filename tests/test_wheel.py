@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_S
+
 HOUSE = Path(__file__).parents[1]
 GENERATOR = "mpssl_fed/generators/embedded/glyphs-digits"
 
@@ -77,6 +79,6 @@ def test_it_runs_outside_the_checkout(installed: Path, tmp_path: Path) -> None:
 
 def _run(command: list[str], folder: Path) -> str:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "COVERAGE"))}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=180, check=False)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
     return done.stdout

@@ -1,4 +1,4 @@
-"""Copy what a finished study leaves to benchmarks/results: table, summary, plots and the manifest of one of its cells.
+"""Copy what a finished study leaves to benchmarks/results: table, the study as it was, summary, plots and a cell's manifest.
 
 Usage: python tools/keep_results.py STUDY RUN, where STUDY is a shipped study's name and RUN the folder that it wrote.
 """
@@ -6,8 +6,10 @@ Usage: python tools/keep_results.py STUDY RUN, where STUDY is a shipped study's 
 from __future__ import annotations
 
 import argparse
+import csv
 from pathlib import Path
 
+from mpssl_fed.config import read_mapping, to_yaml
 from mpssl_fed.files import write_atomic
 
 RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
@@ -16,7 +18,10 @@ FRONTS = ("pareto", "labels-per-class", "comparison")
 
 
 def keep(study: str, run: Path) -> list[Path]:
-    """Write RESULTS/STUDY.csv, .md, .png, .svg and .manifest.json; return them. FileNotFoundError if RUN holds no table."""
+    """Write RESULTS/STUDY.csv, .yaml, .md, .png, .svg and .manifest.json; return them. FileNotFoundError if RUN holds no table.
+
+    A table is read by the settings of its own rows, so the study that wrote it stands beside it: the shipped one may change.
+    """
     table = run / "results.csv"
     if not table.is_file():
         raise FileNotFoundError(f"{table} does not exist: {run} is no finished study")
@@ -24,12 +29,23 @@ def keep(study: str, run: Path) -> list[Path]:
     sources = {"csv": table, "manifest.json": next(run.glob("cells/*/manifest.json"))}
     sources |= {ending: run / "plots" / f"{front}.{ending}" for ending in ("png", "svg")}
     written = [write_atomic(RESULTS / f"{study}.{ending}", source.read_bytes()) for ending, source in sources.items()]
+    version, as_it_was = _as_it_was(table, run / "study.yaml")
+    written.append(write_atomic(RESULTS / f"{study}.yaml", as_it_was))
     how = (
-        f"Command: `mpssl-fed study {study} --from benchmarks/results/{study}.csv`. "
+        f"Results of method version {version}. "
+        f"Command: `mpssl-fed study benchmarks/results/{study}.yaml --from benchmarks/results/{study}.csv`. "
         f"Versions and hardware of a cell: `{study}.manifest.json`. Plot: `{study}.png`."
     )
     summary = (run / "results.md").read_text(encoding="utf-8").rstrip() + f"\n\n{how}\n"
     return [*written, write_atomic(RESULTS / f"{study}.md", summary)]
+
+
+def _as_it_was(table: Path, study: Path) -> tuple[int, str]:
+    """Return the version of the method that a table's rows are of, and the study that wrote it with this version in it, so that it
+    is never run by another; ValueError where rows are of several."""
+    with open(table, newline="", encoding="utf-8") as file:
+        (version,) = {int(line["method_version"]) for line in csv.DictReader(file)}
+    return version, to_yaml(read_mapping(study) | {"method_version": version})
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import beta, rankdata
+from scipy.stats import binomtest, rankdata
 
 CONFIDENCE = 0.95
 RESAMPLES = 1000
@@ -67,8 +67,6 @@ def true_positive_rate(members: Floats, others: Floats, rate: float) -> Estimate
 
 
 def clopper_pearson(k: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Return the exact interval of a rate from k successes in n."""
-    alpha = (1 - confidence) / 2
-    low = float(beta.ppf(alpha, k, n - k + 1)) if k else 0.0
-    high = float(beta.ppf(1 - alpha, k + 1, n - k)) if k < n else 1.0
-    return low, high
+    """Return the exact interval of a rate from k successes in n (Clopper and Pearson 1934)."""
+    found = binomtest(k, n).proportion_ci(confidence, method="exact")
+    return float(found.low), float(found.high)

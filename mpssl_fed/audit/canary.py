@@ -8,7 +8,8 @@ whatever is sent follows from them, so she sees at least what a server does.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,12 @@ from mpssl_fed.config import Config
 from mpssl_fed.config.load import from_mapping, override
 from mpssl_fed.data.datasets import Images
 from mpssl_fed.generators.base import Generator
-from mpssl_fed.method.build import DEFAULT_BATCH, build_learner
+from mpssl_fed.method.build import build_learner
 from mpssl_fed.method.private_data import ExactPrivateData, FeatureMeans, PrivateData
 from mpssl_fed.method.views import Views
 from mpssl_fed.models import Classifier, Params
 from mpssl_fed.privacy import per_unit
-from mpssl_fed.privacy.build import labelled_view, release_settings
+from mpssl_fed.privacy.build import exact_beside, labelled_view, release_settings, speed_of
 from mpssl_fed.privacy.mechanism import Answer, Kind
 from mpssl_fed.privacy.noise import Noise, noise_source
 from mpssl_fed.privacy.plan import plan_for
@@ -125,15 +126,19 @@ class CanaryPrivateData(DPPrivateData):
 
     def gradient_sum(self, theta: Params, batch: Sequence[Tensor]) -> list[Tensor]:
         """Add the canaries' share to (a)."""
-        return self._with(batch, self.settings.clip_gradient, lambda real: super(CanaryPrivateData, self).gradient_sum(theta, real))
+        return self._with(
+            batch, self.settings.clip("gradient"), lambda real: super(CanaryPrivateData, self).gradient_sum(theta, real)
+        )
 
     def meta_sum(self, theta_prime: Params, batch: Sequence[Tensor]) -> list[Tensor]:
         """Add the canaries' share to (b)."""
-        return self._with(batch, self.settings.clip_meta, lambda real: super(CanaryPrivateData, self).meta_sum(theta_prime, real))
+        return self._with(
+            batch, self.settings.clip("meta"), lambda real: super(CanaryPrivateData, self).meta_sum(theta_prime, real)
+        )
 
     def feature_sum(self, psi: Params, batch: Sequence[Tensor]) -> list[Tensor]:
         """Add the canaries' share to (c)."""
-        return self._with(batch, self.settings.clip_feature, lambda real: super(CanaryPrivateData, self).feature_sum(psi, real))
+        return self._with(batch, self.settings.clip("feature"), lambda real: super(CanaryPrivateData, self).feature_sum(psi, real))
 
     def release(self, kind: Kind, total: Callable[[Sequence[Tensor]], list[Tensor]]) -> Answer:
         """Let the attacker see what comes out."""
@@ -165,7 +170,7 @@ class CanaryExactData(ExactPrivateData):
     def mean_feature(self, psi: Params) -> FeatureMeans:
         """Return the exact means of such a batch."""
         real = super().mean_feature(psi)
-        return FeatureMeans(self._mixed("feature", [real.values], 4 * self.batch_size)[0], real.present, real.per_class)
+        return replace(real, values=self._mixed("feature", [real.values], 4 * self.batch_size)[0])
 
     def _mixed(self, kind: str, means: list[Tensor], size: int) -> list[Tensor]:
         inside = np.flatnonzero(self.canaries.included)
@@ -224,20 +229,12 @@ def audit_run(
         release_settings(plan, config.privacy),
         Uncharged(plan.history()),
         noise or noise_source(config.privacy.noise),
+        weights=config.privacy.class_weights,
+        speed=speed_of(config.privacy),
     )
     private: PrivateData = released
     if plan.scope == "labelled-step":
-        exact = CanaryExactData(
-            canaries,
-            rng,
-            classifier,
-            labelled,
-            labelled,
-            augment=views.labelled(config.method.augment),
-            plain=views.plain,
-            batch_size=DEFAULT_BATCH,
-            per_class=config.method.gap.per_class,
-        )
+        exact = exact_beside(config, classifier, labelled, views, partial(CanaryExactData, canaries, rng))
         private = LabelledStepPrivateData(released, exact)
     build_learner(config, classifier, generator, labelled, flip=flip, site=0, private=private).train(1)
 

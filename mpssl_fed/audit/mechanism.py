@@ -63,7 +63,7 @@ def audit_release(
         """Return the releases [trials] of a world whose canary contributes ``size``."""
         totals = torch.zeros(trials, dtype=torch.float64)
         totals[torch.from_numpy(private.noise.draw(trials, mechanism.q))] = size
-        return private.release(kind, lambda _: [totals]).values[0].numpy()
+        return private.release(kind, lambda _: [totals]).values[0].double().numpy()
 
     outside, inside = released(0.0), released(float(vector.norm()))
     std = mechanism.std / mechanism.denominator

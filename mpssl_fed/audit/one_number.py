@@ -13,7 +13,7 @@ def membership_auroc(folder: Path) -> float:
     """Return the area under the curve of the loss-threshold attack on a run directory's model; 0.5 is a coin.
 
     Up to 1,000 training images of all sites against as many that no site had; no shadow models, which ``mpssl-fed audit``
-    trains (DESIGN section 6: an attack from below never proves an epsilon). Raises UserError where the run has no model.
+    trains (docs/privacy.md: an attack from below never proves an epsilon). Raises UserError where the run has no model.
     """
     config = read_config(folder)
     audited = Audited(config, 0, config.seed, trained=load_trained(folder, "cpu").classifier, shadows=0)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +13,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mpssl_fed import page
+from mpssl_fed.audit.words import TERMS, TITLES, Verdict, of_claims, of_tests
 from mpssl_fed.files import write_atomic, write_json
+from mpssl_fed.report.table import NOTHING, Table, TableCell, make_table
 
 ZOOM = 4
-STYLE = """
-:root { color-scheme: light dark; --ink: #1b1b1f; --page: #fdfdfc; --muted: #62626d; --rule: #d9d9de; --bad: #a84300; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e8e8ea; --page: #16171a; --muted: #a3a3ad; --rule: #3a3b41; --bad: #ff9d66; }
-}
-body { font: 16px/1.5 sans-serif; max-width: 60rem; margin: 0 auto; padding: 2rem 1.2rem; color: var(--ink);
-  background: var(--page); }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: .3rem 1rem .3rem 0; border-bottom: 1px solid var(--rule); vertical-align: baseline; }
-.wide { overflow-x: auto; }
-.note { color: var(--muted); max-width: 46rem; }
-.bad { color: var(--bad); font-weight: 600; }
-img { image-rendering: pixelated; border: 1px solid var(--rule); max-width: 100%; }
-"""
 
 
 @dataclass(frozen=True)
@@ -48,27 +35,45 @@ class Line:
 
 @dataclass(frozen=True)
 class Section:
-    """The lines of one audit, a note that says how to read them, all its numbers for the JSON, and pictures with captions."""
+    """The lines of one audit, a note that says how it was made, all its numbers for the JSON, and pictures with captions.
+
+    verdict and table: what it found, in words and as the page shows it; by default those of its lines' claims.
+    """
 
     name: str
     lines: Sequence[Line]
     note: str
     numbers: Any
     pictures: dict[str, bytes] = field(default_factory=dict)
+    verdict: Verdict | None = None
+    table: Table | None = None
+
+    @property
+    def tests(self) -> list[tuple[str, bool]]:
+        """(name, contradicts) of each line that puts a claim to the test."""
+        return [(line.audit, line.contradicts) for line in self.lines if line.contradicts is not None]
 
 
 def write_audit(folder: Path, facts: dict[str, Any], sections: Sequence[Section]) -> Path:
-    """Write audit.json, audit.html and the pictures into ``folder`` (made 0700) and return the page's path."""
+    """Write audit.json, audit.html and the pictures, all 0600, into ``folder`` (made 0700) and return the page's path."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     folder.chmod(0o700)
     found = {section.name: {"lines": [asdict(line) for line in section.lines], "numbers": section.numbers} for section in sections}
-    write_json(folder / "audit.json", {"facts": facts, "audits": found})
+    write_json(folder / "audit.json", {"facts": facts, "audits": found}, mode=0o600)
     for section in sections:
         for number, png in enumerate(section.pictures.values()):
             write_atomic(folder / f"{section.name}-{number}.png", png, mode=0o600)
-    page = folder / "audit.html"
-    write_atomic(page, _page(facts, sections), mode=0o600)
-    return page
+    return page.write_page(
+        folder / "audit.html",
+        "audit.html",
+        mode=0o600,
+        title=f"Audit of site {facts['site']} on {facts['data']}",
+        subtitle="What an attacker could learn of this site's images, measured beside what the run claims.",
+        verdicts=verdicts(facts, sections),
+        facts=[(name, str(value)) for name, value in facts.items()],
+        sections=[_shown(section) for section in sections],
+        numbers=json.dumps({section.name: section.numbers for section in sections}, indent=1),
+    )
 
 
 def contradictions(sections: Sequence[Section]) -> list[Line]:
@@ -87,39 +92,31 @@ def picture(images: Sequence[Tensor]) -> bytes:
     return file.getvalue()
 
 
-def _page(facts: dict[str, Any], sections: Sequence[Section]) -> str:
-    wrong = contradictions(sections)
-    verdict = (
-        f'<p class="bad">{len(wrong)} line(s) contradict the claim: {escape(", ".join(line.audit for line in wrong))}.</p>'
-        if wrong
-        else "<p>Nothing here contradicts the claims. An audit can refute an epsilon, never prove one.</p>"
-    )
-    table = "".join(_row(line) for section in sections for line in section.lines)
-    notes = "".join(
-        f"<h2>{escape(section.name)}</h2><p class='note'>{escape(section.note)}</p>"
-        + "".join(
-            f'<figure><img alt="{escape(words)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
-            f"<figcaption class='note'>{escape(words)}</figcaption></figure>"
-            for words, png in section.pictures.items()
-        )
-        for section in sections
-    )
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f'<title>Audit</title><link rel="icon" href="data:,"><style>{STYLE}</style></head><body><main><h1>Audit</h1>'
-        f"<p class='note'>{escape('; '.join(f'{key}: {value}' for key, value in facts.items()))}</p>{verdict}"
-        "<div class='wide'><table><thead><tr><th>audit</th><th>claimed epsilon</th><th>proved from below</th><th>attack</th></tr>"
-        f"</thead><tbody>{table}</tbody></table></div>{notes}<h2>All numbers</h2><details><summary>audit.json</summary>"
-        f"<pre>{escape(json.dumps({s.name: s.numbers for s in sections}, indent=1))}</pre></details></main></body></html>\n"
-    )
+def verdicts(facts: dict[str, Any], sections: Sequence[Section]) -> list[Verdict]:
+    """Return what was found, in plain words: first what an attacker of this run could do, then the rest."""
+    tests = [test for section in sections for test in section.tests]
+    found = [of_claims(str(facts["scope"]), tests), *(section.verdict for section in sections if section.verdict is not None)]
+    return sorted(found, key=lambda verdict: not verdict.alarming)
 
 
-def _row(line: Line) -> str:
-    def number(value: float | None) -> str:
-        return "" if value is None else f"{value:.3f}"
+def _shown(section: Section) -> dict[str, Any]:
+    """Return a section as the page's template wants it."""
+    return {
+        "title": TITLES[section.name],
+        "verdict": section.verdict.words if section.verdict is not None else of_tests(section.tests),
+        "note": section.note,
+        "table": section.table or (_claims_table(section.lines) if section.tests else None),
+        "pictures": [page.picture(png, words) for words, png in section.pictures.items()],
+        "terms": TERMS[section.name].items(),
+    }
 
-    style = ' class="bad"' if line.contradicts else ""
-    return (
-        f"<tr><td>{escape(line.audit)}</td><td>{number(line.claimed)}</td><td{style}>{number(line.lower_bound)}</td>"
-        f"<td>{escape(line.success)}</td></tr>"
-    )
+
+def _claims_table(lines: Sequence[Line]) -> Table:
+    measured = any(line.success for line in lines)
+    rows: list[list[str | TableCell]] = []
+    for line in lines:
+        wrong = TableCell("yes", "worse") if line.contradicts else TableCell("no")
+        claims = [NOTHING if value is None else f"{value:.3f}" for value in (line.claimed, line.lower_bound)]
+        rows.append([line.audit.strip(), *claims, *([line.success or NOTHING] if measured else []), wrong])
+    columns = ["test", "epsilon claimed", "proved from below", *(["measured"] if measured else []), "contradicts"]
+    return make_table(columns, rows, ["test", "measured", "contradicts"])

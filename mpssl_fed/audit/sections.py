@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mpssl_fed.audit import words
 from mpssl_fed.audit.canary import audit_config, audit_run
 from mpssl_fed.audit.inversion import exact_gradient, invert
 from mpssl_fed.audit.mechanism import CONFIDENCE, TRIALS, audit_release
@@ -26,16 +27,17 @@ from mpssl_fed.federation.site.state import SiteState
 from mpssl_fed.method.views import Views
 from mpssl_fed.models import Classifier
 from mpssl_fed.privacy import accounting
-from mpssl_fed.privacy.build import labelled_view, release_settings
+from mpssl_fed.privacy.build import labelled_view, release_settings, speed_of
 from mpssl_fed.privacy.mechanism import Kind
 from mpssl_fed.privacy.noise import noise_source
 from mpssl_fed.privacy.plan import Plan, plan_for
 from mpssl_fed.privacy.releases import DPPrivateData
+from mpssl_fed.runs.manifest import now
 from mpssl_fed.seeds import numpy_rng
 
 SAMPLES = 256
 SHADOW_STEPS = 300
-KINDS: dict[str, Kind] = {"gradient": "gradient", "meta": "meta", "feature": "feature"}
+KINDS: tuple[Kind, ...] = ("gradient", "meta", "feature")
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,10 @@ class Audited:
     iterations: int = 300
     most: int = 1000
     progress: Callable[[str], None] | None = None
+    own: Images | None = None
+    """A deployed site's own images; a simulation's are those of its data set."""
+    source: str | None = None
+    """Where a deployed site's own images lie."""
 
     def tell(self, text: str) -> None:
         """Show a line of progress, where someone watches."""
@@ -64,7 +70,7 @@ class Audited:
     @property
     def labelled(self) -> Images:
         """The site's images; UserError where it has none."""
-        images = parts.labelled(self.config, self.site)
+        images = parts.labelled(self.config, self.site) if self.own is None else self.own
         if not len(images):
             raise UserError(f"site {self.site} holds no image to audit; choose another --site")
         return images
@@ -93,15 +99,15 @@ def mechanism(audited: Audited) -> Section:
     lines, numbers = [], []
     private = _releases(audited, plan)
     for release in plan.releases():
-        if release.name not in KINDS:
+        kind = release.mechanism.kind
+        if kind not in KINDS:
             continue
-        kind = KINDS[release.name]
         audited.tell(f"mechanism: {audited.trials} trials of release {kind}")
-        claimed = accounting.epsilon({(release.sigma, 1.0): 1}, plan.delta)
+        claimed = accounting.epsilon({(release.mechanism.sigma, 1.0): 1}, plan.delta)
         found = audit_release(private, kind, private.classifier.theta(), claimed, plan.delta, trials=audited.trials)
         lines.append(
             Line(
-                f"one release of the {kind}, sigma {release.sigma:.3g}, whole data set",
+                f"one release of the {kind}, sigma {release.mechanism.sigma:.3g}, whole data set",
                 claimed,
                 found.lower_bound,
                 f"noise std {found.noise_ratio:.4f} of what is claimed",
@@ -161,14 +167,15 @@ def membership(audited: Audited) -> Section:
             for false, rate in attack.true_positives.items()
         )
         area = attack.auroc
-        words = f"AUROC {area.value:.3f} [{area.low:.3f}, {area.high:.3f}]; {rates}"
-        lines.append(Line(f"membership by {attack.attack}", claimed, None, words))
+        success = f"AUROC {area.value:.3f} [{area.low:.3f}, {area.high:.3f}]; {rates}"
+        lines.append(Line(f"membership by {attack.attack}", claimed, None, success))
     note = (
         "Who sees the published classifier tells its training images from others of the same source. Shadow models are trained at "
         f"one place on half of both, with the run's method and privacy, {total} steps. Fewer others than 1000 put the threshold of "
         "0.1 % above them all."
     )
-    return Section("membership", lines, note, [asdict(attack) for attack in found])
+    numbers = [asdict(attack) for attack in found]
+    return Section("membership", lines, note, numbers, verdict=words.of_membership(found), table=words.membership_table(found))
 
 
 def samples(audited: Audited) -> Section:
@@ -178,17 +185,18 @@ def samples(audited: Audited) -> Section:
     latents = SiteState(audited.folder / str(audited.site)).latest(audited.run_id)
     drawn = None
     if latents is not None:
-        learner = build_site_learner(audited.config, audited.site)
+        learner = build_site_learner(audited.config, parts.Parts.simulated(audited.config, audited.site), audited.site)
         learner.load_state(latents)
         drawn = learner.samples(SAMPLES)
     if drawn is None:
-        return Section("samples", [Line("synthetic samples", None, None, "none: the method or the site has none")], "", {})
+        none = Line("synthetic samples", None, None, "none: the method or the site has none")
+        return Section("samples", [none], "", {}, verdict=words.Verdict("There are no synthetic images at this site to examine."))
     audited.tell(f"samples: nearest neighbours of {SAMPLES} synthetic images")
     held_out = audited.held_out()
     found = nearest_neighbours(drawn[0], audited.labelled, held_out, audited.seed)
     share = found.nearer
     interval = f"[{100 * share.low:.1f}, {100 * share.high:.1f}]"
-    words = f"{100 * share.value:.1f} % {interval} nearer to a training image (p {found.p_value:.3f})"
+    success = f"{100 * share.value:.1f} % {interval} nearer to a training image (p {found.p_value:.3f})"
     note = (
         "Nearest images among the site's own and as many that no site had; 50 % where samples give nothing away. Samples stay "
         "at the site: this is what they would give away if they left."
@@ -196,10 +204,12 @@ def samples(audited: Audited) -> Section:
     shown = [drawn[0][i] if drawn[0].shape[1] == 1 else drawn[0][i].mean(0, keepdim=True) for i, _ in found.closest]
     return Section(
         "samples",
-        [Line("nearest neighbours of synthetic samples", None, None, words)],
+        [Line("nearest neighbours of synthetic samples", None, None, success)],
         note,
         asdict(found),
         {"the synthetic images nearest to a training image": picture(shown)},
+        words.of_samples(found),
+        words.samples_table(found),
     )
 
 
@@ -226,8 +236,10 @@ def inversion(audited: Audited) -> Section:
         "cosine (arXiv 2003.14053)."
     )
     numbers = {name: {"similarity": f.similarity, "gradient_similarity": f.gradient_similarity} for name, f in found.items()}
-    words = "the image, rebuilt from the plain update, rebuilt from the private update"
-    return Section("inversion", lines, note, numbers, {words: picture([shown, plain.picture, private.picture])})
+    caption = "From the left: the image, rebuilt from the plain update, rebuilt from the private update."
+    pictures = {caption: picture([shown, plain.picture, private.picture])}
+    verdict = words.of_inversion(str(audited.config.privacy.scope), plain, private)
+    return Section("inversion", lines, note, numbers, pictures, verdict, words.inversion_table(found))
 
 
 AUDITS: dict[str, Callable[[Audited], Section]] = {
@@ -242,9 +254,17 @@ AUDITS: dict[str, Callable[[Audited], Section]] = {
 def facts(audited: Audited) -> dict[str, Any]:
     """Return what the report says of the run at its top."""
     privacy = audited.config.privacy
-    found: dict[str, Any] = {"run": audited.run_id or "-", "site": audited.site, "seed": audited.seed, "scope": privacy.scope}
+    found: dict[str, Any] = {
+        "date": now()[:16].replace("T", " ") + " UTC",
+        "data": audited.source or audited.config.data.name,
+        "images": len(audited.labelled),
+        "run": audited.run_id or "-",
+        "site": audited.site,
+        "seed": audited.seed,
+        "scope": privacy.scope,
+    }
     if not privacy.on:
-        return found | {"claimed epsilon": "none: scope off protects no image; mechanism and canary try this method at epsilon 1"}
+        return found | {"claimed epsilon": "none: scope off protects no image"}
     plan = plan_for(audited.config)
     covers = "" if plan.scope == "end-to-end" else " (of the labelled step alone)"
     return found | {"claimed epsilon": f"{plan.price():.3f} at delta {plan.delta:g} per {plan.unit}{covers}"}
@@ -254,8 +274,8 @@ def _releases(audited: Audited, plan: Plan, images: Images | None = None, model:
     """Return the releases of a plan at q 1, charged nowhere, around a classifier of their own."""
     config = audited.private
     classifier = model or parts.initial_classifier(config)
-    settings = replace(release_settings(plan, config.privacy), q=1.0)
-    without_end = Uncharged({(release.sigma, 1.0): 10**9 for release in plan.releases()})
+    settings = release_settings(replace(plan, q=1.0), config.privacy)
+    without_end = Uncharged({(one.sigma, 1.0): 10**9 for one in plan.mechanisms().values()})
     return DPPrivateData(
         classifier,
         audited.labelled if images is None else images,
@@ -264,6 +284,7 @@ def _releases(audited: Audited, plan: Plan, images: Images | None = None, model:
         settings,
         without_end,
         noise_source(config.privacy.noise),
+        speed=speed_of(config.privacy),
     )
 
 

@@ -7,28 +7,35 @@ from typing import Annotated
 
 import typer
 
+from mpssl_fed.cli.options import ConfigName, Overrides, Sites, words
+
 app = typer.Typer()
 
 
 @app.command()
 def data(
-    config: Annotated[str, typer.Argument(help="YAML file, or the name of a shipped config such as 'demo'.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="key.path=value ...")] = None,
+    config: ConfigName,
+    overrides: Overrides = None,
+    sites: Sites = None,
     plot: Annotated[Path | None, typer.Option(help="Folder for labels.png and labels.svg.")] = Path("runs/data"),
 ) -> None:
     """Print and plot who holds what: the labelled images of each class at each site."""
     from mpssl_fed.config import load
+
+    resolved = load(config, words(overrides, sites=sites))
+
     from mpssl_fed.data.label_table import describe_partition
     from mpssl_fed.federation import parts
     from mpssl_fed.report.plots import label_distribution
 
-    resolved = load(config, overrides or [])
     dataset, shares = parts.dataset(resolved), parts.shares(resolved)
     labels = dataset.train.y.numpy()
     shape = f"{dataset.channels} x {dataset.size} x {dataset.size}"
     held_out = "to test on" if resolved.data.held_out == "test" else "of the training pool held out to validate on"
     images = f"{len(labels)} images to train on, {len(dataset.test)} {held_out}, {shape}"
     print(f"{dataset.name}: {len(dataset.classes)} classes; {images}")
+    for line in [*([dataset.note] if dataset.note else []), *dataset.skipped.lines()]:
+        print(line)
     print(f"{sum(map(len, shares))} are labelled and dealt out: {resolved.data.partition.name}, seed {resolved.seed}\n")
     print(describe_partition(labels, shares, dataset.classes))
     if plot is not None:

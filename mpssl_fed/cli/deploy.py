@@ -13,7 +13,21 @@ from typing import Annotated
 
 import typer
 
-from mpssl_fed.cli.options import Ca, Name, Overrides
+from mpssl_fed.cli.options import (
+    Ca,
+    ConfigName,
+    Name,
+    Output,
+    Overrides,
+    Overwrite,
+    Resume,
+    Rounds,
+    Sites,
+    folder_given,
+    words,
+)
+
+LINK_PORT = 8000
 
 app = typer.Typer()
 certs_app = typer.Typer(no_args_is_help=True, help="Keys and certificates of a federation.")
@@ -22,32 +36,33 @@ app.add_typer(certs_app, name="certs")
 
 @app.command()
 def deploy(
-    config: Annotated[str, typer.Argument(help="YAML file, or the name of a shipped config such as 'demo'.")],
+    config: ConfigName,
     overrides: Overrides = None,
-    sites: Annotated[int | None, typer.Option(help="federation.sites")] = None,
-    rounds: Annotated[int | None, typer.Option(help="federation.rounds")] = None,
-    output: Annotated[Path | None, typer.Option(help="Run directory; default runs/CONFIG-STEM.")] = None,
-    port: Annotated[int | None, typer.Option(help="The SuperLink's port; default: a free one.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the run directory.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the run directory if it exists.")] = False,
+    sites: Sites = None,
+    rounds: Rounds = None,
+    output: Output = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="The SuperLink's port; default: a free one.")] = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Run a federation of real processes on this machine: TLS, site keys, a daemon a site; everything down at the end."""
     from mpssl_fed import config as configs
-    from mpssl_fed.cli.live import progress, resumable
-    from mpssl_fed.deployment.rehearsal import Deployment
+    from mpssl_fed.runs.reader import default_folder
 
-    shorthands = {"federation.sites": sites, "federation.rounds": rounds, "output.dir": output}
-    words = [*(overrides or []), *(f"{key}={value}" for key, value in shorthands.items() if value is not None)]
-    resolved = configs.load(config, words)
-    folder = Path(resolved.output.dir or Path("runs") / Path(config).stem)
+    folder_given(output)
+    resolved = configs.load(config, words(overrides, sites=sites, rounds=rounds, output=output))
+    folder = Path(resolved.output.dir or default_folder(Path(config).stem))
+
+    from mpssl_fed.cli.live import complain, progress, resumable
+    from mpssl_fed.deployment.rehearsal import Deployment
+    from mpssl_fed.report.run_report import last_line, report_run
+
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     up = Deployment(resolved, folder, resume=resume, overwrite=overwrite or resolved.output.overwrite, port=port, note=_note)
     with resumable(), up:
-        manifest = up.serve(progress())
-    result = manifest["result"]
-    accuracy = result["test_accuracy"]
-    typer.echo(f"{resolved.data.held_out} accuracy {accuracy:.4f}   {folder}" if accuracy is not None else str(folder))
+        up.serve(progress())
+    typer.echo(last_line(folder, report_run(folder, complain)))
 
 
 @certs_app.command("ca")
@@ -90,7 +105,7 @@ def server(
     keys: Annotated[Path, typer.Option(help="Folder with ca.crt, server.crt and server.key.", exists=True, file_okay=False)],
     database: Annotated[Path, typer.Option(help="Registrations and runs; survives a restart.")],
     host: Annotated[str, typer.Option(help="Keep it on loopback: the port takes runs from anyone who reaches it.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The SuperLink's port; put deploy/nginx.conf before it.")] = 8000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The SuperLink's port; put deploy/nginx.conf before it.")] = 8000,
     allow_open_control: Annotated[
         bool, typer.Option("--allow-open-control", help="Listen elsewhere than on loopback although anyone there may submit runs.")
     ] = False,
@@ -121,7 +136,9 @@ def register(
 ) -> None:
     """Let a site join: on the server's machine, with the public key that the site sent."""
     from mpssl_fed.deployment import superlink as control
+    from mpssl_fed.deployment.address import host_and_port
 
+    server = host_and_port(server, "--server", LINK_PORT)
     with _flower_home() as home:
         control.FlowerCommand(server, ca, home).register(public_key, public_key.stem)
     typer.echo(f"{public_key.stem} may join")
@@ -129,26 +146,40 @@ def register(
 
 @app.command()
 def submit(
-    config: Annotated[str, typer.Argument(help="YAML file, or the name of a shipped config.")],
+    config: ConfigName,
     ca: Ca,
     overrides: Overrides = None,
     server: Annotated[str, typer.Option(help="HOST:PORT of the SuperLink, on its own machine.")] = "127.0.0.1:8000",
-    output: Annotated[Path | None, typer.Option(help="Run directory on the server's machine; default runs/CONFIG-STEM.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the run directory.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the run directory if it exists.")] = False,
+    output: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Run directory on the server's machine; default runs/CONFIG-STEM.")
+    ] = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Submit a run to a SuperLink, follow it and say truthfully how it ended."""
     from mpssl_fed import config as configs
-    from mpssl_fed.cli.live import progress, resumable
+
+    folder_given(output)
+    resolved = configs.load(config, words(overrides, output=output))
+
+    from mpssl_fed.deployment.address import host_and_port
+    from mpssl_fed.runs.reader import default_folder
+
+    server = host_and_port(server, "--server", LINK_PORT)
+    folder = Path(resolved.output.dir or default_folder(Path(config).stem)).absolute()
+
+    from mpssl_fed.cli.live import complain, progress, resumable
     from mpssl_fed.deployment import superlink as control
     from mpssl_fed.deployment.submit import submit as submit_run
+    from mpssl_fed.report.chance import warning
+    from mpssl_fed.runs.reader import RunReader
 
-    resolved = configs.load(config, overrides or [])
-    folder = Path(output or resolved.output.dir or Path("runs") / Path(config).stem).absolute()
     with resumable(), _flower_home() as home:
         flower = control.FlowerCommand(server, ca, home)
         manifest = submit_run(flower, resolved, folder, home, progress(), resume=resume, overwrite=overwrite)
-    typer.echo(f"finished   {folder}   accuracy {manifest['result']['test_accuracy']}")
+    for line in warning(RunReader(folder)):
+        complain(line)
+    typer.echo(f"finished   {folder}   accuracy {manifest['result']['test_accuracy']}   its report.html is written there")
 
 
 @contextmanager

@@ -59,7 +59,9 @@ def pretrain_generator(
     min_fonts: Annotated[int, typer.Option(help="Fewer usable fonts than this are an error.")] = 100,
     max_fonts: Annotated[int | None, typer.Option(help="Read at most this many font files.")] = None,
     foundation_steps: Annotated[int, typer.Option(help="Training steps of the foundation classifier.")] = 3000,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder --out if it exists.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the generator in the folder --out, and nothing else there.")
+    ] = False,
 ) -> None:
     """Train a small class-conditional generator on glyphs rendered from fonts. Ctrl-C keeps what it has learned so far."""
     from mpssl_fed.errors import UserError

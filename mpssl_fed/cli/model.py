@@ -5,20 +5,27 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mpssl_fed.cli.options import AsJson
+from mpssl_fed.cli.options import AsJson, WhiteLevel
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from mpssl_fed.data.walk import Skipped
     from mpssl_fed.trained import Evaluation
 
 app = typer.Typer()
 WIDEST = 20
 """Classes whose confusion matrix fits on a screen; of more, the commonest mistakes are listed (--json has the matrix)."""
+HEAD = 16
+"""Letters of a class's name above its column; a longer one stands whole below the table."""
 
 Run = Annotated[Path, typer.Argument(help="Run directory, or a model.safetensors file.")]
 Device = Annotated[str, typer.Option(help="auto (CUDA where there is one), cpu, cuda, mps.")]
@@ -31,21 +38,23 @@ def predict(
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV on standard output instead of a table.")] = False,
     device: Device = "auto",
+    white_level: WhiteLevel = None,
 ) -> None:
-    """Name the class of image files, with its probability."""
-    from rich.console import Console
-    from rich.table import Table
-
+    """Name the class of image files, with its probability. What was left out of a folder is said on standard error."""
+    from mpssl_fed.data.walk import Skipped
     from mpssl_fed.errors import UserError
+    from mpssl_fed.names import as_text
     from mpssl_fed.trained import load_trained
     from mpssl_fed.trained import predict as predictions
 
     if as_json and as_csv:
         raise UserError("--json and --csv: choose one")
-    found = predictions(load_trained(run, device), files)
+    skipped = Skipped()
+    found = predictions(load_trained(run, device, white_level), files, skipped)
+    _say(skipped)
     if as_json:
         rows = [
-            {"file": str(one.file), "class": one.label, "probability": one.probability, "probabilities": one.probabilities}
+            {"file": as_text(one.file), "class": one.label, "probability": one.probability, "probabilities": one.probabilities}
             for one in found
         ]
         typer.echo(json.dumps(rows, indent=2))
@@ -54,15 +63,10 @@ def predict(
     if as_csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(("file", "class", "probability"))
-        writer.writerows((one.file, one.label, f"{one.probability:.6f}") for one in chain([first], found))
+        writer.writerows((as_text(one.file), one.label, f"{one.probability:.6f}") for one in chain([first], found))
         return
-    table = Table("file", "class", "probability")
-    for one in chain([first], found):
-        table.add_row(str(one.file), one.label, f"{one.probability:.4f}")
-    console = Console()
-    if not console.is_terminal:
-        console.width = 1000  # a pipe has no width: a long file name stays on its line
-    console.print(table)
+    lines = [(str(one.file), one.label, f"{one.probability:.4f}") for one in chain([first], found)]
+    _console().print(_table(("file", "class", "probability"), lines))
 
 
 @app.command()
@@ -73,11 +77,15 @@ def evaluate(
     bins: Annotated[int, typer.Option(min=1, max=1000, help="Bins of the calibration table.")] = 10,
     subjects: Annotated[str | None, typer.Option(help="'parent': the images lie in CLASS/SUBJECT/.")] = None,
     device: Device = "auto",
+    white_level: WhiteLevel = None,
 ) -> None:
     """Accuracy, recall of each class, confusion matrix and calibration on labelled images."""
+    from mpssl_fed.data.walk import Skipped
     from mpssl_fed.trained import evaluate_folder, load_trained
 
-    result = evaluate_folder(load_trained(run, device), folder, bins, subjects)
+    skipped = Skipped()
+    result = evaluate_folder(load_trained(run, device, white_level), folder, bins, subjects, skipped)
+    _say(skipped)
     if as_json:
         typer.echo(json.dumps(result.to_json(), indent=2))
     else:
@@ -87,8 +95,8 @@ def evaluate(
 @app.command()
 def export(
     run: Run,
-    form: Annotated[str, typer.Option("--format", help="onnx or torch-export.")] = "onnx",
-    out: Annotated[Path | None, typer.Option(help="File to write; default beside the model: model.onnx or model.pt2.")] = None,
+    form: Annotated[str, typer.Option("--format", help="torch-export, or onnx (extra [onnx]).")] = "torch-export",
+    out: Annotated[Path | None, typer.Option(help="File to write; default beside the model: model.pt2 or model.onnx.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
 ) -> None:
     """Write the classifier for other runtimes and compare the file with the original on random images."""
@@ -105,28 +113,64 @@ def export(
 
 
 def _print_evaluation(result: Evaluation) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from mpssl_fed.names import distinct, shown
 
-    console = Console(soft_wrap=True, highlight=False)
+    console = _console()
     low, high = result.interval
     console.print(f"{result.images} images: accuracy {result.accuracy:.4f} (95 % interval {low:.4f} to {high:.4f}), ", end="")
     console.print(f"cross-entropy {result.loss:.4f}")
     wide = len(result.classes) <= WIDEST
-    columns, title = (result.classes, "named (columns) by class (rows)") if wide else ((), "recall")
-    table = Table("class", "recall", "images", *columns, title=title, title_justify="left")
+    heads = distinct(result.classes, HEAD) if wide else []
+    columns, title = (heads, "named (columns) by class (rows)") if wide else ([], "recall")
+    rows = []
     for name, row in zip(result.classes, result.confusion, strict=True):
         recall = result.recall[name]
-        table.add_row(name, "" if recall is None else f"{recall:.4f}", str(result.support[name]), *(map(str, row) if wide else ()))
-    console.print(table)
+        numbers = map(str, row) if wide else ()
+        rows.append((name, "" if recall is None else f"{recall:.4f}", str(result.support[name]), *numbers))
+    console.print(_table(("class", "recall", "images", *columns), rows, title))
+    for head, name in zip(heads, result.classes, strict=False):
+        if head != shown(name):
+            console.print(f"{head}: {shown(name)}")
     if not wide:
         for count, truth, named in result.mistakes()[:WIDEST]:
-            console.print(f"{count} x {truth} named {named}")
-    calibration = Table("probability", "images", "mean", "right", title="calibration", title_justify="left")
-    for bin_ in result.reliability:
-        calibration.add_row(f"{bin_.low:.2f}-{bin_.high:.2f}", str(bin_.images), f"{bin_.confidence:.4f}", f"{bin_.accuracy:.4f}")
-    console.print(calibration)
+            console.print(f"{count} x {shown(truth)} named {shown(named)}")
+    bins = [
+        (f"{bin_.low:.2f}-{bin_.high:.2f}", str(bin_.images), f"{bin_.confidence:.4f}", f"{bin_.accuracy:.4f}")
+        for bin_ in result.reliability
+    ]
+    console.print(_table(("probability", "images", "mean", "right"), bins, "calibration"))
     console.print(
         f"expected calibration error {result.ece:.4f} ({len(result.reliability)} bins with images); "
         f"mean probability {result.confidence:.4f}"
     )
+
+
+def _console() -> Console:
+    """Return a console that prints names as they are: no markup, no emoji, nothing cut."""
+    from rich.console import Console
+
+    console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = 1000  # a pipe has no width: a long file name stays on its line
+    return console
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> Table:
+    """Return a table of names and numbers for a terminal, names whole, on several lines where one is too short."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from mpssl_fed.names import shown
+
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(Text(column), overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(shown(cell)) for cell in row))
+    return table
+
+
+def _say(skipped: Skipped) -> None:
+    """Say on standard error what was left out, so that a table or CSV on standard output stays whole."""
+    for line in skipped.lines():
+        print(line, file=sys.stderr)

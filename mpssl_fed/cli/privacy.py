@@ -1,34 +1,21 @@
-"""Commands that guard a site's data: ``privacy plan``, ``policy check``, and ``ledger`` show, verify, export, restore."""
+"""The commands ``privacy plan`` and, from its own file, ``policy``."""
 
 from __future__ import annotations
 
 import json
-import math
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from mpssl_fed.cli.approve import generator_command
 from mpssl_fed.cli.options import AsJson, Overrides
-from mpssl_fed.errors import UserError
-
-if TYPE_CHECKING:
-    from mpssl_fed.config import Config
-    from mpssl_fed.privacy.ledger_rows import Row, Spent
-    from mpssl_fed.privacy.plan import Plan
-    from mpssl_fed.privacy.policy import Granted, Policy
+from mpssl_fed.cli.policy import ConfigName, policy_app
 
 app = typer.Typer()
 privacy_app = typer.Typer(no_args_is_help=True, help="What a run would release and what it costs.")
-policy_app = typer.Typer(no_args_is_help=True, help="What a site permits.")
-ledger_app = typer.Typer(no_args_is_help=True, help="What a site has released.")
 app.add_typer(privacy_app, name="privacy")
 app.add_typer(policy_app, name="policy")
-app.add_typer(ledger_app, name="ledger")
-
-ConfigName = Annotated[str, typer.Argument(help="YAML file, or the name of a shipped config such as 'privacy/end-to-end'.")]
-LedgerPath = Annotated[Path, typer.Argument(help="The ledger's SQLite file; its .key and .head stand beside it.")]
-HeadPath = Annotated[Path | None, typer.Option(help="The ledger's head file, where it lives in another folder.")]
+policy_app.command("generator")(generator_command)
 
 
 @privacy_app.command("plan")
@@ -40,9 +27,12 @@ def plan_command(
 ) -> None:
     """Solve sigma for privacy.epsilon and show what each release costs, before anything is read."""
     from mpssl_fed.config import load
+
+    resolved = load(config, overrides or [])
+
     from mpssl_fed.privacy.plan import plan_for
 
-    described = plan_for(load(config, overrides or [])).to_json(classes)
+    described = plan_for(resolved).to_json(classes)
     typer.echo(json.dumps(described, indent=2) if as_json else plan_text(described))
 
 
@@ -73,226 +63,3 @@ def plan_text(plan: dict[str, Any]) -> str:
     shown = points if len(points) <= 10 else [points[len(points) * k // 10 - 1] for k in range(1, 11)]
     lines.append("epsilon after round " + ", ".join(f"{point['round']}: {point['epsilon']:.3f}" for point in shown))
     return "\n".join(lines)
-
-
-@policy_app.command("check")
-def check_command(
-    policy: Annotated[Path, typer.Argument(help="The site's policy, a YAML file.")],
-    config: ConfigName,
-    overrides: Overrides = None,
-    parameters: Annotated[int | None, typer.Option(help="Entries of the classifier, to hold against max_parameters.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Say what the policy would refuse of a config, and what it would grant. Exit status 1 when it refuses."""
-    from mpssl_fed.config import load
-    from mpssl_fed.privacy.policy import Request, decide, load_policy
-
-    rules, run = load_policy(policy), load(config, overrides or [])
-    plan = _plan_under(rules, run)
-    request = Request.of(run, sigma=_smallest_sigma(plan), parameters=parameters, generator_sha256=_generator_hash(rules, run))
-    decision = decide(rules, request)
-    unchecked = [] if parameters else ["model size (give --parameters)"]
-    if request.generator and request.generator_sha256 is None:
-        unchecked.append(f"SHA-256 of generator '{request.generator}' (its files are not here)")
-    if as_json:
-        refusals = [{"code": refusal.code.value, "text": refusal.text} for refusal in decision.refusals]
-        granted = None if decision.granted is None else vars(decision.granted)
-        typer.echo(json.dumps({"granted": granted, "refusals": refusals, "unchecked": unchecked}, indent=2))
-    else:
-        lines = [f"refused ({refusal.code.value}): {refusal.text}" for refusal in decision.refusals]
-        lines += _grant_lines(decision.granted, plan) if decision.granted else []
-        typer.echo("\n".join([*lines, *(f"not checked here: {what}" for what in unchecked)]))
-    if decision.granted is None:
-        raise typer.Exit(1)
-
-
-def _plan_under(policy: Policy, config: Config) -> Plan | None:
-    """Return the plan the site would solve under its own size and the tighter delta and unit; None for scope off."""
-    from mpssl_fed.privacy.plan import plan_for
-
-    if not config.privacy.on or config.method.source == "real":
-        return None
-    unit = "subject" if "subject" in (policy.unit, config.privacy.unit) else "image"
-    return plan_for(config, delta=min(policy.delta, config.privacy.delta), public_size=policy.public_size, unit=unit)
-
-
-def _smallest_sigma(plan: Plan | None) -> float | None:
-    return min(release.sigma for release in plan.releases()) if plan else None
-
-
-def _generator_hash(policy: Policy, config: Config) -> str | None:
-    """Return the state hash of the generator this machine would load for a listed name; None where it has no such files."""
-    from mpssl_fed.generators import load_generator
-
-    if config.generator.name not in {generator.name for generator in policy.generators}:
-        return None
-    try:
-        return load_generator(config.generator.name).state_hash()
-    except UserError:
-        return None
-
-
-def _grant_lines(granted: Granted, plan: Plan | None) -> list[str]:
-    from mpssl_fed.privacy.filter import EXCLUSIVE, BudgetExceededError, RenyiFilter, admit_run
-    from mpssl_fed.privacy.ledger_rows import Spent
-
-    lines = [f"granted: {', '.join(f'{key} {value}' for key, value in vars(granted).items())}"]
-    if plan is None:
-        return [*lines, "scope off: protects no image from a hostile server, and the data set counts as unaccounted from then on"]
-    lines.append(
-        f"sigma {plan.sigma_gradient:g}; the plan costs epsilon {plan.price():.3f} of {granted.lifetime_epsilon:g} for life"
-    )
-    limit = RenyiFilter(granted.lifetime_epsilon, granted.delta)
-    try:
-        terms = admit_run(limit, "run", plan.history(), granted.scope == "end-to-end")(Spent(granted.dataset))
-    except BudgetExceededError as error:
-        return [*lines, f"budget: {error}"]
-    taken = "as a first run it takes the whole lifetime budget; no other run could follow"
-    return [*lines, taken if terms == EXCLUSIVE else "budget: later runs may follow"]
-
-
-@ledger_app.command()
-def show(
-    ledger: LedgerPath,
-    delta: Annotated[float, typer.Option(help="delta at which epsilon is told.")] = 1e-5,
-    policy: Annotated[Path | None, typer.Option(help="The site's policy: tells what is left of its lifetime budget.")] = None,
-    head: HeadPath = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show what each data set has spent."""
-    from mpssl_fed.privacy.ledger import SIMULATED, Ledger, spending
-    from mpssl_fed.privacy.policy import load_policy
-
-    rules = load_policy(policy) if policy else None
-    rows = Ledger(ledger, head).rows()
-    names = sorted({row.dataset for row in rows} - {"*"})
-    note = rows[0].body.get("note")
-    told = [_spent_json(spending(rows, name), rules.delta if rules else delta, rules, note == SIMULATED) for name in names]
-    if as_json:
-        typer.echo(json.dumps({"note": note, "rows": len(rows), "data_sets": told}, indent=2))
-        return
-    for line in ([note] if note else []) + [line for one in told for line in _spent_lines(one)] or ["nothing released"]:
-        typer.echo(line)
-
-
-def _spent_json(spent: Spent, delta: float, policy: Policy | None, simulated: bool) -> dict[str, Any]:
-    """Return a data set's spending as JSON; epsilon is null where it is infinite, or where runs do not compose."""
-    from mpssl_fed.privacy.accounting import epsilon
-    from mpssl_fed.privacy.filter import RenyiFilter, lifetime_epsilon
-
-    accounted = epsilon(spent.history, delta)
-    told: dict[str, Any] = {
-        "data_set": spent.dataset,
-        "delta": delta,
-        "epsilon": None if simulated or spent.unaccounted else accounted,
-        "epsilon_accounted": None if simulated else accounted,
-        "unaccounted": spent.reasons,
-        "history": [[sigma, q, n] for (sigma, q), n in sorted(spent.history.items())],
-        "runs": [
-            {
-                "run": run,
-                "scope": one.scope,
-                "terms": one.terms,
-                "commitment": one.commitment,
-                "epsilon_planned": epsilon(one.planned, delta),
-                "epsilon_spent": epsilon(one.reserved, delta),
-            }
-            for run, one in spent.runs.items()
-        ],
-    }
-    if policy is not None and policy.dataset == spent.dataset:
-        limit = RenyiFilter(policy.max_epsilon, policy.delta)
-        told |= {
-            "max_epsilon": policy.max_epsilon,
-            "epsilon_lifetime": lifetime_epsilon(limit, spent),
-            "epsilon_filter": limit.epsilon(spent.history),
-            "unit": policy.unit,
-        }
-    return told
-
-
-def _spent_lines(told: dict[str, Any]) -> list[str]:
-    from mpssl_fed.privacy.filter import rounded_up
-
-    name = told["data_set"]
-    if told["unaccounted"]:
-        part = told["epsilon_accounted"]
-        lines = [f"{name}: epsilon infinite" + ("" if part is None else f" (accounted part {part:.3f} at delta {told['delta']:g})")]
-        lines += [f"  unaccounted: {reason}" for reason in told["unaccounted"]]
-    elif told["epsilon"] is None:
-        lines = [f"{name}: by run"]
-    else:
-        lines = [f"{name}: epsilon {told['epsilon']:.3f} at delta {told['delta']:g}"]
-    if told.get("epsilon_lifetime") is not None:
-        spent = rounded_up(told["epsilon_lifetime"])
-        lines.append(f"  epsilon {spent} of {told['max_epsilon']:g} spent over its life, per {told['unit']}")
-    lines += [
-        f"  run {run['run']} ({run['scope']}, {run['terms']}): "
-        f"epsilon {run['epsilon_spent']:.3f} of {run['epsilon_planned']:.3f} planned"
-        for run in told["runs"]
-    ]
-    return lines
-
-
-@ledger_app.command()
-def verify(ledger: LedgerPath, head: HeadPath = None) -> None:
-    """Check file, chain, head and records; exit 2 with what is wrong."""
-    from mpssl_fed.privacy.ledger import Ledger
-
-    typer.echo(f"{ledger}: {Ledger(ledger, head).verify()} rows, chain and head agree")
-
-
-@ledger_app.command()
-def export(
-    ledger: LedgerPath,
-    out: Annotated[Path | None, typer.Option(help="JSON file to write, for the owner alone; default: standard output.")] = None,
-    head: HeadPath = None,
-) -> None:
-    """Write all rows as JSON. Counts of records stay behind: they would tell how much data there is."""
-    from mpssl_fed.files import write_json
-    from mpssl_fed.privacy.ledger import Ledger
-
-    rows = [_exported(row) for row in Ledger(ledger, head).rows()]
-    if out is None:
-        typer.echo(json.dumps(rows, indent=2))
-    else:
-        write_json(out, rows, mode=0o600)
-
-
-def _exported(row: Row) -> dict[str, Any]:
-    return vars(row) | ({"body": {}} if row.kind == "records" else {})
-
-
-@ledger_app.command()
-def restore(
-    ledger: LedgerPath,
-    gap: Annotated[
-        list[str],
-        typer.Option(help="What was released since the copy, at most: SIGMA:Q:N (may be repeated), 'none', or 'unknown'."),
-    ],
-    backup: Annotated[Path | None, typer.Option(help="Copy to put in place; without it, what is there is kept.")] = None,
-    note: Annotated[str, typer.Option(help="Why, for the record.")] = "",
-    head: HeadPath = None,
-) -> None:
-    """Use an earlier copy, once you have booked what may be missing from it; 'unknown' makes epsilon infinite."""
-    from mpssl_fed.privacy.ledger import Ledger
-
-    row = Ledger(ledger, head).book_gap(gap_history(gap), backup, note)
-    lost = row.body["to"] - row.body["from"]
-    typer.echo(f"{ledger}: {lost} rows were missing; booked {', '.join(gap)} as row {row.seq}")
-
-
-def gap_history(words: list[str]) -> dict[tuple[float, float], int] | None:
-    """Return the history that the words of ``--gap`` book, None for ``unknown``. UserError for any other word."""
-    if words == ["unknown"]:
-        return None
-    history: dict[tuple[float, float], int] = {}
-    for word in words if words != ["none"] else []:
-        try:
-            sigma, q, n = (float(part) for part in word.split(":"))
-        except ValueError as error:
-            raise UserError(f"--gap {word}: want SIGMA:Q:N, for example 1.2:0.02:300, or 'none', or 'unknown' alone") from error
-        if not (0 < sigma < math.inf and 0 < q <= 1 and n > 0 and n == int(n)):
-            raise UserError(f"--gap {word}: want sigma > 0, 0 < q <= 1 and a whole number of releases")
-        history[sigma, q] = history.get((sigma, q), 0) + int(n)
-    return history

@@ -4,35 +4,46 @@ from __future__ import annotations
 
 import shlex
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from mpssl_fed.cli.options import ConfigName, Output, Overrides, Overwrite, Resume, Rounds, Sites, folder_given, words
+from mpssl_fed.errors import UserError, nearest
+
 app = typer.Typer()
+BACKENDS = ("inprocess", "ray")
 
 
 @app.command()
 def simulate(
-    config: Annotated[str, typer.Argument(help="YAML file, or the name of a shipped config such as 'demo'.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="key.path=value ...")] = None,
-    sites: Annotated[int | None, typer.Option(help="federation.sites")] = None,
-    rounds: Annotated[int | None, typer.Option(help="federation.rounds")] = None,
+    config: ConfigName,
+    overrides: Overrides = None,
+    sites: Sites = None,
+    rounds: Rounds = None,
     backend: Annotated[str | None, typer.Option(help="inprocess or ray")] = None,
-    output: Annotated[Path | None, typer.Option(help="Run directory; default runs/CONFIG-STEM.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the run directory.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the run directory if it exists.")] = False,
+    output: Output = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Simulate a federation of sites on this machine."""
     from mpssl_fed.api import simulate as run_simulation
-    from mpssl_fed.cli.live import progress, resumable
-    from mpssl_fed.report.diagnosis import diagnose
-    from mpssl_fed.report.run_report import write_run_report
+    from mpssl_fed.cli.live import complain, progress, resumable
 
-    shorthands = {"federation.sites": sites, "federation.rounds": rounds, "federation.backend": backend, "output.dir": output}
-    words = [*(overrides or []), *(f"{key}={value}" for key, value in shorthands.items() if value is not None)]
+    if backend is not None and backend not in BACKENDS:
+        instead = " `mpssl-fed deploy` runs real processes." if backend == "deployment" else nearest(backend, BACKENDS)
+        raise UserError(f"--backend {backend}: want {' or '.join(BACKENDS)}.{instead}")
+    folder_given(output)
+    given = words(overrides, sites=sites, rounds=rounds, backend=backend, output=output)
     command = shlex.join(["mpssl-fed", *sys.argv[1:]])
     with resumable():
-        run = run_simulation(config, *words, resume=resume, overwrite=overwrite, progress=progress(), command=command)
-    diagnose(run.folder)
-    print(f"{run.config.data.held_out} accuracy {run.accuracy:.4f}   {write_run_report(run.folder)}")
+        run = run_simulation(config, *given, resume=resume, overwrite=overwrite, progress=progress(), command=command)
+
+    from mpssl_fed.report.diagnosis import diagnose
+    from mpssl_fed.report.run_report import last_line, report_run
+    from mpssl_fed.runs.lock import holding
+
+    with holding(run.folder):
+        diagnose(run.folder)
+        page = report_run(run.folder, complain)
+    print(last_line(run.folder, page))

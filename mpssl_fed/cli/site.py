@@ -11,14 +11,14 @@ import click
 import typer
 from typer.core import TyperGroup
 
-from mpssl_fed.cli.options import Ca, Name
+from mpssl_fed.cli.options import Ca, FitOption, Name, WhiteLevel
 
 
 class _RunByDefault(TyperGroup):
     """``mpssl-fed site --data ...`` is ``mpssl-fed site run --data ...``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if args and args[0].startswith("--") and args[0] != "--help":
+        if args and args[0].startswith("--") and args[0] not in ("--help", "-h"):
             args = ["run", *args]
         return super().parse_args(ctx, args)
 
@@ -27,13 +27,18 @@ app = typer.Typer()
 site_app = typer.Typer(cls=_RunByDefault, no_args_is_help=True, help="One site: its daemon, its SuperNode, its state.")
 app.add_typer(site_app, name="site")
 
+FRONT_PORT = 9092
+"""Of the server's TLS front (deploy/nginx.conf)."""
+
 State = Annotated[Path | None, typer.Option(help="Folder of everything that never leaves; default $XDG_STATE_HOME/mpssl-fed/NAME.")]
 
 
 @site_app.command("run")
 def site_run(
     data: Annotated[Path, typer.Option(help="Folder CLASS/*.png, or a CSV file path,label[,subject].", exists=True)],
-    classes: Annotated[str, typer.Option(help="The task's class names in the agreed order: a,b,c or a file, one a line.")],
+    classes: Annotated[
+        str, typer.Option(help="The task's class names in the agreed order: a,b,c, a file with one per line, or a JSON list.")
+    ],
     policy: Annotated[Path, typer.Option(help="This site's policy (YAML); without one it answers nothing.")],
     name: Name = "site",
     number: Annotated[int, typer.Option(min=0, help="The site's number in the federation; every site has its own.")] = 0,
@@ -44,30 +49,47 @@ def site_run(
     trust_bundles: Annotated[
         bool, typer.Option("--trust-bundles", help="Accept that the SuperNode's user could read this site's files.")
     ] = False,
-    size: Annotated[int, typer.Option(help="Side in pixels that the images are checked at when the daemon starts.")] = 32,
-    channels: Annotated[int, typer.Option(help="1 grey, 3 colour.")] = 3,
+    size: Annotated[int, typer.Option(help="The task's side in pixels, as agreed; another that a server asks is refused.")] = 32,
+    channels: Annotated[int, typer.Option(help="1 grey, 3 colour, as agreed; likewise.")] = 3,
+    stored_size: Annotated[
+        int | None, typer.Option(help="Side that images are kept at, to be cropped from; default --size; likewise.")
+    ] = None,
     subjects: Annotated[str | None, typer.Option(help="'parent': the images lie in CLASS/SUBJECT/.")] = None,
-    generator_path: Annotated[str | None, typer.Option(help="This site's own copy of a generator that is not shipped.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps, whatever the server asks.")] = None,
+    fit: FitOption = "crop",
+    white_level: WhiteLevel = None,
+    ledger_head: Annotated[
+        Path | None,
+        typer.Option(help="File of the ledger's head on another disk or append-only media, so that no backup rolls both back."),
+    ] = None,
+    generator_path: Annotated[
+        str | None, typer.Option(help="This site's own copy of a generator whose files the policy lists (policy generator).")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps; default auto, whatever the server asks.")] = None,
+    round_limit: Annotated[
+        float, typer.Option(min=1, help="Seconds after which a round is given up; what it reserved stays spent.")
+    ] = 4 * 3600.0,
     server: Annotated[str | None, typer.Option(help="HOST:PORT: also start the SuperNode here (needs --ca and --key).")] = None,
     ca: Annotated[Path | None, typer.Option(help="Certificate of the federation's CA.")] = None,
     key: Annotated[Path | None, typer.Option(help="This site's private key (NAME.key).")] = None,
-    node_port: Annotated[int, typer.Option(help="Local port between the SuperNode and its helpers.")] = 9094,
+    node_port: Annotated[int, typer.Option(min=1, max=65535, help="Local port between the SuperNode and its helpers.")] = 9094,
 ) -> None:
     """Serve this site's data to the federation, as far as the policy allows, until Ctrl-C."""
+    from mpssl_fed.deployment.address import host_and_port
+    from mpssl_fed.deployment.own_data import class_names
     from mpssl_fed.deployment.start_site import SiteSettings, serve_site
     from mpssl_fed.deployment.supernode import SuperNode
     from mpssl_fed.errors import UserError
 
-    names = Path(classes).read_text(encoding="utf-8").splitlines() if Path(classes).is_file() else classes.split(",")
     settings = SiteSettings(
-        name, number, data, tuple(word.strip() for word in names if word.strip()), policy, state, socket, supernode_user, group,
-        trust_bundles, size, channels, subjects, generator_path, device,
+        name, number, data, class_names(classes), policy, state, socket, supernode_user, group,
+        trust_bundles, size, channels, subjects, generator_path, device, round_limit, stored_size=stored_size,
+        ledger_head=ledger_head, fit=fit, white_level=white_level,
     )  # fmt: skip
     node = None
     if server is not None:
         if ca is None or key is None:
             raise UserError("--server needs --ca (the federation's ca.crt) and --key (this site's NAME.key)")
+        server = host_and_port(server, "--server", FRONT_PORT)
         node = SuperNode(server, ca.absolute(), key.absolute(), settings.socket_path.absolute(), node_port, supernode_user)
     serve_site(settings, node)
 
@@ -78,14 +100,16 @@ def site_node(
     ca: Ca,
     key: Annotated[Path, typer.Option(help="This site's private key (NAME.key).", exists=True, dir_okay=False)],
     socket: Annotated[Path, typer.Option(help="The daemon's Unix socket.")],
-    node_port: Annotated[int, typer.Option(help="Local port between the SuperNode and its helpers.")] = 9094,
+    node_port: Annotated[int, typer.Option(min=1, max=65535, help="Local port between the SuperNode and its helpers.")] = 9094,
 ) -> None:
     """Run the SuperNode that relays to a daemon; as another user than the daemon's."""
     from mpssl_fed import environment
+    from mpssl_fed.deployment.address import host_and_port
     from mpssl_fed.deployment.own_data import make_private, state_folder
     from mpssl_fed.deployment.start_site import relaying, supernode_command
 
-    os.environ.update(environment.of_flower(make_private(state_folder("node"))))
+    server = host_and_port(server, "--server", FRONT_PORT)
+    os.environ.update(environment.of_flower(make_private(state_folder("node")), server))
     command = supernode_command(server, ca.absolute(), key.absolute(), relaying(socket.absolute()), node_port)
     os.execv(command[0], list(command))
 

@@ -12,13 +12,16 @@ from mpssl_fed.config.load import (
     from_mapping,
     load,
     override,
-    read_mapping,
 )
+from mpssl_fed.config.overrides import Given, Override
+from mpssl_fed.config.plain import read_mapping, to_yaml
 
 __all__ = [
     "METHODS",
     "PROTOCOL_VERSION",
     "Config",
+    "Given",
+    "Override",
     "config_folder",
     "find",
     "from_json",
@@ -26,4 +29,5 @@ __all__ = [
     "load",
     "override",
     "read_mapping",
+    "to_yaml",
 ]

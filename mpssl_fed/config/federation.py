@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import math
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from mpssl_fed.config.marks import AT_SERVER, PRICED, RELEASED, WORK, Marks, ignored, server, site
 from mpssl_fed.config.section import Section, own_options
+
+MOST_SITES = 100_000
 
 ADAPTIVE = {"server_lr": 0.01, "beta_1": 0.9, "beta_2": 0.99, "tau": 0.001}
 
@@ -25,6 +29,11 @@ STRATEGY_OPTIONS: dict[str, dict[str, Any]] = {
 
 class Strategy(Section):
     """How the server turns replies into new weights."""
+
+    marks: ClassVar[Marks] = {
+        "proximal_mu": server(RELEASED, 0, 10),
+        "name server_lr server_momentum beta_1 beta_2 tau hostile trim norm_bound options": ignored(AT_SERVER),
+    }
 
     name: str = Field(
         "fedavg", description="fedavg, fedprox, fedavgm, fedadam, fedyogi, fedmedian, fedtrimmedavg, krum, multikrum, or a plug-in."
@@ -49,6 +58,13 @@ class Strategy(Section):
 class Anchor(Section):
     """Hold the local model to the global model's logits on a fixed synthetic set (against client drift)."""
 
+    marks: ClassVar[Marks] = {
+        "weight": server(RELEASED, 0, 100),
+        "temperature": server(RELEASED, 0.1, 20),
+        "images": server(WORK, 2, 8192),
+        "batch": server(WORK, 2, 512),
+    }
+
     weight: float = Field(0.0, ge=0, description="0: no anchor.")
     temperature: float = Field(2.0, gt=0, description="Both logits are divided by it.")
     images: int = Field(512, ge=2, description="Size of the fixed synthetic set.")
@@ -58,7 +74,13 @@ class Anchor(Section):
 class Federation(Section):
     """Sites, rounds and how replies are put together."""
 
-    sites: int = Field(4, ge=1, le=100_000, description="Sites in a simulation; in flwr run the nodes Flower gives.")
+    marks: ClassVar[Marks] = {
+        "rounds": server(PRICED, 1, 1000, code="rounds", owner="max_rounds"),
+        "local_steps": server(PRICED, 1, 1000, code="steps", owner="max_local_steps"),
+        "sites fraction min_sites deadline_s join_deadline_s weighting max_examples eval_every backend": ignored(AT_SERVER),
+    }
+
+    sites: int = Field(4, ge=1, le=MOST_SITES, description="Sites in a simulation; in flwr run the nodes Flower gives.")
     rounds: int = Field(5, ge=1, description="Rounds.")
     local_steps: int = Field(60, ge=1, description="Steps a site takes in a round.")
     fraction: float = Field(1.0, gt=0, le=1, description="Share of the sites asked in a round (at least min_sites).")
@@ -66,6 +88,9 @@ class Federation(Section):
     deadline_s: float = Field(3600.0, gt=0, description="Seconds to wait for a round's answers.")
     join_deadline_s: float = Field(120.0, gt=0, description="Seconds to wait for enough sites to be online.")
     weighting: Literal["size", "equal"] = Field("size", description="By labelled images (public_size under DP), or equally.")
+    max_examples: int = Field(
+        1_000_000, ge=1, le=1_000_000_000, description="Largest size that a reply may claim; one with a larger claim is left out."
+    )
     strategy: Strategy = Strategy()
     anchor: Anchor = Anchor()
     eval_every: int = Field(1, ge=1, description="Rounds between two evaluations on the server's held-out images.")
@@ -83,16 +108,44 @@ class Federation(Section):
         return self
 
 
-class Clip(Section):
-    """L2 bounds of one unit's contribution to each release; public numbers."""
+CLIP_RANGE = (1e-3, 1e3)
+"""Least and largest clip bound of any release: in schema, marks, policy and release alike.
 
-    gradient: float = Field(1.0, gt=0, description="Release (a): supervised gradient.")
-    meta: float = Field(1.0, gt=0, description="Release (b): validation gradient.")
-    feature: float = Field(1.0, gt=0, description="Release (c): feature mean.")
+Gradients and features of a unit that trains anything have norms of about 1e-2 to 1e2. Within the range a unit's vector, the grid
+of its contribution (2^-36 of the bound), the noise (sigma 0.2 to 1e5 times the bound) and the quotient by q x public_size
+(1e-9 to 1e9) are all normal float32 numbers, 1e-38 to 3e38, with every digit. Outside it a clip serves nobody but a server that
+looks for an edge of the arithmetic.
+"""
+
+
+class Clip(Section):
+    """L2 bounds of one unit's contribution to each release; public numbers within :data:`CLIP_RANGE`."""
+
+    marks: ClassVar[Marks] = {"gradient meta feature": site("the bound of what one unit adds", *CLIP_RANGE, code="clip")}
+
+    gradient: float = Field(1.0, ge=CLIP_RANGE[0], le=CLIP_RANGE[1], description="Release (a): supervised gradient.")
+    meta: float = Field(1.0, ge=CLIP_RANGE[0], le=CLIP_RANGE[1], description="Release (b): validation gradient.")
+    feature: float = Field(1.0, ge=CLIP_RANGE[0], le=CLIP_RANGE[1], description="Release (c): feature mean.")
 
 
 class Privacy(Section):
     """Differential privacy of every private read; off unless epsilon is set."""
+
+    marks: ClassVar[Marks] = {
+        "scope": server("no looser than the policy's", code="scope", owner="scope"),
+        "epsilon": server(PRICED, 1e-3, 100, code="epsilon", owner="max_epsilon"),
+        "delta": server("no larger than the policy's", 1e-14, 0.1, code="delta", owner="delta"),
+        "unit": site("what the ledger counts", code="unit", owner="unit"),
+        "public_size": ignored("each site's own, as its policy says: its weight in the average"),
+        "sample_rate": server(PRICED, 1e-4, 0.2, code="sample-rate", owner="max_sample_rate"),
+        "meta_params per_class_gap": server("clipped and noised alike"),
+        "sigma_feature_ratio": server(PRICED, 0.1, 100, code="sigma"),
+        "count_floor": site("a public bound of release (c)", 0.01, 1),
+        "noise": site("fast is for public data", code="noise", fixed=True),
+        "class_weights": site("public numbers of the owner's choice"),
+        "per_unit": site("how this machine computes"),
+        "max_physical_batch": site("this machine's memory", 1, 4096),
+    }
 
     scope: Literal["off", "labelled-step", "end-to-end"] | None = Field(None, description="end-to-end once epsilon is set.")
     epsilon: float | None = Field(None, gt=0, description="Budget of the whole run at a site; null: no privacy.")
@@ -103,11 +156,22 @@ class Privacy(Section):
     clip: Clip = Clip()
     meta_params: Literal["norm", "all"] = Field("norm", description="Where release (b) lives.")
     per_class_gap: bool = Field(False, description="Release (c) in one block a class; its noise grows with their number.")
+    class_weights: tuple[float, ...] | None = Field(
+        None,
+        description="Public weight of each task class in the synthetic batch under DP, as the owner declares; null: all alike.",
+    )
     sigma_feature_ratio: float = Field(4.0, gt=0, description="Noise multiplier of (c) over that of (a).")
     count_floor: float = Field(0.1, gt=0, le=1, description="Floor of the noisy count, as a share of q x public_size.")
     noise: Literal["secure", "fast"] = Field("secure", description="fast: simulations of public data alone.")
     per_unit: Literal["vmap", "loop"] = Field("vmap", description="How per-unit gradients are taken.")
     max_physical_batch: int = Field(32, ge=1, description="Units in memory at once.")
+
+    @field_validator("class_weights")
+    @classmethod
+    def _shares(cls, weights: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if weights is not None and not (min(weights, default=-1) >= 0 and 0 < sum(weights) < math.inf):
+            raise ValueError("want one finite number of 0 or more for each task class, not all of them 0")
+        return weights
 
     @property
     def on(self) -> bool:

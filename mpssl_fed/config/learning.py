@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from mpssl_fed.config.section import Section, own_options
+from mpssl_fed.config.marks import (
+    AT_SERVER,
+    NO_PATH,
+    OFF_ALONE,
+    PRICED,
+    PUBLIC,
+    RELEASED,
+    WORK,
+    Marks,
+    ignored,
+    server,
+    site,
+)
+from mpssl_fed.config.section import Section
 from mpssl_fed.errors import nearest
 
 METHODS: dict[str, tuple[str, str]] = {
     "base": ("none", "none"),
+    "base-train-only": ("none", "none"),
     "naive-gssl": ("random", "freematch"),
     "p-ssl": ("pseudo-label", "freematch"),
     "mp-ssl-wo-scr": ("meta-optimised", "freematch"),
@@ -24,125 +38,55 @@ METHODS: dict[str, tuple[str, str]] = {
     "linear-random": ("none", "none"),
     "linear-pixels": ("none", "none"),
     "linear-hog": ("none", "none"),
+    "federated-gssl": ("none", "none"),
 }
-"""Method name -> (source of the unsupervised batch, unsupervised loss); DESIGN section 3."""
+"""Method name -> (source of the unsupervised batch, unsupervised loss); docs/design.md, section 3."""
 
 CONTROLS: dict[str, dict[str, dict[str, Any]]] = {
+    "base-train-only": {"method": {"hold_out": True}},
     "generator-only": {"warm_start": {"part": "both"}},
     "fedprox": {"federation": {"strategy": {"name": "fedprox"}}},
     "linear-random": {"model": {"name": "random", "pretrained": None}},
     "linear-pixels": {"model": {"name": "pixels", "pretrained": None}},
     "linear-hog": {"model": {"name": "hog", "pretrained": None}},
 }
-"""Control -> what its name says outside the method section. `base` with the proximal term, or as a linear head on frozen features
-of a random network, on raw pixels or on HOG; `generator-only` asks no site and is what the public generator alone teaches."""
+"""Control -> what its name says beside source and loss. `base` with the proximal term, or as a linear head on frozen features
+of a random network, on raw pixels or on HOG; `generator-only` asks no site and is what the public generator alone teaches;
+`base-train-only` leaves out of training the images that the other methods keep for validation."""
+
+RECIPES: dict[str, dict[str, dict[str, Any]]] = {
+    "federated-gssl": {"warm_start": {"part": "body"}, "federation": {"anchor": {"weight": 1.0}}},
+}
+"""Recipe -> what its name says beside source and loss, unless the config says how else. `federated-gssl`, not the paper's, is what
+paid where sites hold different classes (benchmarks/results/methods-federated-half-strong.md): the public generator's images
+warm-start the body and hold sites together through the anchor; no loss of a site's own is asked of them."""
+
+BUNDLES = CONTROLS | RECIPES
+"""Method name -> the keys of other sections that it sets."""
 
 METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
     "mp-ssl+": {"buffer": 30, "random_share": 0.5},
 }
-"""Method name -> what its other keys of the method section are unless set, nested as in YAML. Not the paper's: `mp-ssl+` is the
+"""Method name -> what its other keys of the method section are unless set, nested as in YAML. `mp-ssl+`, not the paper's, is the
 best form of meta-optimised samples that was found, a large buffer half of which has random latents."""
+
+MODELS = ("small-cnn", "resnet18", "resnet50", "pixels", "hog", "random")
+"""Classifiers that this package builds; a plug-in's is one that a site's owner may add to its policy."""
 
 LAMBDA = {"none": 0.0}
 """Default weight of each unsupervised loss that wants another one than 1. SCR at 5 helps 300 steps at one site and collapses
 in 90 steps at four (benchmarks/results); the paper's value is not known."""
 
 
-class Output(Section):
-    """Where a run is written."""
-
-    dir: str | None = Field(None, description="The run directory itself; default runs/CONFIG-STEM.")
-    overwrite: bool = Field(False, description="Delete a run directory that exists.")
-    resume: bool = Field(False, description="Continue the run in the run directory.")
-    tensorboard: bool = Field(False, description="Write TensorBoard events below the run directory; extra [tensorboard].")
-
-
-class Runtime(Section):
-    """What a process uses."""
-
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, else mps, else cpu.")
-    threads: int = Field(1, ge=1, le=256, description="torch threads at a site; the same number gives the same bits.")
-    autocast: Literal["off", "bf16"] = Field("off", description="bf16 in first-order passes only; second order stays in float32.")
-
-
-PARTITION_OPTIONS: dict[str, dict[str, Any]] = {
-    "iid": {},
-    "dirichlet": {"alpha": 0.3, "min_per_site": 1},
-    "pathological": {"classes_per_site": 2},
-    "quantity": {"skew": 1.0, "min_per_site": 1},
-}
-
-
-class Partition(Section):
-    """How the labelled pool is split over the sites."""
-
-    name: str = Field("iid", description="iid, dirichlet, pathological, quantity, or a plug-in.")
-    alpha: float | None = Field(None, gt=0, description="dirichlet: concentration; small is skewed (default 0.3).")
-    min_per_site: int | None = Field(None, ge=0, description="dirichlet, quantity: fewest images a site (default 1).")
-    classes_per_site: int | None = Field(None, ge=1, description="pathological: classes a site (default 2).")
-    skew: float | None = Field(None, ge=0, description="quantity: exponent of the power law of site sizes (default 1).")
-    options: dict[str, Any] = Field({}, description="Options of a plug-in partitioner.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _only_its_own(cls, fields: Any) -> Any:
-        return own_options(fields, "iid", PARTITION_OPTIONS)
-
-
-class Task(Section):
-    """What sites that hold their own images agree on with the server."""
-
-    classes: tuple[str, ...] = Field(min_length=2, description="Class names; their order is that of the classifier's outputs.")
-    size: int = Field(32, ge=8, le=1024, description="Height and width in pixels that the classifier sees.")
-    stored_size: int | None = Field(None, ge=8, le=2048, description="Size that labelled images are kept at; null: size.")
-    channels: Literal[1, 3] = Field(3, description="1 grey, 3 colour.")
-    flip: bool = Field(False, description="Whether a mirrored image keeps its label.")
-
-
-class Data(Section):
-    """The labelled images of a study; a deployed site reads its own instead."""
-
-    name: str = Field("mnist-5k", description="mnist-5k, fashion-mnist, cifar10, medmnist/NAME, image-folder, aircraft, ...")
-    root: str | None = Field(None, description="Folder that holds the data set; default: where it is usually found.")
-    size: int | None = Field(None, ge=8, le=1024, description="Height and width in pixels; default: the data set's own.")
-    labels_per_class: int | None = Field(10, ge=1, description="Labelled images a class; null: see label_fraction.")
-    labels_over: Literal["site", "all-sites"] = Field(
-        "site", description="site: labels_per_class is the mean of one site (times sites in all); all-sites: the total."
-    )
-    label_fraction: float | None = Field(
-        None, gt=0, le=1, description="Labelled share of the pool, where labels_per_class is null."
-    )
-    val_fraction: float = Field(0.1, ge=0, lt=1, description="Share of a site's labelled images kept for the meta-objective.")
-    held_out: Literal["test", "validation"] = Field(
-        "test", description="What is evaluated on: the test set, or (to tune) a slice of the training pool that no site gets."
-    )
-    held_out_fraction: float = Field(
-        0.2, gt=0, lt=1, description="held_out=validation: share of each class of the training pool, the same for every seed."
-    )
-    test_limit: int | None = Field(None, ge=1, description="Evaluate on the first so many of the shuffled held-out images.")
-    unlabeled: int | None = Field(None, ge=1, description="ssl-real: most real unlabeled images a site; null: all of its share.")
-    subjects: Literal["parent"] | None = Field(None, description="image-folder: the folder above an image names its subject.")
-    download: bool = Field(False, description="Permit the download of a data set that is not found.")
-    partition: Partition = Partition()
-    task: Task | None = Field(None, description="Of a deployment; a server with a data set fills it in by itself.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fraction_alone(cls, fields: Any) -> Any:
-        """A label fraction without a word on labels_per_class replaces its default."""
-        if isinstance(fields, dict) and fields.get("label_fraction") is not None and "labels_per_class" not in fields:
-            return {**fields, "labels_per_class": None}
-        return fields
-
-    @model_validator(mode="after")
-    def _one_budget(self) -> Data:
-        if self.labels_per_class is not None and self.label_fraction is not None:
-            raise ValueError("labels_per_class and label_fraction are both set; set one of them to null")
-        return self
-
-
 class GeneratorSection(Section):
     """The frozen public generator."""
+
+    marks: ClassVar[Marks] = {
+        "name": server("listed by name and SHA-256", code="generator", owner="generators"),
+        "path": site(NO_PATH, code="path", owner="--generator-path", fixed=True),
+        "foundation": site(NO_PATH, code="path", fixed=True),
+        "truncation": server(PUBLIC, 0.05, 1),
+    }
 
     name: str = Field(
         "glyphs-digits",
@@ -156,6 +100,12 @@ class GeneratorSection(Section):
 class Model(Section):
     """The classifier f = h . g."""
 
+    marks: ClassVar[Marks] = {
+        "name": server("built from the installed package", words=MODELS),
+        "norm trainable": server("which weights are trained and travel"),
+        "pretrained": site(NO_PATH, code="path", fixed=True),
+    }
+
     name: str = Field("small-cnn", description="small-cnn, resnet18, resnet50, pixels, hog, random, or a plug-in.")
     norm: Literal["group", "batch"] = Field("group", description="Normalisation layers; differential privacy needs group.")
     trainable: Literal["all", "norm", "head"] = Field("all", description="all; norm: scales and shifts, and head; head alone.")
@@ -165,24 +115,55 @@ class Model(Section):
 class Gap(Section):
     """The feature gap L_gap of the meta-objective."""
 
+    marks: ClassVar[Marks] = {
+        "weight": server(RELEASED, 0, 100),
+        "per_class balance": server(RELEASED),
+    }
+
     weight: float = Field(1.0, ge=0, description="lambda_gap.")
-    per_class: bool = Field(True, description="One mean a class; under differential privacy the gap is global unless planned.")
+    per_class: bool = Field(True, description="One mean per class; under differential privacy the gap is global unless planned.")
+    balance: bool = Field(True, description="Bring its gradient and that of the validation loss to one norm before lambda_gap.")
 
 
 class Latent(Section):
     """The mapper M_phi and the label converter I_xi."""
+
+    marks: ClassVar[Marks] = {
+        "hidden": server(WORK, 1, 2048),
+        "mapper_lr": server(RELEASED, 1e-6, 1),
+        "converter_lr": server(RELEASED, 1e-6, 10),
+        "temperature": server(RELEASED, 0.05, 20),
+        "hard": server(RELEASED),
+        "init": server(OFF_ALONE),
+        "probes": server(WORK, 2, 64),
+    }
 
     hidden: int = Field(64, ge=1, description="Width of the mapper's hidden layer.")
     mapper_lr: float = Field(2e-2, gt=0, description="Adam step of phi.")
     converter_lr: float = Field(2e-1, gt=0, description="Adam step of xi.")
     temperature: float = Field(0.9, gt=0, description="Gumbel-softmax temperature.")
     hard: bool = Field(True, description="Straight-through one-hot foundation labels.")
+    init: Literal["uniform", "closed-form"] = Field(
+        "uniform",
+        description="Converter at first: all alike, or softmax of minus squared distances of mean features; not under DP.",
+    )
+    probes: int = Field(8, ge=2, description="Closed form: synthetic images per generator class that its mean feature is taken of.")
 
 
 class FreeMatch(Section):
     """Constants of FreeMatch (arXiv 2205.07246)."""
 
-    ema: float = Field(0.999, ge=0, lt=1, description="Momentum of thresholds and histograms.")
+    marks: ClassVar[Marks] = {
+        "ema": server(RELEASED, 0, 0.99999),
+        "fairness": server(RELEASED, 0, 10),
+        "fixed_threshold": server(RELEASED, 0, 1),
+        "temperature": server(RELEASED, 0.05, 20),
+        "hard": server(RELEASED),
+    }
+
+    ema: float | None = Field(
+        None, ge=0, lt=1, description="Momentum of thresholds and histograms; null: 0.999, less in runs under 20,000 steps."
+    )
     fairness: float = Field(0.01, ge=0, description="Weight of the self-adaptive fairness term.")
     fixed_threshold: float | None = Field(None, ge=0, le=1, description="Set: FixMatch with this threshold.")
     temperature: float = Field(0.5, gt=0, description="Sharpening of soft pseudo-labels.")
@@ -192,6 +173,11 @@ class FreeMatch(Section):
 class VICReg(Section):
     """Constants of the VICReg loss on raw features."""
 
+    marks: ClassVar[Marks] = {
+        "variance covariance": server(RELEASED, 0, 100),
+        "target_std": server(RELEASED, 1e-3, 100),
+    }
+
     variance: float = Field(1.0, ge=0, description="Weight of the hinge on each feature's standard deviation.")
     covariance: float = Field(0.04, ge=0, description="Weight of the squared off-diagonal covariance over d.")
     target_std: float = Field(1.0, gt=0, description="Standard deviation below which the hinge acts.")
@@ -200,8 +186,28 @@ class VICReg(Section):
 class Method(Section):
     """Where the unsupervised batch comes from and what is asked of it."""
 
+    marks: ClassVar[Marks] = {
+        "name source loss": server("listed", code="method", owner="methods"),
+        "augment": server("an augmentation"),
+        "lambda_": server(RELEASED, 0, 100),
+        "warmup": server(RELEASED, 0, 1),
+        "batch lmo_batch micro_batch": server(WORK, 2, 512),
+        "buffer": server(WORK, 1, 1000),
+        "refresh_every": server(WORK, 1, 100_000),
+        "bank": server(WORK, 0, 20_000),
+        "random_share": server(PUBLIC, 0, 1),
+        "hold_out": server(OFF_ALONE),
+        "relevant": site("says what the owner's classes look like"),
+        "lmo_every": server(PRICED, 1, 100_000),
+        "look_ahead": server(RELEASED, 1e-6, 10),
+        "infonce_temperature": server(RELEASED, 0.01, 10),
+        "options": site("options of a plug-in may name files", code="path"),
+    }
+
     name: str | None = Field(None, description="A pair with a name (base, mp-ssl, ...); null: source and loss are given.")
-    source: str | None = Field(None, description="none, real, random, pseudo-label, meta-optimised, or a plug-in.")
+    source: str | None = Field(
+        None, description="none, real, random, pseudo-label, meta-optimised, oracle, anti-oracle, closed-form, or a plug-in."
+    )
     loss: str | None = Field(None, description="none, scr, scr-stopgrad, infonce, vicreg, freematch, or a plug-in.")
     augment: Literal["weak", "half-strong"] = Field("weak", description="Augmentation of the labelled batch.")
     lambda_: float = Field(1.0, alias="lambda", ge=0, description="Weight of the unsupervised loss.")
@@ -211,10 +217,18 @@ class Method(Section):
     refresh_every: int = Field(5, ge=1, description="Steps between new synthetic batches (1 with buffer 1: a new one each step).")
     bank: int = Field(0, ge=0, description="Random sources: this many images made once and drawn from; 0: none.")
     random_share: float = Field(0.0, ge=0, le=1, description="Share of the buffer drawn with random z beside the meta-optimised.")
-    lmo_every: int = Field(5, ge=1, description="Steps between two latent meta-optimisations.")
+    hold_out: bool | None = Field(
+        None, description="Whether training leaves out the validation images; null: where there is an unsupervised loss."
+    )
+    relevant: dict[str, str] = Field(
+        {}, description="Generator class -> task class that it shows, * for any; default: equal names."
+    )
+    lmo_every: int = Field(5, ge=1, description="Steps between two latent meta-optimisations; none while lambda is 0.")
     lmo_batch: int = Field(24, ge=2, description="Synthetic images in a latent meta-optimisation.")
     micro_batch: int | None = Field(None, ge=2, description="Meta-gradient in slices of so many images; null: at once.")
-    look_ahead: float = Field(0.05, gt=0, description="eta of the look-ahead step.")
+    look_ahead: float | None = Field(
+        None, gt=0, description="null: look ahead by the optimiser's own next step; a number: by one of plain SGD with this eta."
+    )
     gap: Gap = Gap()
     latent: Latent = Latent()
     infonce_temperature: float = Field(0.2, gt=0, description="Temperature of the InfoNCE loss.")
@@ -231,6 +245,8 @@ class Method(Section):
         fields = dict(fields)
         name = fields.get("name", None if "source" in fields or "loss" in fields else "mp-ssl")
         fields["name"] = name
+        if name is not None and not isinstance(name, str):
+            return fields  # the field says what is wrong with it
         if name in METHODS:
             source, loss = METHODS[name]
             for key, value in (("source", source), ("loss", loss)):
@@ -252,8 +268,10 @@ class Method(Section):
     def _pair(self) -> Method:
         if (self.source == "none") != (self.loss == "none"):
             raise ValueError(f"source={self.source} with loss={self.loss}: either both are none or neither is")
-        if self.loss in ("vicreg", "infonce") and self.micro_batch is not None:
-            raise ValueError(f"method.micro_batch={self.micro_batch}: {self.loss} compares the images of a batch; set it to null")
+        if self.source == "meta-optimised" and self.hold_out is False:
+            raise ValueError(
+                "method.hold_out=false with a meta-optimised source would validate on images that it trains on; set it to null"
+            )
         return self
 
 
@@ -269,6 +287,16 @@ def _with_defaults(fields: dict[str, Any], defaults: dict[str, Any]) -> dict[str
 class Optim(Section):
     """The classifier's optimiser; it starts anew in each round."""
 
+    marks: ClassVar[Marks] = {
+        "name nesterov schedule": server(RELEASED),
+        "lr": server(RELEASED, 1e-6, 10),
+        "momentum": server(RELEASED, 0, 0.999),
+        "betas": server(RELEASED, 0, 0.9999),
+        "weight_decay": server(RELEASED, 0, 0.1),
+        "warmup_steps": server(RELEASED, 0, 100_000),
+        "batch_size": server(WORK, 1, 1024),
+    }
+
     name: Literal["sgd", "momentum", "adamw"] = Field("adamw", description="sgd, momentum (0.9 unless set), adamw.")
     lr: float = Field(3e-3, gt=0, description="Step size.")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum alone.")
@@ -277,7 +305,7 @@ class Optim(Section):
     betas: tuple[float, float] = Field((0.9, 0.99), description="adamw alone.")
     schedule: Literal["constant", "cosine"] = Field("cosine", description="Over all rounds x local_steps.")
     warmup_steps: int = Field(10, ge=0, description="Linear rise of the step size.")
-    batch_size: int | None = Field(None, ge=1, description="Labelled images a step (32 unless set); refused under DP.")
+    batch_size: int | None = Field(None, ge=1, description="Labelled images per step (32 unless set); refused under DP.")
 
     @field_validator("betas")
     @classmethod
@@ -289,6 +317,11 @@ class Optim(Section):
 
 class WarmStart(Section):
     """Training at the server on the public generator alone, before round 1; reads no private byte."""
+
+    marks: ClassVar[Marks] = {
+        "part": server("which weights travel; the generator is listed"),
+        "steps batch lr class_map": ignored(AT_SERVER),
+    }
 
     part: Literal["none", "body", "head", "both"] = Field("none", description="What starts warm.")
     steps: int = Field(200, ge=1, description="Steps of classifying synthetic images.")

@@ -7,35 +7,35 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from mpssl_fed.config import overrides as given
+from mpssl_fed.config.data import Data, Output, Runtime
 from mpssl_fed.config.federation import Federation, Privacy
-from mpssl_fed.config.learning import CONTROLS, Data, GeneratorSection, Method, Model, Optim, Output, Runtime, WarmStart
+from mpssl_fed.config.keys import keys_below, keys_beside
+from mpssl_fed.config.learning import BUNDLES, CONTROLS, GeneratorSection, Method, Model, Optim, WarmStart
+from mpssl_fed.config.marks import PUBLIC, Marks, server
+from mpssl_fed.config.overrides import Given, Override
+from mpssl_fed.config.plain import plain, read_mapping, to_yaml
 from mpssl_fed.config.section import Section
 from mpssl_fed.errors import UserError, nearest
+from mpssl_fed.files import parse_json
 
 PROTOCOL_VERSION = 1
 """Raised when the meaning of a message or of a config key changes; a site refuses a config of another version."""
 
-
-class PlainYaml(yaml.SafeLoader):
-    """YAML whose only booleans are true and false, as in version 1.2: ``scope: off`` and a class named ``no`` stay words."""
-
-
-PlainYaml.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in rules if tag != "tag:yaml.org,2002:bool"]
-    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-PlainYaml.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+OF_A_STUDY = ("grid", "grids", "variants", "extends")
+"""Keys that tell a study file from a config."""
 
 
 class Config(Section):
     """Everything that defines a run. Frozen; build one with :func:`load` or :func:`from_mapping`."""
+
+    marks: ClassVar[Marks] = {"seed": server(PUBLIC, 0, 2**63 - 1)}
 
     seed: int = Field(0, ge=0, description="Root of the seed tree for everything public.")
     output: Output = Output()
@@ -64,16 +64,29 @@ class Config(Section):
                 "model.norm=batch is refused under differential privacy: its running statistics would be an un-noised release "
                 "of private data. Set model.norm=group."
             )
+        if self.method.hold_out:
+            raise ValueError(
+                "method.hold_out=true is refused under differential privacy: all of a site's images train and validate there, "
+                "since to part them would double the noise. Set it to null, or take method.name=base."
+            )
+        closed = self.method.source == "closed-form" or (
+            self.method.source == "meta-optimised" and self.method.latent.init == "closed-form"
+        )
+        if closed:
+            raise ValueError(
+                "the closed-form converter is refused under differential privacy: no release covers the class means that it reads. "
+                "Set method.latent.init=uniform, or another method.source."
+            )
         return self
 
     @model_validator(mode="before")
     @classmethod
-    def _controls_set_more_than_a_method(cls, fields: Any) -> Any:
-        """Set what the name of a control says of other sections; ValueError where the config says otherwise."""
+    def _names_set_more_than_a_method(cls, fields: Any) -> Any:
+        """Set what the name of a control or recipe says of other sections; ValueError where the config contradicts a control."""
         if not isinstance(fields, dict) or not isinstance(fields.get("method"), dict):
             return fields
-        name = fields["method"].get("name")
-        return _with_control(fields, str(name), CONTROLS.get(str(name), {}))
+        name = str(fields["method"].get("name"))
+        return _with_bundle(fields, name, BUNDLES.get(name, {}))
 
     @model_validator(mode="after")
     def _generator_only_starts_warm(self) -> Config:
@@ -84,10 +97,35 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _the_recipe_has_its_parts(self) -> Config:
+        """An arm that is called by the recipe's name has both its parts, however they are set."""
+        if self.method.name != "federated-gssl":
+            return self
+        left_out = [
+            f"{key}={value}"
+            for key, value, without in (
+                ("warm_start.part", self.warm_start.part, "none"),
+                ("federation.anchor.weight", self.federation.anchor.weight, 0),
+            )
+            if value == without
+        ]
+        if left_out:
+            raise ValueError(
+                f"method.name=federated-gssl is a warm start and an anchor, but {' and '.join(left_out)} is given; "
+                "remove it, or set method.name=base"
+            )
+        return self
+
     @property
     def private_rounds(self) -> int:
         """How many rounds ask the sites: none for ``generator-only``, the control that reads no private data."""
         return 0 if self.method.name == "generator-only" else self.federation.rounds
+
+    def lambda_at(self, t: int) -> float:
+        """Return lambda at a site's step t (from 0, over all rounds): a linear rise from 0 over the share ``warmup`` of them."""
+        rise = self.method.warmup * self.federation.rounds * self.federation.local_steps
+        return self.method.lambda_ * min(1.0, t / rise if rise else 1.0)
 
     def dump(self) -> dict[str, Any]:
         """Return the resolved config as plain JSON types, with the names the YAML uses."""
@@ -109,20 +147,20 @@ class Config(Section):
 
     def to_yaml(self) -> str:
         """Return the resolved config as YAML."""
-        return yaml.safe_dump(self.dump(), sort_keys=False)
+        return to_yaml(self.dump())
 
 
-def _with_control(fields: dict[str, Any], name: str, sets: dict[str, Any], path: str = "") -> dict[str, Any]:
-    """Return ``fields`` with what the control ``name`` sets; ``generator-only`` may also warm the head alone."""
+def _with_bundle(fields: dict[str, Any], name: str, sets: dict[str, Any], path: str = "") -> dict[str, Any]:
+    """Return ``fields`` with what ``name`` sets; a recipe's values may differ, ``generator-only`` may warm the head alone."""
     filled = dict(fields)
     for key, value in sets.items():
         given = filled.get(key)
         if isinstance(value, dict):
             if given is None or isinstance(given, dict):
-                filled[key] = _with_control(given or {}, name, value, f"{path}{key}.")
+                filled[key] = _with_bundle(given or {}, name, value, f"{path}{key}.")
         elif key not in filled:
             filled[key] = value
-        elif given != value and name != "generator-only":
+        elif given != value and name in CONTROLS and name != "generator-only":
             raise ValueError(f"method.name={name} means {path}{key}={value}, but {path}{key}={given} is given; remove one of them")
     return filled
 
@@ -135,89 +173,87 @@ def config_folder() -> Path:
 
 def find(path: str | Path) -> Path:
     """Return the file that ``path`` names: as given, else among the shipped configs (``demo``, ``configs/demo.yaml``)."""
-    given = Path(path)
-    shipped = Path(*given.parts[1:]) if given.parts[:1] == ("configs",) else given
-    for candidate in (given, config_folder() / shipped, config_folder() / f"{shipped}.yaml"):
+    given_path = Path(path)
+    shipped = Path(*given_path.parts[1:]) if given_path.parts[:1] == ("configs",) else given_path
+    for candidate in (given_path, config_folder() / shipped, config_folder() / f"{shipped}.yaml"):
         if candidate.is_file():
             return candidate
     names = sorted(str(file.relative_to(config_folder()).with_suffix("")) for file in config_folder().rglob("*.yaml"))
-    raise UserError(f"config '{path}': no such file.{nearest(str(given.with_suffix('')), names)} Shipped: {', '.join(names)}")
+    what = "is a folder, want a YAML file" if given_path.is_dir() else "no such file"
+    hint = nearest(str(path).removesuffix(".yaml").removesuffix(".yml"), names)
+    raise UserError(f"config '{path}': {what}.{hint} Shipped: {', '.join(names)}")
 
 
-def read_mapping(path: str | Path) -> dict[str, Any]:
-    """Return the mapping in a YAML file; UserError that names the file when it is not one."""
-    try:
-        content = yaml.load(Path(path).read_text(encoding="utf-8"), PlainYaml)  # a SafeLoader
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {error}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds {type(content).__name__}, want a mapping of config keys")
-    return content
-
-
-def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:
-    """Return the config of a YAML file with ``key.path=value`` overrides; values are read as YAML. UserError on bad input."""
+def load(path: str | Path, overrides: Sequence[Given] = ()) -> Config:
+    """Return the config of a YAML file with ``key.path=value`` overrides (see :func:`override`). UserError on bad input."""
     file = find(path)
-    return from_mapping(override(read_mapping(file), overrides), str(file))
+    fields = read_mapping(file)
+    found = [key for key in OF_A_STUDY if key in fields]
+    if found:
+        raise UserError(f"{file}: is a study file (it has '{found[0]}'), not the config of one run: mpssl-fed study {path}")
+    words = [given.read(item, Config) for item in overrides]
+    return from_mapping(given.apply(fields, words, str(file)), str(file), words)
 
 
-def override(fields: dict[str, Any], overrides: list[str] | tuple[str, ...]) -> dict[str, Any]:
-    """Return a copy of ``fields`` with each ``a.b.c=value`` set; a missing level is made, a scalar in the way is an error."""
-    fields = json.loads(json.dumps(fields, default=str))
-    for item in overrides:
-        key, equals, value = item.partition("=")
-        if not equals or not key:
-            raise UserError(f"override '{item}': want key.path=value, for example federation.rounds=3")
-        *parents, leaf = key.split(".")
-        level = fields
-        for parent in parents:
-            child = level.get(parent)
-            if child is None:
-                child = level[parent] = {}
-            if not isinstance(child, dict):
-                raise UserError(f"override '{item}': '{parent}' is a value, not a section")
-            level = child
-        try:
-            level[leaf] = yaml.load(value, PlainYaml)
-        except yaml.YAMLError as error:
-            raise UserError(f"override '{item}': the value is not valid YAML: {error}") from error
-    return fields
+def override(fields: Mapping[str, Any], overrides: Sequence[Given]) -> dict[str, Any]:
+    """Return a copy of ``fields`` with each override set, and without what belonged to a name that they replace.
+
+    ``a.b.c=value``: text keys take the value as it stands, others as YAML (:func:`mpssl_fed.config.overrides.read`); an Override
+    sets its value as it is. A missing level is made, a scalar in the way is an error.
+    """
+    return given.apply(fields, [given.read(item, Config) for item in overrides], "config")
 
 
-def from_mapping(fields: dict[str, Any], where: str = "config") -> Config:
-    """Return the config that a mapping describes; UserError names ``where``, the key, the value and the nearest valid key."""
+def from_mapping(fields: Mapping[str, Any], where: str = "config", overrides: Sequence[Override] = ()) -> Config:
+    """Return the config that a mapping describes; UserError names the key, the value and the nearest valid key.
+
+    It begins with ``where``, or with the one of ``overrides`` (already in ``fields``) that the key came from.
+    """
     try:
-        return Config.model_validate(fields)
+        return Config.model_validate(plain(fields, where))
     except ValidationError as error:
-        raise UserError("\n".join(_explain(item, where) for item in error.errors())) from error
+        raise UserError("\n".join(_explain(item, where, overrides) for item in error.errors())) from error
 
 
 def from_json(text: str) -> Config:
-    """Return the config of :meth:`Config.canonical_json`."""
-    return from_mapping(json.loads(text), "config in the message")
+    """Return the config of :meth:`Config.canonical_json`; UserError for any other text."""
+    try:
+        fields = parse_json(text)
+    except ValueError as error:
+        raise UserError(f"config in the message: not readable as JSON: {error}") from error
+    return from_mapping(fields, "config in the message")
 
 
-def _explain(item: Any, where: str) -> str:
+def _explain(item: Any, where: str, overrides: Sequence[Override]) -> str:
     path = [str(part) for part in item["loc"]]
     key = ".".join(path)
+    where, is_key = _blame(key, where, overrides)
     if item["type"] == "extra_forbidden":
-        valid = _keys_beside(path)
-        return f"{where}: unknown key '{key}'.{nearest(path[-1], valid)} Valid here: {', '.join(valid)}"
+        return f"{where}: unknown key '{key}'.{_suggest(path)}"
     message = item["msg"].removeprefix("Value error, ")
-    if not path:
+    if not path or is_key:
         return f"{where}: {message}"
-    return f"{where}: {key}={item['input']!r}: {message}"
+    shown = repr(item["input"])
+    return f"{where}: {key}={shown if len(shown) <= 200 else shown[:200] + '...'}: {message}"
 
 
-def _keys_beside(path: list[str]) -> list[str]:
-    """Return the keys that are valid where the last part of ``path`` stands."""
-    model: type[Section] = Config
-    for part in path[:-1]:
-        field = next(f for name, f in model.model_fields.items() if part in (name, f.alias))
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            model = field.annotation
-    return [field.alias or name for name, field in model.model_fields.items()]
+def _blame(key: str, where: str, overrides: Sequence[Override]) -> tuple[str, bool]:
+    """Return where the value of ``key`` came from, and whether that is an override of this very key."""
+    touching = [one for one in overrides if not key or f"{one.key}.".startswith(f"{key}.") or f"{key}.".startswith(f"{one.key}.")]
+    above = [one for one in touching if key and f"{key}.".startswith(f"{one.key}.")]
+    if above:
+        return above[-1].blamed, above[-1].key == key
+    return (f"{where} with {', '.join(one.said for one in touching)}" if touching else where), False
+
+
+def _suggest(path: Sequence[str]) -> str:
+    """Return the key that an unknown one was meant to be, as far as can be told, and those that are valid in its place."""
+    beside = keys_beside(Config, path)
+    everywhere = keys_below(Config)
+    same = [key for key in everywhere if key.endswith(f".{path[-1]}")]
+    hint = f" Did you mean {' or '.join(repr(key) for key in same[:3])}?" if same else nearest(path[-1], beside)
+    if not hint and len(path) == 1:
+        leaves = {key.rpartition(".")[2]: key for key in reversed(everywhere)}
+        hint = nearest(path[0], leaves, 0.75)
+        hint = next((f" Did you mean '{key}'?" for leaf, key in leaves.items() if f"'{leaf}'" in hint), "")
+    return f"{hint} Valid here: {', '.join(beside)}" if beside else f"{hint} Nothing may stand below '{'.'.join(path[:-1])}'"

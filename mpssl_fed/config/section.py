@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from mpssl_fed.config.marks import Marks
+
+LARGEST_COUNT = 2**31 - 1
+"""What a whole number of any key may be, either way; ``seed``, which counts nothing, has bounds of its own."""
 
 
 class Section(BaseModel):
-    """A part of the config: frozen, unknown keys refused."""
+    """A part of the config: frozen, unknown keys refused. ``marks`` says of each key who decides it at a deployed site."""
+
+    marks: ClassVar[Marks] = {}
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False, protected_namespaces=())
+
+    @model_validator(mode="after")
+    def _counts_fit(self) -> Self:
+        """Refuse a whole number that no count of anything can be; arrays and loops of that size only fail later, and worse."""
+        for name, value in self:
+            if type(value) is int and abs(value) > LARGEST_COUNT and name != "seed":
+                raise ValueError(f"{name}={value}: want at most {LARGEST_COUNT:,}; nothing here is counted further")
+        return self
 
 
 def own_options(fields: Any, default: str, own: Mapping[str, Mapping[str, Any]]) -> Any:
@@ -23,6 +38,8 @@ def own_options(fields: Any, default: str, own: Mapping[str, Mapping[str, Any]])
     if not isinstance(fields, dict):
         return fields
     name = fields.get("name", default)
+    if not isinstance(name, str):
+        return fields  # the field says what is wrong with it
     mine = own.get(name, {})
     for key in sorted({key for options in own.values() for key in options} - set(mine)):
         if fields.get(key) is not None:

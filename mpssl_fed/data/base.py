@@ -5,23 +5,29 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mpssl_fed.data.preparation import Preparation
+from mpssl_fed.data.walk import Skipped
 from mpssl_fed.errors import UserError
 from mpssl_fed.registry import Registry
 
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Labelled images in memory: x uint8 [n, C, H, W] (C 1 or 3), y int64 [n], and each image's subject where known."""
+    """Labelled images in memory: x uint8 [n, C, H, W] (C 1 or 3), y int64 [n], and each image's subject where known.
+
+    digests: SHA-256 (hex) of the file that each image was decoded from, where each image has one.
+    """
 
     x: Tensor
     y: Tensor
     subjects: tuple[str, ...] | None = None
+    digests: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.x.dtype != torch.uint8 or self.x.ndim != 4 or self.x.shape[1] not in (1, 3):
@@ -30,6 +36,8 @@ class Images:
             raise UserError(f"{len(self.x)} images need int64 labels [n], not {self.y.dtype} {list(self.y.shape)}")
         if self.subjects is not None and len(self.subjects) != len(self.x):
             raise UserError(f"{len(self.x)} images come with {len(self.subjects)} subjects; one each is needed")
+        if self.digests is not None and len(self.digests) != len(self.x):
+            raise UserError(f"{len(self.x)} images come with {len(self.digests)} digests of files; one each is needed")
 
     def __len__(self) -> int:
         return len(self.x)
@@ -37,8 +45,18 @@ class Images:
     def take(self, index: np.ndarray | Tensor | Sequence[int]) -> Images:
         """Return the images at ``index`` [m] (integers), in that order."""
         rows = torch.as_tensor(np.asarray(index, dtype=np.int64))
-        subjects = None if self.subjects is None else tuple(self.subjects[i] for i in rows.tolist())
-        return Images(self.x[rows], self.y[rows], subjects)
+        subjects, digests = (None if of is None else tuple(of[i] for i in rows.tolist()) for of in (self.subjects, self.digests))
+        return Images(self.x[rows], self.y[rows], subjects, digests)
+
+    def contents(self) -> list[bytes]:
+        """Return what tells each image from any other, whatever its name, class or place among them: its file's SHA-256.
+
+        Where an image is no file of its own it is the SHA-256 of its pixels as they are held here.
+        """
+        if self.digests is not None:
+            return [b"file " + bytes.fromhex(digest) for digest in self.digests]
+        form = f"pixels {list(self.x.shape[1:])} ".encode()
+        return [form + hashlib.sha256(image.tobytes()).digest() for image in self.x.cpu().contiguous().numpy()]
 
     def floats(self, device: str | torch.device = "cpu") -> Tensor:
         """Return x as float32 [n, C, H, W] in [-1, 1]: mean and deviation 0.5, the range of the generator's output."""
@@ -50,7 +68,8 @@ class Dataset:
     """A classification task with its fixed held-out test set.
 
     ``flip`` says that a mirrored image keeps its label. ``note`` is a line for the user, for example about a split that we
-    made. Raises UserError for a label outside 0..len(classes)-1 and for parts that disagree about their channels.
+    made; ``preparation``: how a new image file becomes one like those of ``test``; ``skipped``: what of the user's files was left
+    out. Raises UserError for a label outside 0..len(classes)-1 and for parts that disagree about their channels.
     """
 
     name: str
@@ -59,6 +78,8 @@ class Dataset:
     test: Images
     flip: bool
     note: str = ""
+    preparation: Preparation = field(default_factory=Preparation)
+    skipped: Skipped = field(default_factory=Skipped)
 
     def __post_init__(self) -> None:
         for part, images in (("train", self.train), ("test", self.test)):

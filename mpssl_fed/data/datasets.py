@@ -10,6 +10,8 @@ from typing import Any
 # The modules after base are imported because each registers its readers.
 from mpssl_fed.data import batches, fine_grained, folder, mnist
 from mpssl_fed.data.base import DATASETS, Dataset, Images, Reader, validation_split
+from mpssl_fed.data.preparation import Preparation
+from mpssl_fed.environment import expanded
 from mpssl_fed.errors import UserError
 
 __all__ = [
@@ -24,12 +26,14 @@ def load_dataset(
     download: bool = False,
     subjects: str | None = None,
     flip: bool | None = None,
+    prepared: Preparation | None = None,
 ) -> Dataset:
     """Return the data set ``name``, or the variant ``NAME/VARIANT``, at ``size`` x ``size`` pixels (default: its own).
 
-    A reader gets those of root, size, download, variant and subjects that it takes. Nothing is fetched unless
+    A reader gets those of root, size, download, variant, subjects, fit and white_level that it takes. Nothing is fetched unless
     ``download``. ``subjects="parent"`` (image-folder) reads subjects from folder names; ``flip`` overrides whether mirrored
-    images keep their label. Raises UserError for bad input, with the cure.
+    images keep their label; ``prepared`` says how files of other shapes and types become images. Raises UserError for bad input,
+    with the cure.
     """
     reader, variant = _reader(name)
     if size is not None and not 8 <= size <= 1024:
@@ -37,6 +41,12 @@ def load_dataset(
     options: dict[str, Any] = {"root": _existing(name, root, download), "size": size, "download": download}
     options |= {"variant": variant, "subjects": subjects}
     known = inspect.signature(reader).parameters
+    prepared = prepared or Preparation()
+    for key in ("fit", "white_level"):
+        value = getattr(prepared, key)
+        if key not in known and value != getattr(Preparation(), key):
+            raise UserError(f"data set '{name}' has its own way of reading images; leave out data.{key}={value}")
+        options[key] = value
     for key in ("variant", "subjects"):
         if options[key] is not None and key not in known:
             raise UserError(f"data set '{name}' has no {key}; leave out '{options[key]}'")
@@ -52,7 +62,7 @@ def _reader(name: str) -> tuple[Reader, str | None]:
 
 
 def _existing(name: str, root: str | Path | None, download: bool) -> Path | None:
-    path = None if root is None else Path(root).expanduser()
+    path = None if root is None else expanded(root)
     if path is not None and not path.exists() and not download:
         raise UserError(f"data set '{name}': data.root {path} does not exist; correct it, or put the files there")
     return path

@@ -1,77 +1,190 @@
-"""Image files into uint8 tensors: upright, square, grey or colour."""
+"""Image files into uint8 tensors: upright, square, grey or colour. Training, sites and ``predict`` read through here alone.
+
+The rules are stated in docs/own-data.md. Values are scaled by the type that a file declares, never by what its pixels happen to
+be; a file that does not say enough is refused with the way to say it.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import io
+import stat
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from mpssl_fed.data.eight_bits import NotReadError, check_frame, eight_bits
+from mpssl_fed.data.preparation import LUMA, Preparation
 from mpssl_fed.errors import UserError
+from mpssl_fed.names import printable, shown
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""Of Pillow's decoders those of plain pixels (JPEG with a phone's MPO): others start programs, as EPS does."""
+
+MOST_BYTES = 1 << 30
+"""Of a file, all of which is held while it is decoded; MOST_PIXELS of 16-bit RGBA, not compressed, are fewer."""
+
+MOST_PIXELS = 89_478_485
+"""Pillow's own limit, where it begins to warn of a decompression bomb: 9,459 x 9,459."""
 
 
-def read_image(path: Path, size: int, central: float = 1.0) -> Tensor:
+def read_image(path: Path, size: int, prepared: Preparation | None = None, content: bytes | None = None) -> Tensor:
     """Return one file as uint8 [C, size, size], C 1 if every pixel is grey, else 3.
 
-    The image is turned upright by its EXIF orientation; then the central square (of ``central`` x the short side) is
-    resized, which equals resizing the short side and cropping the centre. Transparency lies on white; 16-bit grey is
-    scaled to 8. Raises UserError naming a file that is missing or broken.
+    The image is turned upright by its EXIF orientation; then, by default, the central square is resized, which equals resizing the
+    short side and cropping the centre. The other ways: :class:`Preparation`. Transparency lies on white; wide types are scaled to 8
+    bits as :func:`eight_bits` says. content: the file's bytes, where they were read already. Raises UserError naming a file that
+    is missing, no regular file, broken, too large, animated, or that does not say how it is to be scaled.
     """
-    try:
-        with Image.open(path) as file:
-            file.draft(None, (2 * size, 2 * size))  # a JPEG decodes at a fraction of its size, never below this one
-            image = _eight_bits(ImageOps.exif_transpose(file))
-    except FileNotFoundError as error:
-        raise UserError(f"image file {path} does not exist") from error
-    except Exception as error:  # Pillow's decoders raise nearly every kind of error on broken bytes
-        raise UserError(f"image file {path} cannot be decoded ({error}); replace or remove it") from error
-    side = central * min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    square = image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
+    how = prepared or Preparation()
+    image = _decode(path, size, how.white_level, content)
+    if how.fit == "crop":
+        side = how.central * min(image.size)
+        left, top = (image.width - side) / 2, (image.height - side) / 2
+        square = image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
+    elif how.fit == "squash":
+        square = image.resize((size, size), Image.Resampling.BILINEAR)
+    else:
+        square = _padded(image, size)
     pixels = np.array(square)
     x = torch.from_numpy(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1).copy())
     return x[:1] if len(x) == 3 and bool((x == x[:1]).all()) else x
 
 
 def read_images(
-    paths: Sequence[Path], size: int, channels: int | None = None, central: float = 1.0, title: str = "reading images"
+    paths: Sequence[Path],
+    size: int,
+    channels: int | None = None,
+    prepared: Preparation | None = None,
+    title: str = "reading images",
 ) -> Tensor:
     """Return the files as uint8 [n, C, size, size]: C ``channels``, or by default 1 if all of them are grey, else 3.
 
-    Colour turns to grey by ITU-R 601 luma. Progress shows on a terminal when there is much to decode.
+    Colour turns to grey by ITU-R 601 luma. ``prepared``: how files become squares, by default the central crop. Progress shows
+    on a terminal when there is much to decode.
     """
+    return read_with_digests(paths, size, channels, prepared, title)[0]
+
+
+def read_with_digests(
+    paths: Sequence[Path],
+    size: int,
+    channels: int | None = None,
+    prepared: Preparation | None = None,
+    title: str = "reading images",
+) -> tuple[Tensor, tuple[str, ...]]:
+    """Return what :func:`read_images` does, and the SHA-256 (hex) of each file's bytes: the very ones that were decoded."""
+    digests: list[str] = []
     out = torch.empty(len(paths), channels or 3, size, size, dtype=torch.uint8)
     all_grey = True
     for row, path in zip(out, _progress(paths, title), strict=True):
-        image = read_image(path, size, central)
+        content = _bytes(path)
+        digests.append(hashlib.sha256(content).hexdigest())
+        image = read_image(path, size, prepared, content)
         all_grey = all_grey and len(image) == 1
         row.copy_(_grey(image) if channels == 1 and len(image) == 3 else image)
-    return out[:, :1].clone() if channels is None and all_grey else out
+    return (out[:, :1].clone() if channels is None and all_grey else out), tuple(digests)
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    if image.mode.startswith(("I;16", "I", "F")):
-        values = np.asarray(image, dtype=np.float64)
-        # 16-bit scanners use all 65,535 steps; a file of 8-bit values in a wider type is taken as it is.
-        values = values / 257 if values.max() > 255 else values
-        return Image.fromarray(values.clip(0, 255).round().astype(np.uint8))
-    if image.mode in ("1", "L"):
-        return image.convert("L")
-    if image.has_transparency_data:
-        ground = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(ground, image.convert("RGBA")).convert("RGB")
-    return image.convert("RGB")
+def has_side(path: Path, side: int) -> bool:
+    """Return whether a file holds just ``side`` x ``side`` pixels, which its header says. Raises UserError as read_image does."""
+    with _opened(path) as file:
+        return file.size == (side, side)
+
+
+def check_regular(path: Path, what: str = "image file") -> None:
+    """Raise UserError unless ``path`` is a regular file or a link to one; a FIFO, socket or device is never opened."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        dead = f"is a link to {shown(path.readlink())}, which does not exist" if path.is_symlink() else "does not exist"
+        raise UserError(f"{what} {shown(path)} {dead}") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise UserError(f"{what} {shown(path)} cannot be read ({_reason(error)})") from error
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a FIFO, socket or device"
+        raise UserError(f"{what} {shown(path)} is {kind}, not a file of pixels")
+
+
+def _bytes(path: Path) -> bytes:
+    check_regular(path)
+    try:
+        if (size := path.stat().st_size) > MOST_BYTES:
+            raise UserError(f"image file {shown(path)}: {size:,} bytes; at most {MOST_BYTES:,} are read. Scale it down")
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"image file {shown(path)} cannot be read ({_reason(error)}); let this user read it, or remove it"
+        ) from error
+
+
+def _decode(path: Path, size: int, white_level: float | None, content: bytes | None) -> Image.Image:
+    """Return the whole image upright in mode L or RGB; a JPEG at a fraction of its size, never below 2 x ``size``."""
+    with _opened(path, content) as file:
+        frame = check_frame(file, MOST_PIXELS)
+        file.draft(None, (2 * size, 2 * size))
+        return eight_bits(ImageOps.exif_transpose(file), frame, white_level)
+
+
+@contextmanager
+def _opened(path: Path, content: bytes | None = None) -> Iterator[Image.Image]:
+    """Give an image file of a known format, its pixels not decoded yet; UserError for all that goes wrong with it until closed."""
+    name = shown(path)
+    if content is None:
+        check_regular(path)
+    try:
+        with warnings.catch_warnings(), open(path, "rb") if content is None else io.BytesIO(content) as stream:
+            warnings.simplefilter("ignore")  # of odd metadata, which nothing here reads
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(stream, formats=_formats()) as file:
+                yield file
+    except NotReadError as error:
+        raise UserError(f"image file {name}: {error}") from error
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise UserError(f"image file {name}: more than {MOST_PIXELS:,} pixels; scale it down, or cut out what matters") from error
+    except UnidentifiedImageError as error:
+        kinds = f"none of {', '.join(FORMATS)} by its content"
+        if path.suffix.lower() in (".tif", ".tiff"):
+            kinds += ", or a TIFF of a kind that is not read: want integers of up to 16 bits, or floats of 32"
+        raise UserError(f"image file {name} cannot be decoded ({kinds}); replace or remove it") from error
+    except PermissionError as error:
+        raise UserError(f"image file {name} cannot be read ({_reason(error)}); let this user read it, or remove it") from error
+    except Exception as error:  # Pillow's decoders raise nearly every kind of error on broken bytes
+        raise UserError(f"image file {name} cannot be decoded ({_reason(error)}); replace or remove it") from error
+
+
+@cache
+def _formats() -> list[str]:
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]  # a Pillow built without WebP has no such decoder
+
+
+def _padded(image: Image.Image, size: int) -> Image.Image:
+    """Return the whole image at ``size`` on its longer side, centred on black: PIL's ``ImageOps.pad``, also where it is thin."""
+    width, height = image.size
+    wide, high = (size, height / width * size) if width >= height else (width / height * size, size)
+    whole = image.resize((max(1, round(wide)), max(1, round(high))), Image.Resampling.BILINEAR)
+    ground = Image.new(image.mode, (size, size))
+    ground.paste(whole, (round((size - whole.width) * 0.5), round((size - whole.height) * 0.5)))
+    return ground
 
 
 def _grey(image: Tensor) -> Tensor:
-    weights = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+    weights = torch.tensor(LUMA).view(3, 1, 1)
     return (image.float() * weights).sum(0, keepdim=True).round().to(torch.uint8)
+
+
+def _reason(error: BaseException) -> str:
+    return printable((getattr(error, "strerror", None) or str(error) or type(error).__name__).replace("\n", " "))
 
 
 def _progress(paths: Sequence[Path], title: str) -> Sequence[Path]:

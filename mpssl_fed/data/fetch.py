@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 from mpssl_fed.download import download
+from mpssl_fed.environment import expanded
 from mpssl_fed.errors import UserError
 from mpssl_fed.registry import Registry
 
@@ -46,7 +47,7 @@ def fetch_dataset(name: str, root: str | Path, url: str | None = None, sha256: s
     ``url`` replaces the first archive's address (a mirror, or a set of which torchvision knows none) and ``sha256`` checks
     it. Raises UserError with the file names and folders when there is no address, no network or a wrong checksum.
     """
-    root = Path(root).expanduser()
+    root = expanded(root)
     archives = ARCHIVES[name]()
     # A mirror's file may be newer than torchvision's sum; with an own SHA-256 that sum decides.
     archives[0] = replace(archives[0], url=url or archives[0].url, sha256=sha256, md5=None if sha256 else archives[0].md5)

@@ -20,6 +20,7 @@ import torch
 from mpssl_fed.data.base import DATASETS, Dataset, Images
 from mpssl_fed.data.decode import read_images
 from mpssl_fed.data.fetch import fetch_dataset
+from mpssl_fed.data.preparation import Preparation
 from mpssl_fed.errors import UserError
 
 SIZE = 224
@@ -46,8 +47,8 @@ def _register(name: str, expected: str) -> Callable[[Layout], Layout]:
                     f"'mpssl-fed fetch {name}' gets it or says where the files belong"
                 ) from error
             size = size or SIZE
-            stored = _decode(train, round(size * STORED), 1.0, name)
-            return Dataset(name, classes, stored, _decode(test, size, 1 / STORED, name), flip=True)
+            stored, test_crop = _decode(train, round(size * STORED), Preparation(), name), Preparation(central=1 / STORED)
+            return Dataset(name, classes, stored, _decode(test, size, test_crop, name), flip=True, preparation=test_crop)
 
         DATASETS.add(name)(reader)
         return layout
@@ -55,9 +56,9 @@ def _register(name: str, expected: str) -> Callable[[Layout], Layout]:
     return decorate
 
 
-def _decode(part: Part, size: int, central: float, name: str) -> Images:
+def _decode(part: Part, size: int, prepared: Preparation, name: str) -> Images:
     paths, labels = part
-    return Images(read_images(paths, size, 3, central, f"reading {name}"), torch.tensor(labels, dtype=torch.int64))
+    return Images(read_images(paths, size, 3, prepared, f"reading {name}"), torch.tensor(labels, dtype=torch.int64))
 
 
 def _files_of(part: Any) -> Part:

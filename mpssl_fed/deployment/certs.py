@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from mpssl_fed.deployment.address import host
 from mpssl_fed.errors import UserError
-from mpssl_fed.files import write_atomic
+from mpssl_fed.files import plain_file, write_atomic
 
 CA_CERT, CA_KEY, SERVER_CERT, SERVER_KEY = "ca.crt", "ca.key", "server.crt", "server.key"
 CA_DAYS, SERVER_DAYS = 3650, 397
@@ -40,13 +42,14 @@ def make_ca(folder: Path) -> None:
 def make_server_certificate(folder: Path, hosts: Sequence[str]) -> None:
     """Write ``server.key`` (0600) and ``server.crt`` for ``hosts`` (names or addresses), signed by the CA in ``folder``.
 
-    An earlier pair is replaced: that is how a certificate is renewed.
+    An earlier pair is replaced: that is how a certificate is renewed. UserError for a name that no client can match.
     """
+    hosts = list(dict.fromkeys(host(name) for name in hosts))
     ca_key, ca = _read_ca(folder)
     key = ec.generate_private_key(ec.SECP384R1())
     cert = (
         _builder(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0][:64])]), ca.subject, key.public_key(), SERVER_DAYS)
-        .add_extension(x509.SubjectAlternativeName([_san(host) for host in hosts]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([_san(name) for name in hosts]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(digital_signature=True), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
@@ -62,7 +65,7 @@ def make_site_key(folder: Path, name: str) -> tuple[Path, Path]:
 
     The private half belongs on the site's machine alone: make it there, and hand over the public half.
     """
-    if not name or not all(c.isalnum() or c in "-_." for c in name) or name.startswith("."):
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name):
         raise UserError(f"site name '{name}': want letters, digits, '-', '_' and '.', for example site-0")
     private, public = folder / f"{name}.key", folder / f"{name}.pub"
     refuse_existing(private)
@@ -95,17 +98,17 @@ def _usage(**given: bool) -> x509.KeyUsage:
     return x509.KeyUsage(**{name: given.get(name, False) for name in names})
 
 
-def _san(host: str) -> x509.GeneralName:
+def _san(name: str) -> x509.GeneralName:
     try:
-        return x509.IPAddress(ipaddress.ip_address(host))
+        return x509.IPAddress(ipaddress.ip_address(name))
     except ValueError:
-        return x509.DNSName(host)
+        return x509.DNSName(name)
 
 
 def _read_ca(folder: Path) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
     try:
-        key = serialization.load_pem_private_key((folder / CA_KEY).read_bytes(), password=None)
-        cert = x509.load_pem_x509_certificate((folder / CA_CERT).read_bytes())
+        key = serialization.load_pem_private_key(plain_file(folder / CA_KEY).read_bytes(), password=None)
+        cert = x509.load_pem_x509_certificate(plain_file(folder / CA_CERT).read_bytes())
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: no readable CA ({CA_KEY}, {CA_CERT}); make one with: mpssl-fed certs ca {folder}") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):

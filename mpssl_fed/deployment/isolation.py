@@ -7,6 +7,7 @@ import grp
 import os
 import pwd
 import stat
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,8 +59,13 @@ class User:
         return self.may(path, 4) or self.may(path, 2) or (path.is_dir() and self.may(path, 1))
 
     def can_swap(self, path: Path) -> Path | None:
-        """Return the folder on the way to ``path`` in which the user can put something else in its place, None without one."""
-        for folder in reversed(path.resolve().parents):
+        """Return the folder on the way to the absolute ``path`` in which the user can put something else in its place.
+
+        None without one. Where the way leads over links, both ways are to be asked about: as given, and resolved.
+        """
+        if path.is_symlink() and path.lstat().st_uid == self.uid:
+            return path
+        for folder in reversed(path.parents):
             if not self.may(folder, 1):
                 return None
             if self.may(folder, 2) and not folder.stat().st_mode & stat.S_ISVTX:  # sticky: only an owner moves what is in it
@@ -81,17 +87,39 @@ def exposed(user: User, private: Iterable[Path]) -> Path | None:
     fixed: set[Path] = set()  # folders known to stay where they are
     for link in private:
         path = link.resolve()  # what a link points to is as private as what it stands for
+        for way in (link.absolute(), path):
+            if (way.parent not in fixed or way.is_symlink()) and (weak := user.can_swap(way)) is not None:
+                return weak
+            fixed.add(way.parent)
         folder = path.parent
         if folder in closed:
             continue
         if user.can_read(path):
             return path
-        if folder not in fixed and (weak := user.can_swap(path)) is not None:
-            return weak
-        fixed.add(folder)
         if not user.may(folder, 1):
             closed.add(folder)
     return None
+
+
+def replaceable(user: User, run: Iterable[Path]) -> Path | None:
+    """Return the first path, or folder on the way to one, that ``user`` can change; None when there is none. All may be read."""
+    fixed: set[Path] = set()
+    for link in run:
+        path = link.resolve()
+        for way in (link.absolute(), path):
+            if (way.parent not in fixed or way.is_symlink()) and (weak := user.can_swap(way)) is not None:
+                return weak
+            fixed.add(way.parent)
+        if user.may(path, 2) and all(user.may(folder, 1) for folder in path.parents):
+            return path
+    return None
+
+
+def code_places() -> list[Path]:
+    """Return what this process is made of: its interpreter, the folders that modules come from, this package's code and weights."""
+    modules = [Path(entry or ".") for entry in sys.path if Path(entry or ".").exists()]
+    package = Path(__file__).parents[1]
+    return [Path(sys.executable), *modules, package, *package.rglob("*")]
 
 
 def _has_acl(path: Path) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 import shutil
@@ -10,11 +9,19 @@ import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mpssl_fed import environment
 from mpssl_fed.config import Config
+from mpssl_fed.config.data import Fit
 from mpssl_fed.data.datasets import Images
-from mpssl_fed.data.folder import list_classes, load_site_csv, load_site_folder
+from mpssl_fed.data.folder import site_csv, site_folder
+from mpssl_fed.data.listing import Files
+from mpssl_fed.data.preparation import Preparation
+from mpssl_fed.data.site_csv import named_files
+from mpssl_fed.data.walk import COPY
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation.refusal import Refusal
+from mpssl_fed.files import parse_json
+from mpssl_fed.names import shown
 
 ERASED = ("rounds", "audit", "cache", "site-report.html", "samples.png")
 """What ``wipe`` deletes. The ledger is never among it: what was spent stays spent."""
@@ -24,66 +31,120 @@ ERASED = ("rounds", "audit", "cache", "site-report.html", "samples.png")
 class OwnData:
     """A site's own images: ``path`` is a folder CLASS/* or a CSV file ``path,label[,subject]``.
 
-    classes: what the owner agreed to; a task with other names, or in another order, is refused. Images are read once a shape
-    and kept. Raises UserError from :meth:`check` for whatever is wrong with the files.
+    classes, size, stored_size, channels, fit: what the owner agreed to; a task with other names, in another order or of another
+    shape is refused. white_level: as :class:`Preparation` has it. Images are read once and kept, so that a file which changes
+    counts from the next start. Raises UserError from :meth:`check` for whatever is wrong with the files.
     """
 
     path: Path
     classes: tuple[str, ...]
     subjects: str | None = None
-    _loaded: dict[tuple[int, int], Images] = field(default_factory=dict, repr=False)
+    size: int = 32
+    channels: int = 3
+    stored_size: int | None = None
+    fit: Fit = "crop"
+    white_level: float | None = None
+    _loaded: Images | None = field(default=None, repr=False)
 
-    def check(self, size: int, channels: int) -> None:
-        """Read everything once: an unknown class, a broken file or an empty folder is an error now, not in round 7."""
-        self.images(size, channels)
+    def check(self) -> str:
+        """Read everything: an unknown class, a broken file or an empty folder is an error now, not in round 7.
 
-    def images(self, size: int, channels: int) -> Images:
-        """Return the images at size x size; only the last shape asked for is kept."""
-        key = (size, channels)
-        if key not in self._loaded:
-            read = load_site_csv if self.is_csv else self._folder
-            images = read(self.path, self.classes, size, channels)
-            self._loaded.clear()
-            self._loaded[key] = images
-        return self._loaded[key]
+        Returns in one line how much was left out by reason, empty for nothing: no name, so that a log may hold it.
+        """
+        files = self._listed()
+        self._loaded = self._decoded(files)
+        return files.skipped.counts()
+
+    def images(self) -> Images:
+        """Return the images, at stored_size or size, and channels."""
+        if self._loaded is None:
+            self._loaded = self._decoded(self._listed())
+        return self._loaded
 
     def labelled(self, config: Config) -> Images:
-        """Return the images as the task of ``config`` wants them; Refusal where it is another task than the owner agreed to."""
+        """Return the images for the task of ``config``; Refusal ``classes`` or ``image-shape`` where it is another task than the
+        owner agreed to."""
         task = config.data.task
         if task is None or task.classes != self.classes:
             raise Refusal("classes")
-        return self.images(task.stored_size or task.size, task.channels)
+        if (task.size, task.stored_size or task.size, task.channels, task.fit) != self._shape:
+            raise Refusal("image-shape")
+        return self.images()
 
     def files(self) -> list[Path]:
         """Return every file and folder whose reading would show private data."""
-        if not self.is_csv:
-            return [self.path, *(row[0] for row in list_classes(self.path, self.classes, self.subjects))]
-        with open(self.path, encoding="utf-8-sig", newline="") as file:
-            return [self.path, *(self.path.parent / row["path"] for row in csv.DictReader(file))]
+        if self.is_csv:
+            return [self.path, *named_files(self.path)]
+        listed = self._listed()
+        return [self.path, *(row[0] for row in listed.rows), *listed.skipped.found.get(COPY, ())]
 
     @property
     def is_csv(self) -> bool:
         """Whether the data are named by a CSV file rather than by folders."""
         return self.path.is_file()
 
-    def _folder(self, path: Path, classes: tuple[str, ...], size: int, channels: int) -> Images:
-        return load_site_folder(path, classes, size, channels, self.subjects)
+    @property
+    def _shape(self) -> tuple[int, int, int, Fit]:
+        return self.size, self.stored_size or self.size, self.channels, self.fit
+
+    def _decoded(self, files: Files) -> Images:
+        prepared = Preparation(fit=self.fit, white_level=self.white_level)
+        return files.read(self.stored_size or self.size, self.channels, prepared)
+
+    def _listed(self) -> Files:
+        return site_csv(self.path, self.classes) if self.is_csv else site_folder(self.path, self.classes, self.subjects)
+
+
+def class_names(text: str) -> tuple[str, ...]:
+    """Return the classes that ``--classes`` names: ``a,b,c``, a file with one per line, or a .json list, taken literally.
+
+    Raises UserError for a file that holds no such list, fewer than two classes, or one twice.
+    """
+    file, is_file = Path(text), os.path.isfile(text)  # noqa: PTH113  a list of names may be too long for a path: no file then
+    if file.suffix == ".json" and is_file:
+        try:
+            found = parse_json(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"--classes {shown(text)}: {error}; want a JSON list of names") from error
+        if not isinstance(found, list) or not all(isinstance(name, str) and name for name in found):
+            raise UserError(f"--classes {shown(text)}: want a JSON list of names")
+        names = tuple(found)
+    else:
+        words = _lines(file, text) if is_file else text.split(",")
+        names = tuple(word.strip() for word in words if word.strip())
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if twice or len(names) < 2:
+        reason = (
+            f"'{shown(twice[0])}' stands there {names.count(twice[0])} times"
+            if twice
+            else f"{len(names)} class(es), want two or more"
+        )
+        raise UserError(f"--classes {shown(text)}: {reason}")
+    return names
+
+
+def _lines(file: Path, text: str) -> list[str]:
+    try:
+        return file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--classes {shown(text)}: {error}; want UTF-8 text, one class per line") from error
 
 
 def state_folder(name: str) -> Path:
     """Return ``$XDG_STATE_HOME/mpssl-fed/NAME``, the 0700 folder of one site; UserError for a name that is no folder name."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name):
         raise UserError(f"site name '{name}': want letters, digits, '-', '_' and '.', for example site-0")
-    home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    return home / "mpssl-fed" / name
+    return environment.state_folder() / name
 
 
 def make_private(folder: Path) -> Path:
-    """Make ``folder`` 0700; UserError when it belongs to someone else."""
+    """Make ``folder`` 0700; UserError when it belongs to someone else, or is open and not empty (``/``, a home)."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if folder.stat().st_uid != os.geteuid():
         raise UserError(f"{folder} belongs to another user; give it to this one, or choose another --state")
     if stat.S_IMODE(folder.stat().st_mode) != 0o700:
+        if any(folder.iterdir()):
+            raise UserError(f"{shown(folder)} is open to others and holds something; name a new folder, or close it: chmod 700")
         folder.chmod(0o700)
     return folder
 

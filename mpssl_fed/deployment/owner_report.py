@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import html
+import datetime
 import io
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,28 +12,43 @@ from torch import Tensor
 
 from mpssl_fed.config import Config
 from mpssl_fed.data.datasets import Images
+from mpssl_fed.federation import parts
 from mpssl_fed.federation.site.site import build_site_learner
 from mpssl_fed.federation.site.state import SiteState
-from mpssl_fed.files import write_atomic
+from mpssl_fed.page import picture, write_page
 from mpssl_fed.privacy.filter import RenyiFilter, lifetime_epsilon, rounded_up
 from mpssl_fed.privacy.ledger import Ledger
+from mpssl_fed.privacy.ledger_files import LedgerFiles
 from mpssl_fed.privacy.policy import Policy
 
 REPORT, SHOWN = "site-report.html", 32
-STYLE = "body{font:16px/1.5 system-ui;max-width:48em;margin:2em auto;padding:0 1em}td{padding:0 1em 0 0}img{width:100%}"
+TERMS = {
+    "epsilon": "Bound on what anyone can learn about one unit from all that left this site: below 1 strong, above 10 weak.",
+    "delta": "Probability with which the bound of epsilon may fail.",
+    "unit": "What the guarantee hides: one image, or all images of one subject.",
+    "release": "A noised answer about these images, recorded in this site's ledger before it was computed.",
+    "round": "The server sends its model, this site trains it on its images and sends the weights back.",
+    "synthetic images": "What the public generator drew here at the end of the last round; they stay here.",
+}
 
 
-def lifetime(ledger: Path, policy: Policy) -> dict[str, float | int | None]:
+def lifetime(ledger: Path | Ledger, policy: Policy) -> dict[str, float | int | None]:
     """Return ``{"epsilon": spent over the data set's life, "max_epsilon", "delta", "releases"}``.
 
     epsilon is None where the data were read outside the accounting once: no number covers that.
     """
     limit = {"max_epsilon": policy.max_epsilon, "delta": policy.delta}
-    if not ledger.is_file():
+    ledger = ledger if isinstance(ledger, Ledger) else Ledger(ledger)
+    if ledger.files.absent:
         return {"epsilon": 0.0, **limit, "releases": 0}
-    spent = Ledger(ledger).spent(policy.dataset)
+    spent = ledger.spent(policy.dataset)
     epsilon = lifetime_epsilon(RenyiFilter(policy.max_epsilon, policy.delta), spent)
     return {"epsilon": epsilon, **limit, "releases": sum(spent.history.values())}
+
+
+def whereabouts(files: LedgerFiles) -> str:
+    """Return where the ledger's head lives, in words for its owner."""
+    return "beside the ledger: one backup put back rolls both back (see --ledger-head)" if files.head_beside else str(files.head)
 
 
 @dataclass(frozen=True)
@@ -45,63 +59,70 @@ class Owned:
     number: int
     images: Images
     policy: Policy
-    ledger: Path
+    ledger: Path | Ledger
     warnings: tuple[str, ...] = ()
 
 
 def write_site_report(site: Owned, config: Config, run_id: str) -> Path:
     """Write ``site-report.html`` (0600) into the site's state folder; one file, no network."""
     assert config.data.task is not None
-    classes = config.data.task.classes
+    classes, state = config.data.task.classes, SiteState(site.state / "rounds")
     counts = torch.bincount(site.images.y, minlength=len(classes)).tolist()
-    parts = [
-        f"<h1>Site {site.number}</h1><p>For the owner of this site alone: nothing on this page has left it.</p>",
-        f"<h2>Privacy</h2><p>{_spent(lifetime(site.ledger, site.policy), site.policy)}</p>",
-        *(f"<p><strong>{html.escape(warning)}</strong></p>" for warning in site.warnings),
-        f"<h2>Labelled images</h2>{_bars(classes, counts)}",
-    ]
-    samples = _samples(site.state, config, run_id, site.number)
-    if samples is not None:
-        parts.append(f'<h2>Synthetic images</h2><img alt="Synthetic images of the last round" src="{_data_url(samples)}">')
-    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Site {site.number}</title><style>{STYLE}</style>'
-    page = f"{head}{''.join(parts)}</html>\n"
-    return write_atomic(site.state / REPORT, page, mode=0o600)
+    life = lifetime(site.ledger, site.policy)
+    samples = _samples(state, config, run_id, site)
+    written = datetime.datetime.now(datetime.UTC)
+    return write_page(
+        site.state / REPORT,
+        "site.html",
+        mode=0o600,
+        title=f"Site {site.number}: {site.policy.dataset}",
+        subtitle="For the owner of this site alone: nothing on this page has left it.",
+        finding=_spent(life, site.policy),
+        warnings=site.warnings,
+        facts=[
+            ("written", f"{written:%Y-%m-%d %H:%M} UTC"),
+            ("run", run_id),
+            ("last round answered", f"{_last_round(state, run_id)} of {config.federation.rounds}"),
+            ("labelled images", f"{sum(counts):,}"),
+            ("releases over the data's life", f"{life['releases']:,}"),
+        ],
+        labels=[(name, count, 100 * count / max(*counts, 1)) for name, count in zip(classes, counts, strict=True)],
+        samples=None if samples is None else picture(_png(samples), "synthetic images"),
+        terms=TERMS.items(),
+    )
 
 
 def _spent(life: dict[str, float | int | None], policy: Policy) -> str:
     unit = f"per {policy.unit}, at delta {policy.delta:g}"
     if life["epsilon"] is None:
-        return f"Data set “{html.escape(policy.dataset)}” was read without noise at least once: its epsilon is infinite ({unit})."
+        return f"Data set “{policy.dataset}” was read without noise at least once: its epsilon is infinite ({unit})."
     assert isinstance(life["epsilon"], float)
     shown = rounded_up(life["epsilon"])
-    return f"Data set “{html.escape(policy.dataset)}”: epsilon {shown} of {policy.max_epsilon:g} spent over its life, {unit}."
+    return f"Data set “{policy.dataset}”: epsilon {shown} of {policy.max_epsilon:g} spent over its life, {unit}."
 
 
-def _bars(classes: tuple[str, ...], counts: list[int]) -> str:
-    most, rows = max(*counts, 1), []
-    for name, count in zip(classes, counts, strict=True):
-        rect = f'<rect width="{320 * count / most:.0f}" height="14" fill="#3b6ea5"/>'
-        bar = f'<svg width="320" height="14" role="img" aria-label="{count}">{rect}</svg>'
-        rows.append(f"<tr><td>{html.escape(name)}<td>{bar}<td>{count}")
-    return f"<table>{''.join(rows)}</table>"
+def _last_round(state: SiteState, run_id: str) -> int:
+    """Return the number of the last round that the site answered in a run, 0 before the first."""
+    return max(state.rounds(run_id), default=0)
 
 
-def _samples(state: Path, config: Config, run_id: str, site: int) -> Tensor | None:
+def _samples(state: SiteState, config: Config, run_id: str, site: Owned) -> Tensor | None:
     """Return synthetic images from the latents of the last round, [n, 3, S, S] in [-1, 1]; None without a generator."""
-    latents = SiteState(state / "rounds").latest(run_id)
+    latents = state.latest(run_id)
     if latents is None:
         return None
-    learner = build_site_learner(config, site)
+    made = parts.Parts.own(config, site.images, parts.generator(config))
+    learner = build_site_learner(config, made, site.number)
     learner.load_state(latents)
     found = learner.samples(SHOWN)
     return None if found is None else found[0]
 
 
-def _data_url(images: Tensor) -> str:
+def _png(images: Tensor) -> bytes:
     from torchvision.transforms.functional import to_pil_image  # here: importing it takes seconds
     from torchvision.utils import make_grid
 
     grid = make_grid(images.detach().cpu().float(), nrow=8, normalize=True, value_range=(-1, 1))
     buffer = io.BytesIO()
     to_pil_image(grid).save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()

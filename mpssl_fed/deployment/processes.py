@@ -25,17 +25,17 @@ class Children:
     """The processes of one deployment; their output goes to ``logs/NAME.log``. ``folder`` is deleted when all is over.
 
     A guard process waits for the end of this one. Whatever ends it, kill -9 included, the guard kills what is left and deletes
-    the folder.
+    the folder, and ``others`` that belong to the deployment.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *others: Path) -> None:
         self.folder, self.token = folder, secrets.token_hex(12)
         self.logs, self.temporary = folder / "logs", folder / "tmp"
         for made in (self.logs, self.temporary):
             made.mkdir(parents=True, exist_ok=True)
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         self._how: dict[str, tuple[Sequence[str], Mapping[str, str] | None, Path | None]] = {}
-        guard = [sys.executable, "-S", str(Path(__file__)), self.token, str(folder)]
+        guard = [sys.executable, "-S", str(Path(__file__)), self.token, *map(str, (folder, *others))]
         self._guard = subprocess.Popen(guard, stdin=subprocess.PIPE, start_new_session=True, env={"PATH": os.defpath})
 
     def start(self, name: str, command: Sequence[str], env: Mapping[str, str] | None = None, cwd: Path | None = None) -> None:
@@ -51,7 +51,7 @@ class Children:
         pipe.write(f"{self.running[name].pid}\n".encode())
         pipe.flush()
 
-    def run(self, command: Sequence[str], env: Mapping[str, str], timeout: float = 120.0) -> subprocess.CompletedProcess[str]:
+    def run(self, command: Sequence[str], env: Mapping[str, str], timeout: float = 300.0) -> subprocess.CompletedProcess[str]:
         """Run a short command to its end and return it; subprocess.TimeoutExpired when it takes longer."""
         environment = {**os.environ, **env, **self._own}
         return subprocess.run(
@@ -130,7 +130,7 @@ def marked(token: str) -> list[int]:
     return found
 
 
-def _guard(token: str, folder: str) -> None:
+def _guard(token: str, folder: str, *others: str) -> None:
     """Wait for the parent's end, reading its children's process ids meanwhile; then clean up behind it."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
@@ -140,8 +140,9 @@ def _guard(token: str, folder: str) -> None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(group, signal.SIGKILL)
     kill_marked(token)
-    shutil.rmtree(folder, ignore_errors=True)
+    for gone in (folder, *others):
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 if __name__ == "__main__":
-    _guard(sys.argv[1], sys.argv[2])
+    _guard(*sys.argv[1:])

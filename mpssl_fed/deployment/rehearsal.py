@@ -1,4 +1,4 @@
-"""A whole deployment on one machine: SuperLink, a daemon and a SuperNode a site, one run, and everything down again."""
+"""A whole deployment on one machine: SuperLink, a daemon and a SuperNode per site, one run, and everything down again."""
 
 from __future__ import annotations
 
@@ -9,34 +9,36 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mpssl_fed import environment
-from mpssl_fed.config import Config
+from mpssl_fed.config import Config, to_yaml
 from mpssl_fed.deployment import certs
 from mpssl_fed.deployment import superlink as control
 from mpssl_fed.deployment.private_shares import write_share
 from mpssl_fed.deployment.processes import Children
+from mpssl_fed.deployment.rehearsal_policy import policy_of
 from mpssl_fed.deployment.start_site import relaying, supernode_command
-from mpssl_fed.deployment.submit import submit
+from mpssl_fed.deployment.submit import submit, with_absolute_paths
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.engines.simulation import preflight
 from mpssl_fed.federation.server.deployed_run import with_task
-from mpssl_fed.files import write_atomic
-from mpssl_fed.privacy.policy import METRICS
+from mpssl_fed.files import short_folder, write_atomic, write_json
+from mpssl_fed.runs.lock import holding
 from mpssl_fed.runs.progress import Progress
+from mpssl_fed.runs.reader import is_run
 from mpssl_fed.runs.run_directory import refuse_occupied
+from mpssl_fed.runs.written import is_ours
 
 HOST = "127.0.0.1"
-START_S = 120.0
+START_S = 600.0  # on a busy machine; what died is seen at once
 AGAIN_S, MOST_DEATHS = 5.0, 20
-EXACT = {"loss", "supervised", "meta", "gap"}
+SHORT_ENOUGH = 70
+"""Bytes of a temporary folder that leave room for the sockets in a deployment's own."""
 
 
 @dataclass
@@ -54,22 +56,31 @@ class Deployment:
     port: int | None = None
     note: Callable[[str], None] = print
     home: Path = field(init=False)
+    sockets: Path = field(init=False)
     address: str = field(init=False)
     children: Children = field(init=False)
     flower: control.FlowerCommand = field(init=False)
+    policy: dict[str, Any] = field(init=False)
     _deaths: dict[str, int] = field(default_factory=dict)
     _again: list[tuple[float, str]] = field(default_factory=list)
+    _last: ExitStack = field(default_factory=ExitStack)
 
     def __post_init__(self) -> None:
         self.run = self.run.absolute()
         federation = self.config.federation.model_copy(update={"backend": "deployment"})
-        self.config = with_task(self.config.model_copy(update={"federation": federation}))
+        self.config = with_task(with_absolute_paths(self.config.model_copy(update={"federation": federation})))
         refuse_occupied(self.run, resume=self.resume, overwrite=self.overwrite)
         preflight(self.config)
+        self.policy = policy_of(self.config)
 
     def __enter__(self) -> Deployment:
-        self.home = Path(tempfile.mkdtemp(prefix="mpssl-fed-"))
-        self.children = Children(self.home)
+        with ExitStack() as opened:
+            short = opened.enter_context(short_folder(SHORT_ENOUGH, "and the path of a Unix socket ends at 107 bytes"))
+            self.home = Path(tempfile.mkdtemp(prefix="mpssl-fed-"))
+            elsewhere = short != Path(tempfile.gettempdir())
+            self.sockets = short if elsewhere else self.home
+            self.children = Children(self.home, *((short,) if elsewhere else ()))
+            self._last = opened.pop_all()
         try:
             self._start()
         except BaseException:
@@ -84,14 +95,22 @@ class Deployment:
         """
         try:
             self.children.end()
-            for name in ("sites", "logs") if self.run.is_dir() else ():
-                try:
-                    _keep(self.home / name, self.run / name)
-                except OSError as error:
-                    first = error.args[0][0][-1] if isinstance(error, shutil.Error) else error
-                    self.note(f"{self.run / name}: not kept ({first})")
+            try:
+                with holding(self.run) if self.run.is_dir() else nullcontext():
+                    self._keep_sites_and_logs()
+            except UserError as error:
+                self.note(f"sites and logs are not kept: {error}")
         finally:
             self.children.stop()
+            self._last.close()
+
+    def _keep_sites_and_logs(self) -> None:
+        for name in ("sites", "logs") if is_run(self.run) else ():
+            try:
+                _keep(self.home / name, self.run / name)
+            except OSError as error:
+                first = error.args[0][0][-1] if isinstance(error, shutil.Error) else error
+                self.note(f"{self.run / name}: not kept ({first})")
 
     def serve(self, progress: Progress) -> dict[str, Any]:
         """Submit the run, show it as it goes and return its manifest; UserError with the reason when it fails."""
@@ -108,7 +127,7 @@ class Deployment:
         self.address = address = f"{HOST}:{link_port}"
         self.note(f"SuperLink at {address}, {len(sites)} sites, one user for all: {_trust()}")
         link = control.superlink_command(keys, self.home / "superlink.db", HOST, link_port)
-        self.children.start("superlink", link, environment.of_flower(self.home / "flower"))
+        self.children.start("superlink", link, environment.of_flower(self.home / "flower", address))
         (self.home / "sites").mkdir()
         if self.resume and (self.run / "sites").is_dir():
             shutil.copytree(self.run / "sites", self.home / "sites", dirs_exist_ok=True)
@@ -121,7 +140,7 @@ class Deployment:
             private, public = certs.make_site_key(keys, f"site-{site}")
             self.flower.register(public, f"site-{site}")
             command = supernode_command(address, keys / certs.CA_CERT, private, self._node_config(site), port)
-            self.children.start(f"supernode-{site}", command, environment.of_flower(self.home / "flower"))
+            self.children.start(f"supernode-{site}", command, environment.of_flower(self.home / "flower", address))
         self._await(lambda: all(self._ready(site) for site in sites), "the site daemons")
 
     def _ready(self, site: int) -> bool:
@@ -134,40 +153,24 @@ class Deployment:
         data = self.home / "data" / str(site)
         listing = data / "labels.csv" if data.is_dir() else write_share(data, self.config, site)
         task = parts.task(self.config)
+        classes = write_json(self.home / "classes.json", list(task.classes), mode=0o600)  # a name may hold a comma or a line end
         command = [
             sys.executable, "-m", "mpssl_fed.cli", "site", "run", "--name", f"site-{site}", "--number", str(site),
-            "--data", str(listing), "--classes", ",".join(task.classes), "--size", str(task.stored_size or task.size),
-            "--channels", str(task.channels), "--policy", str(policy), "--state", str(self.home / "sites" / str(site)),
-            "--socket", str(self._socket(site)), "--trust-bundles",
+            "--data", str(listing), "--classes", str(classes), "--size", str(task.size),
+            "--stored-size", str(task.stored_size or task.size), "--channels", str(task.channels), "--fit", task.fit,
+            "--policy", str(policy), "--state", str(self.home / "sites" / str(site)), "--socket", str(self._socket(site)),
+            "--trust-bundles", "--device", self.config.runtime.device,
         ]  # fmt: skip
         if self.config.generator.path is not None:
-            command += ["--generator-path", str(Path(self.config.generator.path).absolute())]
+            command += ["--generator-path", self.config.generator.path]
         self.children.start(f"daemon-{site}", command, {**environment.SWITCHES, "OMP_NUM_THREADS": "1"})
 
     def _policy(self) -> Path:
         """Write the policy of all sites: what the config asks, and no more."""
-        config, method = self.config, self.config.method
-        size = config.privacy.public_size or 100
-        generator = parts.generator(config)
-        policy: dict[str, Any] = {
-            "dataset": "deploy",
-            "public_size": size,
-            "max_epsilon": config.privacy.epsilon or 1.0,
-            "delta": min(config.privacy.delta, 1 / (10 * size)),
-            "unit": config.privacy.unit,
-            "scope": config.privacy.scope,
-            "max_rounds": config.federation.rounds,
-            "max_local_steps": config.federation.local_steps,
-            "methods": [method.name or f"{method.source}+{method.loss}"],
-            "metrics": [name for name in METRICS if config.privacy.scope != "end-to-end" or name not in EXACT],
-        }
-        if generator is not None:
-            kind = {"name": config.generator.name, "sha256": generator.state_hash(), "trained_on": "as its manifest says"}
-            policy["generators"] = [kind]
-        return write_atomic(self.home / "policy.yaml", yaml.safe_dump(policy, sort_keys=False), mode=0o600)
+        return write_atomic(self.home / "policy.yaml", to_yaml(self.policy), mode=0o600)
 
     def _socket(self, site: int) -> Path:
-        return self.home / f"{site}.sock"
+        return self.sockets / f"{site}.sock"
 
     def _await(self, ready: Callable[[], bool], what: str) -> None:
         ends = time.monotonic() + START_S
@@ -211,6 +214,8 @@ def free_ports(count: int, first: int | None = None) -> list[int]:
             listener = held.enter_context(socket.socket())
             try:
                 listener.bind((HOST, number))
+            except OverflowError as error:
+                raise UserError(f"--port {number}: want a number from 1 to 65535") from error
             except OSError as error:
                 raise UserError(f"--port {number}: in use on {HOST}; choose another or leave it out") from error
             ports.append(int(listener.getsockname()[1]))
@@ -223,12 +228,22 @@ def _keep(source: Path, target: Path) -> None:
         return
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as fresh:
         shutil.copytree(source, fresh, dirs_exist_ok=True)
+        _carry_over(target, Path(fresh))
         old = Path(f"{fresh}.old")
         if target.is_dir():
             target.rename(old)
         Path(fresh).rename(target)
         target.chmod(0o700)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _carry_over(old: Path, fresh: Path) -> None:
+    """Copy what only the old folder has and no run wrote (an audit, notes) into the one that takes its place."""
+    for path in sorted(old.rglob("*")) if old.is_dir() and not old.is_symlink() else ():
+        name = path.relative_to(old)
+        if path.is_file() and not (fresh / name).exists() and not is_ours(Path(old.name) / name):
+            (fresh / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, fresh / name)
 
 
 def _trust() -> str:

@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 
+from mpssl_fed.codes import Code
 from mpssl_fed.deployment import wire
-from mpssl_fed.federation.refusal import CODES, Refusal, to_error
+from mpssl_fed.federation.refusal import Refusal, to_error
 
 SOCKET = "site-socket"
 """Key of ``node_config`` that names the daemon's socket; only the operator of the node sets it."""
@@ -74,10 +75,9 @@ def _ask(context: Context, method: str, target: str, body: bytes | None = None) 
 
 def _code(answer: bytes) -> str:
     try:
-        code = json.loads(answer)["code"]
+        return Code(json.loads(answer)["code"])
     except (ValueError, KeyError, TypeError):
-        return "site-failed"
-    return code if code in CODES else "site-failed"
+        return Code.SITE_FAILED
 
 
 def _answer(message: Message, work: Callable[[], RecordDict]) -> Message:

@@ -7,7 +7,6 @@ import logging
 import time
 import traceback
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,21 +18,25 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from mpssl_fed.config import PROTOCOL_VERSION, Config
 from mpssl_fed.deployment import wire
 from mpssl_fed.deployment.own_data import OwnData
-from mpssl_fed.deployment.owner_report import Owned, lifetime, write_site_report
-from mpssl_fed.federation import parts
-from mpssl_fed.federation.messages import EXAMPLES, REPLY_METRICS, Plan, TrainReply, TrainRequest
+from mpssl_fed.deployment.own_generator import OwnGenerator
+from mpssl_fed.deployment.owner_report import Owned, lifetime, whereabouts, write_site_report
+from mpssl_fed.deployment.worker import LIMIT_S, Worker
+from mpssl_fed.errors import UserError
+from mpssl_fed.federation.messages import EXAMPLES, SentConfig, TrainReply, TrainRequest
+from mpssl_fed.federation.parts import Parts
 from mpssl_fed.federation.refusal import Refusal
-from mpssl_fed.federation.site.budget import Budget, policy_budget
+from mpssl_fed.federation.site.budget import Spending, policy_budget
 from mpssl_fed.federation.site.site import Site
-from mpssl_fed.federation.weights import LARGEST
+from mpssl_fed.federation.site.state import SiteState
+from mpssl_fed.federation.weights import bound
+from mpssl_fed.files import parse_json
 from mpssl_fed.privacy.egress import NumberSpec, allow, like
+from mpssl_fed.privacy.ledger import Ledger
+from mpssl_fed.privacy.ledger_files import LedgerError
 from mpssl_fed.privacy.policy import Policy
+from mpssl_fed.reply_metrics import LARGEST_NUMBER, REPLY_METRICS
 
 log = logging.getLogger("mpssl_fed.daemon")
-MOST_WAITING = 4
-LARGEST_NUMBER = 1e12
-"""Bound of any number beside the weights."""
-
 LEDGER = "ledger.sqlite"
 """In the state folder; `wipe` never touches it."""
 
@@ -52,7 +55,11 @@ class Header(BaseModel):
 
 @dataclass
 class Resident:
-    """One deployed site. ``number`` seeds its public streams; ``state`` is its 0700 folder; ``generator_path`` is the owner's."""
+    """One deployed site. ``number`` seeds its public streams; ``state`` is its 0700 folder; ``generator_path`` is the owner's.
+
+    ledger: by default LEDGER in ``state``, kept for the process's life so that its chain is checked once. A round that takes
+    longer than ``limit_s`` is given up; what it reserved in the ledger stays spent.
+    """
 
     number: int
     state: Path
@@ -61,32 +68,31 @@ class Resident:
     generator_path: str | None = None
     device: str | None = None
     warnings: tuple[str, ...] = ()
+    limit_s: float = LIMIT_S
     refused: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
     answered: int = 0
     last: dict[str, Any] = field(default_factory=dict)
+    ledger: Ledger | None = None
 
     def __post_init__(self) -> None:
-        parts.hold(self.data)
-        self._granted: Budget | None = None
-        self.site = Site(self.number, self.state / "rounds", granted=self._budget)
-        # One thread trains, one message at a time: the same thread settings, the same bits.
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="train")
-        self._waiting = 0
+        self._ledger = self.ledger or Ledger(self.state / LEDGER)
+        self._generator = OwnGenerator(self.policy, self.generator_path, self.state / "cache" / "generators")
+        self._worker = Worker(self.limit_s)
+        self.site = Site(self.number, self.state / "rounds", proceed=self._worker.proceed)
+        SiteState(self.site.folder).tidy()
 
     def train(self, body: bytes) -> bytes:
         """Answer one train request; Refusal with a code for everything that is not to be answered."""
         try:
-            if self._waiting >= MOST_WAITING:
-                raise Refusal("busy")
-            self._waiting += 1
-            try:
-                return self._worker.submit(self._round, body).result()
-            finally:
-                self._waiting -= 1
+            return self._worker.do(lambda: self._round(body))
         except Refusal as refusal:
             self._count(refusal.code)
             raise
+        except UserError as error:  # found before anything was charged: what the config asks for does not fit together
+            log.warning("declined (config): it cannot be built here: %s at %s", type(error).__name__, _where(error))
+            self._count("config")
+            raise Refusal("config") from None
         except Exception as error:  # noqa: BLE001  its text may quote private data: neither server nor log may have it
             log.error("a round failed: %s at %s", type(error).__name__, _where(error))
             self._count("site-failed")
@@ -96,13 +102,25 @@ class Resident:
         """Return what the owner asks for with ``mpssl-fed site status``."""
         return {
             "site": self.number,
-            "at_work": self._waiting,
+            "at_work": self._worker.waiting,
             "answered": self.answered,
             "refused": dict(self.refused),
             "dropped": dict(self.dropped),
             "last": self.last,
-            "privacy": None if self.policy is None else lifetime(self.state / LEDGER, self.policy),
+            "privacy": None if self.policy is None else self._lifetime(self.policy),
+            "ledger_head": whereabouts(self._ledger.files),
         }
+
+    def _lifetime(self, policy: Policy) -> dict[str, Any]:
+        try:
+            return dict(lifetime(self._ledger, policy))
+        except LedgerError as error:
+            return {"error": str(error)}
+
+    @property
+    def hung(self) -> bool:
+        """Whether a round can neither be ended nor waited for any longer: only a new process answers again."""
+        return self._worker.hung
 
     def _round(self, body: bytes) -> bytes:
         started = time.perf_counter()
@@ -112,23 +130,24 @@ class Resident:
         if hashlib.sha256(header.config.encode()).hexdigest() != header.sha256:
             raise Refusal("config")
         weights = ArrayRecord({key: Array(value) for key, value in arrays.items()})
-        asked = TrainRequest(Plan(header.run_id, header.config, header.sha256), header.round, weights)
-        config = self._admit(asked.config(), sum(value.size for value in arrays.values()))
+        asked = TrainRequest(SentConfig(header.run_id, header.config, header.sha256), header.round, weights)
+        config, made, budget = self._admit(asked.config(), sum(value.size for value in arrays.values()))
         if header.round > config.federation.rounds:
             raise Refusal("rounds")
-        reply = self.site.train_round(TrainRequest(Plan.of(header.run_id, config), header.round, weights))
+        reply = self.site.train_round(header.run_id, header.round, config, weights, made, budget)
         self.answered += 1
         self.last = {"run": header.run_id, "round": header.round, "seconds": round(time.perf_counter() - started, 3)}
         log.info("run %s round %d answered in %.2f s", header.run_id, header.round, self.last["seconds"])
         if header.round in (1, config.federation.rounds):
-            self._worker.submit(self._report, header.run_id, config)
+            self._worker.later(lambda: self._report(header.run_id, config))
         return self._release(reply, arrays)
 
     def _release(self, reply: TrainReply, asked: wire.Arrays) -> bytes:
         """Return the bytes that leave: weights as asked and the listed numbers; the rest is dropped and counted."""
         weights = {key: np.asarray(value.numpy(), dtype=np.float32) for key, value in reply.weights.items()}
-        numbers = {name: NumberSpec(-LARGEST_NUMBER, LARGEST_NUMBER) for name in (EXAMPLES, *self._metrics)}
-        arrays, scalars = allow(weights, like(asked, LARGEST)), allow(reply.metrics, numbers)
+        listed = {name: NumberSpec(REPLY_METRICS[name].low, REPLY_METRICS[name].high) for name in self._metrics}
+        numbers = {EXAMPLES: NumberSpec(1, LARGEST_NUMBER)} | listed
+        arrays, scalars = allow(weights, like(asked, bound)), allow(reply.metrics, numbers)
         self.dropped.update(Counter(arrays.dropped) + Counter(scalars.dropped))
         if not arrays.complete or EXAMPLES not in scalars.record:
             raise Refusal("misshapen")
@@ -138,35 +157,28 @@ class Resident:
         """Write the owner's report, after the answer has left; that it fails costs the round nothing."""
         assert self.policy is not None
         try:
-            images, ledger = self.data.labelled(config), self.state / LEDGER
-            write_site_report(Owned(self.state, self.number, images, self.policy, ledger, self.warnings), config, run_id)
+            images = self.data.labelled(config)
+            write_site_report(Owned(self.state, self.number, images, self.policy, self._ledger, self.warnings), config, run_id)
         except Exception as error:  # noqa: BLE001  as in train: no text of an error may reach the log
             log.error("the site's report was not written: %s at %s", type(error).__name__, _where(error))
 
-    def _admit(self, config: Config, entries: int) -> Config:
-        """Return the config as this machine runs it; Refusal with the first reason of the policy against it.
-
-        What the policy grants is kept for the site, which reserves it in the ledger before it reads an image.
-        """
-        ledger = self.state / LEDGER
-        policy_budget(self.policy, config, ledger, entries, None, self._metrics)
-        self.data.labelled(config)
-        section = config.generator.model_copy(update={"path": self.generator_path})
-        runtime = config.runtime.model_copy(update={} if self.device is None else {"device": self.device})
-        local = config.model_copy(update={"generator": section, "runtime": runtime})
-        generator = parts.generator(local)
-        fingerprint = None if generator is None else generator.state_hash()
-        self._granted = policy_budget(self.policy, config, ledger, entries, fingerprint, self._metrics)
-        return local
-
-    def _budget(self, _config: Config) -> Budget:
-        assert self._granted is not None
-        return self._granted
+    def _admit(self, config: Config, entries: int) -> tuple[Config, Parts, Spending]:
+        """Return the config as this machine runs it, this site's parts, and what its policy grants; Refusal with the first reason
+        of the policy against it."""
+        policy_budget(self.policy, config, self._ledger, entries, None, self._metrics)
+        images = self.data.labelled(config)
+        if config.privacy.on and config.privacy.unit == "subject" and images.subjects is None:
+            raise Refusal("unit")
+        runtime = config.runtime.model_copy(update={"device": self.device or "auto"})
+        local, generator, fingerprint = self._generator.load(config.model_copy(update={"runtime": runtime}))
+        made = Parts.own(local, images, generator)
+        entries = max(entries, sum(parameter.numel() for parameter in made.classifier.parameters()))  # frozen ones, too
+        return local, made, policy_budget(self.policy, config, self._ledger, entries, fingerprint, self._metrics)
 
     @property
     def _metrics(self) -> tuple[str, ...]:
-        """The numbers beside the weights that leave: those the owner listed, of those a reply has."""
-        return () if self.policy is None else tuple(name for name in self.policy.metrics if name in REPLY_METRICS)
+        """The numbers beside the weights that leave: those the owner listed."""
+        return () if self.policy is None else self.policy.metrics
 
     def _count(self, code: str) -> None:
         self.refused[code] += 1
@@ -176,7 +188,7 @@ class Resident:
 def _read(body: bytes) -> tuple[wire.Arrays, Header]:
     try:
         arrays, text = wire.unpack(body, "request")
-        return arrays, Header.model_validate_json(text)
+        return arrays, Header.model_validate(parse_json(text))
     except (ValueError, ValidationError) as error:
         raise Refusal("malformed") from error
 

@@ -35,6 +35,7 @@ def submit(
     reason when the run fails. KeyboardInterrupt stops the run at the SuperLink, too; its checkpoints stay.
     """
     refuse_occupied(run, resume=resume, overwrite=overwrite)
+    config = with_absolute_paths(config)
     federation = config.federation.model_copy(update={"backend": "deployment"})
     output = config.output.model_copy(update={"dir": str(run), "resume": resume, "overwrite": overwrite})
     config = config.model_copy(update={"federation": federation, "output": output})
@@ -53,6 +54,22 @@ def submit(
     if manifest == before:
         raise UserError(f"run {run_id} wrote nothing to {run}; is the SuperLink on this machine?")
     return manifest
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """Return ``config`` with every path from the folder that this process runs in: the server's process runs in another."""
+
+    def absolute(section: Any, *keys: str) -> Any:
+        paths = {key: getattr(section, key) for key in keys}
+        return section.model_copy(update={key: str(Path(path).expanduser().absolute()) for key, path in paths.items() if path})
+
+    sections = {
+        "data": absolute(config.data, "root"),
+        "generator": absolute(config.generator, "path", "foundation"),
+        "model": absolute(config.model, "pretrained"),
+        "output": absolute(config.output, "dir"),
+    }
+    return config.model_copy(update=sections)
 
 
 def _follow(

@@ -59,10 +59,11 @@ def superlink_command(keys: Path, database: Path, host: str, port: int) -> list[
 
 
 def healthy(address: str, ca: Path) -> bool:
-    """Whether a SuperLink answers at HOST:PORT under a certificate that ``ca`` signed."""
-    context = ssl.create_default_context(cafile=str(ca))
+    """Whether a SuperLink answers at HOST:PORT, past any proxy, under a certificate that ``ca`` signed."""
+    secure = urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=str(ca)))
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}), secure)
     try:
-        with urllib.request.urlopen(f"https://{address}/health", timeout=5, context=context) as response:
+        with direct.open(f"https://{address}/health", timeout=5) as response:
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
         return False
@@ -72,7 +73,7 @@ class FlowerCommand:
     """``flwr`` against one SuperLink. ``run`` starts a process; ``home`` keeps Flower's files."""
 
     def __init__(self, address: str, ca: Path, home: Path, run: Runner | None = None) -> None:
-        self._run, self.home = run or _run, home
+        self._run, self.home, self.address = run or _run, home, address
         config = f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\naddress = "{address}"\n'
         write_atomic(home / "config.toml", f'{config}root-certificates = "{ca.resolve()}"\n')
 
@@ -99,7 +100,7 @@ class FlowerCommand:
 
     def _flwr(self, words: Sequence[str], failure: str) -> Any:
         try:
-            done = self._run([tool("flwr"), *words, "--format", "json"], environment.of_flower(self.home))
+            done = self._run([tool("flwr"), *words, "--format", "json"], environment.of_flower(self.home, self.address))
         except subprocess.TimeoutExpired as error:
             raise UserError(f"{failure}: no answer within {error.timeout:g} s; is the SuperLink up?") from error
         try:
@@ -133,5 +134,5 @@ def tool(name: str) -> str:
 
 def _run(command: Sequence[str], env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        list(command), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False, env={**os.environ, **env}
+        list(command), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False, env={**os.environ, **env}
     )

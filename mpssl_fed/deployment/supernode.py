@@ -50,7 +50,7 @@ class SuperNode:
     def _keep_running(self) -> None:
         command = supernode_command(self.server, self.ca, self.key, relaying(self.socket), self.port)
         with tempfile.TemporaryDirectory(prefix="mpssl-fed-node-") as home:
-            variables = {**os.environ, **environment.of_flower(Path(home)), MARK: self._token}
+            variables = {**os.environ, **environment.of_flower(Path(home), self.server), MARK: self._token}
             user = None if self.user is None else User.named(self.user)
             if user is not None:
                 os.chown(home, user.uid, -1)

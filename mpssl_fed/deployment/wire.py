@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
+from mpssl_fed.files import parse_json
+
 TRAIN, CARD, STATUS = "/v1/train", "/v1/card", "/v1/status"
 ARRAYS_TYPE = "application/x-safetensors"
 MOST_BYTES = 2 << 30
@@ -64,7 +66,8 @@ def unpack(body: bytes, key: str) -> tuple[Arrays, str]:
     (length,) = struct.unpack("<Q", body[:8])
     if length > min(MOST_HEADER, len(body) - 8):
         raise ValueError("header too long")
-    metadata = json.loads(body[8 : 8 + length]).get("__metadata__")
+    found = parse_json(body[8 : 8 + length])
+    metadata = found.get("__metadata__") if isinstance(found, dict) else None
     if not isinstance(metadata, dict) or set(metadata) != {key}:
         raise ValueError("metadata")
     try:

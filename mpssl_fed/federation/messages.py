@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,22 +13,24 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
 from mpssl_fed.config import PROTOCOL_VERSION, Config, from_json
+from mpssl_fed.config.federation import MOST_SITES
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.federation.weights import from_record, to_record
 from mpssl_fed.models import Weights
+from mpssl_fed.reply_metrics import LARGEST_NUMBER, REPLY_METRICS
 
 ARRAYS, CONFIG, METRICS, SITE = "arrays", "config", "metrics", "site"
 
 EXAMPLES = "num-examples"
-TRAINING = ("loss", "supervised", "unsupervised", "meta", "gap", "generated", "train_s", "generate_s", "serialise_s")
-REPLY_METRICS = (EXAMPLES, *TRAINING)
-"""The only scalars a reply carries; others that the learner returns stay at the site. ``generated``: images that went through
-the generator, a number that config and public streams alone set."""
+"""Beside REPLY_METRICS the only scalar a reply carries, and always: the site's weight in the average."""
+
+MOST_SCALARS, LARGEST_SITE = 64, 2**31 - 1
+MOST_FLOAT = sys.float_info.max
 
 
 @dataclass(frozen=True)
-class Plan:
+class SentConfig:
     """The config of a run as it travels: canonical JSON and its SHA-256. Made once a run, not once a message."""
 
     run_id: str
@@ -36,17 +38,17 @@ class Plan:
     sha256: str
 
     @staticmethod
-    def of(run_id: str, config: Config) -> Plan:
-        """Return the plan of ``config`` for the run ``run_id``."""
+    def of(run_id: str, config: Config) -> SentConfig:
+        """Return ``config`` as it travels in the run ``run_id``."""
         text = config.canonical_json()
-        return Plan(run_id, text, hashlib.sha256(text.encode()).hexdigest())
+        return SentConfig(run_id, text, hashlib.sha256(text.encode()).hexdigest())
 
 
 @dataclass(frozen=True)
 class TrainRequest:
     """Train one round from the global ``weights``: what the server asks of a site."""
 
-    plan: Plan
+    sent: SentConfig
     round: int
     weights: ArrayRecord
 
@@ -55,10 +57,10 @@ class TrainRequest:
         header = ConfigRecord(
             {
                 "protocol": PROTOCOL_VERSION,
-                "run-id": self.plan.run_id,
+                "run-id": self.sent.run_id,
                 "round": self.round,
-                "config": self.plan.config_json,
-                "sha256": self.plan.sha256,
+                "config": self.sent.config_json,
+                "sha256": self.sent.sha256,
             }
         )
         return RecordDict({ARRAYS: self.weights, CONFIG: header})
@@ -73,12 +75,12 @@ class TrainRequest:
         text, sha256 = _scalar(header, "config", str), _scalar(header, "sha256", str)
         if hashlib.sha256(text.encode()).hexdigest() != sha256:
             raise Refusal("config")
-        return TrainRequest(Plan(_scalar(header, "run-id", str), text, sha256), _scalar(header, "round", int), arrays)
+        return TrainRequest(SentConfig(_scalar(header, "run-id", str), text, sha256), _scalar(header, "round", int), arrays)
 
     def config(self) -> Config:
         """Return the config that the message carries; Refusal when this version does not accept it."""
         try:
-            return _parsed(self.plan.config_json)
+            return _parsed(self.sent.config_json)
         except (UserError, ValueError) as error:
             raise Refusal("config") from error
 
@@ -100,15 +102,24 @@ class TrainReply:
         return RecordDict({ARRAYS: to_record(self.weights), METRICS: MetricRecord(dict(self.metrics))})
 
     @staticmethod
-    def from_record(record: RecordDict, like: Mapping[str, Tensor]) -> TrainReply:
-        """Return the reply in ``record``; Refusal unless its arrays are finite and shaped like ``like``."""
+    def from_record(record: RecordDict, like: Mapping[str, Tensor], most_examples: float = LARGEST_NUMBER) -> TrainReply:
+        """Return the reply in ``record``, which whoever runs the site may have made up.
+
+        Refusal unless it is two records, its arrays are finite and shaped like ``like``, its size is a whole number from 1 to
+        ``most_examples`` and every other number of REPLY_METRICS lies in its range; further scalars are not looked at.
+        """
+        if set(record) != {ARRAYS, METRICS}:
+            raise Refusal("malformed")
         metrics = _only(record, METRICS, MetricRecord)
         weights = from_record(_only(record, ARRAYS, ArrayRecord), like)
-        known = {key: float(value) for key, value in metrics.items() if key in REPLY_METRICS and not isinstance(value, list)}
-        if not all(map(math.isfinite, known.values())):
-            raise Refusal("non-finite")
-        if known.get(EXAMPLES, 0.0) <= 0:
+        if len(metrics) > MOST_SCALARS:
+            raise Refusal("malformed")
+        known = {key: _number(metrics[key]) for key in (EXAMPLES, *REPLY_METRICS) if key in metrics}
+        size = known.get(EXAMPLES, 0.0)
+        if not 1 <= size <= most_examples or size != int(size):
             raise Refusal("size")
+        if not all(one.low <= known[one.name] <= one.high for one in REPLY_METRICS.values() if one.name in known):
+            raise Refusal("number")
         return TrainReply(weights, known)
 
 
@@ -127,7 +138,10 @@ class SiteCard:
     def from_record(record: RecordDict) -> SiteCard:
         """Return the card in ``record``; Refusal when it is not one."""
         card = _only(record, SITE, ConfigRecord)
-        return SiteCard(_scalar(card, "partition-id", int), _scalar(card, "num-partitions", int))
+        site, sites = _scalar(card, "partition-id", int), _scalar(card, "num-partitions", int)
+        if not (0 <= site <= LARGEST_SITE and 0 <= sites <= MOST_SITES):
+            raise Refusal("number")
+        return SiteCard(site, sites)
 
 
 def query() -> RecordDict:
@@ -145,6 +159,15 @@ def _only(record: RecordDict, key: str, kind: type[Any]) -> Any:
     if not isinstance(part, kind):
         raise Refusal("malformed")
     return part
+
+
+def _number(value: Any) -> float:
+    """Return a number of a reply; Refusal for a list, an integer beyond any float, NaN and infinity."""
+    if type(value) not in (int, float):
+        raise Refusal("malformed")
+    if not abs(value) <= MOST_FLOAT:
+        raise Refusal("non-finite")
+    return float(value)
 
 
 def _scalar(record: Mapping[str, Any], key: str, kind: type[Any]) -> Any:

@@ -1,47 +1,71 @@
-"""What a process loads once and uses for every message: data set, generator, classifier. Never anything that a site learnt."""
+"""The parts that a site or server is given, made from a config once and passed along. What is kept here for a next time follows
+from its key alone and is never changed; nothing that a site learnt or owns is."""
 
 from __future__ import annotations
 
+import copy
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
 from mpssl_fed.config import Config, from_json
-from mpssl_fed.config.learning import Task
+from mpssl_fed.config.data import Task
 from mpssl_fed.data.datasets import Dataset, Images, load_dataset, validation_split
-from mpssl_fed.data.partition import choose_labelled, partition
+from mpssl_fed.data.partition import UnfitClassError, choose_labelled, partition
+from mpssl_fed.data.preparation import Preparation
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.generators.base import Generator, load_generator
 from mpssl_fed.method import needs_generator
 from mpssl_fed.models import Classifier, build_classifier
 
-
-class OwnImages(Protocol):
-    """The labelled images of a deployed site, from its owner's disk."""
-
-    def labelled(self, config: Config) -> Images:
-        """Return them as the task of ``config`` wants them; Refusal where it is another task than the owner agreed to."""
+NO_DATA = "none"
+"""``data.name`` of a server that holds no images at all: the sites train, nobody tests."""
 
 
-class _Own:
-    """The images of the one deployed site that this process is, if it is one."""
+@dataclass(frozen=True)
+class Parts:
+    """All that one site trains a round with: whoever holds it needs to look nothing up, and reaches no other site's images.
 
-    data: OwnImages | None = None
+    labelled: the site's images; classifier: its own, on the run's device, with the run's initial weights; generator: frozen, None
+    where nothing draws from it; flip: whether a mirrored image keeps its label; unlabeled: real images, for ``ssl-real`` alone.
+    """
 
+    labelled: Images
+    classifier: Classifier
+    generator: Generator | None
+    flip: bool
+    unlabeled: Images | None = None
 
-def hold(data: OwnImages | None) -> None:
-    """Make this process a deployed site: whatever a message says, the labelled images are ``data``."""
-    _Own.data = data
+    @staticmethod
+    def simulated(config: Config, site: int) -> Parts:
+        """Return the parts of a simulated site: its share of the data set that the config names."""
+        return Parts(
+            labelled(config, site), initial_classifier(config), generator(config), task(config).flip, unlabeled(config, site)
+        )
+
+    @staticmethod
+    def own(config: Config, images: Images, generator: Generator | None) -> Parts:
+        """Return the parts of a site that brings its own images and generator, whatever data set the config names.
+
+        Refusal ``policy`` for a source of real unlabeled images: the site was asked for none.
+        """
+        if config.method.source == "real":
+            raise Refusal("policy")
+        return Parts(images, initial_classifier(config), generator, task(config).flip)
 
 
 def device(config: Config) -> torch.device:
-    """Return the device of ``runtime.device``; auto: cuda, else mps, else cpu."""
-    name = config.runtime.device
+    """Return the device of ``runtime.device``; auto: cuda, else mps, else cpu. UserError for one that is not here."""
+    name: str = config.runtime.device
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        name = next((kind for kind, available in here.items() if available), "cpu")
+    elif not here.get(name, True):
+        raise UserError(f"runtime.device={name}: this machine has no such device, or torch was built without it; use auto or cpu")
     return torch.device(name)
 
 
@@ -49,7 +73,8 @@ def dataset(config: Config) -> Dataset:
     """Return the data set of ``config.data``; with ``held_out=validation`` its ``test`` is a slice of the training pool."""
     data = config.data
     validation = data.held_out_fraction if data.held_out == "validation" else None
-    return _dataset(data.name, data.root, data.size, data.download, data.subjects, validation)
+    prepared = Preparation(fit=data.fit, white_level=data.white_level)
+    return _dataset(data.name, data.root, data.size, data.download, data.subjects, validation, prepared)
 
 
 def task(config: Config) -> Task:
@@ -57,25 +82,28 @@ def task(config: Config) -> Task:
     return config.data.task or task_of(dataset(config))
 
 
+def preparation(config: Config) -> Preparation:
+    """Return how a new image file becomes one like those that the run is evaluated on."""
+    task = config.data.task
+    return Preparation(fit=task.fit) if task is not None and config.data.name == NO_DATA else dataset(config).preparation
+
+
 def generator(config: Config) -> Generator | None:
     """Return the frozen generator, or None where nothing in the run draws from it."""
-    if not needs_generator(config) and config.warm_start.part == "none":
+    if not draws(config):
         return None
     section = config.generator
     return _generator(section.name, section.path, section.truncation, str(device(config)))
 
 
-def classifier(config: Config) -> Classifier:
-    """Return a classifier of the run on the run's device, with its seeded initial weights.
-
-    It is the process's only one: whoever gets it sets every weight that is shared; the others never change.
-    """
-    return _classifier(*_architecture(config), str(device(config)))
+def draws(config: Config) -> bool:
+    """Whether anything in the run draws from the generator."""
+    return needs_generator(config) or config.warm_start.part != "none"
 
 
 def initial_classifier(config: Config) -> Classifier:
-    """Return a new classifier with the run's seeded initial weights, apart from the process's one."""
-    return build_classifier(*_architecture(config)).to(device(config))
+    """Return a new classifier of the run, on its device, with the seeded initial weights: nobody else holds it."""
+    return copy.deepcopy(_pattern(*_architecture(config))).to(device(config))
 
 
 def _architecture(config: Config) -> tuple[Any, ...]:
@@ -92,9 +120,7 @@ def shares(config: Config) -> tuple[np.ndarray, ...]:
 
 
 def labelled(config: Config, site: int) -> Images:
-    """Return the labelled images of a simulated site, or this process's own; Refusal where they are not of the task."""
-    if _Own.data is not None:
-        return _Own.data.labelled(config)
+    """Return the labelled images of a simulated site."""
     return dataset(config).train.take(shares(config)[site])
 
 
@@ -102,8 +128,6 @@ def unlabeled(config: Config, site: int) -> Images | None:
     """Return a simulated site's real unlabeled images for ``ssl-real``, None for every other source."""
     if config.method.source != "real":
         return None
-    if _Own.data is not None:
-        raise Refusal("policy")
     mine = _split(config)[1][site]
     return dataset(config).train.take(mine[: config.data.unlabeled])
 
@@ -130,10 +154,13 @@ def _cached_split(config_json: str) -> tuple[tuple[np.ndarray, ...], tuple[np.nd
         per_class *= sites
     try:
         chosen = choose_labelled(y, per_class, data.label_fraction, config.seed)
-    except UserError as error:
-        raise UserError(f"{error}{_what_fits(config, y)}") from error
-    mine = _deal(config, y, chosen)
-    rest = _deal(config, y, np.setdiff1d(np.arange(len(y)), chosen)) if config.method.source == "real" else ()
+    except UnfitClassError as error:
+        raise UserError(f"{error.named(dataset(config).classes)}{_what_fits(config, y)}") from error
+    try:
+        mine = _deal(config, y, chosen)
+        rest = _deal(config, y, np.setdiff1d(np.arange(len(y)), chosen)) if config.method.source == "real" else ()
+    except UnfitClassError as error:
+        raise UserError(error.named(dataset(config).classes)) from error
     return mine, rest
 
 
@@ -156,9 +183,15 @@ def _deal(config: Config, y: np.ndarray, pool: np.ndarray) -> tuple[np.ndarray, 
 
 @lru_cache(maxsize=4)
 def _dataset(
-    name: str, root: str | None, size: int | None, download: bool, subjects: str | None, validation: float | None
+    name: str,
+    root: str | None,
+    size: int | None,
+    download: bool,
+    subjects: str | None,
+    validation: float | None,
+    prepared: Preparation,
 ) -> Dataset:
-    data = load_dataset(name, root, size=size, download=download, subjects=subjects)
+    data = load_dataset(name, root, size=size, download=download, subjects=subjects, prepared=prepared)
     return data if validation is None else validation_split(data, validation)
 
 
@@ -168,9 +201,9 @@ def _generator(name: str, path: str | None, truncation: float, where: str) -> Ge
 
 
 @lru_cache(maxsize=2)
-def _classifier(*architecture_and_device: Any) -> Classifier:
-    *architecture, where = architecture_and_device
-    return build_classifier(*architecture).to(where)
+def _pattern(*architecture: Any) -> Classifier:
+    """Return the classifier that others are copied from, on the CPU; it is never trained and never given out."""
+    return build_classifier(*architecture)
 
 
 def task_of(data: Dataset) -> Task:
@@ -182,4 +215,5 @@ def task_of(data: Dataset) -> Task:
         stored_size=None if stored == data.size else stored,
         channels=data.channels,
         flip=data.flip,
+        fit=data.preparation.fit,
     )

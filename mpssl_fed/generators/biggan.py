@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import pickle
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn.utils import remove_spectral_norm
 from torch.nn.utils.spectral_norm import SpectralNorm
 
+from mpssl_fed import environment
 from mpssl_fed.errors import UserError
-from mpssl_fed.files import sha256, write_json
+from mpssl_fed.files import parse_json, plain_file, sha256, write_json
 from mpssl_fed.generators.base import GENERATORS, Generator
 
 if TYPE_CHECKING:
@@ -57,6 +56,7 @@ def load_folder(folder: Path, name: str, truncation: float = 1.0) -> BigGANGener
     file, a recorded SHA-256 that differs, keys or shapes that do not fit the config, non-finite weights, class names
     that do not fit, or a truncation for which the file holds no statistics. Float16 weights are loaded to float32.
     """
+    environment.have_home()  # the package asks for one as it is imported
     from pytorch_pretrained_biggan import BigGAN, BigGANConfig  # here: importing it takes seconds
 
     need_files(folder)
@@ -124,9 +124,11 @@ def fold_spectral_norm(model: nn.Module) -> None:
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Return a file's state dict by ``torch.load(weights_only=True)``; UserError if it is none or holds NaN or infinity."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise UserError(f"{path} is not a readable weights file: {str(error).splitlines()[0][:200]}") from error
+        state = torch.load(plain_file(path), map_location="cpu", weights_only=True)
+    except Exception as error:  # bytes that are no pickle make torch's unpickler raise anything
+        raise UserError(
+            f"{path} is not a readable weights file: {type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
+        ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path} holds no state dict (a table of named tensors).")
     bad = [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
@@ -155,8 +157,7 @@ def load_checked(model: nn.Module, state: dict[str, Tensor], path: Path) -> None
 
 def cache_folder(name: str) -> Path:
     """Return where the published weights ``name`` are kept: $XDG_CACHE_HOME/mpssl-fed/generators/NAME."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "mpssl-fed" / "generators" / name
+    return environment.cache_folder() / "generators" / name
 
 
 def embedded_folder(name: str) -> Path:
@@ -201,7 +202,7 @@ def verify_sums(folder: Path, record: bool = False) -> None:
 def read_json(path: Path) -> Any:
     """Return a JSON file's content; UserError when it cannot be read."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(plain_file(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as JSON: {error}") from error
 

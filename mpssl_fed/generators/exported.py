@@ -104,9 +104,9 @@ def _program(path: Path) -> nn.Module:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)
             program = torch.export.load(path).module() if path.suffix == ".pt2" else torch.jit.load(path, map_location="cpu").eval()
-    except (RuntimeError, ValueError, KeyError, OSError, AssertionError) as error:
+    except Exception as error:  # a damaged archive makes torch raise anything
         what = "torch.export" if path.suffix == ".pt2" else "TorchScript"
-        raise UserError(f"{path} is no readable {what} file: {str(error).splitlines()[0][:200]}") from error
+        raise UserError(f"{path} is no readable {what} file: {str(error).partition(chr(10))[0][:200]}") from error
     assert isinstance(program, nn.Module)
     return program
 

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from mpssl_fed.errors import UserError, nearest
 from mpssl_fed.files import write_atomic
 from mpssl_fed.generators.base import Generator
+from mpssl_fed.names import shown
 from mpssl_fed.seeds import torch_rng
 
 GAP, TEXT = 2, 13
@@ -31,7 +32,7 @@ def sample_grid(generator: Generator, per_class: int, seed: int, classes: Sequen
         if name not in generator.classes:
             raise UserError(f"generator '{generator.name}' has no class '{name}'.{nearest(name, generator.classes)}")
     font = _label_font()
-    margin = GAP + max(int(font.getlength(name)) for name in chosen) + 3 * GAP
+    margin = GAP + max(int(font.getlength(shown(name))) for name in chosen) + 3 * GAP
     cell, columns = generator.size + GAP, 1 if len(chosen) <= 12 else 3
     rows = -(-len(chosen) // columns)
     width = margin + per_class * cell
@@ -43,7 +44,7 @@ def sample_grid(generator: Generator, per_class: int, seed: int, classes: Sequen
         images = generator(generator.sample_z(per_class, rng), F.one_hot(label, len(generator.classes)).float())
         pixels = ((images.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
         left, top = index // rows * width, index % rows * max(cell, TEXT + 2 * GAP) + GAP
-        pen.text((left + 2 * GAP, top + generator.size // 2), name, fill="black", font=font, anchor="lm")
+        pen.text((left + 2 * GAP, top + generator.size // 2), shown(name), fill="black", font=font, anchor="lm")
         for i, image in enumerate(pixels):
             sheet.paste(Image.fromarray(image), (left + margin + i * cell, top))
     return sheet

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from mpssl_fed.errors import UserError
 from mpssl_fed.files import sha256, write_atomic, write_json
 from mpssl_fed.generators.base import Generator
-from mpssl_fed.generators.biggan import CLASSES, CONFIG, MANIFEST, WEIGHTS
+from mpssl_fed.generators.biggan import CLASSES, CONFIG, MANIFEST, SUMS, WEIGHTS, read_json
 from mpssl_fed.generators.distil import DistilSettings, RenderStream, distil
-from mpssl_fed.generators.foundation import FILE, save_glyph_classifier, train_glyph_classifier
+from mpssl_fed.generators.foundation import CARD, FILE, save_glyph_classifier, train_glyph_classifier
 from mpssl_fed.generators.glyphs import GlyphBank, class_set, load_glyphs, look_alike
 from mpssl_fed.generators.small import load_any_folder
 from mpssl_fed.generators.train_small import SmallSettings, train_small
@@ -48,12 +48,12 @@ def pretrain(
 
     ``settings`` decide the kind: those of distillation make a BigGAN, SmallSettings a VQ-VAE or a few-step flow.
 
-    The folder appears whole or not at all. UserError for an unknown class set, too few fonts, or a folder that exists.
+    The folder appears whole or not at all; with ``overwrite`` the files of the generator in it are replaced and all others stay.
+    UserError for an unknown class set, too few fonts, or a folder that exists (that is no generator's, with ``overwrite``).
     Ctrl-C while G trains keeps what it has learned so far; at any other moment nothing is written.
     """
     names = class_set(classes)
-    if out.exists() and not overwrite:
-        raise UserError(f"--out {out} exists; choose another folder or add --overwrite.")
+    refuse_occupied(out, overwrite)
     if settings.iterations < 1:
         raise UserError(f"--iterations is {settings.iterations}; it must be 1 or more.")
     bank = load_glyphs(fonts, names, min_fonts, max_fonts, lambda done, total: report("fonts", done, total, None))
@@ -76,6 +76,23 @@ def pretrain(
         f"--seed {settings.seed} {how}",
     }
     return write_folder(bank, model, manifest, settings, out, foundation_steps, report)
+
+
+def refuse_occupied(out: Path, overwrite: bool) -> None:
+    """Raise UserError unless ``out`` is free or, with ``overwrite``, empty or a generator's folder."""
+    if not out.exists() and not out.is_symlink():
+        return
+    if not overwrite:
+        raise UserError(f"--out {out} exists; choose another folder or add --overwrite.")
+    if not out.is_dir():
+        raise UserError(f"--out {out} is no folder; choose another.")
+    if any(out.iterdir()):
+        try:
+            known = "state_hash" in read_json(out / MANIFEST)
+        except UserError:
+            known = False
+        if not known or not (out / WEIGHTS).is_file():
+            raise UserError(f"--out {out} exists and is no generator's folder, so nothing here overwrites it; choose another.")
 
 
 def write_folder(
@@ -122,9 +139,13 @@ def write_folder(
         text = json.dumps({**manifest, "fonts": []}, indent=2, ensure_ascii=False)
         lines = ",\n".join("    " + json.dumps(font, ensure_ascii=False) for font in manifest["fonts"])
         write_atomic(work / MANIFEST, text.replace('"fonts": []', f'"fonts": [\n{lines}\n  ]') + "\n")
-        if out.exists():
-            out.rename(work.with_name("replaced"))
-        work.rename(out)
+        refuse_occupied(out, overwrite=True)
+        if out.exists():  # file by file, the manifest last: what others put there stays where it is
+            for name in (CONFIG, CLASSES, FILE, CARD, WEIGHTS, MANIFEST):
+                (work / name).replace(out / name)
+            (out / SUMS).unlink(missing_ok=True)
+        else:
+            work.rename(out)
     report("foundation classifier", 1, 1, None)
     return manifest
 

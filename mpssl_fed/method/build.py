@@ -12,13 +12,16 @@ from mpssl_fed.data.datasets import Images
 from mpssl_fed.errors import UserError
 from mpssl_fed.generators.base import Generator
 from mpssl_fed.generators.foundation import foundation_classifier
+from mpssl_fed.method import meta_optimised  # noqa: F401  (registers its name, and that of the closed form)
 from mpssl_fed.method.anchor import Anchor
-from mpssl_fed.method.freematch import FreeMatch  # noqa: F401  (registers its name)
-from mpssl_fed.method.losses import LOSSES
-from mpssl_fed.method.private_data import ExactPrivateData, PrivateData, split_validation
+from mpssl_fed.method.freematch import momentum
+from mpssl_fed.method.losses import LOSSES, UnsupervisedLoss
+from mpssl_fed.method.private_data import ExactPrivateData, PrivateData
 from mpssl_fed.method.pseudo_label import PseudoLabel
+from mpssl_fed.method.reads import reads
 from mpssl_fed.method.sources import SOURCES, Source, Task
-from mpssl_fed.method.step import Learner
+from mpssl_fed.method.step import Learner, Unsupervised
+from mpssl_fed.method.validation import Split
 from mpssl_fed.method.views import Views
 from mpssl_fed.models import Classifier
 from mpssl_fed.seeds import numpy_rng, seed_of
@@ -49,29 +52,63 @@ def build_learner(
     reads of ``labelled`` otherwise. Raises UserError for names that do not exist, a method whose loss reaches nothing that
     is trained, or a site without labelled images.
     """
-    method = config.method
     views = Views(flip, classifier.size)
     autocast = _autocast(config, classifier.head.weight.device)
-    loss = None if method.loss == "none" else LOSSES[str(method.loss)](method, len(classifier.classes))
-    if loss and not loss.reaches_head and not any(name.startswith("body.") for name in classifier.theta()):
-        loss = None  # a feature loss has nothing to train: the cell equals base, and no private read is made for it
-    source: Source | None = None
-    if loss:
-        device, seed = classifier.head.weight.device, seed_of(config.seed, "site", site)
-        task = Task(len(classifier.classes), classifier.channels, classifier.size, seed, device, classifier.head.weight.dtype)
-        if method.source == "pseudo-label":
-            foundation = foundation_classifier(config.generator.name, config.generator.foundation)
-            source = PseudoLabel(method, task, generator, foundation)
-        else:
-            source = SOURCES[str(method.source)](method, task, generator, unlabeled)
+    loss = _loss(config, classifier)
+    if private is None:
+        private = _exact(config, classifier, labelled, views, site, autocast, loss is not None)
+    unsupervised = None
+    if loss is not None:
+        _check_slices(config, classifier, loss)
+        source = _source(config, _task(config, classifier, views, private, site), generator, unlabeled)
+        unsupervised = Unsupervised(source, loss)
     anchor = None
     if config.federation.anchor.weight > 0:
         if generator is None:
             raise UserError("federation.anchor.weight > 0 needs a generator")
         anchor = Anchor(config.federation.anchor, classifier, generator, config.seed)
-    if private is None:
-        private = _exact(config, classifier, labelled, views, site, autocast)
-    return Learner(config, classifier, private, views, source, loss, anchor, site, autocast)
+    return Learner(config, classifier, private, views, unsupervised, anchor, site, autocast)
+
+
+def _loss(config: Config, classifier: Classifier) -> UnsupervisedLoss | None:
+    """Return the unsupervised loss; None where there is none or it reaches nothing that is trained: the cell equals base."""
+    method, federation = config.method, config.federation
+    if not reads(config, classifier.trains_body).unsupervised:
+        return None
+    ema = momentum(method.freematch.ema, federation.rounds * federation.local_steps)
+    scaled = method.model_copy(update={"freematch": method.freematch.model_copy(update={"ema": ema})})
+    return LOSSES[str(method.loss)](scaled, len(classifier.classes))
+
+
+def _check_slices(config: Config, classifier: Classifier, loss: UnsupervisedLoss) -> None:
+    """UserError where the gradients of slices do not add up to that of the batch."""
+    if config.method.micro_batch is None or (loss.additive and not classifier.mixes_images):
+        return
+    why = "model.norm=batch normalises over" if loss.additive else f"method.loss={config.method.loss} compares"
+    raise UserError(
+        f"method.micro_batch={config.method.micro_batch}: {why} the images of a batch, so slices are inexact; set it to null"
+    )
+
+
+def _task(config: Config, classifier: Classifier, views: Views, private: PrivateData, site: int) -> Task:
+    return Task(
+        classifier.classes,
+        classifier.channels,
+        classifier.size,
+        seed_of(config.seed, "site", site),
+        views,
+        private.class_weights(),
+        config.method.relevant,
+        classifier.head.weight.device,
+        classifier.head.weight.dtype,
+    )
+
+
+def _source(config: Config, task: Task, generator: Generator | None, unlabeled: Images | None) -> Source:
+    if config.method.source == "pseudo-label":
+        foundation = foundation_classifier(config.generator.name, config.generator.foundation)
+        return PseudoLabel(config.method, task, generator, foundation)
+    return SOURCES[str(config.method.source)](config.method, task, generator, unlabeled)
 
 
 def _exact(
@@ -81,19 +118,17 @@ def _exact(
     views: Views,
     site: int,
     autocast: Callable[[], AbstractContextManager[object]],
+    unsupervised: bool,
 ) -> ExactPrivateData:
-    """Return exact reads. Only LMO reads D_val, so the other methods train on every labelled image."""
+    """Return exact reads. Methods with an unsupervised loss train on D_train, so that all of them see the same labels."""
     if not len(labelled):
         raise UserError(f"site {site} has no labelled image; another data.partition or fewer sites would give it some")
-    train = val = labelled
-    if config.method.source == "meta-optimised":
-        rng = numpy_rng(config.seed, "site", site, "validation split")
-        train_index, val_index = split_validation(labelled.y.numpy(), config.data.val_fraction, rng)
-        train, val = labelled.take(train_index), labelled.take(val_index)
+    split = Split.none(labelled)
+    if unsupervised if config.method.hold_out is None else config.method.hold_out:
+        split = Split.of(labelled, config.data.val_fraction, numpy_rng(config.seed, "site", site, "validation split"))
     return ExactPrivateData(
         classifier,
-        train,
-        val,
+        split,
         augment=views.labelled(config.method.augment),
         plain=views.plain,
         batch_size=config.optim.batch_size or DEFAULT_BATCH,

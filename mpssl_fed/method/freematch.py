@@ -12,6 +12,18 @@ from mpssl_fed.method.losses import LOSSES
 from mpssl_fed.models import Classifier, Params, widened
 
 TINY = 1e-12
+PAPER_EMA = 0.999
+LOOKS_BACK = 0.05  # share of a run's steps that the running means look back over, where 1,000 steps would be more
+
+
+def momentum(ema: float | None, steps: int) -> float:
+    """Return m of a site's run of ``steps`` steps: ``ema``, or where that is None the paper's 0.999, less in a short run.
+
+    0.999 looks back over 1,000 of the paper's 2^20 steps; in a run of 300 the threshold could not leave its start, 1/K. So the
+    running means look back over a twentieth of the steps, at least one, at most 1,000: m = 1 - 1/15 for 300 steps, 0.999 from
+    20,000 on.
+    """
+    return min(PAPER_EMA, 1 - 1 / max(1.0, LOOKS_BACK * steps)) if ema is None else ema
 
 
 class FreeMatch:
@@ -21,13 +33,15 @@ class FreeMatch:
     tau(c) = p~(c) / max p~ * tau. All start at 1/K as in the paper (USB's later code starts them at 1). L_u is the mean over the
     batch of 1[max q >= tau(argmax q)] H(argmax q, Q). Fairness (section 4.2): h~ is the running histogram of argmax q, p- and h-
     are the mean of Q and the histogram of argmax Q over the images above their threshold; L_f = -H(norm(p~ / h~), norm(p- / h-)).
-    A ``fixed_threshold`` replaces tau(c): with ``fairness`` 0 that is FixMatch (arXiv 2001.07685).
+    m is the paper's 0.999 in a long run, less in a short one (:func:`momentum`). A ``fixed_threshold`` replaces tau(c): with
+    ``fairness`` 0 that is FixMatch (arXiv 2001.07685).
     """
 
     reaches_head = True
 
     def __init__(self, settings: Settings, classes: int) -> None:
         self.settings, self.classes = settings, classes
+        self.momentum = PAPER_EMA if settings.ema is None else settings.ema
         self.additive = settings.fairness == 0
         self.tau = torch.tensor(1 / classes)
         self.p = torch.full((classes,), 1 / classes)
@@ -78,7 +92,7 @@ class FreeMatch:
     def observe_probabilities(self, q: Tensor) -> None:
         """Move tau, p~ and h~ towards weak probabilities q [n, K]."""
         q = q.cpu().float()
-        m = self.settings.ema
+        m = self.momentum
         confidence, label = q.max(1)
         self.tau = m * self.tau + (1 - m) * confidence.mean()
         self.p = m * self.p + (1 - m) * q.mean(0)

@@ -2,29 +2,51 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mpssl_fed.config.learning import Latent
 from mpssl_fed.seeds import seed_of
+
+EDGE = 1 - 1e-6  # of the bound: where a z at the very bound is taken to lie
+
+
+@dataclass(frozen=True)
+class LatentDraw:
+    """Random inputs of n images: z [n, z_dim], task labels y [n], uniform numbers [n, K_F] for the Gumbel noise."""
+
+    z: Tensor
+    y: Tensor
+    uniform: Tensor
+
+    def at(self, index: Tensor) -> LatentDraw:
+        """Return the inputs of the images at ``index``."""
+        here = index.to(self.z.device)
+        return LatentDraw(self.z[here], self.y[here], self.uniform[here])
 
 
 class Mapper(nn.Module):
-    """z' = z + MLP([z, one_hot(y)]), the last layer zero at first, so that it starts as the random source."""
+    """z' = b tanh(artanh(z / b) + MLP([z, one_hot(y)]) / b), which no step takes beyond the bound b of the generator's latents.
 
-    def __init__(self, z_dim: int, classes: int, hidden: int) -> None:
+    The last layer is zero at first, so that the mapper starts as the random source: z' = z.
+    """
+
+    def __init__(self, z_dim: int, classes: int, hidden: int, bound: float) -> None:
         super().__init__()
-        self.classes = classes
+        self.classes, self.bound = classes, bound
         self.inner = nn.Linear(z_dim + classes, hidden)
         self.outer = nn.Linear(hidden, z_dim)
         nn.init.zeros_(self.outer.weight)
         nn.init.zeros_(self.outer.bias)
 
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
-        """Map z [n, z_dim] and task labels y [n] to z' [n, z_dim]."""
+        """Map z [n, z_dim] in [-b, b] and task labels y [n] to z' [n, z_dim] in [-b, b]."""
         label = F.one_hot(y, self.classes).to(z.dtype)
-        out: Tensor = z + self.outer(F.silu(self.inner(torch.cat([z, label], 1))))
-        return out
+        moved: Tensor = self.outer(F.silu(self.inner(torch.cat([z, label], 1))))
+        return self.bound * ((z / self.bound).clamp(-EDGE, EDGE).atanh() + moved / self.bound).tanh()
 
 
 class Converter(nn.Module):
@@ -48,28 +70,22 @@ class Converter(nn.Module):
 class Latents(nn.Module):
     """Mapper and converter of one site with their Adam optimiser."""
 
-    def __init__(
-        self,
-        z_dim: int,
-        classes: int,
-        foundation_classes: int,
-        hidden: int = 64,
-        mapper_lr: float = 2e-2,
-        converter_lr: float = 2e-1,
-        temperature: float = 0.9,
-        hard: bool = True,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, z_dim: int, classes: int, foundation_classes: int, bound: float, settings: Latent, seed: int = 0) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(seed, "latents"))
-            self.mapper = Mapper(z_dim, classes, hidden)
-            self.converter = Converter(classes, foundation_classes, temperature, hard)
-        self.rates = [mapper_lr] * len(list(self.mapper.parameters())) + [converter_lr]
+            self.mapper = Mapper(z_dim, classes, settings.hidden, bound)
+            self.converter = Converter(classes, foundation_classes, settings.temperature, settings.hard)
+        self.rates = [settings.mapper_lr] * len(list(self.mapper.parameters())) + [settings.converter_lr]
         self.steps = 0
         for index, parameter in enumerate(self.parameters()):
             self.register_buffer(f"first_{index}", torch.zeros_like(parameter))
             self.register_buffer(f"second_{index}", torch.zeros_like(parameter))
+
+    def blocks(self) -> list[slice]:
+        """Return where the parameters of the mapper, and where those of the converter, stand in ``parameters()``."""
+        first = len(list(self.mapper.parameters()))
+        return [slice(0, first), slice(first, first + len(list(self.converter.parameters())))]
 
     @torch.no_grad()
     def adam(self, gradient: list[Tensor], beta_1: float = 0.9, beta_2: float = 0.99, eps: float = 1e-8) -> None:

@@ -1,91 +1,132 @@
 """Latent meta-optimisation: the gradient of L_val(theta') + lambda_gap L_gap with respect to the latents (phi, xi).
 
-The look-ahead theta' = theta - eta (g_sup + lambda g_unsup(x^)) depends on the latents through g_unsup alone, so
+The look-ahead theta' = step(theta, g + lambda g_unsup(x^)) depends on the latents through g_unsup alone. With S = -d theta' / d g,
+which is eta for SGD and eta over the root of the second moment, held constant, for AdamW,
 
-    d L_val(theta') / d latents = -eta lambda d/d latents < g_unsup(theta; x^), v >,   v = grad_{theta'} L_val.
+    d L_val(theta') / d latents = -lambda d/d latents < g_unsup(theta; x^), S v >,   v = grad_{theta'} L_val.
 
 The decoupled form takes that inner product's gradient down to the augmented views by double backward, and from there one
-vector-Jacobian product through augmentation, G, M and I, together with the gap's cotangent. It equals the naive form that
+vector-Jacobian product through augmentation, G, M and I; a second one takes the gap's cotangent. It equals the naive form that
 keeps the whole graph, v is a tensor that can be privatised, and images can be taken in slices.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from mpssl_fed.method.gap import gap_loss
+from mpssl_fed.method.latent import LatentDraw, Latents
 from mpssl_fed.method.losses import UnsupervisedLoss
-from mpssl_fed.method.private_data import FeatureMeans, PrivateData, group_means
-from mpssl_fed.method.sources import LatentDraw, MetaOptimised
+from mpssl_fed.method.optimiser import Ahead
+from mpssl_fed.method.private_data import PrivateData
 from mpssl_fed.models import Classifier, Params
 
-Views = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+Pair = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """(x^ [m, C, S, S], their places [m] in the batch) -> (weak view, strong view); a place always gets the same augmentation."""
+
+TINY = 1e-37
+
+
+@dataclass(frozen=True)
+class InnerStep:
+    """The step of the classifier that latents are judged by: where it starts and what it does.
+
+    theta: trainable parameters; g: the part of the gradient at theta that no latent changes (L_sup, exact or released, and
+    what else holds the weights), keyed like theta; weight: lambda; ahead: the step as a function of the whole gradient.
+    """
+
+    classifier: Classifier
+    loss: UnsupervisedLoss
+    private: PrivateData
+    theta: Params
+    g: Params
+    weight: float
+    ahead: Ahead
 
 
 @dataclass(frozen=True)
 class MetaSettings:
-    """eta of the look-ahead, lambda of the unsupervised loss, lambda_gap, images a slice (None: all at once)."""
+    """lambda_gap; whether the two gradients are brought to one norm before it; images a slice (None: all at once)."""
 
-    look_ahead: float
-    weight: float
     gap_weight: float
+    balance: bool = True
     micro_batch: int | None = None
 
 
 @dataclass(frozen=True)
 class MetaAnswer:
-    """The meta-gradient, one tensor a latent parameter, and the gap it saw."""
+    """The meta-gradient, one tensor a latent parameter; its two parts as they are before balance; the gap that was seen."""
 
     gradient: list[Tensor]
+    of_validation: list[Tensor]
+    of_gap: list[Tensor]
     gap: float
 
+    def ratio(self, block: slice) -> float:
+        """Return |grad L_val(theta')| / |grad L_gap| on a block of the latents; infinite where no gap pulls."""
+        validation, gap = (float(_norm(part[block])) for part in (self.of_validation, self.of_gap))
+        return validation / gap if gap else math.inf
 
-def meta_gradient(
-    classifier: Classifier,
-    loss: UnsupervisedLoss,
-    private: PrivateData,
-    source: MetaOptimised,
-    theta: Params,
-    g_sup: Params,
-    draw: LatentDraw,
-    views: Views,
-    settings: MetaSettings,
-) -> MetaAnswer:
-    """Return the gradient of L_val(theta') + lambda_gap L_gap with respect to the source's latent parameters.
 
-    theta: trainable parameters; g_sup: gradient of L_sup at theta (exact or released), keyed like theta; draw: the latents
-    of n images. The two private reads are ``validation_gradient`` at theta' and ``mean_feature`` at theta, the second one
-    skipped where the gap weighs nothing. Slices give the same answer for an additive loss, with less memory: G and the
-    double backward then hold the graph of one slice at a time.
+class Drawing(Protocol):
+    """What makes images of latents."""
+
+    latents: Latents
+
+    def from_latents(self, draw: LatentDraw) -> Tensor:
+        """Return x^ [n, C, S, S] with its graph to the latents."""
+
+
+def meta_gradient(inner: InnerStep, source: Drawing, draw: LatentDraw, views: Pair, settings: MetaSettings) -> MetaAnswer:
+    """Return the gradient of L_val(theta') + lambda_gap L_gap with respect to the source's latents, at a draw of n images.
+
+    The two private reads are ``validation_gradient`` at theta' and ``mean_feature`` at theta, the second one skipped where the
+    gap weighs nothing. Slices give the same answer for an additive loss, with less memory: G and the double backward then hold
+    the graph of one slice at a time. With ``balance`` the two gradients are divided by their norms, on mapper and converter each,
+    before they are added: a validation loss near 0 or a gap of another scale silences neither.
     """
     n = len(draw.y)
     slices = torch.arange(n).split(settings.micro_batch or n)
-    parameters = list(source.latents.parameters())
     single = len(slices) == 1
-    first = [_Slice.of(classifier, loss, source, theta, draw, views, index, keep=single) for index in slices]
-    ahead = {name: p.detach() - settings.look_ahead * g_sup[name] for name, p in theta.items()}
+    first = [_Slice.of(inner, source, draw, views, index, keep=single) for index in slices]
+    g = {name: value.detach() for name, value in inner.g.items()}
     for part in first:
-        for name, g in part.g_unsup.items():
-            ahead[name] = ahead[name] - settings.look_ahead * settings.weight * g.detach()
-    v = private.validation_gradient(ahead)
+        for name, g_unsup in part.g_unsup.items():
+            g[name] = g[name] + inner.weight * g_unsup.detach()
+    ahead = inner.ahead(g)
+    v = inner.private.validation_gradient(ahead.theta)
+    pull = {name: ahead.slope[name] * value for name, value in v.items()}  # S v
 
     gap, gap_cotangent = 0.0, None
     if settings.gap_weight:
-        x = torch.cat([part.x.detach() for part in first])
-        gap, gap_cotangent = _gap(classifier, theta, private.mean_feature(theta), x, draw.y)
-    total = [torch.zeros_like(p) for p in parameters]
+        gap, gap_cotangent = _gap(inner, torch.cat([part.x.detach() for part in first]), draw.y)
+    parameters = list(source.latents.parameters())
+    of_validation, of_gap = [torch.zeros_like(p) for p in parameters], [torch.zeros_like(p) for p in parameters]
     for number, index in enumerate(slices):
-        part = first[number] if single else _Slice.of(classifier, loss, source, theta, draw, views, index, keep=True)
-        outputs, cotangents = list(part.pair), part.cotangents(v, -settings.look_ahead * settings.weight)
+        part = first[number] if single else _Slice.of(inner, source, draw, views, index, keep=True)
+        cotangents = part.cotangents(pull, -inner.weight)
+        _add(of_validation, torch.autograd.grad(part.pair, parameters, cotangents, retain_graph=gap_cotangent is not None))
         if gap_cotangent is not None:
-            outputs.append(part.x)
-            cotangents.append(settings.gap_weight * gap_cotangent[index.to(gap_cotangent.device)])
-        total = [sum_ + g for sum_, g in zip(total, torch.autograd.grad(outputs, parameters, cotangents), strict=True)]
-    return MetaAnswer(total, gap)
+            _add(of_gap, torch.autograd.grad(part.x, parameters, gap_cotangent[index.to(gap_cotangent.device)]))
+    total = combined(of_validation, of_gap, source.latents.blocks(), settings)
+    return MetaAnswer(total, of_validation, of_gap, gap)
+
+
+def combined(of_validation: list[Tensor], of_gap: list[Tensor], blocks: list[slice], settings: MetaSettings) -> list[Tensor]:
+    """Return of_validation + lambda_gap of_gap; with ``balance`` each of them is of norm 1 on each block, or 0."""
+    total: list[Tensor] = []
+    for block in blocks:
+        one, other = of_validation[block], of_gap[block]
+        if settings.balance and settings.gap_weight:
+            one, other = ([g / _norm(part).clamp_min(TINY) for g in part] for part in (one, other))
+        total += [a + settings.gap_weight * b for a, b in zip(one, other, strict=True)]
+    return total
 
 
 @dataclass(frozen=True)
@@ -98,50 +139,42 @@ class _Slice:
     g_unsup: Params
 
     @classmethod
-    def of(
-        cls,
-        classifier: Classifier,
-        loss: UnsupervisedLoss,
-        source: MetaOptimised,
-        theta: Params,
-        draw: LatentDraw,
-        views: Views,
-        index: Tensor,
-        keep: bool,
-    ) -> _Slice:
+    def of(cls, inner: InnerStep, source: Drawing, draw: LatentDraw, views: Pair, index: Tensor, keep: bool) -> _Slice:
         """Make the images at ``index`` [m]; ``keep`` the graphs to the latents and through the gradient."""
         with torch.set_grad_enabled(keep):
             x = source.from_latents(draw.at(index))
             pair = views(x, index)
         leaves = [view.detach().requires_grad_() for view in pair]
-        reached = {k: p.detach().requires_grad_() for k, p in theta.items() if loss.reaches_head or k.startswith("body.")}
-        point = {name: reached.get(name, p.detach()) for name, p in theta.items()}
-        value = loss(classifier, point, *leaves) * (len(index) / len(draw.y))
+        point = {name: p.detach() for name, p in inner.theta.items()}
+        reached = {k: p.requires_grad_() for k, p in point.items() if inner.loss.reaches_head or k.startswith("body.")}
+        value = inner.loss(inner.classifier, point, *leaves) * (len(index) / len(draw.y))
         gradient = torch.autograd.grad(value, list(reached.values()), create_graph=keep)
         return cls(x, pair, leaves, dict(zip(reached, gradient, strict=True)))
 
-    def cotangents(self, v: Params, scale: float) -> list[Tensor]:
-        """Return the gradient of scale < g_unsup, v > with respect to each view."""
-        inner = torch.stack([(g * v[name]).sum() for name, g in self.g_unsup.items() if name in v]).sum() * scale
+    def cotangents(self, pull: Params, scale: float) -> list[Tensor]:
+        """Return the gradient of scale < g_unsup, pull > with respect to each view."""
+        inner = torch.stack([(g * pull[name]).sum() for name, g in self.g_unsup.items() if name in pull]).sum() * scale
         found = torch.autograd.grad(inner, self.leaves, allow_unused=True)  # a stop-gradient view has none
         return [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(self.leaves, found, strict=True)]
 
 
-def gap_loss(real: FeatureMeans, features: Tensor, y: Tensor) -> Tensor:
-    """Return L_gap: the squared distance of mean features, the mean over groups that both sides have.
-
-    features [n, d] of synthetic images with task labels y [n]; they pass the clip that the real ones passed.
-    """
-    if real.clip is not None:
-        features = features * (real.clip / features.norm(dim=1, keepdim=True).clamp_min(1e-12)).clamp_max(1)
-    means, present = group_means(features, y if real.per_class else torch.zeros_like(y), len(real.values))
-    both = (present & real.present).to(features.dtype)  # [R]
-    return ((means - real.values).square().sum(1) * both).sum() / both.sum().clamp_min(1)
-
-
-def _gap(classifier: Classifier, theta: Params, real: FeatureMeans, x: Tensor, y: Tensor) -> tuple[float, Tensor]:
+def _gap(inner: InnerStep, x: Tensor, y: Tensor) -> tuple[float, Tensor]:
     """Return (L_gap, its cotangent on the images x)."""
     x = x.requires_grad_()
-    with classifier.still_statistics():
-        value = gap_loss(real, classifier.features({name: p.detach() for name, p in theta.items()}, x), y)
+    real = inner.private.mean_feature(inner.theta)
+    with inner.classifier.running_statistics():
+        features = inner.classifier.features({name: p.detach() for name, p in inner.theta.items()}, x)
+    value = gap_loss(real, features, y)
     return float(value.detach()), torch.autograd.grad(value, x)[0]
+
+
+def _norm(part: list[Tensor]) -> Tensor:
+    """Return the L2 norm of all entries together; scaled by the largest, since the square of 1e-23 is 0 in float32."""
+    flat = torch.cat([g.flatten() for g in part])
+    largest = flat.abs().max().clamp_min(TINY)
+    return largest * (flat / largest).norm()
+
+
+def _add(total: list[Tensor], more: tuple[Tensor, ...]) -> None:
+    for sum_, g in zip(total, more, strict=True):
+        sum_.add_(g)

@@ -7,13 +7,14 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mpssl_fed.data.datasets import Images
+from mpssl_fed.method.validation import Split
 from mpssl_fed.models import Classifier, Params, widened
+from mpssl_fed.seeds import torch_rng
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -22,17 +23,22 @@ Augment = Callable[[Tensor, torch.Generator], Tensor]
 class FeatureMeans:
     """Mean features of private images. values [R, d]; present [R] bool; R is the number of classes, or 1 for a global mean.
 
-    clip: the L2 radius the features were clipped to (synthetic ones must pass the same clip), or None.
+    clip: the L2 radius the features were clipped to (synthetic ones must pass the same clip), or None. spread: mean squared
+    distance of the features from their mean over all classes; None where nobody may read it, 0 of a single image.
     """
 
     values: Tensor
     present: Tensor
     per_class: bool
     clip: float | None = None
+    spread: Tensor | None = None
 
 
 class PrivateData(Protocol):
     """What the training step may ask of a site's images. Every answer is exact, or a release under differential privacy."""
+
+    def class_weights(self) -> Tensor:
+        """Return the weight of each task class [K], on the CPU: the share of the training labels, or public numbers."""
 
     def begin_round(self, rng: torch.Generator, augment_rng: torch.Generator) -> None:
         """Set the public random streams of a round (a private implementation takes its draws from elsewhere)."""
@@ -46,39 +52,26 @@ class PrivateData(Protocol):
     def mean_feature(self, psi: Params) -> FeatureMeans:
         """Return the mean feature(s) of the private images at psi."""
 
+    def class_features(self, psi: Params) -> FeatureMeans:
+        """Return the mean feature of each class over all training images, for the closed form. No release: UserError under DP."""
+
     def foundation_labels(self, foundation: nn.Module) -> Tensor:
         """Return rows of foundation probabilities [m, K_F] for P-SSL to draw from; read once a run."""
-
-
-def split_validation(y: np.ndarray, fraction: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Return index arrays (D_train, D_val), stratified: a class of n images gives round(fraction n) to D_val.
-
-    A class too small to give one (n = 1 always) stands in both, so that D_val knows every class that D_train knows.
-    """
-    train, val = [], []
-    for label in np.unique(y):
-        index = rng.permutation(np.flatnonzero(y == label))
-        held = min(round(fraction * len(index)), len(index) - 1)
-        train.append(index[held:])
-        val.append(index[:held] if held else index)
-    if not train:
-        return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
-    return np.sort(np.concatenate(train)), np.sort(np.concatenate(val))
 
 
 class ExactPrivateData:
     """Exact gradients and means of minibatches drawn from D_train and D_val by the public streams of the round.
 
-    train, val: the site's labelled images; augment: augmentation of the labelled batch; plain: what an image that is not
-    augmented passes (a centre crop where it is stored larger than the classifier's input); batch_size: images a read (all of
-    them where the site has fewer). ``last_loss`` is the supervised loss of the latest read, for the progress line.
+    split: the site's labelled images; augment: augmentation of the labelled batch, and of an image that is validated on though
+    it is trained on; plain: what an image that is not augmented passes (a centre crop where it is stored larger than the
+    classifier's input); batch_size: images a read (all of them where the site has fewer). ``last_loss`` is the supervised loss of
+    the latest read, for the progress line.
     """
 
     def __init__(
         self,
         classifier: Classifier,
-        train: Images,
-        val: Images,
+        split: Split,
         augment: Augment,
         plain: Callable[[Tensor], Tensor],
         batch_size: int,
@@ -88,43 +81,49 @@ class ExactPrivateData:
         self.classifier, self.augment, self.plain = classifier, augment, plain
         self.batch_size, self.per_class = batch_size, per_class
         self.autocast = autocast
-        device = classifier.head.weight.device
-        dtype = classifier.head.weight.dtype
-        self.train = (train.floats(device).to(dtype), train.y.to(device))
-        self.val = (val.floats(device).to(dtype), val.y.to(device))
+        self.train = self._loaded(split.train)
+        self.val = self.train if split.val is split.train else self._loaded(split.val)
+        self.again = torch.from_numpy(split.again).to(self.val[1].device)
+        self._labels = split.train.y
         self.last_loss = float("nan")
         self.begin_round(torch.Generator().manual_seed(0), torch.Generator().manual_seed(1))
 
     def begin_round(self, rng: torch.Generator, augment_rng: torch.Generator) -> None:
-        """Set the streams that draw batches and augment them."""
+        """Set the streams that draw batches and augment them; what LMO reads has one apart, so that it shifts no batch."""
         self.rng, self.augment_rng = rng, augment_rng
+        self.meta_rng = torch_rng(rng.initial_seed(), "what LMO reads")
+
+    def class_weights(self) -> Tensor:
+        """Return the share of each class in D_train [K]."""
+        return self._labels.bincount(minlength=len(self.classifier.classes)) / len(self._labels)
 
     def supervised_gradient(self, theta: Params) -> Params:
         """Return the gradient of the mean cross-entropy of one augmented batch of D_train."""
-        x, y = self._draw(self.train)
+        index = self._draw(len(self.train[1]), self.batch_size, self.rng)
+        x, y = self.train[0][index], self.train[1][index]
         with self.autocast():
             loss = F.cross_entropy(widened(self.classifier.logits(theta, self.augment(x, self.augment_rng))), y)
         self.last_loss = float(loss.detach())
         return dict(zip(theta, torch.autograd.grad(loss, list(theta.values())), strict=True))
 
     def validation_gradient(self, theta_prime: Params) -> Params:
-        """Return the gradient of the mean cross-entropy of one plain batch of D_val; float32, as the meta-gradient needs."""
-        x, y = self._draw(self.val)
+        """Return the gradient of the mean cross-entropy of one batch of D_val, by running statistics.
+
+        Plain images, or other views of those that D_train holds too. In float32, as the meta-gradient needs.
+        """
+        index = self._draw(len(self.val[1]), self.batch_size, self.meta_rng)
         leaves = {name: p.detach().requires_grad_() for name, p in theta_prime.items()}
-        with self.classifier.still_statistics():
-            loss = F.cross_entropy(self.classifier.logits(leaves, self.plain(x)), y)
+        with self.classifier.running_statistics():
+            loss = F.cross_entropy(self.classifier.logits(leaves, self._validated(index)), self.val[1][index])
         return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
 
-    @torch.no_grad()
     def mean_feature(self, psi: Params) -> FeatureMeans:
         """Return the mean feature of one plain batch of D_train (four times the usual size), per class or over all."""
-        x, y = self._draw(self.train, 4 * self.batch_size)
-        with self.classifier.still_statistics():
-            features = self.classifier.features(psi, self.plain(x))  # [n, d]
-        groups = y if self.per_class else torch.zeros_like(y)
-        rows = len(self.classifier.classes) if self.per_class else 1
-        values, present = group_means(features, groups, rows)
-        return FeatureMeans(values, present, self.per_class)
+        return self._means(psi, self._draw(len(self.train[1]), 4 * self.batch_size, self.meta_rng), self.per_class)
+
+    def class_features(self, psi: Params) -> FeatureMeans:
+        """Return the mean feature of each class over all of D_train."""
+        return self._means(psi, torch.arange(len(self.train[1])), per_class=True)
 
     @torch.no_grad()
     def foundation_labels(self, foundation: nn.Module) -> Tensor:
@@ -132,13 +131,31 @@ class ExactPrivateData:
         parts = [foundation(self.plain(x)).softmax(1) for x in self.train[0].split(4 * self.batch_size)]
         return torch.cat(parts)
 
-    def _draw(self, data: tuple[Tensor, Tensor], size: int | None = None) -> tuple[Tensor, Tensor]:
-        x, y = data
-        size = size or self.batch_size
-        if len(x) <= size:
-            return x, y
-        index = torch.randperm(len(x), generator=self.rng)[:size].to(x.device)
-        return x[index], y[index]
+    @torch.no_grad()
+    def _means(self, psi: Params, index: Tensor, per_class: bool) -> FeatureMeans:
+        with self.classifier.running_statistics():
+            parts = [self.classifier.features(psi, self.plain(self.train[0][i])) for i in index.split(4 * self.batch_size)]
+        features, y = torch.cat(parts), self.train[1][index]  # [n, d]
+        rows = len(self.classifier.classes) if per_class else 1
+        values, present = group_means(features, y if per_class else torch.zeros_like(y), rows)
+        return FeatureMeans(values, present, per_class, spread=(features - features.mean(0)).square().sum(1).mean())
+
+    def _validated(self, index: Tensor) -> Tensor:
+        """Return what the classifier sees of the images ``index`` of D_val."""
+        x, again = self.val[0][index], self.again[index]
+        if not again.any():
+            return self.plain(x)
+        views = self.augment(x, self.meta_rng)
+        return views if again.all() else torch.where(again.view(-1, 1, 1, 1), views, self.plain(x))
+
+    def _draw(self, size: int, n: int, rng: torch.Generator) -> Tensor:
+        """Return n of ``size`` places at random, all of them in order where there are not more."""
+        index = torch.arange(size) if size <= n else torch.randperm(size, generator=rng)[:n]
+        return index.to(self.train[0].device)
+
+    def _loaded(self, images: Images) -> tuple[Tensor, Tensor]:
+        weight = self.classifier.head.weight
+        return images.floats(weight.device).to(weight.dtype), images.y.to(weight.device)
 
 
 def group_means(features: Tensor, groups: Tensor, rows: int) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,8 @@
-"""Where the unsupervised batch comes from: a frozen generator with random or meta-optimised latents, or real images."""
+"""Where the unsupervised batch comes from: a frozen generator with random latents or chosen classes, or real images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Protocol
@@ -15,23 +15,35 @@ from mpssl_fed.config.learning import Method
 from mpssl_fed.data.datasets import Images
 from mpssl_fed.errors import UserError
 from mpssl_fed.generators.base import Generator, fit_images
-from mpssl_fed.method.latent import Latents
+from mpssl_fed.method.lmo import InnerStep
+from mpssl_fed.method.private_data import PrivateData
+from mpssl_fed.method.selection import anti_oracle_rows, oracle_rows, relevance, sampled, selection_numbers, stratified
+from mpssl_fed.method.views import Views
+from mpssl_fed.models import Classifier
 from mpssl_fed.registry import Registry
 from mpssl_fed.seeds import seed_of, torch_rng
 
 Streams = Callable[[str], torch.Generator]
 """Purpose -> the public random stream of this site and round for it."""
 
+CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class Task:
-    """What a source must know of the task: the shape of its images and the number of its classes; where it runs."""
+    """What a source must know of the task: its classes, the shape of its images, how they are augmented; where it runs.
 
-    classes: int
+    weights: of each class in the synthetic batch, [K] on the CPU; shows: which task class a generator class shows, by name.
+    """
+
+    classes: tuple[str, ...]
     channels: int
     size: int
     seed: int
-    device: torch.device
+    views: Views
+    weights: Tensor
+    shows: Mapping[str, str] = field(default_factory=dict)
+    device: torch.device = CPU
     dtype: torch.dtype = torch.float32
 
 
@@ -44,24 +56,39 @@ class Cost:
 
 
 class Source(Protocol):
-    """A stream of images for the unsupervised loss."""
+    """A stream of images for the unsupervised loss. What a source does not need, it inherits from here."""
 
     cost: Cost
 
     def begin_round(self, streams: Streams) -> None:
         """Set the random streams of a round."""
 
+    def prepare(self, classifier: Classifier, private: PrivateData) -> None:
+        """Read what the source needs of the site, after :meth:`begin_round`, at the weights that the round starts from."""
+        return
+
+    def meta_step(self, t: int, inner: InnerStep) -> dict[str, float]:
+        """Improve the source by how its images would move the classifier at step t, and return numbers for the log."""
+        return {}
+
     def batch(self, step: int) -> Tensor:
         """Return the images [method.batch, C, S, S] of a step, without a graph."""
 
+    def numbers(self) -> dict[str, float]:
+        """Return what the site's owner may want to know of the source after a round; it does not leave the site."""
+        return {}
+
     def samples(self, n: int) -> tuple[Tensor, Tensor | None] | None:
         """Return n images to show, with task labels where they have one; None where the source may not be shown."""
+        return None
 
     def state(self) -> dict[str, Tensor]:
         """Return what continues from round to round at the site."""
+        return {}
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Set what :meth:`state` returned."""
+        return
 
 
 Builder = Callable[[Method, Task, Generator | None, Images | None], Source]
@@ -88,13 +115,14 @@ class Buffer:
         return self.images[index.to(self.images.device)].to(dtype) / 127.5 - 1
 
 
-class Random:
+class Random(Source):
     """G at random z and a foundation label drawn uniformly. ``bank`` > 0: that many images are made once and drawn from."""
 
     def __init__(self, method: Method, task: Task, generator: Generator | None) -> None:
         if generator is None:
             raise UserError(f"method.source={method.source} needs a generator; generator.name names none")
         self.method, self.task, self.generator, self.cost = method, task, generator, Cost()
+        self.relevant = relevance(generator.classes, task.classes, task.shows)
         self.buffer = Buffer(method.bank or method.buffer * method.batch)
         self._made_bank = False
         self.begin_round(lambda purpose: torch_rng(task.seed, "before any round", purpose))  # samples() of a loaded state
@@ -131,6 +159,15 @@ class Random:
         self.cost.images += len(z)
         return x
 
+    def rows(self) -> Tensor:
+        """Return the chance of each generator class given the task class, [K, K_F] float64."""
+        foundation = len(self.generator.classes)
+        return torch.full((len(self.task.classes), foundation), 1 / foundation, dtype=torch.float64)
+
+    def numbers(self) -> dict[str, float]:
+        """Return mass on relevant classes and perplexity of :meth:`rows`."""
+        return selection_numbers(self.rows(), self.task.weights, self.relevant)
+
     def samples(self, n: int) -> tuple[Tensor, Tensor | None] | None:
         """Return n fresh images."""
         return self.fresh(n), None
@@ -153,72 +190,33 @@ class Random:
         self._made_bank = True
 
 
-@dataclass(frozen=True)
-class LatentDraw:
-    """Random inputs of n images: z [n, z_dim], task labels y [n], uniform numbers [n, K_F] for the Gumbel noise."""
+class Chosen(Random):
+    """G at random z and a generator class drawn from the row of a task class, which follows the site's labels."""
 
-    z: Tensor
-    y: Tensor
-    uniform: Tensor
-
-    def at(self, index: Tensor) -> LatentDraw:
-        """Return the inputs of the images at ``index``."""
-        here = index.to(self.z.device)
-        return LatentDraw(self.z[here], self.y[here], self.uniform[here])
-
-
-class MetaOptimised(Random):
-    """G(M_phi(z, y), I_xi(y)) for y uniform over the task's classes; a share of each fresh batch may stay random."""
-
-    def __init__(self, method: Method, task: Task, generator: Generator | None) -> None:
+    def __init__(self, method: Method, task: Task, generator: Generator | None, choose: Callable[[Tensor], Tensor]) -> None:
         super().__init__(method, task, generator)
-        if method.bank:
-            raise UserError(f"method.bank={method.bank}: only random sources have a bank; set it to 0")
-        self.latents = Latents(
-            self.generator.z_dim, task.classes, len(self.generator.classes), **method.latent.model_dump(), seed=task.seed
-        ).to(task.device, task.dtype)
-
-    def begin_round(self, streams: Streams) -> None:
-        """Set the streams of latents, draws and latent meta-optimisation."""
-        super().begin_round(streams)
-        self.meta_rng = streams("meta-latents")
+        self.chosen = choose(self.relevant)
 
     @torch.no_grad()
-    def fresh(self, n: int) -> Tensor:
-        """Return n new images, ``random_share`` of them with random latents."""
-        random = round(self.method.random_share * n)
-        x = self.from_latents(self.draw(n - random, self.rng))
-        return torch.cat([x, self.random(random, self.rng)]) if random else x
+    def random(self, n: int, rng: torch.Generator) -> Tensor:
+        """Return G(z, y_F) for n random z, y by the task's weights and y_F from the row of y; in the order of y."""
+        return self._drawn(stratified(self.task.weights, n, rng), rng)
 
-    def draw(self, n: int, rng: torch.Generator, y: Tensor | None = None) -> LatentDraw:
-        """Return random inputs of n images; y uniform over the task's classes unless given."""
-        if y is None:
-            y = torch.randint(self.task.classes, (n,), generator=rng)
-        z = self.generator.sample_z(n, rng).to(self.task.dtype)
-        uniform = torch.rand(n, len(self.generator.classes), generator=rng, dtype=torch.float64)
-        return LatentDraw(z, y.to(self.task.device), uniform.to(self.task.device, self.task.dtype))
+    def rows(self) -> Tensor:
+        """Return the rows that are drawn from."""
+        return self.chosen
 
-    def from_latents(self, draw: LatentDraw) -> Tensor:
-        """Return x^ = G(M_phi(z, y), I_xi(y)) [n, C, S, S]; it carries the graph to phi and xi unless gradients are off."""
-        return self.generate(self.latents.mapper(draw.z, draw.y), self.latents.converter(draw.y, draw.uniform))
-
-    @torch.no_grad()
     def samples(self, n: int) -> tuple[Tensor, Tensor | None] | None:
         """Return n fresh images in class order with their task labels."""
-        y = torch.arange(n) * self.task.classes // n
-        return self.from_latents(self.draw(n, self.rng, y)), y
+        y = stratified(self.task.weights, n, self.rng)
+        return self._drawn(y, self.rng), y
 
-    def state(self) -> dict[str, Tensor]:
-        """Return the buffer, the latents and their Adam moments."""
-        return super().state() | {f"latents.{key}": value for key, value in self.latents.state().items()}
-
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Set what :meth:`state` returned."""
-        super().load(state)
-        self.latents.load({key.removeprefix("latents."): v for key, v in state.items() if key.startswith("latents.")})
+    def _drawn(self, y: Tensor, rng: torch.Generator) -> Tensor:
+        label = F.one_hot(sampled(self.rows(), y, rng), len(self.generator.classes)).to(self.task.device, self.task.dtype)
+        return self.generate(self.generator.sample_z(len(y), rng).to(self.task.dtype), label)
 
 
-class Real:
+class Real(Source):
     """Real unlabeled images: a reference for studies on public data; no policy of a site allows it."""
 
     def __init__(self, method: Method, task: Task, unlabeled: Images | None) -> None:
@@ -237,18 +235,8 @@ class Real:
         """Return a batch of real images."""
         return Buffer(len(self.images), self.images).draw(self.method.batch, self.draw_rng, self.task.dtype)
 
-    def samples(self, n: int) -> tuple[Tensor, Tensor | None] | None:
-        """Return nothing: private images are not shown."""
-        return None
-
-    def state(self) -> dict[str, Tensor]:
-        """Return nothing."""
-        return {}
-
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Set nothing."""
-
 
 SOURCES.add("random")(lambda method, task, generator, _: Random(method, task, generator))
-SOURCES.add("meta-optimised")(lambda method, task, generator, _: MetaOptimised(method, task, generator))
+SOURCES.add("oracle")(lambda method, task, generator, _: Chosen(method, task, generator, oracle_rows))
+SOURCES.add("anti-oracle")(lambda method, task, generator, _: Chosen(method, task, generator, anti_oracle_rows))
 SOURCES.add("real")(lambda method, task, _, unlabeled: Real(method, task, unlabeled))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mpssl_fed.errors import UserError
+from mpssl_fed.files import sha256
 from mpssl_fed.models.hog import HOG
 from mpssl_fed.registry import Registry
 
@@ -144,7 +146,15 @@ def _load_imagenet(net: nn.Module, file: str, norm: str) -> None:
     """Load torchvision's state dict; with GroupNorm the convolutions and the norm layers' scales and shifts."""
     if not Path(file).is_file():
         raise UserError(f"model.pretrained={file}: no such file; `mpssl-fed fetch resnet18` (or resnet50) says where it puts one")
-    state = torch.load(file, map_location="cpu", weights_only=True)
+    _require_named_bytes(Path(file))
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # bytes that are no pickle make torch's unpickler raise anything
+        raise UserError(
+            f"model.pretrained={file}: no readable weights file: {type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"model.pretrained={file}: holds no state dict (a table of named tensors)")
     own = net.state_dict()
     if norm == "group":
         state = {
@@ -156,3 +166,10 @@ def _load_imagenet(net: nn.Module, file: str, norm: str) -> None:
     if not all(torch.isfinite(value).all() for value in state.values()):
         raise UserError(f"model.pretrained={file}: holds weights that are not finite; fetch the file again")
     net.load_state_dict(state)
+
+
+def _require_named_bytes(file: Path) -> None:
+    """Raise UserError, before it is unpickled, for a file whose SHA-256 does not begin with the digits that its name says."""
+    named = re.search(r"-([0-9a-f]{8})\.pth$", file.name)
+    if named and not (found := sha256(file)).startswith(named[1]):
+        raise UserError(f"model.pretrained={file}: its SHA-256 is {found}, which does not begin with {named[1]}; fetch it again")

@@ -68,7 +68,7 @@ class Classifier(nn.Module):
     @contextmanager
     def still_statistics(self) -> Iterator[None]:
         """Keep the running statistics of BatchNorm as they are while synthetic images or a look-ahead pass through."""
-        layers = [m for m in self.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+        layers = [layer for layer in self._batch_norms() if layer.track_running_stats]
         for layer in layers:
             layer.track_running_stats = False
         try:
@@ -76,6 +76,31 @@ class Classifier(nn.Module):
         finally:
             for layer in layers:
                 layer.track_running_stats = True
+
+    @contextmanager
+    def running_statistics(self) -> Iterator[None]:
+        """Normalise BatchNorm by its running statistics, which stay as they are, as when the trained model is used.
+
+        By those of a batch a whole batch of other brightness or contrast, or of noise, looks like the real one.
+        """
+        layers = [layer for layer in self._batch_norms() if layer.training]
+        for layer in layers:
+            layer.eval()
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.train()
+
+    @property
+    def mixes_images(self) -> bool:
+        """Whether, in training, what is seen in an image depends on the batch that it stands in (BatchNorm)."""
+        return bool(self._batch_norms())
+
+    @property
+    def trains_body(self) -> bool:
+        """Whether anything of psi is trained."""
+        return any(parameter.requires_grad for parameter in self.body.parameters())
 
     def shared_state(self) -> Params:
         """Return CPU float32 copies of what is federated.
@@ -109,6 +134,9 @@ class Classifier(nn.Module):
             "trainable": self.trainable,
             "share_frozen": self.share_frozen,
         }
+
+    def _batch_norms(self) -> list[nn.modules.batchnorm._BatchNorm]:
+        return [m for m in self.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
     def _shared(self) -> Params:
         shared: Params = {name: p for name, p in self.named_parameters() if p.requires_grad or self.share_frozen}

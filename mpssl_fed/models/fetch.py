@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from urllib.parse import urlparse
 
 import torchvision
 
+from mpssl_fed import environment
 from mpssl_fed.download import download
 from mpssl_fed.errors import UserError
 from mpssl_fed.files import sha256
@@ -26,8 +26,7 @@ def fetch_resnet(name: str) -> Path:
         raise UserError(f"no ImageNet weights are known for '{name}'; known: {', '.join(WEIGHTS)}")
     url = getattr(torchvision.models, WEIGHTS[name]).IMAGENET1K_V1.url
     filename = Path(urlparse(url).path).name
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    file = download(url, cache / "mpssl-fed" / "models" / filename)
+    file = download(url, environment.cache_folder() / "models" / filename)
     return checked_by_name(file)
 
 

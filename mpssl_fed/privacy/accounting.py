@@ -31,9 +31,16 @@ ORDERS: tuple[float, ...] = (
 )
 """Renyi orders of :func:`rdp_epsilon`."""
 
+LARGE_ORDERS: tuple[int, ...] = tuple(round(512 * 1.25**k) for k in range(1, 26))  # to 135,525
+"""Orders beyond, where the last of :data:`ORDERS` is the best: below an epsilon of about 0.05 at delta 1e-5."""
+
 EPSILON_ERROR = 0.01
-"""Slack of PRV: what it returns is an upper bound at most about this much (a thousandth, from epsilon 10 on) above the
-exact epsilon."""
+"""Slack of PRV: what it returns is an upper bound at most about this much above the exact epsilon; a thousandth of it from
+epsilon 10 on, a tenth below 0.1."""
+
+LEAST_DELTA_OF_PRV = 1e-9
+"""Below it the Fourier transform's rounding errors, of 64 bits, are no longer small beside delta: Renyi composition alone.
+Measured against exact values: errors of 0.003 in epsilon at 1e-9, of 0.06 at 3e-11 after 100,000 releases."""
 
 MAX_POINTS = 1 << 22
 SIGMA_RANGE = (0.2, 1e5)
@@ -65,7 +72,30 @@ def rdp(history: History, orders: Sequence[float] = ORDERS) -> NDArray[np.float6
 def _one_release(sigma: float, q: float, orders: tuple[float, ...]) -> tuple[float, ...]:
     from opacus.accountants.analysis.rdp import compute_rdp  # here: two seconds that a run without privacy need not spend
 
-    return tuple(compute_rdp(q=q, noise_multiplier=sigma, steps=1, orders=list(orders)))
+    small = [order for order in orders if order <= ORDERS[-1]]
+    found = dict(zip(small, compute_rdp(q=q, noise_multiplier=sigma, steps=1, orders=small), strict=True))
+    return tuple(float(found[order]) if order in found else _large_order(sigma, q, int(order)) for order in orders)
+
+
+def _large_order(sigma: float, q: float, order: int) -> float:
+    """Return the Renyi divergence of one release at a whole order of any size: the binomial sum of section 3.3 of
+    arXiv 1908.10530, in logarithms."""
+    from scipy.special import logsumexp
+
+    if q == 1:
+        return order / (2 * sigma**2)
+    k = np.arange(order + 1)
+    terms = _log_binomials(order) + k * math.log(q) + (order - k) * math.log1p(-q) + k * (k - 1.0) / (2 * sigma**2)
+    return max(0.0, float(logsumexp(terms))) / (order - 1)
+
+
+@lru_cache(maxsize=64)
+def _log_binomials(order: int) -> NDArray[np.float64]:
+    from scipy.special import gammaln
+
+    k = np.arange(order + 1.0)
+    found: NDArray[np.float64] = gammaln(order + 1.0) - gammaln(k + 1) - gammaln(order - k + 1)
+    return found
 
 
 def conversion(order: float, delta: float) -> float:
@@ -75,18 +105,27 @@ def conversion(order: float, delta: float) -> float:
 
 
 def rdp_epsilon(history: History, delta: float) -> float:
-    """Return the epsilon that Renyi composition gives at the best of :data:`ORDERS`; 0 for an empty history."""
+    """Return the epsilon that Renyi composition gives at the best of :data:`ORDERS` and, if that is the last, beyond them; 0 for
+    an empty history. Above the exact one by 3 to 15 %, more where sigma is below 1 or releases are few."""
     if not merge(history):
         return 0.0
-    added = np.array([conversion(order, delta) for order in ORDERS])
-    return max(0.0, float(np.min(rdp(history) + added)))
+    found = rdp(history) + np.array([conversion(order, delta) for order in ORDERS])
+    best = float(found.min())
+    if int(found.argmin()) == len(ORDERS) - 1:
+        for order in LARGE_ORDERS:
+            value = float(rdp(history, (order,))[0]) + conversion(order, delta)
+            if value >= best:
+                break
+            best = value
+    return max(0.0, best)
 
 
 def epsilon(history: History, delta: float) -> float:
-    """Return an upper bound on the epsilon of ``history`` at ``delta``, within about 0.01 of the exact one.
+    """Return an upper bound on the epsilon of ``history`` at ``delta``, within about 0.01 of the exact one (a tenth below 0.1).
 
     Numerical composition of privacy random variables (Gopi et al., arXiv 2106.02848, Opacus' code); Renyi composition
-    where that fails, is too large, or is the smaller bound. Never the central-limit (GDP) estimate: it reports too little.
+    where that fails, is too large, or is the smaller bound, and alone below a delta of 1e-9. Never the central-limit (GDP)
+    estimate: it reports too little.
     """
     return trajectory([history], delta)[0]
 
@@ -109,7 +148,9 @@ _Items = tuple[tuple[tuple[float, float], int], ...]
 def _trajectory(histories: tuple[_Items, ...], delta: float) -> tuple[float, ...]:
     whole = dict(histories[-1])
     by_renyi = [rdp_epsilon(dict(history), delta) for history in histories]
-    error = max(EPSILON_ERROR, by_renyi[-1] / 1000)
+    if delta < LEAST_DELTA_OF_PRV or not by_renyi[-1]:
+        return tuple(by_renyi)
+    error = max(min(EPSILON_ERROR, by_renyi[-1] / 10), by_renyi[-1] / 1000)
     with _quiet():
         try:
             discrete = _discretise(whole, delta, error)
@@ -170,11 +211,17 @@ def solve_sigma(history_at: Callable[[float], History], target: float, delta: fl
     """Return the smallest sigma, to 0.1 %, rounded up to 4 digits, whose history costs at most ``target`` epsilon.
 
     ``history_at(sigma)`` is the whole plan at that sigma; its epsilon must fall as sigma grows. Never below 0.2, where
-    epsilon is beyond use. UserError when no sigma below 1e5 meets the target.
+    epsilon is beyond use. UserError when no sigma below 1e5 meets the target, or no accounting could vouch for it.
     """
     from scipy.optimize import brentq
 
     low, high = SIGMA_RANGE
+    least = min(conversion(order, delta) for order in (*ORDERS, *LARGE_ORDERS))
+    if target <= least:
+        raise UserError(
+            f"privacy.epsilon={target:g} at delta={delta:g} is less than the accounting can vouch for, whatever the noise; set "
+            f"privacy.epsilon to {2 * least:.1g} or more, or a larger privacy.delta"
+        )
     if rdp_epsilon(history_at(high), delta) > target:
         raise UserError(
             f"privacy.epsilon={target:g} at delta={delta:g} cannot be met by any noise multiplier up to {high:g}: plan fewer "

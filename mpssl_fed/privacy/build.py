@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from mpssl_fed.config import Config
 from mpssl_fed.config.federation import Privacy
 from mpssl_fed.data import augment
 from mpssl_fed.data.datasets import Images
 from mpssl_fed.method.build import DEFAULT_BATCH
 from mpssl_fed.method.private_data import ExactPrivateData, PrivateData
+from mpssl_fed.method.validation import Split
 from mpssl_fed.method.views import Views
 from mpssl_fed.models import Classifier
-from mpssl_fed.privacy.mechanism import Charge, ReleaseSettings
+from mpssl_fed.privacy.mechanism import Charge
 from mpssl_fed.privacy.noise import Noise, noise_source
 from mpssl_fed.privacy.plan import Plan
-from mpssl_fed.privacy.releases import AugmentRows, DPPrivateData, LabelledStepPrivateData
+from mpssl_fed.privacy.releases import AugmentRows, DPPrivateData, LabelledStepPrivateData, ReleaseSettings, Speed
 
 
 def release_settings(plan: Plan, privacy: Privacy) -> ReleaseSettings:
-    """Return the settings of a plan's releases; ``privacy`` adds how they are computed, which costs nothing."""
-    return ReleaseSettings(
-        sigma_gradient=plan.sigma_gradient,
-        sigma_meta=plan.sigma_meta,
-        sigma_feature=plan.sigma_feature,
-        sigma_pseudo_label=plan.sigma_pseudo_label,
-        clip_gradient=plan.clip_gradient,
-        clip_meta=plan.clip_meta,
-        clip_feature=plan.clip_feature,
-        q=plan.q,
-        public_size=plan.public_size,
-        per_class=plan.per_class_gap,
-        unit="subject" if plan.unit == "subject" else "image",
-        meta_params=privacy.meta_params,
-        count_floor=privacy.count_floor,
-        max_physical_batch=privacy.max_physical_batch,
-        backend=privacy.per_unit,
-    )
+    """Return the settings of a plan's releases; ``privacy`` adds where they live."""
+    return ReleaseSettings(plan, privacy.meta_params, privacy.count_floor)
+
+
+def speed_of(privacy: Privacy) -> Speed:
+    """Return how releases are computed, which costs no privacy."""
+    return Speed(privacy.max_physical_batch, privacy.per_unit)
 
 
 def private_data(
@@ -62,21 +54,28 @@ def private_data(
         release_settings(plan, config.privacy),
         charge,
         noise or noise_source(config.privacy.noise),
+        weights=config.privacy.class_weights,
+        speed=speed_of(config.privacy),
     )
     if config.privacy.scope == "end-to-end":
         return released
     if config.privacy.scope != "labelled-step":
         raise ValueError(f"privacy.scope={config.privacy.scope} has no releases")
-    exact = ExactPrivateData(
+    return LabelledStepPrivateData(released, exact_beside(config, classifier, labelled, views))
+
+
+def exact_beside(
+    config: Config, classifier: Classifier, labelled: Images, views: Views, kind: Callable[..., ExactPrivateData] = ExactPrivateData
+) -> ExactPrivateData:
+    """Return what ``labelled-step`` reads without noise; ``kind`` is called as ExactPrivateData is."""
+    return kind(
         classifier,
-        labelled,
-        labelled,
+        Split.none(labelled),
         augment=views.labelled(config.method.augment),
         plain=views.plain,
         batch_size=DEFAULT_BATCH,
         per_class=config.method.gap.per_class,
     )
-    return LabelledStepPrivateData(released, exact)
 
 
 def labelled_view(name: str, flip: bool, size: int) -> AugmentRows:

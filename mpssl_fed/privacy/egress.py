@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -110,6 +110,9 @@ def allow(record: Mapping[str, Any], listed: Mapping[str, Spec], max_bytes: int 
     return Passed(kept, dict(dropped), tuple(key for key in listed if key not in kept))
 
 
-def like(arrays: Mapping[str, np.ndarray], largest: float = math.inf) -> dict[str, Spec]:
-    """Return the specs of arrays shaped like these; the released classifier's, taken from the model and not from a reply."""
-    return {key: ArraySpec(value.shape, value.dtype.name, largest) for key, value in arrays.items()}
+def like(arrays: Mapping[str, np.ndarray], largest: Callable[[str], float] = lambda _: math.inf) -> dict[str, Spec]:
+    """Return the specs of arrays shaped like these; the released classifier's, taken from the model and not from a reply.
+
+    largest: key -> the largest magnitude of an entry.
+    """
+    return {key: ArraySpec(value.shape, value.dtype.name, largest(key)) for key, value in arrays.items()}

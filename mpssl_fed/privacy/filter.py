@@ -9,7 +9,7 @@ whose filter holds, and the shares add up to delta.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -21,6 +21,9 @@ from mpssl_fed.errors import UserError
 from mpssl_fed.privacy.accounting import History, conversion, epsilon, merge, rdp
 
 FILTER_ORDERS: tuple[float, ...] = (1.5, 2, 2.5, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 128, 256)
+LARGE_FILTER_ORDERS: tuple[float, ...] = tuple(2**k for k in range(8, 18))
+"""Orders of a budget so small, below about 0.03 at delta 1e-5, that none of :data:`FILTER_ORDERS` admits anything. No budget has
+both: the orders are fixed before a data set's first release, and stay."""
 
 SHARED, EXCLUSIVE = "shared", "exclusive"
 """Terms of a run. Shared: the filter decides on each round. Exclusive: the data set's first run, whose whole plan fits the
@@ -49,22 +52,31 @@ class Spending(Protocol):
 
 @dataclass(frozen=True)
 class RenyiFilter:
-    """The policy's fixed (max_epsilon, delta) as one bound per order of :data:`FILTER_ORDERS`."""
+    """The policy's fixed (max_epsilon, delta) as one bound per order of :attr:`orders`."""
 
     max_epsilon: float
     delta: float
 
     @cached_property
+    def orders(self) -> tuple[float, ...]:
+        """:data:`FILTER_ORDERS`, or the large ones where all of those are of no use at this budget."""
+        useless = (self.max_epsilon <= _added(FILTER_ORDERS, self._shares(FILTER_ORDERS))).all()
+        return LARGE_FILTER_ORDERS if useless else FILTER_ORDERS
+
+    @cached_property
     def shares(self) -> NDArray[np.float64]:
         """Parts of delta, one an order: half for the order that suits a Gaussian best, the rest split evenly."""
-        whole = np.array([(self.max_epsilon - conversion(order, self.delta)) / order for order in FILTER_ORDERS])
-        shares = np.full(len(FILTER_ORDERS), 0.5 / (len(FILTER_ORDERS) - 1))
+        return self._shares(self.orders)
+
+    def _shares(self, orders: tuple[float, ...]) -> NDArray[np.float64]:
+        whole = np.array([(self.max_epsilon - conversion(order, self.delta)) / order for order in orders])
+        shares = np.full(len(orders), 0.5 / (len(orders) - 1))
         shares[int(np.argmax(whole))] = 0.5
         return shares * self.delta
 
     @cached_property
     def _added(self) -> NDArray[np.float64]:
-        return np.array([conversion(order, share) for order, share in zip(FILTER_ORDERS, self.shares, strict=True)])
+        return _added(self.orders, self.shares)
 
     @property
     def bounds(self) -> NDArray[np.float64]:
@@ -73,15 +85,42 @@ class RenyiFilter:
 
     def epsilon(self, history: History) -> float:
         """Return what the filter has spent: the least epsilon at delta it can vouch for. 0 for no history."""
-        return float(np.min(rdp(history, FILTER_ORDERS) + self._added)) if merge(history) else 0.0
+        return float(np.min(rdp(history, self.orders) + self._added)) if merge(history) else 0.0
 
     def would_exceed(self, spent: History, following: History) -> bool:
         """Whether ``spent`` and ``following`` together lie above the bound at every order."""
         together = merge(spent, following)
-        return bool(together) and bool((rdp(together, FILTER_ORDERS) > self.bounds).all())
+        return bool(together) and bool((rdp(together, self.orders) > self.bounds).all())
 
 
-def lifetime_epsilon(limit: RenyiFilter, spent: Spending) -> float | None:
+def _added(orders: tuple[float, ...], shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.array([conversion(order, share) for order, share in zip(orders, shares, strict=True)])
+
+
+@dataclass(frozen=True)
+class AnyFilter:
+    """Stands for a filter of which delta alone is known: what it has spent is no less than what any of them has."""
+
+    delta: float
+
+    def epsilon(self, history: History) -> float:
+        """Return the least epsilon that a filter can vouch for whose every order has the least share of delta. 0 for no history."""
+        share = self.delta * 0.5 / (len(FILTER_ORDERS) - 1)
+        added = np.array([conversion(order, share) for order in FILTER_ORDERS])
+        return float(np.min(rdp(history, FILTER_ORDERS) + added)) if merge(history) else 0.0
+
+
+def known_limit(limits: Iterable[Mapping[str, float]], deltas: Iterable[float | None], otherwise: float) -> RenyiFilter | AnyFilter:
+    """Return the limit that all runs of a data set put down or, where they differ or are silent, a stand-in at the least delta
+    of theirs; ``otherwise`` where none says any."""
+    limits = list(limits)
+    if limits and limits[0] and all(limit == limits[0] for limit in limits):
+        return RenyiFilter(limits[0]["max_epsilon"], limits[0]["delta"])
+    known = [*(limit.get("delta") for limit in limits), *deltas]
+    return AnyFilter(min((float(delta) for delta in known if delta), default=otherwise))
+
+
+def lifetime_epsilon(limit: RenyiFilter | AnyFilter, spent: Spending) -> float | None:
     """Return what a data set has spent over its life, at the limit's delta; None where no number covers its reads.
 
     The one number of ledger, status and report. An exclusive run fixed its whole plan before its first answer, so its exact

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 History = Mapping[tuple[float, float], int]
@@ -17,7 +16,10 @@ ALL = "*"
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the ledger. kind: created, records, run, reserve, unaccounted or gap; time: UTC, for the reader alone."""
+    """One line of the ledger; time: UTC, for the reader alone.
+
+    kind: created, head, records, accepted, run, reserve, unaccounted or gap.
+    """
 
     seq: int
     dataset: str
@@ -31,23 +33,36 @@ class Row:
 
 @dataclass
 class RunSpent:
-    """A run: the plan it committed to (SHA-256, allowed history, terms) and what it has reserved."""
+    """A run: the plan it committed to (SHA-256, fields, allowed history, terms), what it has reserved, in how many rounds, when.
+
+    limit: the lifetime limit that admitted it, ``{"max_epsilon", "delta"}``; empty where it was not put down.
+    """
 
     commitment: str
     scope: str
     terms: str
     planned: dict[tuple[float, float], int]
     reserved: dict[tuple[float, float], int] = field(default_factory=dict)
+    plan: dict[str, Any] = field(default_factory=dict)
+    limit: dict[str, float] = field(default_factory=dict)
+    rounds: int = 0
+    first: str = ""
+    last: str = ""
 
 
 @dataclass
 class Spent:
-    """What a data set has spent over its life: the merged history, its runs, and why it is unaccounted, if it is."""
+    """What a data set has spent over its life: the merged history, its runs, and why it is unaccounted, if it is.
+
+    first, last: when it was charged; empty where it never was.
+    """
 
     dataset: str
     history: dict[tuple[float, float], int] = field(default_factory=dict)
     runs: dict[str, RunSpent] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=list)
+    first: str = ""
+    last: str = ""
 
     @property
     def unaccounted(self) -> bool:
@@ -59,28 +74,86 @@ class Spent:
         """Run -> the terms it was admitted under."""
         return {run: spent.terms for run, spent in self.runs.items()}
 
+    @property
+    def units(self) -> set[str]:
+        """The units of privacy that its runs were charged by, as far as their plans say."""
+        return {str(run.plan["unit"]) for run in self.runs.values() if "unit" in run.plan}
+
+    def add(self, row: Row) -> None:
+        """Take in one row of this data set, or of all of them."""
+        body = row.body
+        if row.kind == "run":
+            self.runs[row.run] = RunSpent(
+                body["commitment"],
+                body["scope"],
+                body["terms"],
+                merged([body["releases"]]),
+                plan=dict(body.get("plan", {})),
+                limit=dict(body.get("limit", {})),
+            )
+        elif row.kind == "unaccounted":
+            self.reasons.append(f"run '{row.run}': {body['reason']}")
+        elif row.kind == "gap" and body["releases"] is None:
+            self.reasons.append(f"rows {body['from'] + 1} to {body['to']} are lost")
+        elif row.kind in ("reserve", "gap"):
+            charge(self.history, body["releases"])
+            self.first, self.last = self.first or row.time, row.time
+        if row.kind == "reserve":
+            run = self.runs[row.run]
+            charge(run.reserved, body["releases"])
+            run.rounds, run.first, run.last = run.rounds + 1, run.first or row.time, row.time
+
+    def copy(self) -> Spent:
+        """Return it as it is now, whatever rows follow."""
+        runs = {name: replace(run, reserved=dict(run.reserved)) for name, run in self.runs.items()}
+        return replace(self, history=dict(self.history), runs=runs, reasons=list(self.reasons))
+
+
+class Tally:
+    """What every data set has spent, kept up row by row."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, Spent] = {}
+        self._of_all: list[Row] = []
+
+    @property
+    def datasets(self) -> list[str]:
+        """The names that rows were written under, in alphabetical order."""
+        return sorted(self._of)
+
+    def add(self, row: Row) -> None:
+        """Take in the next row."""
+        if row.dataset == ALL:
+            self._of_all.append(row)
+            for spent in self._of.values():
+                spent.add(row)
+        else:
+            if row.dataset not in self._of:
+                self._of[row.dataset] = self._new(row.dataset)
+            self._of[row.dataset].add(row)
+
+    def of(self, dataset: str) -> Spent:
+        """Return what ``dataset`` has spent, equal (sigma, q) merged."""
+        return self._of[dataset].copy() if dataset in self._of else self._new(dataset)
+
+    def view(self, dataset: str) -> Spent:
+        """Return the same to be read before the next row comes: its runs are the tally's own, of which there may be many."""
+        found = self._of.get(dataset)
+        return self._new(dataset) if found is None else replace(found, history=dict(found.history))
+
+    def _new(self, dataset: str) -> Spent:
+        spent = Spent(dataset)
+        for row in self._of_all:
+            spent.add(row)
+        return spent
+
 
 def spending(rows: Sequence[Row], dataset: str) -> Spent:
     """Return what ``dataset`` has spent by ``rows``, equal (sigma, q) merged."""
-    spent = Spent(dataset)
+    tally = Tally()
     for row in rows:
-        if row.dataset not in (dataset, ALL):
-            continue
-        if row.kind == "run":
-            body = row.body
-            spent.runs[row.run] = RunSpent(body["commitment"], body["scope"], body["terms"], merged([body["releases"]]))
-        elif row.kind == "reserve":
-            releases = row.body["releases"]
-            spent.history = merged([listed(spent.history), releases])
-            run = spent.runs[row.run]
-            run.reserved = merged([listed(run.reserved), releases])
-        elif row.kind == "unaccounted":
-            spent.reasons.append(f"run '{row.run}': {row.body['reason']}")
-        elif row.kind == "gap" and row.body["releases"] is None:
-            spent.reasons.append(f"rows {row.body['from'] + 1} to {row.body['to']} are lost")
-        elif row.kind == "gap":
-            spent.history = merged([listed(spent.history), row.body["releases"]])
-    return spent
+        tally.add(row)
+    return tally.of(dataset)
 
 
 def listed(history: History) -> list[list[float]]:
@@ -88,20 +161,20 @@ def listed(history: History) -> list[list[float]]:
     return [[sigma, q, n] for (sigma, q), n in sorted(history.items())]
 
 
+def charge(history: dict[tuple[float, float], int], releases: Iterable[Sequence[float]]) -> None:
+    """Add such a list to a history."""
+    for sigma, q, n in releases:
+        history[float(sigma), float(q)] = history.get((float(sigma), float(q)), 0) + int(n)
+
+
 def merged(lists: Iterable[Iterable[Sequence[float]]]) -> dict[tuple[float, float], int]:
     """Return several such lists as one history, equal (sigma, q) added up."""
     total: dict[tuple[float, float], int] = {}
     for releases in lists:
-        for sigma, q, n in releases:
-            total[float(sigma), float(q)] = total.get((float(sigma), float(q)), 0) + int(n)
+        charge(total, releases)
     return total
 
 
 def row_mac(key: bytes, previous: str, fields: tuple[Any, ...]) -> bytes:
     """Return the HMAC-SHA256 of a row's fields and of the MAC (hex) of the row before; a field may be of any type."""
     return hmac.digest(key, json.dumps(["row", previous, *fields], default=repr).encode(), "sha256")
-
-
-def record_mac(key: bytes, unit: bytes) -> bytes:
-    """Return the HMAC-SHA256 under which a unit of data is on record."""
-    return hmac.digest(key, b"record " + hashlib.sha256(unit).digest(), "sha256")

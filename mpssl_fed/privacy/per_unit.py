@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -15,14 +16,24 @@ from torch.func import grad, vmap
 from mpssl_fed.data.datasets import Images
 from mpssl_fed.errors import UserError
 from mpssl_fed.models import Classifier, Params
-from mpssl_fed.privacy.clipping import clip_and_sum
+from mpssl_fed.privacy.clipping import clip_and_sum, zero_sum
+from mpssl_fed.privacy.places import Known, any_weights, full, places
 
 Unit = Literal["image", "subject"]
 Backend = Literal["vmap", "loop"]
 Load = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Image numbers [m] -> (what the classifier sees [m, C, S, S], labels [m])."""
 
+Copies = Callable[[int], tuple[Tensor, Tensor]]
+"""m -> the same for m copies of one public image, seen alike."""
+
+Vector = Callable[[Params, Tensor, Tensor], Tensor]
+"""(psi, what the classifier sees [m, C, S, S], labels [m]) -> [m, ...], each row from its own image alone."""
+
 VMAP_BYTES = 1 << 25  # gradients of one vmap call; beyond it, memory traffic costs more than the calls it saves
+FORWARD = 32  # images of one forward pass: more save little time, and the last pass is filled up
+
+_networks: Known = {}  # of the process: what depends on the network alone
 
 
 def units_of(images: Images, unit: Unit) -> list[Tensor]:
@@ -40,85 +51,108 @@ def units_of(images: Images, unit: Unit) -> list[Tensor]:
 
 @dataclass(frozen=True)
 class PerUnit:
-    """How units are taken: one gradient at a time, or as many as ``max_physical_batch`` and :data:`VMAP_BYTES` allow.
+    """How units are taken: images one at a time or, as backend ``vmap``, in calls of one size; a subject always alone.
 
-    A subject is always taken alone: its gradient is the plain gradient of the mean loss of its images, in slices.
+    together: images a call takes at most, beside what ``max_physical_batch`` and :data:`VMAP_BYTES` allow and what is computed
+    alike in every place (see :mod:`~mpssl_fed.privacy.places`). So a unit's vector follows from the unit alone, bit by bit. A
+    subject's gradient is the plain gradient of the mean loss of its images, in slices of ``max_physical_batch``.
     """
 
     classifier: Classifier
     load: Load
+    copies: Copies
     unit: Unit
     backend: Backend
     max_physical_batch: int
+    together: int
+    _views: Known = field(default_factory=dict, repr=False, compare=False)
 
     def gradients(self, theta: Params, keys: Sequence[str], batch: Sequence[Tensor], bound: float) -> list[Tensor]:
-        """Return the clipped sum, a tensor a key, of the units' gradients of mean cross-entropy at theta.
+        """Return the clipped sum, a float64 tensor a key, of the units' gradients of mean cross-entropy at theta.
 
         batch: the image numbers of each unit drawn; it may be empty. bound: L2 norm that a unit's gradient, over all
         ``keys`` together, is clipped to.
         """
         theta = {name: p.detach() for name, p in theta.items()}
-        total = [torch.zeros_like(theta[key]) for key in keys]
+        total = [zero_sum(theta[key]) for key in keys]
         for part in self._unit_gradients(theta, keys, batch):
-            torch._foreach_add_(total, clip_and_sum(part, bound))
+            total = clip_and_sum(part, bound, total)
         return total
 
     @torch.no_grad()
-    def means(self, vector: Callable[[Tensor, Tensor], Tensor], batch: Sequence[Tensor], bound: float) -> Tensor:
-        """Return the clipped sum [...] of the units' vectors; a unit's is the mean of its images'.
+    def means(self, name: str, vector: Vector, psi: Params, batch: Sequence[Tensor], bound: float) -> Tensor:
+        """Return the clipped sum [...], float64, of the units' vectors at psi; a unit's is the mean of its images'.
 
-        vector: (what the classifier sees [m, C, S, S], labels [m]) -> [m, ...], each row from its own image alone.
+        name: of ``vector``.
         """
+        psi = {key: p.detach() for key, p in psi.items()}
         head, side = self.classifier.head.weight, self.classifier.size
         blank = torch.zeros(1, self.classifier.channels, side, side).to(head)
-        total = torch.zeros_like(vector(blank, torch.zeros(1, dtype=torch.int64, device=head.device))[0])
-        for units in self._parts(batch, self.max_physical_batch):
-            found = [(vector(x, y), share) for x, y, share in self._slices(units)]
-            rows = found[0][0] if self.unit == "image" else torch.stack([part.sum(0) * share for part, share in found]).sum(0)[None]
-            total = total + clip_and_sum([rows], bound)[0]
-        return total
+        total = [zero_sum(vector(psi, blank, torch.zeros(1, dtype=torch.int64, device=head.device))[0])]
+        for part in self._unit_means(name, vector, psi, batch):
+            total = clip_and_sum([part], bound, total)
+        return total[0]
 
     def _unit_gradients(self, theta: Params, keys: Sequence[str], batch: Sequence[Tensor]) -> Iterator[list[Tensor]]:
         """Yield, for some units at a time, their gradients: a tensor [m, ...] a key."""
-        wanted = {key: theta[key] for key in keys}
         body = any(key.startswith("body.") for key in keys)
+        size = sum(theta[key].numel() * theta[key].element_size() for key in keys)
+        m = self._places(
+            ("gradient", *keys),
+            VMAP_BYTES // max(1, size) if self.backend == "vmap" else 1,
+            lambda x, y: list(self._at_once(any_weights(self.classifier), keys, x, y).values()),
+        )
+        if m > 1:
+            for index, n in full(batch, m):
+                yield [part[:n] for part in self._at_once(theta, keys, *self.load(index)).values()]
+            return
+        for unit in batch:
+            leaves = {key: theta[key].detach().requires_grad_() for key in keys}
+            gradients: list[Tensor] = []
+            for x, y, share in self._slices(unit):
+                loss = self._loss(theta | leaves, self._seen(theta, x, body), y, body) * (share * len(y))
+                found = torch.autograd.grad(loss, list(leaves.values()))
+                gradients = [sum_ + g for sum_, g in zip(gradients, found, strict=True)] if gradients else list(found)
+            yield [g.unsqueeze(0) for g in gradients]
 
-        def loss(point: Params, seen: Tensor, y: Tensor) -> Tensor:
-            if body:
-                return F.cross_entropy(self.classifier.logits(theta | point, seen), y)
-            head = {name: point.get(name, theta.get(name, p)) for name, p in self._head().items()}
-            return F.cross_entropy(F.linear(seen, head["head.weight"], head["head.bias"]), y)
+    def _unit_means(self, name: str, vector: Vector, psi: Params, batch: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Yield, for some units at a time, their vectors [m, ...]."""
+        m = self._places(("mean", name), FORWARD, lambda x, y: [vector(any_weights(self.classifier), x, y)])
+        if m > 1:
+            yield from (vector(psi, *self.load(index))[:n] for index, n in full(batch, m))
+            return
+        for unit in batch:
+            yield torch.stack([vector(psi, x, y).sum(0) * share for x, y, share in self._slices(unit)]).sum(0)[None]
 
-        def seen(x: Tensor) -> Tensor:
-            """Return what the loss starts from: the image, or its feature where the body's gradient is not wanted."""
-            with torch.no_grad():
-                return x if body else self.classifier.features(theta, x)
+    def _at_once(self, theta: Params, keys: Sequence[str], x: Tensor, y: Tensor) -> Params:
+        """Return the gradients [m, ...] of m images, by vmap."""
+        body = any(key.startswith("body.") for key in keys)
+        wanted = {key: theta[key] for key in keys}
+        each = vmap(grad(lambda p, s, t: self._loss(theta | p, s[None], t[None], body)), in_dims=(None, 0, 0))
+        found: Params = each(wanted, self._seen(theta, x, body), y)
+        return found
 
-        size = sum(p.numel() * p.element_size() for p in wanted.values())
-        together = max(1, min(self.max_physical_batch, VMAP_BYTES // max(1, size))) if self.backend == "vmap" else 1
-        for units in self._parts(batch, together):
-            if len(units) > 1:
-                x, y = self.load(torch.cat(list(units)))
-                each = vmap(grad(lambda p, s, t: loss(p, s[None], t[None])), in_dims=(None, 0, 0))
-                yield list(each(wanted, seen(x), y).values())
-            else:
-                leaves = {name: p.requires_grad_() for name, p in ((n, p.detach()) for n, p in wanted.items())}
-                gradients: list[Tensor] = []
-                for x, y, share in self._slices(units):
-                    found = torch.autograd.grad(loss(leaves, seen(x), y) * (share * len(y)), list(leaves.values()))
-                    gradients = [sum_ + g for sum_, g in zip(gradients, found, strict=True)] if gradients else list(found)
-                yield [g.unsqueeze(0) for g in gradients]
+    def _loss(self, theta: Params, seen: Tensor, y: Tensor, body: bool) -> Tensor:
+        if body:
+            return F.cross_entropy(self.classifier.logits(theta, seen), y)
+        head = {f"head.{name}": p for name, p in self.classifier.head.named_parameters()} | theta
+        return F.cross_entropy(F.linear(seen, head["head.weight"], head["head.bias"]), y)
 
-    def _parts(self, batch: Sequence[Tensor], together: int) -> Iterator[Sequence[Tensor]]:
-        """Yield the units in parts: ``together`` images, or one subject."""
-        step = together if self.unit == "image" else 1
-        return (batch[start : start + step] for start in range(0, len(batch), step))
+    def _seen(self, theta: Params, x: Tensor, body: bool) -> Tensor:
+        """Return what the loss starts from: the image, or its feature where the body's gradient is not wanted."""
+        with torch.no_grad():
+            return x if body else self.classifier.features(theta, x)
 
-    def _slices(self, units: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor, float]]:
+    def _places(self, what: tuple[str, ...], most: int, of_copies: Callable[[Tensor, Tensor], Sequence[Tensor]]) -> int:
+        """Return how many images one call takes: of subjects, one."""
+        if self.unit == "subject":
+            return 1
+        weight = self.classifier.head.weight
+        key = (json.dumps(self.classifier.architecture()), str(weight.device), str(weight.dtype), *what)
+        m = places(self._views, "view", min(most, self.max_physical_batch, self.together), lambda m: self.copies(m)[:1])
+        return places(_networks, key, m, lambda m: of_copies(*self.copies(m)))
+
+    def _slices(self, unit: Tensor) -> Iterator[tuple[Tensor, Tensor, float]]:
         """Yield (x, y, an image's share of its unit) for at most ``max_physical_batch`` images at a time."""
-        share = 1 / len(units[0])
-        for index in torch.cat(list(units)).split(self.max_physical_batch):
-            yield *self.load(index), share
-
-    def _head(self) -> Params:
-        return {f"head.{name}": p for name, p in self.classifier.head.named_parameters()}
+        for index in unit.split(self.max_physical_batch):
+            yield *self.load(index), 1 / len(unit)

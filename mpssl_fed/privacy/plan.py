@@ -6,50 +6,38 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from typing import Any
 
 from mpssl_fed.config import Config
 from mpssl_fed.errors import UserError
+from mpssl_fed.method.reads import reads
 from mpssl_fed.privacy import accounting
 from mpssl_fed.privacy.accounting import History, merge
+from mpssl_fed.privacy.mechanism import Kind, Mechanism, require_clip
 
 PSEUDO_LABEL_RATIO = 10.0
 """Noise multiplier of the one pseudo-label release of P-SSL (all units, once) over that of release (a)."""
 
-HEAD_LOSSES = ("freematch",)
-FROZEN_BODIES = ("pixels", "hog", "random")
 MOST_POINTS = 50
 
 
 @dataclass(frozen=True)
 class Release:
-    """One kind of answer. sigma: noise multiplier; clip: L2 bound of a unit's share and so the sensitivity (add or remove
-    one unit); q: rate of its own Poisson draw; steps: how often over the run."""
+    """One kind of answer, and how often it is given over some rounds."""
 
-    name: str
-    sigma: float
-    clip: float
-    q: float
+    mechanism: Mechanism
     steps: int
-
-    @property
-    def noise_std(self) -> float:
-        """Standard deviation of the noise on each coordinate of the sum."""
-        return self.sigma * self.clip
-
-    def relative_noise(self, public_size: int) -> float:
-        """Return the noise std of a coordinate, after the division by q x public_size, in units of the clip bound."""
-        return self.sigma / (self.q * public_size)
 
 
 @dataclass(frozen=True)
 class Plan:
     """All releases of a run at one site. Every field is public; nothing in it may come from the data.
 
-    sigma_meta (b) and sigma_feature (c) are None where the run has no latent meta-optimisation, sigma_pseudo_label where it
-    has no pseudo-labels. epsilon is the budget asked for; :meth:`price` is what the plan costs.
+    lmo_from: the first step (from 0) whose lambda is above 0, before which nothing is released for latent meta-optimisation.
+    sigma_meta (b) and sigma_feature (c) are None where the run has none, sigma_pseudo_label where it has no pseudo-labels. epsilon
+    is the budget asked for; :meth:`price` is what the plan costs.
     """
 
     scope: str
@@ -69,20 +57,42 @@ class Plan:
     sigma_feature: float | None = None
     sigma_pseudo_label: float | None = None
     per_class_gap: bool = False
+    lmo_from: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a number that no release may have."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name.startswith("sigma_") and value is not None and not (value > 0 and math.isfinite(value)):
+                raise ValueError(f"{field.name}={value}: want a positive, finite number")
+            if field.name.startswith("clip_"):
+                require_clip(field.name, value)
+        if not 0 < self.q <= 1:
+            raise ValueError(f"q={self.q}: want 0 < q <= 1")
+        if self.public_size < 1:
+            raise ValueError(f"public_size={self.public_size}: want 1 or more")
 
     def releases(self, first_round: int = 1, last_round: int | None = None) -> list[Release]:
         """Return what is released in some rounds (counted from 1; default all): (a), then what the plan has of the rest."""
         last = self.rounds if last_round is None else last_round
         steps = (last - first_round + 1) * self.local_steps
-        lmo = _multiples(self.lmo_every, (first_round - 1) * self.local_steps, last * self.local_steps)
-        found = [Release("gradient", self.sigma_gradient, self.clip_gradient, self.q, steps)]
-        if self.sigma_meta is not None:
-            found.append(Release("meta", self.sigma_meta, self.clip_meta, self.q, lmo))
-        if self.sigma_feature is not None:
-            found.append(Release("feature", self.sigma_feature, self.clip_feature, self.q, lmo))
-        if self.sigma_pseudo_label is not None and first_round == 1:
-            found.append(Release("pseudo-label", self.sigma_pseudo_label, 1.0, 1.0, 1))
-        return found
+        lmo = _multiples(self.lmo_every, max(self.lmo_from, (first_round - 1) * self.local_steps), last * self.local_steps)
+        often: dict[Kind, int] = {"gradient": steps, "meta": lmo, "feature": lmo, "pseudo-label": int(first_round == 1)}
+        return [Release(one, often[kind]) for kind, one in self.mechanisms().items() if kind != "pseudo-label" or often[kind]]
+
+    def mechanisms(self) -> dict[Kind, Mechanism]:
+        """Return the mechanism of each kind that is planned: all that a release needs to be answered, and all that prices it."""
+        planned: dict[Kind, tuple[float | None, float, float]] = {
+            "gradient": (self.sigma_gradient, self.clip_gradient, self.q),
+            "meta": (self.sigma_meta, self.clip_meta, self.q),
+            "feature": (self.sigma_feature, self.clip_feature, self.q),
+            "pseudo-label": (self.sigma_pseudo_label, 1.0, 1.0),
+        }
+        return {
+            kind: Mechanism(kind, sigma, clip, q, q * self.public_size)
+            for kind, (sigma, clip, q) in planned.items()
+            if sigma is not None
+        }
 
     def history(self) -> dict[tuple[float, float], int]:
         """Return the whole run as {(sigma, q): n}."""
@@ -93,8 +103,8 @@ class Plan:
         which also takes the pseudo-label release. UserError outside the plan."""
         if not 1 <= number <= self.rounds:
             raise UserError(f"round {number} is outside the plan of {self.rounds} rounds")
-        once = [release for release in self.releases() if release.name == "pseudo-label"]
-        each = [release for release in self.releases(number, number) if release.name != "pseudo-label"]
+        once = [release for release in self.releases() if release.mechanism.kind == "pseudo-label"]
+        each = [release for release in self.releases(number, number) if release.mechanism.kind != "pseudo-label"]
         return _history(each + (once if (number == 1 if first is None else first) else []))
 
     def price(self) -> float:
@@ -148,18 +158,18 @@ class Plan:
         return [{"round": number, "epsilon": price} for number, price in zip(wanted, prices, strict=True)]
 
     def _describe(self, release: Release, classes: int | None) -> dict[str, Any]:
-        relative = release.relative_noise(self.public_size)
-        described = asdict(release) | {"noise_std": release.noise_std, "noise_over_clip": relative}
-        if release.name == "feature" and self.per_class_gap and classes:
-            described["noise_over_clip_of_a_class"] = relative * classes  # a class holds about 1/K of the draw
+        one = release.mechanism
+        described: dict[str, Any] = {
+            "name": one.kind,
+            "sigma": one.sigma,
+            "clip": one.sensitivity,
+            "q": one.q,
+            "steps": release.steps,
+        }
+        described |= {"noise_std": one.std, "noise_over_clip": one.relative_noise}
+        if one.kind == "feature" and self.per_class_gap and classes:
+            described["noise_over_clip_of_a_class"] = one.relative_noise * classes  # a class holds about 1/K of the draw
         return described
-
-
-def has_lmo(config: Config) -> bool:
-    """Whether a run optimises latents: not where the feature extractor is frozen and the loss, seeing features alone, reaches
-    nothing that is trained."""
-    frozen = config.model.trainable == "head" or config.model.name in FROZEN_BODIES
-    return config.method.source == "meta-optimised" and (not frozen or config.method.loss in HEAD_LOSSES)
 
 
 def plan_for(
@@ -188,7 +198,7 @@ def plan_for(
             f"privacy.delta={delta:g} is above 1/(10 public_size) = {1 / (10 * size):g}: such a delta lets a mechanism publish "
             f"whole records; set privacy.delta to {1 / (10 * size):g} or less"
         )
-    lmo, covers_all = has_lmo(config), section.scope == "end-to-end"
+    asked, covers_all = reads(config), section.scope == "end-to-end"
     unsolved = Plan(
         scope=str(section.scope),
         unit=unit or section.unit,
@@ -199,13 +209,14 @@ def plan_for(
         rounds=config.federation.rounds,
         local_steps=config.federation.local_steps,
         lmo_every=config.method.lmo_every,
+        lmo_from=0 if config.lambda_at(0) > 0 else 1,
         clip_gradient=section.clip.gradient,
         clip_meta=section.clip.meta,
         clip_feature=section.clip.feature,
         sigma_gradient=1.0,
-        sigma_meta=1.0 if lmo and covers_all else None,
-        sigma_feature=section.sigma_feature_ratio if lmo and covers_all and config.method.gap.weight else None,
-        sigma_pseudo_label=PSEUDO_LABEL_RATIO if config.method.source == "pseudo-label" and covers_all else None,
+        sigma_meta=1.0 if asked.meta and covers_all else None,
+        sigma_feature=section.sigma_feature_ratio if asked.feature and covers_all else None,
+        sigma_pseudo_label=PSEUDO_LABEL_RATIO if asked.labels and covers_all else None,
         per_class_gap=section.per_class_gap,
     )
     return _at(unsolved, _solve(unsolved, budget))
@@ -213,7 +224,7 @@ def plan_for(
 
 def _solve(plan: Plan, epsilon: float) -> float:
     """Return sigma of release (a), the others kept in proportion to it; solved once for plans of one price."""
-    priced = replace(_at(plan, 1.0), scope="", unit="", epsilon=0.0, public_size=0, per_class_gap=False)
+    priced = replace(_at(plan, 1.0), scope="", unit="", epsilon=0.0, public_size=1, per_class_gap=False)
     return _solved(replace(priced, clip_gradient=1.0, clip_meta=1.0, clip_feature=1.0), epsilon)
 
 
@@ -244,5 +255,5 @@ def _multiples(of: int, start: int, stop: int) -> int:
 
 
 def _history(releases: Sequence[Release]) -> dict[tuple[float, float], int]:
-    parts: list[History] = [{(release.sigma, release.q): release.steps} for release in releases]
+    parts: list[History] = [{(release.mechanism.sigma, release.mechanism.q): release.steps} for release in releases]
     return merge(*parts)

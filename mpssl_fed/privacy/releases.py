@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -21,9 +23,10 @@ from mpssl_fed.data.datasets import Images
 from mpssl_fed.errors import UserError
 from mpssl_fed.method.private_data import ExactPrivateData, FeatureMeans
 from mpssl_fed.models import Classifier, Params
-from mpssl_fed.privacy.mechanism import Answer, Charge, Kind, Mechanism, ReleaseSettings
+from mpssl_fed.privacy.mechanism import Answer, Charge, Kind, Mechanism
 from mpssl_fed.privacy.noise import Noise
-from mpssl_fed.privacy.per_unit import PerUnit, units_of
+from mpssl_fed.privacy.per_unit import Backend, PerUnit, Unit, units_of
+from mpssl_fed.privacy.plan import Plan
 
 LABEL_ROWS = 1000
 
@@ -41,12 +44,70 @@ def secret_rows(n: int) -> Tensor:
     return torch.from_numpy(rng.random((n, len(COLUMNS)), dtype=np.float32))
 
 
+@dataclass(frozen=True)
+class Speed:
+    """How fast releases are computed, and in how much memory; no number of it touches a guarantee.
+
+    max_physical_batch: images in memory at once; backend: how vectors of single units are taken.
+    """
+
+    max_physical_batch: int = 32
+    backend: Backend = "vmap"
+
+    def __post_init__(self) -> None:
+        if self.max_physical_batch < 1:
+            raise ValueError(f"max_physical_batch={self.max_physical_batch}: want 1 or more")
+
+
+@dataclass(frozen=True)
+class ReleaseSettings:
+    """All public numbers of the releases; none may be derived from the data.
+
+    plan: their mechanisms; meta_params: where (b) lives, ``norm`` for the body's GroupNorm scales and shifts or ``all`` of the
+    body; count_floor: floor of (c)'s noisy count, as a share of its expectation.
+    """
+
+    plan: Plan
+    meta_params: Literal["norm", "all"] = "norm"
+    count_floor: float = 0.1
+
+    @property
+    def unit(self) -> Unit:
+        """Whose vectors are clipped."""
+        return "subject" if self.plan.unit == "subject" else "image"
+
+    @property
+    def usual_draw(self) -> int:
+        """Units that most draws do not exceed, a multiple of 4: the size of calls that take several at once. 1 where so few are
+        drawn that each alone is quicker than a call that is filled up."""
+        expected = self.plan.q * self.plan.public_size
+        return 1 if expected <= 3 else 4 * math.ceil((expected + math.sqrt(expected)) / 4)
+
+    @cached_property
+    def _mechanisms(self) -> dict[Kind, Mechanism]:
+        return self.plan.mechanisms()
+
+    def mechanism(self, kind: Kind) -> Mechanism:
+        """Return the mechanism of one release. RuntimeError where it is not planned."""
+        if kind not in self._mechanisms:
+            raise RuntimeError(f"release '{kind}' is not in the plan of this run")
+        return self._mechanisms[kind]
+
+    def clip(self, kind: Kind) -> float:
+        """Return the L2 bound of a unit in one release."""
+        return self.mechanism(kind).sensitivity
+
+
+DEFAULT_SPEED = Speed()
+
+
 class DPPrivateData:
     """The three reads as releases. ``released`` lists the mechanisms that answered since the round began.
 
     classifier: with GroupNorm; labelled: all of the site's images (D_train = D_val = D); augment: view of a labelled image from
     a row of randomness; plain: what an image passes unaugmented; charge: see :data:`Charge`; noise: where draws and noise come
-    from. Raises UserError for BatchNorm, or a body without GroupNorm where (b) lives on its scales and shifts.
+    from; weights: the public weight of each task class, or None where all are alike; speed: see :class:`Speed`.
+    Raises UserError for BatchNorm, or a body without GroupNorm where (b) lives on its scales and shifts.
     """
 
     def __init__(
@@ -59,29 +120,42 @@ class DPPrivateData:
         charge: Charge,
         noise: Noise,
         rows: Callable[[int], Tensor] = secret_rows,
+        weights: Sequence[float] | None = None,
+        speed: Speed = DEFAULT_SPEED,
     ) -> None:
         if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in classifier.modules()):
             raise UserError("model.norm=batch mixes the images of a batch; differential privacy needs model.norm=group")
         self.classifier, self.settings, self.charge, self.noise = classifier, settings, charge, noise
         self.meta_keys = meta_keys(classifier, settings.meta_params)
+        self._weights = public_weights(weights, len(classifier.classes))
         self.released: list[Mechanism] = []
         reference = classifier.head.weight
         self.x, self.y = labelled.floats(reference.device).to(reference.dtype), labelled.y.to(reference.device)
         self.units = units_of(labelled, settings.unit)
 
-        def per_unit(view: Callable[[Tensor], Tensor]) -> PerUnit:
+        def per_unit(view: Callable[[Tensor, Callable[[int], Tensor]], Tensor]) -> PerUnit:
             def load(index: Tensor) -> tuple[Tensor, Tensor]:
                 index = index.to(self.x.device)
-                return view(self.x[index]), self.y[index]
+                return view(self.x[index], rows), self.y[index]
 
-            return PerUnit(classifier, load, settings.unit, settings.backend, settings.max_physical_batch)
+            def copies(m: int) -> tuple[Tensor, Tensor]:
+                rng = torch.Generator().manual_seed(0)
+                image, row = torch.rand(self.x.shape[1:], generator=rng), torch.rand(1, len(COLUMNS), generator=rng)
+                x = (2 * image - 1).to(self.x).repeat(m, 1, 1, 1)
+                return view(x, lambda n: row.repeat(n, 1)), torch.zeros(m, dtype=self.y.dtype, device=self.y.device)
 
-        self._augmented = per_unit(lambda x: augment(x, rows(len(x))))
-        self._plain = per_unit(plain)
+            return PerUnit(classifier, load, copies, settings.unit, speed.backend, speed.max_physical_batch, settings.usual_draw)
+
+        self._augmented = per_unit(lambda x, rows: augment(x, rows(len(x))))
+        self._plain = per_unit(lambda x, _: plain(x))
 
     def begin_round(self, rng: torch.Generator, augment_rng: torch.Generator) -> None:
         """Begin a new list of releases. The public streams are not used: draws, noise and views are secret."""
         self.released = []
+
+    def class_weights(self) -> Tensor:
+        """Return public numbers: what the owner declares, or all alike. The site's labels are not looked at."""
+        return self._weights
 
     def supervised_gradient(self, theta: Params) -> Params:
         """Release (a): the gradient of L_sup at theta, keyed like theta."""
@@ -104,8 +178,12 @@ class DPPrivateData:
         share = noisy[:, -1] / weight  # noisy count / (q x public_size)
         floor = self.settings.count_floor / len(noisy)
         values = noisy[:, :-1] / share.clamp_min(floor).unsqueeze(1)
-        radius = math.sqrt(self.settings.clip_feature**2 - weight**2)
-        return FeatureMeans(values, share >= floor, self.settings.per_class, radius)
+        radius = math.sqrt(self.settings.clip("feature") ** 2 - weight**2)
+        return FeatureMeans(values, share >= floor, self.settings.plan.per_class_gap, radius)
+
+    def class_features(self, psi: Params) -> FeatureMeans:
+        """Raise UserError: no release covers them."""
+        raise UserError("the closed-form converter reads class means, which no release covers; choose another source under DP")
 
     def foundation_labels(self, foundation: nn.Module) -> Tensor:
         """Release, once a run: the distribution of foundation classes over the images, as one-hot rows [1000, K_F].
@@ -119,11 +197,11 @@ class DPPrivateData:
 
     def gradient_sum(self, theta: Params, batch: Sequence[Tensor]) -> list[Tensor]:
         """Return the clipped sum behind (a) for the units in ``batch``. Private: never to be shown."""
-        return self._augmented.gradients(theta, list(theta), batch, self.settings.clip_gradient)
+        return self._augmented.gradients(theta, list(theta), batch, self.settings.clip("gradient"))
 
     def meta_sum(self, theta_prime: Params, batch: Sequence[Tensor]) -> list[Tensor]:
         """Return the clipped sum behind (b). Private."""
-        return self._plain.gradients(theta_prime, self.meta_keys, batch, self.settings.clip_meta)
+        return self._plain.gradients(theta_prime, self.meta_keys, batch, self.settings.clip("meta"))
 
     def feature_sum(self, psi: Params, batch: Sequence[Tensor]) -> list[Tensor]:
         """Return the clipped sum [R, d + 1] behind (c): features and, last, the constant that counts. Private.
@@ -131,23 +209,23 @@ class DPPrivateData:
         An image's feature is scaled into the ball of radius sqrt(clip^2 - weight^2), as the synthetic ones will be, and joined
         by the constant ``weight``, in the row of its label: a vector of norm at most clip, per class as much as in all.
         """
-        rows = len(self.classifier.classes) if self.settings.per_class else 1
-        weight, bound = self.feature_weight(), self.settings.clip_feature
+        rows = len(self.classifier.classes) if self.settings.plan.per_class_gap else 1
+        weight, bound = self.feature_weight(), self.settings.clip("feature")
         radius = math.sqrt(bound**2 - weight**2)
-        psi = {name: p.detach() for name, p in psi.items()}
 
-        def joint(x: Tensor, y: Tensor) -> Tensor:
+        def joint(psi: Params, x: Tensor, y: Tensor) -> Tensor:
             feature = self.classifier.features(psi, x)  # [m, d]
             feature = feature * (radius / torch.linalg.vector_norm(feature, dim=1, keepdim=True)).clamp_max(1)
             counted = torch.cat([feature, torch.full_like(feature[:, :1], weight)], dim=1)  # [m, d + 1]
             blocks = F.one_hot(y if rows > 1 else torch.zeros_like(y), rows).to(counted)  # [m, R]
             return blocks.unsqueeze(2) * counted.unsqueeze(1)
 
-        return [self._plain.means(joint, batch, bound)]
+        return [self._plain.means(f"feature, {rows} rows", joint, psi, batch, bound)]
 
     def label_sum(self, foundation: nn.Module, batch: Sequence[Tensor]) -> list[Tensor]:
         """Return the clipped sum [K_F] of the units' mean foundation probabilities. Private."""
-        return [self._plain.means(lambda x, _: foundation(x).softmax(1), batch, 1.0)]
+        name = f"label of {foundation} {[tuple(p.shape) for p in foundation.parameters()]}"
+        return [self._plain.means(name, lambda _psi, x, _y: foundation(x).softmax(1), {}, batch, 1.0)]
 
     def feature_weight(self) -> float:
         """Return the constant beside a feature: clip / sqrt(1 + sqrt d).
@@ -155,7 +233,7 @@ class DPPrivateData:
         It is what makes the expected squared error of sum / count least when the mean feature lies at the clip radius: with
         a^2 the constant's share of clip^2, that error is proportional to d / (1 - a^2) + 1 / a^2.
         """
-        return self.settings.clip_feature / math.sqrt(1 + math.sqrt(self.classifier.feature_dim))
+        return self.settings.clip("feature") / math.sqrt(1 + math.sqrt(self.classifier.feature_dim))
 
     def release(self, kind: Kind, total: Callable[[Sequence[Tensor]], list[Tensor]]) -> Answer:
         """Charge, draw a batch of this release's own, sum, add noise, divide by a public number."""
@@ -166,9 +244,9 @@ class DPPrivateData:
         drawn = self.noise.draw(max(1, len(self.units)), mechanism.q)
         sums = total([self.units[i] for i in drawn if i < len(self.units)])
         flat = torch.cat([part.flatten() for part in sums]).cpu().double().numpy()
-        answer = torch.from_numpy(mechanism.answer(flat, self.noise))
+        answer = torch.from_numpy(mechanism.answer(flat, self.noise)).to(self.x.dtype).to(self.x.device)
         parts = answer.split([part.numel() for part in sums])
-        return Answer([a.view(part.shape).to(part.dtype).to(part.device) for a, part in zip(parts, sums, strict=True)], mechanism)
+        return Answer([a.view(part.shape) for a, part in zip(parts, sums, strict=True)], mechanism)
 
 
 class LabelledStepPrivateData:
@@ -187,6 +265,14 @@ class LabelledStepPrivateData:
         """The mechanisms that answered since the round began."""
         return self._released.released
 
+    def class_weights(self) -> Tensor:
+        """Return public numbers."""
+        return self._released.class_weights()
+
+    def class_features(self, psi: Params) -> FeatureMeans:
+        """Raise UserError, as end to end."""
+        return self._released.class_features(psi)
+
     def supervised_gradient(self, theta: Params) -> Params:
         """Release (a)."""
         return self._released.supervised_gradient(theta)
@@ -202,6 +288,15 @@ class LabelledStepPrivateData:
     def foundation_labels(self, foundation: nn.Module) -> Tensor:
         """Return the exact rows: unaccounted."""
         return self._exact.foundation_labels(foundation)
+
+
+def public_weights(weights: Sequence[float] | None, classes: int) -> Tensor:
+    """Return ``privacy.class_weights`` as shares [classes], all alike where they are None; UserError for another number of them."""
+    if weights is None:
+        return torch.full((classes,), 1 / classes)
+    if len(weights) != classes:
+        raise UserError(f"privacy.class_weights holds {len(weights)} numbers; the task has {classes} classes, want one each")
+    return torch.tensor(weights) / sum(weights)
 
 
 def meta_keys(classifier: Classifier, meta_params: Literal["norm", "all"]) -> list[str]:

@@ -26,9 +26,6 @@ from mpssl_fed.seeds import torch_rng
 IMAGES, IMAGES_OF_LARGE, LARGE = 192, 32, 64  # images of a kind; fewer beyond 64 px, where each costs a second on a CPU
 SITES = 4  # whose synthetic images are pooled
 NEIGHBOURS = 5  # as in arXiv 2002.09797
-SAME, RANK, CHANGE = 0.99, 2.0, 0.1
-"""Collapsed: images that differ have a cosine of ``SAME`` on average, or features fill fewer than ``RANK`` directions. Views vary
-too little: they change the pixels by less than ``CHANGE`` of what tells two images apart."""
 
 
 def diagnose(folder: Path) -> dict[str, Any] | None:
@@ -48,14 +45,16 @@ def diagnose(folder: Path) -> dict[str, Any] | None:
     order = torch.randperm(len(data.test), generator=torch_rng(config.seed, "diagnosis", "real"))[: 2 * n]
     real, other = data.test.take(order).floats(synthetic.device).chunk(2)
     views = Views(data.flip, classifier.size)
+    kinds = {"real": real, "other": other, "synthetic": synthetic, "noise": noise_like(real, config.seed)}
     with torch.no_grad():
-        g = {name: _features(classifier.body, x) for name, x in (("real", real), ("other", other), ("synthetic", synthetic))}
+        g = {name: _features(classifier.body, x) for name, x in kinds.items()}
         found: dict[str, Any] = {
             "images": n,
             "synthetic": reach(g["real"], g["synthetic"]) | _views(classifier.body, views, synthetic, config.seed),
             "real": reach(g["real"], g["other"]) | _views(classifier.body, views, real, config.seed),
+            "noise": reach(g["real"], g["noise"]),
         }
-    if not all(map(math.isfinite, [*found["synthetic"].values(), *found["real"].values()])):
+    if not all(math.isfinite(value) for of in ("synthetic", "real", "noise") for value in found[of].values()):
         return None  # the model's features overflow: its accuracy already says that it diverged
     write_json(folder / DIAGNOSIS_FILE, found)
     return found
@@ -79,6 +78,13 @@ def reach(real: Tensor, synthetic: Tensor) -> dict[str, float]:
     }
 
 
+def noise_like(images: Tensor, seed: int) -> Tensor:
+    """Return as many images of independent normal pixels, with each channel's mean and standard deviation, within [-1, 1]."""
+    mean, std = images.mean((0, 2, 3), keepdim=True), images.std((0, 2, 3), keepdim=True)
+    drawn = torch.randn(images.shape, generator=torch_rng(seed, "diagnosis", "noise"))
+    return (drawn.to(images) * std + mean).clamp(-1, 1)
+
+
 def similarity(weak: Tensor, strong: Tensor) -> dict[str, float]:
     """Return cosines of features [n, d] of two views: of one image (``pair``, mean and spread), of two images (``others``), and
     the effective rank of the weak ones: exp of the entropy of their covariance's normalised eigenvalues (Roy and Vetterli 2007)."""
@@ -93,16 +99,6 @@ def similarity(weak: Tensor, strong: Tensor) -> dict[str, float]:
         "others": float((cosine.sum() - pair.sum()) / (n * (n - 1))),
         "rank": math.exp(float(entropy)) if float(variance.sum()) > 1e-20 else 0.0,
     }
-
-
-def collapsed(measured: dict[str, float]) -> bool:
-    """Whether the features of different images have become one."""
-    return measured["others"] >= SAME or measured["rank"] < RANK
-
-
-def varies_little(measured: dict[str, float]) -> bool:
-    """Whether weak and strong views are nearly the same picture."""
-    return measured["change"] < CHANGE
 
 
 def _views(body: Any, views: Views, x: Tensor, seed: int) -> dict[str, float]:
@@ -129,7 +125,7 @@ def _synthetic(folder: Path) -> Tensor | None:
     for site in range(sites):
         latents = SiteState(folder / "sites" / str(site)).latest(run_id)
         if latents is not None:
-            learner = build_site_learner(config, site)
+            learner = build_site_learner(config, parts.Parts.simulated(config, site), site)
             learner.load_state(latents)
             drawn = learner.samples(n // sites)
             pooled += [] if drawn is None else [drawn[0].detach().float()]

@@ -11,39 +11,57 @@ from matplotlib.colors import to_rgba
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from mpssl_fed.report.svg import INK, SERIES, figure, save, style
+from mpssl_fed.names import distinct, width
+from mpssl_fed.report.svg import INK, SERIES, figure, plotted, save, style, within
 
 MOST_SITES = 40
 
 
+LONGEST, INCHES_A_LETTER = 24, 0.07
 NUMBERS_UP_TO = 16  # classes or sites beyond which the counts no longer fit into their boxes
 
 
 def run_curves(
     folder: Path, accuracy: Sequence[tuple[int, float]], losses: Mapping[str, Sequence[tuple[int, float]]], held_out: str
-) -> str:
-    """Plot one run: accuracy on the held-out images (``held_out``: test or validation) in percent and the losses, by round."""
-    with figure("curves", 8.4, 2.9) as drawn:
-        left, right = drawn.subplots(1, 2)
-        left.plot([r for r, _ in accuracy], [100 * value for _, value in accuracy], **style(0))
-        left.set(xlabel="Round", title=f"{held_out.capitalize()} accuracy (%)")
-        for index, (name, values) in enumerate(losses.items()):
-            right.plot([r for r, _ in values], [value for _, value in values], label=name, **style(index))
-        right.set(xlabel="Round", title="Loss")
-        right.set_ylim(bottom=0)
-        if len(losses) > 1:
-            right.legend()
-        for axes in (left, right):
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        return save(drawn, folder, "curves", f"{held_out.capitalize()} accuracy and loss by round")
+) -> list[str]:
+    """Plot one run: accuracy on the held-out images (``held_out``: test or validation) in percent, and the losses, by round."""
+    percent = [(number, 100 * value) for number, value in accuracy]
+    return [
+        _curves(folder, "accuracy", {held_out: percent}, f"{held_out.capitalize()} accuracy (%)"),
+        _curves(folder, "loss", losses, f"{next(iter(losses)).capitalize()} loss" if len(losses) == 1 else "Loss"),
+    ]
+
+
+def _curves(folder: Path, name: str, series: Mapping[str, Sequence[tuple[int, float]]], title: str) -> str:
+    with figure(name, 4.2, 2.9) as drawn:
+        axes = drawn.subplots()
+        for index, (label, values) in enumerate(series.items()):
+            axes.plot([r for r, _ in values], [value for _, value in values], label=label, clip_on=False, **style(index))
+        axes.set(xlabel="Round", title=title)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.margins(y=0.1)
+        if name == "loss":
+            axes.set_ylim(bottom=0, top=max(axes.get_ylim()[1], 1e-9))
+        within(axes, "y", title)
+        if len(series) > 1:
+            axes.legend()
+        return save(drawn, folder, name, f"{title} by round")
+
+
+def class_ticks(classes: Sequence[str]) -> list[str]:
+    """Return the names of classes as the plot shows them: no longer than LONGEST letters, no two alike."""
+    return distinct(classes, LONGEST, plotted)
 
 
 def label_distribution(folder: Path, counts: Mapping[str, Sequence[int]], classes: Sequence[str]) -> str:
     """Plot how many labelled images of each class each site holds: one row a site, at most MOST_SITES of them."""
     sites = list(counts)[:MOST_SITES]
     highest = max((count for site in sites for count in counts[site]), default=0) or 1
-    numbers = len(classes) <= NUMBERS_UP_TO
-    with figure("labels", min(9.0, 1.6 + 0.5 * len(classes)), 0.95 + 0.27 * len(sites)) as drawn:
+    numbers, names = len(classes) <= NUMBERS_UP_TO, class_ticks(classes)
+    longest = max((width(name) for name in names), default=0)
+    long = longest > 4
+    below = INCHES_A_LETTER * longest if long else 0.0  # room for slanted names
+    with figure("labels", min(9.0, 1.6 + below / 2 + 0.5 * len(classes)), 0.95 + below + 0.27 * len(sites)) as drawn:
         axes = drawn.subplots()
         axes.grid(False)
         held = [(row, column, n) for row, site in enumerate(sites) for column, n in enumerate(counts[site]) if n]
@@ -57,8 +75,7 @@ def label_distribution(folder: Path, counts: Mapping[str, Sequence[int]], classe
         axes.set_yticks(range(len(sites)), [f"{site}  ({sum(counts[site])})" for site in sites])
         step = max(1, math.ceil(len(classes) / 40))
         shown = range(0, len(classes), step)
-        long = max((len(name) for name in classes), default=0) > 4
-        axes.set_xticks(shown, [classes[index] for index in shown], rotation=60 if long else 0, ha="right" if long else "center")
+        axes.set_xticks(shown, [names[index] for index in shown], rotation=60 if long else 0, ha="right" if long else "center")
         axes.tick_params(length=0)
         axes.set(xlabel="Class", ylabel="Site (images)")
         return save(drawn, folder, "labels", "Labelled images by site and class")

@@ -8,6 +8,7 @@ from typing import Any
 
 from mpssl_fed.config import Config, from_mapping
 from mpssl_fed.privacy import accounting
+from mpssl_fed.privacy.filter import rounded_up
 from mpssl_fed.privacy.ledger import Ledger
 from mpssl_fed.privacy.ledger_files import LedgerError
 from mpssl_fed.privacy.plan import Plan, plan_for
@@ -23,7 +24,8 @@ LABELLED_STEP = (
     "private images is outside it, so the epsilon of the whole run is infinite."
 )
 SIMULATED = "Ledgers of a simulation: runs on public data do not compose."
-ELSEWHERE = "The ledgers are not in this run directory: in a deployment they stay at the sites."
+ELSEWHERE = "What was spent stands in the ledgers, which a deployment's sites keep to themselves."
+ABSENT = "The ledgers are not in this run directory."
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class SiteSpent:
         """The epsilon as a table shows it."""
         if self.epsilon is None:
             return NOTHING
-        return f"infinite; {self.epsilon:.3f} accounted" if self.unaccounted else f"{self.epsilon:.3f}"
+        return f"infinite; {rounded_up(self.epsilon)} accounted" if self.unaccounted else rounded_up(self.epsilon)
 
 
 def privacy_sections(run: RunReader) -> list[dict[str, Any]]:
@@ -54,22 +56,27 @@ def privacy_sections(run: RunReader) -> list[dict[str, Any]]:
         return []
     plan = plan_for(config)
     spent = spent_by_site(run.path, config, plan.delta)
-    done = run.rounds[-1]["round"]
-    rounds = [[str(entry["round"]), f"{entry['epsilon']:.3f}"] for entry in plan.epsilon_after_rounds()]
-    lines = [[own.site, f"{plan.price():.3f}", own.words, str(own.releases), own.objection or "none"] for own in spent]
+    done = run.rounds[-1].number
+    rounds = [[str(entry["round"]), rounded_up(entry["epsilon"])] for entry in plan.epsilon_after_rounds()]
+    by_site = [[own.site, rounded_up(plan.price()), own.words, str(own.releases), own.objection or "none"] for own in spent]
     columns = ["site", "epsilon planned", "epsilon spent", "releases", "objections"]
     of_sites = f"After {done} of {plan.rounds} rounds. A round is paid in full before its first read. " + (
-        SIMULATED if spent else ELSEWHERE
+        SIMULATED if spent else ELSEWHERE if config.federation.backend == "deployment" else ABSENT
     )
     return [
         {"title": "Privacy", "note": _words(plan), "table": make_table(["term", "value"], _terms(plan), ["term", "value"])},
         {"title": "Planned epsilon", "note": "After each round.", "table": make_table(["after round", "epsilon"], rounds)},
-        {"title": "Epsilon by site", "note": of_sites, "table": make_table(columns, lines, ["site", "objections"])},
+        {"title": "Epsilon by site", "note": of_sites, "table": make_table(columns, by_site, ["site", "objections"])},
     ]
 
 
 def spent_by_site(folder: Path, config: Config, delta: float) -> list[SiteSpent]:
-    """Return what each simulated site of a run directory has spent, by its ledger; empty where the ledgers are elsewhere."""
+    """Return what each simulated site of a run directory has spent, by its ledger; empty where the ledgers are elsewhere.
+
+    Of a deployment none is read, even where the rehearsal on one machine keeps them here: what was spent is the owner's to know.
+    """
+    if config.federation.backend == "deployment":
+        return []
     found = []
     for site in RunReader(folder).sites:
         file = site / "ledger.sqlite"
@@ -77,12 +84,10 @@ def spent_by_site(folder: Path, config: Config, delta: float) -> list[SiteSpent]
             continue
         try:
             spent = Ledger(file).spent(config.data.name)
+            epsilon = accounting.epsilon(spent.history, delta) if spent.history else 0.0
+            found.append(SiteSpent(site.name, epsilon, sum(spent.history.values()), spent.unaccounted, "; ".join(spent.reasons)))
         except LedgerError as error:
             found.append(SiteSpent(site.name, None, objection=str(error)))
-            continue
-        releases = sum(spent.history.values())
-        epsilon = accounting.epsilon(spent.history, delta) if spent.history else 0.0
-        found.append(SiteSpent(site.name, epsilon, releases, spent.unaccounted, "; ".join(spent.reasons)))
     return found
 
 
@@ -92,17 +97,16 @@ def _terms(plan: Plan) -> list[list[str]]:
         ["unit", f"one {plan.unit}, added or removed, at one site"],
         ["delta", f"{plan.delta:g}"],
         ["epsilon asked for", f"{plan.epsilon:g}"],
-        ["epsilon of the plan", f"{plan.price():.3f}"],
-        ["public size", f"{plan.public_size} {plan.unit}s a site"],
+        ["epsilon of the plan", rounded_up(plan.price())],
+        ["public size", f"{plan.public_size} {plan.unit}s per site"],
         ["sample rate q", f"{plan.q:g}"],
         ["private steps", f"{plan.rounds} rounds of {plan.local_steps}"],
     ]
     for release in plan.releases():
-        relative = release.relative_noise(plan.public_size)
-        lines.append([
-            f"release '{release.name}'",
-            f"sigma {release.sigma:.4g}, clip {release.clip:g}, {release.steps} times; noise over clip {relative:.3g} a coordinate",
-        ])  # fmt: skip
+        one = release.mechanism
+        relative = f"noise over clip {one.relative_noise:.3g} per coordinate"
+        words = f"sigma {one.sigma:.4g}, clip {one.sensitivity:g}, {release.steps} times; {relative}"
+        lines.append([f"release '{one.kind}'", words])
     return lines
 
 

@@ -3,46 +3,72 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mpssl_fed.page import write_page
+from mpssl_fed.report import chance
 from mpssl_fed.report.diagnosis_section import run_diagnosis
-from mpssl_fed.report.page import write_page
+from mpssl_fed.report.finding import ONE_SEED, run_finding
+from mpssl_fed.report.latent_section import latent_sections, latent_warning
 from mpssl_fed.report.privacy_section import privacy_sections
 from mpssl_fed.report.run_sections import left_out, run_sections
 from mpssl_fed.report.table import seconds_words
+from mpssl_fed.report.terms import run_terms
 from mpssl_fed.runs.reader import RunReader
 
 
 def write_run_report(folder: str | Path) -> Path:
     """Write ``report.html`` and ``plots/`` of one run, finished or not, from its files alone, and return the page's path."""
     run = RunReader(Path(folder))
-    accuracy = run.evaluated("test_accuracy")
+    accuracy = run.accuracy
     config = run.config
+    diagnosis, latents = run_diagnosis(run), latent_sections(run)
     facts = [
         ("method", _method(config)),
         ("data", f"{config['data']['name']}"),
         ("sites", str(config["federation"]["sites"])),
-        ("rounds", f"{run.rounds[-1]['round']} of {config['federation']['rounds']}"),
+        ("rounds", f"{run.rounds[-1].number} of {config['federation']['rounds']}"),
         *(
             [("final accuracy", f"{100 * accuracy[-1][1]:.1f} %"), ("best", f"{100 * max(v for _, v in accuracy):.1f} %")]
             if accuracy
             else []
         ),
         ("time", seconds_words(run.seconds)),
+        *([("finished", run.manifest["finished"][:10])] if run.manifest.get("finished") else []),
     ]
     return write_page(
         run.path / "report.html",
         "run.html",
         title=f"{_method(config)} on {config['data']['name']}",
         subtitle=_subtitle(run),
+        finding=run_finding(run),
+        finding_note=ONE_SEED,
+        at_chance=chance.warning(run),
         facts=facts,
         warning=_warning(run),
         run=run_sections(run, run.path / "plots"),
-        extra=[*privacy_sections(run), *run_diagnosis(run.path)],
+        extra=[*privacy_sections(run), *latents, *diagnosis],
+        terms=run_terms(config, bool(diagnosis), bool(latents)),
         config=run.config_text,
         manifest=json.dumps(run.manifest, indent=2),
     )
+
+
+def last_line(folder: Path, page: Path) -> str:
+    """Return what a run ends with on a terminal: its last accuracy, where any was measured, and its page."""
+    run = RunReader(folder)
+    accuracy = run.accuracy
+    return f"{run.held_out} accuracy {accuracy[-1][1]:.4f}   {page}" if accuracy else str(page)
+
+
+def report_run(folder: str | Path, tell: Callable[[str], None]) -> Path:
+    """Write the report of a run that has ended and return the page's path; ``tell`` the reader where it has learnt nothing."""
+    page = write_run_report(folder)
+    for line in chance.warning(RunReader(Path(folder))):
+        tell(line)
+    return page
 
 
 def _method(config: dict[str, Any]) -> str:
@@ -54,15 +80,15 @@ def _subtitle(run: RunReader) -> str:
     config = run.config
     data, privacy = config["data"], config["privacy"]
     labels = data["labels_per_class"]
-    holds = f"{data['label_fraction']:g} of the pool labelled" if labels is None else f"{labels} labelled images a class"
-    of = {"site": " and site", "all-sites": " over all sites"}[data["labels_over"]] if labels is not None else ""
+    holds = f"{data['label_fraction']:g} of the pool labelled" if labels is None else f"{labels} labelled images per class"
+    of = {"site": " at each site, on average", "all-sites": ", over all sites"}[data["labels_over"]] if labels is not None else ""
     private = "no differential privacy" if privacy["scope"] == "off" else f"epsilon {privacy['epsilon']:g} ({privacy['scope']})"
     parts = [
         f"{holds}{of}",
-        f"{data['partition']['name']} split",
+        f"split over sites: {data['partition']['name']}",
         f"generator {config['generator']['name']}",
         f"classifier {config['model']['name']}",
-        f"{config['federation']['local_steps']} local steps a round",
+        f"{config['federation']['local_steps']} local steps per round",
         private,
         *(["evaluated on a validation part of the training pool"] if data.get("held_out") == "validation" else []),
         f"seed {config['seed']}",
@@ -71,11 +97,11 @@ def _subtitle(run: RunReader) -> str:
 
 
 def _warning(run: RunReader) -> str:
-    done, wanted = run.rounds[-1]["round"], run.config["federation"]["rounds"]
+    done, wanted = run.rounds[-1].number, run.config["federation"]["rounds"]
     warnings = [f"This run stopped after {done} of {wanted} rounds."] if done < wanted else []
     reasons = left_out(run)
     if reasons:
         words = ", ".join(f"{n} {reason}" for reason, n in reasons.items())
         n = sum(reasons.values())
         warnings.append(f"{n} {'reply is' if n == 1 else 'replies are'} not in the result: {words}.")
-    return " ".join(warnings)
+    return " ".join([*warnings, *filter(None, [latent_warning(run)])])

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.table import Table as RichTable
+from rich.text import Text
+
+from mpssl_fed.names import printable
 
 NOTHING = "–"
 
@@ -51,18 +55,25 @@ def to_markdown(table: Table) -> str:
     """Return the table as GitHub's Markdown."""
     head = "| " + " | ".join(table.columns) + " |"
     rule = "|" + "|".join("---:" if column in table.numeric else "---" for column in table.columns) + "|"
-    lines = ["| " + " | ".join(cell.text.replace("|", "\\|") for _, cell in row.cells) + " |" for row in table.rows]
+    lines = ["| " + " | ".join(_markdown(cell.text) for _, cell in row.cells) + " |" for row in table.rows]
     return "\n".join([head, rule, *lines]) + "\n"
+
+
+def _markdown(text: str) -> str:
+    """Return the text of a cell with a backslash before what Markdown would take for a mark of its own."""
+    return re.sub(r"[\\|`*\[]|<(?=[A-Za-z/!])", lambda mark: "\\" + mark[0], printable(text).replace("\n", " "))
 
 
 def to_terminal(table: Table, title: str = "") -> RichTable:
     """Return the table for a terminal."""
     colour = {"better": "green", "worse": "red"}
-    rich = RichTable(title=title or None, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    rich = RichTable(
+        title=Text(printable(title)) if title else None, title_justify="left", box=None, header_style="bold", pad_edge=False
+    )
     for column in table.columns:
-        rich.add_column(column, justify="right" if column in table.numeric else "left", no_wrap=True)
+        rich.add_column(Text(printable(column)), justify="right" if column in table.numeric else "left", no_wrap=True)
     for row in table.rows:
-        cells = [f"[{colour[cell.style]}]{cell.text}[/]" if cell.style in colour else cell.text for _, cell in row.cells]
+        cells = [Text(printable(cell.text), style=colour.get(cell.style, "")) for _, cell in row.cells]
         rich.add_row(*cells, style="dim" if row.kind == "baseline" else None)
     return rich
 

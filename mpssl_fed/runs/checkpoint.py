@@ -5,18 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mpssl_fed.errors import UserError
-from mpssl_fed.files import write_atomic, write_json
+from mpssl_fed.errors import UserError, flag
+from mpssl_fed.files import parse_json, write_atomic, write_json
 from mpssl_fed.models import Weights
-
-History = list[dict[str, Any]]
-"""One record a round, the lines of metrics.jsonl; round 0 is the initial model."""
+from mpssl_fed.runs.rounds import History, Round
 
 
 @dataclass(frozen=True)
@@ -27,7 +24,7 @@ class Checkpoint:
     round: int
     weights: Weights
     strategy: dict[str, Tensor] = field(default_factory=dict)
-    history: History = field(default_factory=list)
+    history: History = ()
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> None:
@@ -37,7 +34,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
     """
     tensors = {f"weights/{key}": value for key, value in checkpoint.weights.items()}
     tensors |= {f"strategy/{key}": value.contiguous() for key, value in checkpoint.strategy.items()}
-    state = {"run_id": checkpoint.run_id, "round": checkpoint.round, "history": checkpoint.history}
+    state = {"run_id": checkpoint.run_id, "round": checkpoint.round, "history": [one.to_json() for one in checkpoint.history]}
     content = safetensors.torch.save(tensors, {"state": json.dumps(state)})
     names = ["last"] + (["best"] if _is_best(checkpoint.history) else [])
     for name in names:
@@ -51,15 +48,19 @@ def load(path: Path) -> Checkpoint | None:
         return None
     try:
         with safe_open(path, framework="pt") as file:
-            state = json.loads(file.metadata()["state"])
+            state = parse_json(file.metadata()["state"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        run_id, number = str(state["run_id"]), int(state["round"])
+        history = [Round.from_json(entry, f"{path}, round {index}") for index, entry in enumerate(state["history"])]
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: not a checkpoint of this toolkit ({error}); remove it or start with --overwrite") from error
+        raise UserError(
+            f"{path}: not a checkpoint of this toolkit ({error}); remove it or start with {flag('overwrite')}"
+        ) from error
     weights = {key.removeprefix("weights/"): value for key, value in tensors.items() if key.startswith("weights/")}
     strategy = {key.removeprefix("strategy/"): value for key, value in tensors.items() if key.startswith("strategy/")}
-    return Checkpoint(state["run_id"], state["round"], weights, strategy, state["history"])
+    return Checkpoint(run_id, number, weights, strategy, history)
 
 
 def _is_best(history: History) -> bool:
-    seen = [record["test_accuracy"] for record in history if record["test_accuracy"] is not None]
-    return history[-1]["test_accuracy"] is not None and history[-1]["test_accuracy"] >= max(seen)
+    last = history[-1].accuracy
+    return last is not None and last >= max(one.accuracy for one in history if one.accuracy is not None)

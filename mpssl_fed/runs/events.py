@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from mpssl_fed.errors import UserError
+from mpssl_fed.runs.rounds import Round
 
 SHOWN = ("test_accuracy", "test_loss", "train_loss", "seconds", "sites_answered")
+"""Keys of a line of metrics.jsonl."""
 
 
 class Events:
-    """Writes a record of metrics.jsonl as scalars of its round below ``folder``; a resumed run goes on after its last round.
+    """Writes a round as scalars of its round below ``folder``; a resumed run goes on after its last round.
 
     Raises UserError where TensorBoard is not installed.
     """
@@ -30,11 +31,12 @@ class Events:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
         self.writer.close()
 
-    def round(self, record: dict[str, Any]) -> None:
+    def round(self, record: Round) -> None:
         """Write one record and flush it."""
+        line = record.to_json()
         for key in SHOWN:
-            if record.get(key) is not None:
-                self.writer.add_scalar(key, record[key], record["round"])
-        for key, seconds in record["timings"].items():
-            self.writer.add_scalar(f"seconds/{key}", seconds, record["round"])
+            if line[key] is not None:
+                self.writer.add_scalar(key, line[key], record.number)
+        for key, seconds in record.timings.items():
+            self.writer.add_scalar(f"seconds/{key}", seconds, record.number)
         self.writer.flush()

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 
 from mpssl_fed.config import PROTOCOL_VERSION, Config
+from mpssl_fed.method import METHOD_VERSION
+from mpssl_fed.method.freematch import momentum
 
 PACKAGES = ("mpssl-fed", "torch", "torchvision", "flwr", "ray", "opacus", "numpy", "safetensors", "pytorch-pretrained-biggan")
 
@@ -37,9 +39,19 @@ def facts(config: Config) -> dict[str, Any]:
         "seed": config.seed,
         "config_sha256": config.sha256(),
         "protocol": PROTOCOL_VERSION,
+        "method_version": METHOD_VERSION,
+        **_resolved(config),
         "backend": config.federation.backend,
         "threads": config.runtime.threads,
         "platform": platform.platform(),
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "versions": versions(),
     }
+
+
+def _resolved(config: Config) -> dict[str, Any]:
+    """Return what the method takes from the length of the run: FreeMatch's momentum, where it is used."""
+    if config.method.loss != "freematch":
+        return {}
+    federation = config.federation
+    return {"freematch_ema": momentum(config.method.freematch.ema, federation.rounds * federation.local_steps)}

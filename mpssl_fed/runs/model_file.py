@@ -2,30 +2,96 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Annotated, Literal
 
+import torch
+from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
-from mpssl_fed.errors import UserError
+from mpssl_fed.config.section import Section
+from mpssl_fed.data.preparation import Preparation
+from mpssl_fed.errors import UserError, flag
 from mpssl_fed.models import Classifier, build_classifier
+from mpssl_fed.models.backbones import BODIES
 from mpssl_fed.runs.reader import MODEL
 
 
+class Architecture(Section):
+    """What a model file may say of its classifier (``Classifier.architecture``): nothing that opens a path or takes much memory."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}$")
+    classes: tuple[Annotated[str, Field(max_length=1024)], ...] = Field(min_length=1, max_length=100_000)
+    channels: Literal[1, 3]
+    size: int = Field(ge=8, le=1024)
+    norm: Literal["group", "batch"] = "group"
+    trainable: Literal["all", "norm", "head"] = "all"
+    share_frozen: bool = False
+
+    def build(self) -> Classifier:
+        """Return the classifier with initial weights."""
+        return build_classifier(**self.model_dump())
+
+
 def read_model(path: Path) -> Classifier:
-    """Return the classifier in the run directory or file ``path``, in eval mode. UserError when there is none."""
-    file = path / MODEL if path.is_dir() else path
-    if not file.is_file():
-        raise UserError(f"{file}: no such file. A run has it when its last round is done; --resume finishes an interrupted one")
+    """Return the classifier in the run directory or file ``path``, in eval mode. UserError when there is none.
+
+    The file may be anybody's: what its header says is held against :class:`Architecture`, and the shapes of its tensors against
+    those of that classifier, before anything is allocated.
+    """
+    file = _file(path)
     try:
         with safe_open(file, framework="pt") as content:
-            architecture = json.loads(content.metadata()["architecture"])
+            architecture = Architecture.model_validate_json(content.metadata()["architecture"], strict=True)
+            _require_fit(architecture, {key: tuple(content.get_slice(key).get_shape()) for key in content.keys()})  # noqa: SIM118
             state = {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118
-        classifier = build_classifier(**architecture)
+        classifier = architecture.build()
         classifier.load_state_dict(state)
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except ValidationError as error:
+        raise UserError(f"{file}: not a model of this toolkit: {_what(error)}") from error
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(f"{file}: not a model of this toolkit: {error}") from error
     broken = [key for key, value in state.items() if not value.isfinite().all()]
     if broken:
         raise UserError(f"{file}: weights that are not finite in {', '.join(broken[:3])}; training diverged or the file is damaged")
     return classifier.eval()
+
+
+def _require_fit(architecture: Architecture, shapes: dict[str, tuple[int, ...]]) -> None:
+    if shapes.get("head.weight", ())[:1] != (len(architecture.classes),):
+        raise ValueError(f"{len(architecture.classes)} classes, but head.weight is {list(shapes.get('head.weight', ()))}")
+    if BODIES.is_plugin(architecture.name):  # other people's code need not run without data
+        return
+    with torch.device("meta"):
+        wanted = {key: tuple(value.shape) for key, value in architecture.build().state_dict().items()}
+    wrong = sorted(wanted.keys() ^ shapes.keys()) or [key for key in wanted if wanted[key] != shapes[key]]
+    if wrong:
+        raise ValueError(f"its tensors are not those of '{architecture.name}': {', '.join(wrong[:3])}")
+
+
+def _what(error: ValidationError) -> str:
+    fault = error.errors()[0]
+    return f"architecture.{'.'.join(map(str, fault['loc']))}={fault['input']!r:.80}: {fault['msg']}"
+
+
+def read_preparation(path: Path) -> Preparation | None:
+    """Return how an image file becomes the input of the model in ``path``; None for a file of a version that did not say.
+
+    UserError when there is no model, or it says what this version does not understand.
+    """
+    file = _file(path)
+    try:
+        with safe_open(file, framework="pt") as content:
+            text = content.metadata().get("preparation")
+        return None if text is None else Preparation.from_json(text)
+    except (SafetensorError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{file}: not a model of this version of the toolkit: {error}") from error
+
+
+def _file(path: Path) -> Path:
+    file = path / MODEL if path.is_dir() else path
+    if not file.is_file():
+        raise UserError(
+            f"{file}: no such file. A run has it when its last round is done; {flag('resume')} finishes an interrupted one"
+        )
+    return file

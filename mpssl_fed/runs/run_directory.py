@@ -1,4 +1,4 @@
-"""A run on disk: config, manifest, metrics, checkpoints, the trained model (DESIGN section 8)."""
+"""A run on disk: config, manifest, metrics, checkpoints, the trained model (docs/design.md, section 8)."""
 
 from __future__ import annotations
 
@@ -6,22 +6,26 @@ import csv
 import io
 import json
 import secrets
-import shutil
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 
 from mpssl_fed.config import Config
-from mpssl_fed.errors import UserError
+from mpssl_fed.data.preparation import Preparation
+from mpssl_fed.errors import UserError, flag, option
 from mpssl_fed.files import write_atomic, write_json
+from mpssl_fed.method import METHOD_VERSION
 from mpssl_fed.models import Classifier
 from mpssl_fed.runs import checkpoint
-from mpssl_fed.runs.checkpoint import Checkpoint, History
+from mpssl_fed.runs.checkpoint import Checkpoint
+from mpssl_fed.runs.lock import LOCK, refuse_held
 from mpssl_fed.runs.manifest import facts, now
 from mpssl_fed.runs.reader import CONFIG, MANIFEST, MODEL, STUDY, read_config, read_manifest
+from mpssl_fed.runs.rounds import History
+from mpssl_fed.runs.written import clear, refuse_to_clear
 
 
 @dataclass
@@ -31,6 +35,8 @@ class RunDirectory:
     folder: Path
     run_id: str
     config: Config
+    kept: list[str] = field(default_factory=list)
+    """What an overwritten run left in the folder because it had not written it."""
 
     @property
     def sites(self) -> Path:
@@ -41,7 +47,9 @@ class RunDirectory:
         """Return the last checkpoint of this run, None before the first."""
         found = checkpoint.load(self.folder / "checkpoints" / "last.safetensors")
         if found is not None and found.run_id != self.run_id:
-            raise UserError(f"{self.folder}/checkpoints: of run {found.run_id}, not of {self.run_id}; start with --overwrite")
+            raise UserError(
+                f"{self.folder}/checkpoints: of run {found.run_id}, not of {self.run_id}; start with {flag('overwrite')}"
+            )
         return found
 
     def save(self, state: Checkpoint) -> None:
@@ -51,8 +59,8 @@ class RunDirectory:
 
     def write_metrics(self, history: History) -> None:
         """Write metrics.jsonl and metrics.csv whole, so a resumed run never has a round twice."""
-        write_atomic(self.folder / "metrics.jsonl", "".join(json.dumps(record, allow_nan=False) + "\n" for record in history))
-        rows = [_flat(record) for record in history]
+        write_atomic(self.folder / "metrics.jsonl", "".join(json.dumps(one.to_json(), allow_nan=False) + "\n" for one in history))
+        rows = [one.flat() for one in history]
         table = io.StringIO()
         columns = list(dict.fromkeys(key for row in rows for key in row))
         writer = csv.DictWriter(table, columns, lineterminator="\n")
@@ -60,10 +68,20 @@ class RunDirectory:
         writer.writerows(rows)
         write_atomic(self.folder / "metrics.csv", table.getvalue())
 
-    def write_model(self, classifier: Classifier) -> None:
-        """Write model.safetensors: every weight and buffer, and in the header all that is needed to build the classifier."""
+    def write_model(self, classifier: Classifier, preparation: Preparation) -> None:
+        """Write model.safetensors: every weight and buffer, and in the header all that is needed to build the classifier.
+
+        The header also says how an image file becomes its input: ``preparation`` for this toolkit, ``preprocessing`` for others.
+        """
         tensors = {key: value.detach().cpu().contiguous().clone() for key, value in classifier.state_dict().items()}
-        header = {"architecture": json.dumps(classifier.architecture()), "normalisation": "[-1, 1]", "run": self.run_id}
+        header = {
+            "architecture": json.dumps(classifier.architecture()),
+            "normalisation": "[-1, 1]",
+            "preparation": preparation.to_json(),
+            "preprocessing": json.dumps(preparation.steps(classifier.size, classifier.channels)),
+            "classes": json.dumps(list(classifier.classes)),
+            "run": self.run_id,
+        }
         write_atomic(self.folder / MODEL, safetensors.torch.save(tensors, header))
 
     def update_manifest(self, **fields: Any) -> None:
@@ -77,47 +95,68 @@ class RunDirectory:
 
 
 def open_run(config: Config, folder: Path, *, resume: bool = False, overwrite: bool = False, command: str = "") -> RunDirectory:
-    """Make the run directory ``folder``, or reopen it.
+    """Make the run directory ``folder``, or reopen it; hold it meanwhile (:func:`mpssl_fed.runs.lock.holding`).
 
     A folder that exists is refused with UserError, unless ``resume`` (and the config is the same; a run killed before it wrote
-    anything starts anew) or ``overwrite`` (which deletes it; only ever a folder that is a run or empty).
+    anything starts anew) or ``overwrite``, which deletes what the run in it wrote and leaves the rest (``kept``).
     """
-    config = config.model_copy(update={"output": config.output.model_copy(update={"dir": str(folder)})})
+    # The flags are of this start, not of the run: started again from its config.yaml it must not overwrite anything.
+    flags = {"dir": str(folder), "resume": False, "overwrite": False}
+    config = config.model_copy(update={"output": config.output.model_copy(update=flags)})
     refuse_occupied(folder, resume=resume, overwrite=overwrite)
     if resume and (folder / MANIFEST).is_file():
         return _reopen(config, folder)
-    if folder.is_dir():
-        shutil.rmtree(folder)
     run = RunDirectory(folder, secrets.token_hex(8), config)
+    # The new manifest before the old run goes: killed in between, the folder is still a run that may be overwritten.
     write_json(folder / MANIFEST, {"run_id": run.run_id, "status": "running", "command": command} | facts(config))
+    run.kept = clear(folder, keep=(MANIFEST,))
     write_atomic(folder / CONFIG, config.to_yaml())
     return run
 
 
 def refuse_occupied(folder: Path, *, resume: bool = False, overwrite: bool = False) -> None:
-    """Raise UserError unless ``folder`` is free, or is a run and may be continued or deleted."""
+    """Raise UserError unless ``folder`` is free, or is a run that nobody is writing and may be continued or overwritten."""
+    if resume and overwrite:
+        raise UserError(f"{flag('resume')} and {flag('overwrite')} are both given; choose one")
+    elsewhere = f"choose another by {option('output', 'DIR')}"
+    if folder.is_symlink() and not folder.exists():
+        raise UserError(f"output.dir={folder}: is a link to nothing; remove it or {elsewhere}")
     if folder.exists() and not folder.is_dir():
         raise UserError(f"output.dir={folder}: is a file, want a folder")
-    if not folder.is_dir() or not any(folder.iterdir()):
+    names = [item.name for item in folder.iterdir() if item.name != LOCK] if folder.is_dir() else []
+    if folder.is_dir():
+        refuse_held(folder)
+    if not names or (resume and all(name.startswith(f".{MANIFEST}.") for name in names)):  # killed while it wrote its first file
         return
-    if (folder / STUDY).is_file():
-        raise UserError(f"run directory {folder} holds a study with all its runs; choose another with --output DIR")
-    is_run = (folder / MANIFEST).is_file()
-    if not (is_run and (resume or overwrite)) and not (resume and _unborn(folder)):
-        hint = "--resume continues it, --overwrite deletes it" if is_run else "and it is not a run, so nothing here deletes it"
-        raise UserError(f"run directory {folder} exists; {hint}; or choose another with --output DIR")
+    if STUDY in names:
+        raise UserError(f"run directory {folder} holds a study with all its runs; {elsewhere}")
+    if MANIFEST not in names:
+        raise UserError(f"run directory {folder} exists and is not a run, so nothing here deletes it; {elsewhere}")
+    read_manifest(folder)  # another program's manifest.json, or a damaged one, is refused
+    if overwrite:
+        refuse_to_clear(folder)
+    elif not resume:
+        ways = f"{flag('resume')} continues it, {flag('overwrite')} deletes what it wrote"
+        raise UserError(f"run directory {folder} exists; {ways}; or {elsewhere}")
 
 
 def _reopen(config: Config, folder: Path) -> RunDirectory:
     manifest = read_manifest(folder)
-    if manifest["config_sha256"] != config.sha256():
+    if manifest.get("method_version", 1) != METHOD_VERSION:  # version 1 did not write its number
+        raise UserError(
+            f"run directory {folder} was begun with version {manifest.get('method_version', 1)} of the method, this is version "
+            f"{METHOD_VERSION}: half a run each is neither. Finish it with the release that began it, or start anew: "
+            f"{flag('overwrite')}, or another {option('output', 'DIR')}"
+        )
+    if manifest.get("config_sha256") != config.sha256():
         raise UserError(
             f"run directory {folder} was made with another config: {_difference(folder, config)}. "
-            "--resume continues the same run; choose another --output for a new one"
+            f"{flag('resume')} continues the same run; choose another {option('output', 'DIR')} for a new one"
         )
     write_atomic(folder / CONFIG, config.to_yaml())
     run = RunDirectory(folder, manifest["run_id"], config)
-    run.update_manifest(status="running", resumed=[*manifest.get("resumed", []), now()])
+    before = manifest.get("resumed")
+    run.update_manifest(status="running", resumed=[*(before if isinstance(before, list) else []), now()])
     return run
 
 
@@ -136,15 +175,3 @@ def _leaves(fields: Any, path: str = "") -> dict[str, Any]:
     for key, value in fields.items():
         leaves |= _leaves(value, f"{path}.{key}" if path else key)
     return leaves
-
-
-def _unborn(folder: Path) -> bool:
-    """Whether a run died while its first file was being written: nothing but that temporary file is there."""
-    return all(item.name.startswith(f".{MANIFEST}.") for item in folder.iterdir())
-
-
-def _flat(record: dict[str, Any]) -> dict[str, Any]:
-    row = {key: value for key, value in record.items() if not isinstance(value, dict)}
-    row |= {f"{key}_s": value for key, value in record["timings"].items()}
-    row["rejected"] = " ".join(f"{code}:{n}" for code, n in record["rejected"].items())
-    return row

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import re
-import shutil
 import sys
 import time
 import traceback
@@ -19,7 +18,8 @@ from mpssl_fed.config import Config
 from mpssl_fed.errors import UserError
 from mpssl_fed.files import write_atomic
 from mpssl_fed.method import METHOD_VERSION
-from mpssl_fed.study.folder import cell_folder, log_file
+from mpssl_fed.runs.reader import is_run
+from mpssl_fed.study.folder import cell_folder, log_file, version_file
 from mpssl_fed.study.grid import Cell, Settings
 from mpssl_fed.study.results import Row, failed_row, row_of_run, write_result
 
@@ -103,17 +103,15 @@ def _run(cell: Cell, output: Path, attacked: bool) -> Row:
     from mpssl_fed.report.run_report import write_run_report
 
     folder = cell_folder(output, cell)
-    version = output / "logs" / f"{cell.id}.version"
+    version = version_file(output, cell)
     begun = f"{METHOD_VERSION} {cell.config.sha256()}"  # the whole config: a checkpoint of an older schema is not gone on from
     resume = any((folder / "checkpoints").glob("*")) and _read(version) == begun
-    if folder.is_dir() and not resume:
-        shutil.rmtree(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(version, begun)
     config = cell.config.model_copy(update={"output": cell.config.output.model_copy(update={"dir": str(folder)})})
     _reset_peak_memory()
     started = time.process_time()
-    simulate(config, resume=resume)
+    simulate(config, resume=resume or not is_run(folder), overwrite=not resume and is_run(folder))
     cpu_seconds = None if resume else round(time.process_time() - started, 3)
     peak = _peak_memory_mb()
     diagnose(folder)

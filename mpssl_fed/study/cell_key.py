@@ -13,8 +13,9 @@ from functools import cache
 from typing import Any
 
 from mpssl_fed.config import Config
+from mpssl_fed.config.data import Partition
 from mpssl_fed.config.federation import Strategy
-from mpssl_fed.config.learning import METHOD_DEFAULTS, Method, Partition
+from mpssl_fed.config.learning import METHOD_DEFAULTS, Method
 
 NAMING = (("method",), ("data", "partition"), ("federation", "strategy"))
 """Sections in which a name decides the defaults of the other keys."""

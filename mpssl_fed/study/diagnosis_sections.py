@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from mpssl_fed.report.diagnosis import collapsed, varies_little
-from mpssl_fed.report.diagnosis_section import NOTE
-from mpssl_fed.report.table import make_table
+from mpssl_fed.report.diagnosis_section import NOTE, percent
+from mpssl_fed.report.signs import collapsed, varies_little
+from mpssl_fed.report.table import NOTHING, make_table
 from mpssl_fed.study.analysis import LABELS_KEY, Arm
 from mpssl_fed.study.folder import Outcome
+from mpssl_fed.study.gate import gate_section
 from mpssl_fed.study.grid import arm_of, label
 from mpssl_fed.study.keys import short_names, show_value
 
@@ -23,21 +24,18 @@ def study_diagnosis(outcome: Outcome, arms: Sequence[Arm]) -> list[dict[str, Any
     lines = [line for arm in arms if (line := _arm_line(arm)) is not None]
     if lines:
         columns = [
-            "arm",
-            "gap",
-            "coverage",
-            "precision",
-            "cosine of views",
-            "its spread",
-            "of two images",
-            "collapsed",
+            "arm", "reach", "gap", "coverage", "precision", "cosine of views", "its spread", "of two images", "collapsed",
             "views too alike",
-        ]
-        sections.append({"title": "Diagnosis", "note": f"Means over seeds. {NOTE}", "table": make_table(columns, lines, ["arm"])})
+        ]  # fmt: skip
+        table = make_table(columns, lines, ["arm"])
+        sections.append(
+            {"title": "Diagnosis", "verdict": _reach_verdict(arms), "note": f"Means over seeds. {NOTE}", "table": table}
+        )
+    sections += gate_section(outcome, arms)
     vanishing = vanishing_points(outcome, arms)
     if vanishing:
         note = (
-            "Per arm, over the label counts of this study: the largest at which it is better than the baseline (corrected p), and "
+            "Per arm, over the label counts of this study: the largest at which it beats the first baseline beyond noise, and "
             "what follows. The third sign of failure: beyond that point labels, not synthetic images, pay."
         )
         table = make_table(
@@ -81,11 +79,29 @@ def _gain(arm: Arm, metric: str) -> str:
     return f"{mean:+.3f}" if metric == "loss" else f"{100 * mean:+.1f}"
 
 
+def _reach_verdict(arms: Sequence[Arm]) -> str:
+    """Return in plain words how near the synthetic images of the arms come to the data."""
+    known = {
+        arm.label: fmean(shares) for arm in arms if (shares := [d["reach"] for row in arm.rows if "reach" in (d := row.diagnosed)])
+    }
+    if not known:
+        return "How near synthetic images come to the data is not known: noise was not measured, or looked like the data."
+    far = [name for name, share in known.items() if share <= 0]
+    if len(far) == len(known):
+        return "In no arm do the synthetic images reach the data: they come no nearer to it than noise."
+    nearest = max(known, key=lambda name: known[name])
+    way = f"{percent(known[nearest])} of the way from noise to other real images"
+    said = f"Synthetic images come nearest to the data in {nearest}: {way}."
+    return said + (f" No nearer than noise: {', '.join(far)}." if far else "")
+
+
 def _arm_line(arm: Arm) -> list[str] | None:
     found = [row.diagnosed for row in arm.rows if row.diagnosis]
     if not found:
         return None
     means = [fmean(d[key] for d in found) for key in ("gap", "coverage", "precision", "pair", "pair_std", "others")]
-    numbers = [f"{value:.{3 if n > 2 else 2}f}" for n, value in enumerate(means)]
+    shares = [d["reach"] for d in found if "reach" in d]
+    numbers = [percent(fmean(shares)) if shares else NOTHING]
+    numbers += [f"{value:.{3 if n > 2 else 2}f}" for n, value in enumerate(means)]
     flags = [f"{sum(map(flag, found))} of {len(found)}" for flag in (collapsed, varies_little)]
     return [arm.label, *numbers, *flags]

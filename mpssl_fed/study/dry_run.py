@@ -1,6 +1,6 @@
 """A study without its data: every object of every kind of cell is built, on torch's meta device, and its cost is estimated.
 
-Reads no data set, no downloaded weights and no network; what of them is missing is said.
+Decodes no data set, and reads no downloaded weights and no network; what of them is missing is said.
 """
 
 from __future__ import annotations
@@ -20,20 +20,25 @@ from torch import Tensor
 from mpssl_fed.config import Config
 from mpssl_fed.data.datasets import DATASETS, Images
 from mpssl_fed.data.partition import choose_labelled, partition
+from mpssl_fed.environment import expanded
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation.server.strategy import STRATEGIES
 from mpssl_fed.generators.base import Generator, load_generator
 from mpssl_fed.generators.biggan import PUBLISHED, BigGANGenerator, cache_folder
 from mpssl_fed.method import Learner, build_learner, needs_generator
 from mpssl_fed.method.build import DEFAULT_BATCH
-from mpssl_fed.method.sources import MetaOptimised, Random
+from mpssl_fed.method.closed_form import ClosedForm
+from mpssl_fed.method.meta_optimised import MetaOptimised
+from mpssl_fed.method.sources import Random
 from mpssl_fed.models import Classifier, build_classifier
 from mpssl_fed.privacy.plan import plan_for
 from mpssl_fed.study.cell_key import differing
 from mpssl_fed.study.grid import Cell
-from mpssl_fed.study.known_data import KNOWN, KnownData
+from mpssl_fed.study.known_data import KnownData, known_data
 
 MIB = 2**20
+DRAWN = 32
+"""Latents that are really drawn; what more of them take is in proportion."""
 STEM = [[False, 16, 16], [True, 16, 16], [False, 16, 16], [True, 16, 8], [False, 8, 8]]
 TAIL = [[True, 8, 4], [False, 4, 4], [True, 4, 2], [False, 2, 2], [True, 2, 1]]
 LAYERS = {
@@ -59,11 +64,11 @@ class Estimate:
 
 
 def estimate(cell: Cell) -> Estimate | None:
-    """Build what the cell's run would build and return its estimate; None for a data set whose classes only its files tell.
+    """Build what the cell's run would build and return its estimate; None where only files that are not here tell the classes.
 
     Raises UserError for what would fail in the run: an unknown name, too few labels, a partition that leaves a site empty.
     """
-    if cell.config.data.name not in KNOWN:
+    if known_data(cell.config) is None:
         DATASETS[cell.config.data.name.partition("/")[0]]  # an unknown name is refused with its nearest
         return None
     kind = differing(cell.config)
@@ -78,8 +83,10 @@ def missing(config: Config) -> tuple[str, ...]:
     """Return, in words, the files that a run of ``config`` needs and that are not there."""
     words = []
     data, generator, method = config.data, config.generator, config.method
-    if data.root is not None and not Path(data.root).expanduser().exists():
-        words.append(f"data.root {data.root} (mpssl-fed fetch {data.name})")
+    if data.root is not None and not expanded(data.root).exists():
+        words.append(f"data.root {data.root}" + ("" if data.name == "image-folder" else f" (mpssl-fed fetch {data.name})"))
+    if data.root is None and data.name == "image-folder":
+        words.append("data.root, the folder of the images")
     if _uses_generator(config) and generator.name in PUBLISHED:
         folder = Path(generator.path) if generator.path else cache_folder(generator.name)
         if not (folder / "pytorch_model.bin").is_file():
@@ -104,7 +111,8 @@ def _estimate(kind: str, config: Config) -> Estimate:
 
 
 def _build(config: Config) -> Estimate:
-    data = KNOWN[config.data.name]
+    data = known_data(config)
+    assert data is not None
     if config.data.held_out == "validation":
         data = data.validation_split(config.data.held_out_fraction)
     STRATEGIES[config.federation.strategy.name]
@@ -172,12 +180,14 @@ def _meta_generator(name: str, path: str | None, truncation: float) -> Generator
 
 
 def _learner(config: Config, classifier: Classifier, generator: Generator | None, data: KnownData, size: int) -> Learner:
-    """Return the site's learner around two images a class that no one has seen."""
+    """Return the site's learner around two images per class that no one has seen."""
     y = torch.arange(data.classes).repeat(2)
     blank = Images(torch.zeros(len(y), data.channels, size, size, dtype=torch.uint8), y)
-    if config.method.source == "pseudo-label" and config.generator.name in PUBLISHED:
-        # Its foundation classifier may not be there yet; without one the source is built like a random one.
-        config = config.model_copy(update={"method": config.method.model_copy(update={"source": "random"})})
+    method = config.method
+    if method.source in ("oracle", "anti-oracle") or (method.source == "pseudo-label" and config.generator.name in PUBLISHED):
+        # The names of classes are not known here, and the foundation classifier may not be there yet: built like a random source.
+        method = method.model_copy(update={"source": "random"})
+    config = config.model_copy(update={"method": method.model_copy(update={"relevant": {}})})
     return build_learner(config, classifier, generator, blank, flip=data.flip, site=0, unlabeled=blank)
 
 
@@ -187,11 +197,25 @@ def _images(config: Config, learner: Learner, steps: int) -> int:
     own = 0
     if isinstance(learner.source, Random) and steps:
         own = method.bank or math.ceil(steps / method.refresh_every) * method.batch
-    if isinstance(learner.source, MetaOptimised):
-        own += math.ceil(steps / method.lmo_every) * method.lmo_batch
+    if isinstance(learner.source, MetaOptimised) and method.lambda_ > 0 and steps:
+        idle = config.lambda_at(0) == 0  # at its first step
+        own += (math.ceil(steps / method.lmo_every) - idle) * method.lmo_batch
+    own += _probed(config, learner) * method.latent.probes if steps else 0
     anchor = federation.anchor.images if federation.anchor.weight > 0 and steps else 0
     stages = {"none": 0, "body": 1, "head": 1, "both": 2}[warm.part]
     return own * federation.sites + anchor + stages * warm.steps * warm.batch
+
+
+def _probed(config: Config, learner: Learner) -> int:
+    """Return how many generator classes the closed form looks at in a run: all of them in each round, or until the first LMO."""
+    method, rounds = config.method, config.private_rounds
+    if isinstance(learner.source, MetaOptimised) and method.latent.init == "closed-form":
+        first = next(
+            (t for t in range(0, rounds * config.federation.local_steps, method.lmo_every) if config.lambda_at(t) > 0), None
+        )
+        rounds = rounds if first is None else first // config.federation.local_steps + 1
+        return rounds * len(learner.source.generator.classes)
+    return rounds * len(learner.source.generator.classes) if isinstance(learner.source, ClosedForm) else 0
 
 
 def _training(config: Config, learner: Learner, batch: int) -> float:
@@ -207,9 +231,11 @@ def _training(config: Config, learner: Learner, batch: int) -> float:
             graphs.append(_kept(lambda: classifier(torch.empty(2 * method.batch, *shape, device="meta"))))
         if isinstance(source, MetaOptimised):
             n = method.micro_batch or method.lmo_batch
-            draw = source.draw(n, torch.Generator().manual_seed(0))
+            few = min(n, DRAWN)
+            draw = source.draw(few, torch.Generator().manual_seed(0))
             views = _kept(lambda: classifier(torch.empty(2 * n, *shape, device="meta", requires_grad=True)))
-            graphs.append(_kept(lambda: source.from_latents(draw)) + 3 * views)  # the second derivative keeps the first's graph too
+            drawn = _kept(lambda: source.from_latents(draw)) * n // few
+            graphs.append(drawn + 3 * views)  # the second derivative keeps the first's graph too
     return weights + max(graphs)
 
 

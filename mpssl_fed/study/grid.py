@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from mpssl_fed.config import Config, find, from_mapping, override, read_mapping
-from mpssl_fed.config.learning import CONTROLS
+from mpssl_fed.config import Config, Override, from_mapping, to_yaml
+from mpssl_fed.config.overrides import drop_orphans
 from mpssl_fed.errors import UserError, nearest
+from mpssl_fed.runs.reader import default_folder
 from mpssl_fed.study.cell_key import cell_key
-from mpssl_fed.study.keys import check_key, get_key, holds_list, set_key, short_names, show_value
-from mpssl_fed.study.schema import Study, parse
+from mpssl_fed.study.file import find_study, override_study, read_study
+from mpssl_fed.study.keys import Settings, arm_of, check_key, get_key, label, set_key
+from mpssl_fed.study.schema import MOST_CELLS, Study, parse
+from mpssl_fed.study.selection import (
+    Pair,
+    asked_pairs,
+    check_baseline,
+    check_each,
+    check_kept,
+    check_selection,
+    is_there,
+    matches,
+    sides,
+)
 
-Settings = dict[str, Any]
-"""What tells one arm of a study from another: grid key (or ``variant``) -> value."""
+__all__ = ["Cell", "Plan", "Settings", "arm_of", "find_study", "label", "load_study"]
 
 
 @dataclass(frozen=True)
@@ -29,13 +40,15 @@ class Cell:
 
     config: Config
     settings: Settings
+    method_version: int | None = None
+    """That of the toolkit, unless the study is of an older one (see ``Study.method_version``)."""
 
     @cached_property
     def sha256(self) -> str:
         """The cell's key: the SHA-256 of what its config sets otherwise than the defaults, and of the method version."""
         from mpssl_fed.method import METHOD_VERSION  # here: it brings torch in
 
-        return cell_key(self.config, METHOD_VERSION)
+        return cell_key(self.config, self.method_version or METHOD_VERSION)
 
     @property
     def id(self) -> str:
@@ -55,7 +68,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """A checked study and its cells, all of the first seed first."""
+    """A checked study and its cells, all of the first seed first; those that a rule may add last."""
 
     study: Study
     cells: tuple[Cell, ...]
@@ -66,6 +79,17 @@ class Plan:
         """The grid keys in the order of the tables."""
         return tuple(self.cells[0].settings)
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The keys that a reader needs: all, but of a study that keeps a part of a grid those alone that differ in it."""
+        return tuple(self.telling(self.cells[0].settings)) if self.study.keep else self.keys
+
+    @property
+    def first(self) -> tuple[Cell, ...]:
+        """The cells of the first stage: those that are run in any case."""
+        seeds = set(self.study.first_seeds)
+        return tuple(cell for cell in self.cells if cell.seed in seeds)
+
     def telling(self, settings: Settings) -> Settings:
         """Return those of ``settings`` that differ between arms; all of them in a study of one arm."""
         varied = [key for key in settings if len({arm_of({key: cell.settings[key]}) for cell in self.cells}) > 1]
@@ -73,120 +97,127 @@ class Plan:
 
     def folder(self) -> Path:
         """Return where the study is written."""
-        return Path(self.study.output or Path("runs") / self.name)
+        return Path(self.study.output) if self.study.output else default_folder(self.name, study=True)
 
     def shown(self) -> Cell | None:
-        """Return the cell whose run files stand at the top of the study's folder, if any."""
-        if self.study.show is None:
+        """Return the cell that the study itself chose to show; None where it is left to the results."""
+        if self.study.show is None or self.study.show == "best":
             return None
-        want = {"seed": self.study.seeds[0], **self.study.show}
-        return next(cell for cell in self.cells if _matches({**cell.settings, "seed": cell.seed}, want))
+        want = {"seed": self.study.first_seeds[0], **self.study.show}
+        return next(cell for cell in self.cells if matches({**cell.settings, "seed": cell.seed}, want))
+
+    def arms(self) -> dict[str, Settings]:
+        """Return the settings of each arm by its name, in the order of the study."""
+        return {arm_of(cell.settings): cell.settings for cell in self.cells}
+
+    def primary(self) -> list[Pair]:
+        """Return the pairs (arm, against) of ``primary``, each once."""
+        return asked_pairs(self.study.primary, self.arms(), f"study {self.name}: primary")
+
+    def asked(self) -> list[Pair]:
+        """Return the pairs (arm, against) of ``compare``, each once."""
+        return asked_pairs(self.study.compare, self.arms(), f"study {self.name}: compare")
 
     def to_yaml(self) -> str:
         """Return the study with its base and name resolved: enough to rebuild the cells anywhere."""
         fields = {"name": self.name, **self.study.model_dump(mode="json", exclude_none=True)}
-        return yaml.safe_dump(fields, sort_keys=False)
+        return to_yaml(fields)
 
 
-def label(settings: Settings) -> str:
-    """Return the settings in words, ``mp-ssl · half-strong``; numbers and flags carry the name of their key."""
-    short = short_names(list(settings))
-    words = []
-    for key, value in settings.items():
-        text = show_value(value)
-        words.append(text if isinstance(value, str | Mapping) else f"{short[key]} {text}")
-    return " · ".join(words)
-
-
-def arm_of(settings: Settings) -> str:
-    """Return a hashable name of the settings, the same whatever the order of nested keys."""
-    return json.dumps(settings, sort_keys=True)
-
-
-def find_study(path: str | Path) -> Path:
-    """Return the study file that ``path`` names: as given, else among the shipped studies."""
-    return Path(path) if Path(path).is_file() or Path(path).suffix else find(Path("studies") / path)
-
-
-def load_study(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Plan:
+def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
     """Return the plan of a study file, every key and every cell's config checked.
 
     An override ``key.path=value`` fixes a config key in all cells; of a key in the grid it replaces the values, and a list for a
-    key that takes a single value is a new axis of the grid. The plain keys ``seeds``, ``metric``, ``workers``, ``baseline`` and
-    ``target_accuracy`` change the study itself. Overrides that leave out the ``show`` cell drop it.
-    UserError names the file, the key and the cure.
+    key that takes a single value is a new axis of the grid. The plain keys ``seeds`` (and ``seeds.most`` ...), ``metric``,
+    ``workers``, ``baseline`` and ``target_accuracy`` change the study itself. Overrides that leave out the ``show`` cell, an arm of
+    ``primary`` or ``compare``, or one of several baselines, drop it. UserError names the file, the key and the cure.
     """
-    file = find(find_study(path))
-    fields = read_mapping(file)
-    name = str(fields.pop("name", file.stem))
-    where = str(file)
-    if isinstance(fields.get("base"), str):
-        fields["base"] = read_mapping(find(fields["base"]))
-    study = parse(_override_study(fields, overrides, where), where)
-    cells = _cells(study, where)
-    if not overrides:
-        _check_selection(study.show, cells, f"{where}: show", None)
-    elif study.show is not None and not any(_matches({**cell.settings, "seed": cell.seed}, study.show) for cell in cells):
-        study = study.model_copy(update={"show": None})  # the overrides left that cell out
-    return Plan(study, cells, name)
+    fields, where = read_study(path)
+    name = fields.pop("name")
+    fields, fixed = override_study(fields, overrides, where)
+    study = parse(fields, where, fixed)
+    arms = _arms(study, where, fixed)
+    known = [arm.settings for arm in arms]
+    study = _left(study, known) if overrides else study
+    seeds = [{**settings, "seed": seed} for settings in known for seed in study.common_seeds]
+    check_selection(study.show if isinstance(study.show, dict) else None, seeds, f"{where}: show")
+    for baseline in study.baseline:
+        check_baseline(baseline, known, f"{where}: baseline")
+    for what, several in (("primary", study.primary), ("compare", study.compare)):
+        for side in (side for asked in several for side in sides(asked)):
+            check_selection(side, known, f"{where}: {what}")
+        names = {arm_of(settings): settings for settings in known}
+        asked_pairs(several, names, f"{where}: {what}")
+        for asked in several if not overrides else ():  # which may leave some of the values out
+            check_each(asked, names, f"{where}: {what}")
+    plan = Plan(study, _of_seeds(arms, study.common_seeds), name)
+    needed = {name for pair in plan.primary() for name in pair}
+    more = [arm for arm in arms if arm_of(arm.settings) in needed]
+    cells = len(plan.cells) + len(more) * (len(study.all_seeds) - len(study.common_seeds))
+    _bound(cells, where, f" ({cells:,}, with the most seeds that the rule may add)")
+    return Plan(study, (*plan.cells, *_of_seeds(more, study.all_seeds[len(study.common_seeds) :])), name)
 
 
-def _override_study(fields: dict[str, Any], overrides: list[str] | tuple[str, ...], where: str) -> dict[str, Any]:
-    own = {"seeds", "metric", "workers", "baseline", "target_accuracy", "output", "title", "note"}
-    for item in overrides:
-        key = item.partition("=")[0]
-        value = override({}, [item])
-        if key in own:
-            fields[key] = value[key]
-            continue
-        check_key(key, f"override '{item}'")
-        value = get_key(value, key)
-        blocks = [block for block in [fields.get("grid"), *(fields.get("grids") or [])] if isinstance(block, dict) and key in block]
-        if any(isinstance(bundle, dict) and key in bundle for bundle in (fields.get("variants") or {}).values()):
-            raise UserError(f"override '{item}': a variant of {where} sets this key; change it there")
-        if not blocks and isinstance(value, list) and not holds_list(key):  # a new axis of every grid
-            blocks = [block for block in fields.get("grids") or [fields.setdefault("grid", {})] if isinstance(block, dict)]
-        for block in blocks:
-            block[key] = value
-        if not blocks:
-            fields["base"] = override(fields.get("base") or {}, [item])
-    return fields
+def _left(study: Study, known: Sequence[Settings]) -> Study:
+    """Return the study without the cell to show, the baselines and the comparisons that its overrides left out."""
+    seeds = [{**settings, "seed": seed} for settings in known for seed in study.common_seeds]
+    shown = not isinstance(study.show, dict) or any(matches(settings, study.show) for settings in seeds)
+    primary = [asked for asked in study.primary if is_there(asked, known)]
+    left: dict[str, Any] = {
+        "show": study.show if shown else None,
+        "baseline": [one for one in study.baseline if any(matches(arm, one) for arm in known)] or study.baseline,
+        "primary": primary,
+        "compare": [asked for asked in study.compare if is_there(asked, known)],
+    }
+    return study.model_copy(update=left if primary else left | {"seeds": study.first_seeds})
 
 
-def _cells(study: Study, where: str) -> tuple[Cell, ...]:
+def _of_seeds(arms: Sequence[Cell], seeds: Sequence[int]) -> tuple[Cell, ...]:
+    return tuple(
+        arm if arm.seed == seed else replace(arm, config=arm.config.model_copy(update={"seed": seed}))
+        for seed in seeds
+        for arm in arms
+    )
+
+
+def _arms(study: Study, where: str, fixed: Sequence[Override]) -> list[Cell]:
+    """Return the cell of the first seed of each arm that the study keeps."""
     bundles = _bundles(study, where)
     given = list(dict.fromkeys(key for _, settings in bundles for key in settings if key != "variant"))
-    names: dict[str, str] = {}
-    cells = []
-    for seed in study.seeds:
-        seen: set[str] = set()
-        for fields, settings in bundles:
-            config = from_mapping({**fields, "seed": seed}, f"{where}, cell {label(settings)}")
-            resolved = config.dump()
-            full = {"variant": settings["variant"]} if "variant" in settings else {}
-            cell = Cell(config, full | {key: get_key(resolved, key) for key in given})
-            key = cell_key(config, 0)
-            if names.setdefault(key, arm_of(cell.settings)) != arm_of(cell.settings):
-                first = label(json.loads(names[key]))
-                raise UserError(f"{where}: '{first}' and '{cell.label}' are the same config; remove one or let them differ")
-            if key not in seen:
-                seen.add(key)
-                cells.append(cell)
-    _check_selection(study.baseline, cells, f"{where}: baseline", study.metric)
-    return tuple(cells)
+    arms: dict[str, Cell] = {}
+    for fields, settings in bundles:
+        config = from_mapping({**fields, "seed": study.first_seeds[0]}, f"{where}, cell {label(settings)}", fixed)
+        resolved = config.dump()
+        full = {"variant": settings["variant"]} if "variant" in settings else {}
+        cell = Cell(config, full | {key: get_key(resolved, key) for key in given}, study.method_version)
+        other = arms.setdefault(cell_key(config, 0), cell)
+        if other.settings != cell.settings:
+            raise UserError(f"{where}: '{other.label}' and '{cell.label}' are the same config; remove one or let them differ")
+    if not study.keep:
+        return list(arms.values())
+    check_kept(study.keep, [arm.settings for arm in arms.values()], f"{where}: keep")
+    return [arm for arm in arms.values() if any(matches(arm.settings, want) for want in study.keep)]
+
+
+def _bound(cells: int, where: str, said: str = "") -> None:
+    if cells > MOST_CELLS:
+        raise UserError(f"{where}: more than {MOST_CELLS:,} cells{said}")
 
 
 def _bundles(study: Study, where: str) -> list[tuple[dict[str, Any], Settings]]:
     """Return (fields of the config, settings) of every arm, before resolution, in the file's order."""
-    bundles = []
+    bundles: list[tuple[dict[str, Any], Settings]] = []
     for block in study.blocks():
         chosen = block.get("variant", list(study.variants))
         for name in chosen:
-            if name not in study.variants:
+            if not isinstance(name, str) or name not in study.variants:
                 raise UserError(f"{where}: unknown variant '{name}'.{nearest(str(name), study.variants)} See 'variants'")
         grid = {key: values for key, values in block.items() if key != "variant"}
         for key in grid:
             check_key(key, f"{where}: grid")
+        arms = math.prod(len(values) for values in grid.values()) * max(1, len(chosen))
+        common = len(study.common_seeds)
+        _bound((len(bundles) + arms) * common, where, f" ({arms:,} arms of one grid x {common:,} seeds)")
         for name, values in itertools.product(chosen or [None], itertools.product(*grid.values())):
             fields = json.loads(json.dumps(study.base))
             settings: Settings = {} if name is None else {"variant": name}
@@ -198,43 +229,10 @@ def _bundles(study: Study, where: str) -> list[tuple[dict[str, Any], Settings]]:
             for key, value in zip(grid, values, strict=True):
                 set_key(fields, key, value)
                 settings[key] = value
-            chosen_keys = {*grid, *(study.variants[name] if name is not None else {})}
-            _let_control_win(fields, chosen_keys)
+            drop_orphans(
+                study.base if isinstance(study.base, dict) else {},
+                fields,
+                {*grid, *(study.variants[name] if name is not None else {})},
+            )
             bundles.append((fields, settings))
     return bundles
-
-
-def _let_control_win(fields: dict[str, Any], chosen: set[str]) -> None:
-    """Take out of ``fields`` what only the study's base sets and the control that this arm is means otherwise.
-
-    So a control stands in one grid with the methods, whatever model or strategy those have.
-    """
-    method = fields.get("method")
-    control = method.get("name") if isinstance(method, dict) and "method.name" in chosen else None
-    for section, sets in CONTROLS.get(str(control), {}).items():
-        for key in sets:
-            path = f"{section}.{key}"
-            if isinstance(fields.get(section), dict) and not any(k == section or (k + ".").startswith(path + ".") for k in chosen):
-                fields[section].pop(key, None)
-
-
-def _check_selection(want: Settings | None, cells: Sequence[Cell], where: str, metric: str | None) -> None:
-    if want is None:
-        return
-    known = {**cells[0].settings, **({} if metric else {"seed": 0})}
-    for key in want:
-        if key not in known:
-            raise UserError(f"{where}: '{key}' is no key of the grid.{nearest(key, known)} Keys: {', '.join(known)}")
-    if not any(_matches({**cell.settings, "seed": cell.seed}, want) for cell in cells):
-        raise UserError(f"{where}: no cell has {label(want)}; change it, or set it to null")
-
-
-def _matches(settings: Settings, want: Settings) -> bool:
-    return all(key in settings and _same(settings[key], value) for key, value in want.items())
-
-
-def _same(value: Any, want: Any) -> bool:
-    """Whether a resolved value is the wanted one; of a bundle of options those that are named count."""
-    if isinstance(value, Mapping) and isinstance(want, Mapping):
-        return all(key in value and _same(value[key], option) for key, option in want.items())
-    return bool(value == want)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import types
-import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mpssl_fed.config import Config
-from mpssl_fed.config.section import Section
+from mpssl_fed.config.keys import UNKNOWN, annotation_of, holds_list, keys_below, keys_beside
 from mpssl_fed.errors import UserError, nearest
 
 NOT_COMPARED = {
@@ -19,47 +17,26 @@ NOT_COMPARED = {
 }
 """Keys that no grid may hold, with what to do instead."""
 
+Settings = dict[str, Any]
+"""What tells one arm of a study from another: grid key (or ``variant``) -> value."""
+
 
 def check_key(key: str, where: str) -> None:
     """Raise UserError, with the nearest valid key, unless ``key`` (dotted) names a part of the config that a study may vary."""
     for forbidden, cure in NOT_COMPARED.items():
         if key == forbidden or key.startswith(forbidden + "."):
             raise UserError(f"{where}: key '{key}' cannot vary in a study: {cure}")
-    model: type[Section] | None = Config
-    *parents, leaf = key.split(".")
-    for part in [*parents, leaf]:
-        if model is None:
-            raise UserError(f"{where}: unknown config key '{key}': '{part}' lies below a value.{nearest(key, config_keys())}")
-        fields = {field.alias or name: field.annotation for name, field in model.model_fields.items()}
-        if part not in fields:
-            raise UserError(f"{where}: unknown config key '{key}'.{nearest(key, config_keys())} Valid there: {', '.join(fields)}")
-        if _is_free_mapping(fields[part]):
-            return
-        model = _section(fields[part])
+    parts = key.split(".")
+    for end, part in enumerate(parts, start=1):
+        if annotation_of(Config, ".".join(parts[:end])) is UNKNOWN:
+            beside = keys_beside(Config, parts[:end])
+            valid = f" Valid there: {', '.join(beside)}" if beside else f" '{part}' lies below a value"
+            raise UserError(f"{where}: unknown config key '{key}'.{nearest(key, keys_below(Config))}{valid}")
 
 
-def holds_list(key: str) -> bool:
+def takes_list(key: str) -> bool:
     """Return whether the value of the valid dotted ``key`` is itself a list, as that of optim.betas is."""
-    model: type[Section] = Config
-    *parents, leaf = key.split(".")
-    for part in parents:
-        below = _section({field.alias or name: field.annotation for name, field in model.model_fields.items()}[part])
-        if below is None:
-            return True  # below a free mapping anything may stand
-        model = below
-    return typing.get_origin({f.alias or n: f.annotation for n, f in model.model_fields.items()}[leaf]) in (list, tuple)
-
-
-def config_keys(model: type[Section] = Config, prefix: str = "") -> list[str]:
-    """Return every dotted key of the config, leaves and sections, in the schema's order."""
-    keys = []
-    for name, field in model.model_fields.items():
-        key = prefix + (field.alias or name)
-        keys.append(key)
-        below = _section(field.annotation)
-        if below is not None:
-            keys += config_keys(below, key + ".")
-    return keys
+    return holds_list(annotation_of(Config, key))
 
 
 def set_key(fields: dict[str, Any], key: str, value: Any) -> None:
@@ -107,10 +84,16 @@ def show_value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _section(annotation: Any) -> type[Section] | None:
-    options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
-    return next((option for option in options if isinstance(option, type) and issubclass(option, Section)), None)
+def label(settings: Settings) -> str:
+    """Return the settings in words, ``mp-ssl · half-strong``; numbers and flags carry the name of their key."""
+    short = short_names(list(settings))
+    words = []
+    for key, value in settings.items():
+        text = show_value(value)
+        words.append(text if isinstance(value, str | Mapping) else f"{short[key]} {text}")
+    return " · ".join(words)
 
 
-def _is_free_mapping(annotation: Any) -> bool:
-    return typing.get_origin(annotation) is dict
+def arm_of(settings: Settings) -> str:
+    """Return a hashable name of the settings, the same whatever the order of nested keys."""
+    return json.dumps(settings, sort_keys=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,13 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from mpssl_fed.config import Config
+from mpssl_fed.errors import UserError
+from mpssl_fed.privacy.filter import rounded_up
 from mpssl_fed.privacy.plan import plan_for
 from mpssl_fed.report.privacy_section import spent_by_site
-from mpssl_fed.report.svg import INK, MUTED, SERIES, figure, plain_grid, save
+from mpssl_fed.report.svg import INK, MUTED, SERIES, figure, plain_grid, save, within
 from mpssl_fed.report.table import NOTHING, Table, make_table
-from mpssl_fed.study.analysis import Arm
+from mpssl_fed.runs.reader import read_json, read_manifest
+from mpssl_fed.study.analysis import Arm, paired
 from mpssl_fed.study.folder import Outcome
 from mpssl_fed.study.grid import arm_of, label
+from mpssl_fed.study.plots import interval
 from mpssl_fed.study.results import Row
 from mpssl_fed.study.statistics import Estimate, compare
 
@@ -30,13 +33,13 @@ CAPTION = (
 )
 AGAINST_NOTE = (
     "The arm of the best mean at an epsilon among those that use the public generator, against the best of those that do not, and "
-    "against the baseline at the study's largest epsilon. Differences are paired by seed, p corrected by Holm's method over this "
-    "table. Both are the best of several by these very seeds, which flatters them a little; labelled-step takes no part."
+    "against the baseline at the study's largest epsilon. Differences are paired by seed; exploratory, q over this table. "
+    "Both are the best of several by these very seeds, which flatters them a little; labelled-step takes no part."
 )
 ATTACK_NOTE = (
     "Loss-threshold attack on the published model: up to 1,000 training images of all sites against as many that no site had; 0.5 "
-    "is a coin, and 1,000 a side leave 0.025 to chance. A low number is no proof of privacy: epsilon bounds every attack, this is "
-    "the cheapest one. Shadow models: `mpssl-fed audit RUN`."
+    "is a coin, and 1,000 per side leave 0.025 to chance. A low number is no proof of privacy: epsilon bounds every attack, this "
+    "is the cheapest one. Shadow models: `mpssl-fed audit RUN`."
 )
 SPENT_NOTE = (
     "Planned: the price of the whole plan at delta, which sigma is solved for. Spent: by the ledgers of the simulated sites in the "
@@ -125,12 +128,24 @@ def attack_success(outcome: Outcome, rows: Sequence[Row]) -> float | None:
     for row in rows:
         audited = len(found)
         for file in sorted(outcome.folder(row).glob("sites/*/audit/audit.json")):
-            attacks = json.loads(file.read_text(encoding="utf-8"))["audits"].get("membership", {}).get("numbers", [])
+            attacks = _membership_attacks(file, outcome.folder(row))
             if attacks:
-                found.append(max(float(attack["auroc"]["value"]) for attack in attacks))
+                found.append(max(attacks))
         if len(found) == audited and row.membership is not None:
             found.append(row.membership)
     return sum(found) / len(found) if found else None
+
+
+def _membership_attacks(file: Path, run: Path) -> list[float]:
+    """Return the areas of an audit's attacks; none where it was of a run that has since been overwritten."""
+    audit = read_json(file)
+    try:
+        of = audit.get("facts", {}).get("run", "-")
+        if of != "-" and of != read_manifest(run)["run_id"]:
+            return []
+        return [float(attack["auroc"]["value"]) for attack in audit["audits"].get("membership", {}).get("numbers", [])]
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"{file}: damaged ({error!r}); remove it, or audit anew") from error
 
 
 def pareto_figures(outcome: Outcome, arms: Sequence[Arm]) -> list[dict[str, str]]:
@@ -206,30 +221,25 @@ def against_table(outcome: Outcome, arms: Sequence[Arm]) -> Table:
         rivals = [max(unseen, key=_mean)] if unseen else []
         rivals += [arm for arm in places[data, largest] if arm.is_baseline and largest > epsilon]
         contests += [(data, epsilon, max(seen, key=_mean), rival) for rival in rivals if seen]
-    pairs = {str(number): _paired(first, second) for number, (_, _, first, second) in enumerate(contests)}
+    study = outcome.plan.study
+    pairs = {str(n): paired(one.rows, other.rows, study, "accuracy") for n, (_, _, one, other) in enumerate(contests)}
     results = compare(pairs)
     lines = []
     for number, (data, epsilon, first, second) in enumerate(contests):
         found = results.get(str(number))
         if found is not None:
             half = f" ± {100 * found.difference.half:.1f}" if found.difference.half is not None else ""
-            p = NOTHING if found.p_holm is None else f"{found.p_holm:.2g}"
+            q = NOTHING if found.corrected is None else f"{found.corrected:.2g}"
             lines.append([
                 data, epsilon_words(epsilon), first.label, second.label, f"{100 * found.difference.mean:+.1f}{half}",
-                str(found.difference.n), p, found.verdict,
+                str(found.difference.n), q, f"{found.verdict}, exploratory",
             ])  # fmt: skip
-    columns = ["data", "epsilon", "best with the generator", "against", "difference (points)", "n", "p, corrected", "verdict"]
+    columns = ["data", "epsilon", "best with the generator", "against", "difference (points)", "n", "q", "verdict"]
     return make_table(columns, lines, ["data", "best with the generator", "against", "verdict"])
 
 
 def _mean(arm: Arm) -> float:
     return arm.mean.mean if arm.mean is not None else -math.inf
-
-
-def _paired(first: Arm, second: Arm) -> list[tuple[float, float]]:
-    """Return the accuracies of both arms by the seeds that both have finished."""
-    other = {row.seed: row.value("accuracy") for row in second.rows}
-    return [(row.value("accuracy"), other[row.seed]) for row in first.rows if row.seed in other]
 
 
 def spent_table(outcome: Outcome, arms: Sequence[Arm]) -> Table:
@@ -249,7 +259,7 @@ def spent_table(outcome: Outcome, arms: Sequence[Arm]) -> Table:
         unread = len(ledgers) - len(known)
         words = [f"{unread} cannot be read"] * bool(unread) + [f"{beyond} read outside the accounting"] * bool(beyond)
         lines.append([
-            arm.label, f"{config.privacy.epsilon:g}", f"{plan.price():.3f}", f"{min(known):.3f}", f"{max(known):.3f}",
+            arm.label, f"{config.privacy.epsilon:g}", rounded_up(plan.price()), rounded_up(min(known)), rounded_up(max(known)),
             str(len(ledgers)), f"{plan.sigma_gradient:.3g}", ", ".join(words) or "none",
         ])  # fmt: skip
     columns = ["arm", "asked", "planned", "least spent", "most spent", "ledgers", "sigma", "objections"]
@@ -267,7 +277,8 @@ def plot(folder: Path, points: Sequence[Point]) -> str:
             best = sorted((point for point in own if point.on_front), key=lambda point: point.epsilon)
             at = [values.index(point.epsilon) + SIDE[point.generator] for point in best]
             axes.step(at, [100 * p.accuracy.mean for p in best], where="post", color=MUTED, linewidth=1.0, zorder=1)
-            axes.plot(at, [100 * p.accuracy.mean for p in best], "o", markersize=11, markerfacecolor="none", color=MUTED, zorder=1)
+            axes.plot(at, [100 * p.accuracy.mean for p in best], "o", markersize=11, markerfacecolor="none", color=MUTED,
+                      zorder=1, clip_on=False)  # fmt: skip
             for name, generator, marker in ((WITHOUT, False, "s"), (WITH, True, "o")):
                 chosen = [point for point in own if point.generator == generator]
                 for number, point in enumerate(chosen):
@@ -283,8 +294,7 @@ def plot(folder: Path, points: Sequence[Point]) -> str:
             axes.set(xlabel="Epsilon", title=group if len(groups) > 1 else "", ylabel="Accuracy (%)" if axes is panels[0] else "")
             axes.set_xlim(-0.5, len(values) - 0.5)
             plain_grid(axes, "y")
-        low, high = panels[0].get_ylim()  # an interval may reach beyond what an accuracy can be
-        panels[0].set_ylim(max(low, 0.0), min(high, 102.0))
+        within(panels[0], "y", "%")
         handles = {word: handle for axes in panels for handle, word in zip(*axes.get_legend_handles_labels(), strict=True)}
         drawn.legend(list(handles.values()), list(handles), loc="outside upper left", ncols=2)
         return save(drawn, folder, "pareto", "Accuracy against epsilon, arms that no other dominates ringed")
@@ -299,10 +309,11 @@ def _draw(axes: Any, point: Point, x: float, colour: str, marker: str, name: str
     """Draw one point; where it was audited, its size grows with the attacks' success."""
     size = 4.5 if point.success is None else 4 + 30 * max(0.0, point.success - 0.5)
     face = colour if point.complete else "none"
-    half = 100 * (point.accuracy.half or 0.0)
+    low, high = interval(point.accuracy, (0.0, 1.0))
+    reach = [[100 * (point.accuracy.mean - low)], [100 * (high - point.accuracy.mean)]]
     axes.errorbar(
-        x, 100 * point.accuracy.mean, yerr=half, color=colour, marker=marker, markersize=size, markerfacecolor=face, elinewidth=0.9,
-        linestyle="", label=name or None, alpha=0.9,
+        x, 100 * point.accuracy.mean, yerr=reach, color=colour, marker=marker, markersize=size, markerfacecolor=face,
+        elinewidth=0.9, linestyle="", label=name or None, alpha=0.9, clip_on=False,
     )  # fmt: skip
     if point.on_front:
         axes.annotate(f"{100 * point.accuracy.mean:.1f}", (x, 100 * point.accuracy.mean), xytext=(9, -3), color=INK, fontsize=8,

@@ -6,15 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from mpssl_fed.report.svg import MUTED, figure, plain_grid, save, style
-from mpssl_fed.study.statistics import estimate
+from mpssl_fed.report.svg import MUTED, figure, limits, plain_grid, plotted, save, style, within
+from mpssl_fed.study.statistics import Estimate, estimate
 
 Point = tuple[float, Sequence[float]]
-"""(x, one value a seed)."""
+"""(x, one value per seed)."""
 Panels = Mapping[str, Mapping[str, Sequence[Point]]]
 """Panel title -> series name -> points. A series has the same colour in all panels."""
 
@@ -32,14 +33,13 @@ def series_panels(folder: Path, name: str, panels: Panels, x_label: str, y_label
             axes.tick_params(labelbottom=True)  # the lowest of its column, with an empty place below or not
         for axes, (title, panel) in zip(grid.flat, panels.items(), strict=False):
             for series, points in panel.items():
-                _band(axes, points, names.index(series), series)
+                _band(axes, points, names.index(series), series, limits(y_label))
             axes.set_title(title)
             if log_x:
                 _ticks_at(axes, sorted({x for panel in panels.values() for points in panel.values() for x, _ in points}))
             else:
                 axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-        low, high = grid.flat[0].get_ylim()  # an interval may reach beyond what an accuracy or a loss can be; the axis should not
-        grid.flat[0].set_ylim(max(low, 0.0), min(high, 102.0) if "%" in y_label else high)
+        within(grid.flat[0], "y", y_label)
         drawn.supxlabel(x_label, fontsize=9.5)
         drawn.supylabel(y_label, fontsize=9.5)
         _legend(drawn, grid.flat[0], names)
@@ -60,33 +60,42 @@ def intervals(folder: Path, groups: Mapping[str, Mapping[str, Sequence[float]]],
                 y += 1
             for series, values in group.items():
                 look, mean = style(names.index(series)), estimate(values)
-                colour = look["color"]
-                axes.plot(values, [y + 0.27] * len(values), linestyle="", marker="o", markersize=2.2, color=colour, alpha=0.7)
-                axes.errorbar(mean.mean, y, xerr=mean.half or 0, color=colour, marker=look["marker"], markersize=5, capsize=3)
+                colour, (low, high) = look["color"], interval(mean, limits(x_label))
+                axes.plot(
+                    values, [y + 0.27] * len(values), linestyle="", marker="o", markersize=2.2, color=colour, alpha=0.7,
+                    clip_on=False,
+                )  # fmt: skip
+                axes.errorbar(
+                    mean.mean, y, xerr=[[mean.mean - low], [high - mean.mean]], color=colour, marker=look["marker"], markersize=5,
+                    capsize=3, clip_on=False,
+                )  # fmt: skip
                 ticks.append(y)
                 words.append(series)
                 y += 1
             y += 0.3
-        axes.set_yticks(ticks, words)
+        axes.set_yticks(ticks, [plotted(word) for word in words])
         axes.set_ylim(y - 0.5, -0.8)
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.set_xlabel(x_label)
-        if "%" in x_label:  # an interval of few seeds may reach beyond what an accuracy can be; the axis should not
-            low, high = axes.get_xlim()
-            axes.set_xlim(max(low, 0.0), min(high, 102.0))
+        within(axes, "x", x_label)
         plain_grid(axes, "x")
         return save(drawn, folder, "comparison", f"{x_label} of every arm with 95 % intervals")
 
 
-def _band(axes: Axes, points: Sequence[Point], index: int, name: str) -> None:
+def interval(mean: Estimate, ends: tuple[float, float]) -> tuple[float, float]:
+    """Return the 95 % interval of a mean as far as the quantity itself can reach: that of few seeds may go beyond."""
+    half = mean.half or 0.0
+    return max(mean.mean - half, ends[0]), min(mean.mean + half, ends[1])
+
+
+def _band(axes: Axes, points: Sequence[Point], index: int, name: str, ends: tuple[float, float]) -> None:
     look = style(index)
     x = [at for at, _ in points]
     means = [estimate(list(values)) for _, values in points]
-    axes.plot(x, [mean.mean for mean in means], label=name, **look, markevery=max(1, len(x) // 12))
-    half = [mean.half or 0.0 for mean in means]
-    if any(half):
-        low, high = ([m.mean - h for m, h in zip(means, half, strict=True)], [m.mean + h for m, h in zip(means, half, strict=True)])
+    axes.plot(x, [mean.mean for mean in means], label=name, clip_on=False, **look, markevery=max(1, len(x) // 12))
+    if any(mean.half for mean in means):
+        low, high = zip(*(interval(mean, ends) for mean in means), strict=True)
         axes.fill_between(x, low, high, color=look["color"], alpha=0.13, linewidth=0)
 
 
@@ -98,12 +107,9 @@ def _ticks_at(axes: Axes, values: Sequence[float]) -> None:
 
 
 def _legend(drawn: Figure, first: Axes, names: Sequence[str]) -> None:
-    handles, labels = first.get_legend_handles_labels()
-    for axes in drawn.axes[1:]:
-        more, words = axes.get_legend_handles_labels()
-        for handle, word in zip(more, words, strict=True):
-            if word not in labels:
-                handles.append(handle)
-                labels.append(word)
+    found: dict[str, Artist] = {}
+    for line in (line for axes in (first, *drawn.axes) for line in axes.get_lines()):
+        if line.get_label() in names:  # not by get_legend_handles_labels, which passes over names that begin with _
+            found.setdefault(str(line.get_label()), line)
     if len(names) > 1:
-        drawn.legend(handles, labels, loc="outside upper left", ncols=min(4, len(names)))
+        drawn.legend(list(found.values()), list(found), loc="outside upper left", ncols=min(4, len(names)))

@@ -12,6 +12,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from mpssl_fed import environment
 from mpssl_fed.method import METHOD_VERSION
 from mpssl_fed.study.cell import Task, run_cell
 from mpssl_fed.study.folder import log_file, stored_row
@@ -21,30 +22,32 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_
 
 
 def run_in_processes(tasks: Sequence[Task], workers: int) -> Generator[Row]:
-    """Yield the row of each task as it ends, running up to ``workers`` at once.
+    """Yield the row of each task as it ends, running up to ``workers`` at once. ``tasks`` may grow while rows are read.
 
     A worker that dies makes its cell a failed one and is replaced. When the caller stops early (Ctrl-C included), the
     workers are ended at once: what they were at goes on from its last checkpoint next time.
     """
-    waiting = list(reversed(tasks))
-    team: list[_Worker] = []
+    begun = 0
+    busy: list[_Worker] = []
+    idle: list[_Worker] = []
     try:
-        while waiting and len(team) < workers:
-            team.append(_Worker(waiting.pop()))
-        while team:
-            ready = wait([worker.pipe for worker in team])
-            for worker in [worker for worker in team if worker.pipe in ready]:
+        while True:
+            while begun < len(tasks) and (idle or len(busy) < workers):
+                busy.append(idle.pop().take(tasks[begun]) if idle else _Worker(tasks[begun]))
+                begun += 1
+            if not busy:
+                return
+            ready = wait([worker.pipe for worker in busy])
+            for worker in [worker for worker in busy if worker.pipe in ready]:
                 row = worker.answer()
-                if worker.dead or not waiting:
+                busy.remove(worker)
+                if worker.dead:
                     worker.end()
-                    team.remove(worker)
-                if waiting and worker.dead:
-                    team.append(_Worker(waiting.pop()))
-                elif waiting:
-                    worker.give(waiting.pop())
+                else:
+                    idle.append(worker)
                 yield row
     finally:
-        for worker in team:
+        for worker in (*busy, *idle):
             worker.end()
 
 
@@ -59,13 +62,14 @@ class _Worker:
             self.process.start()
         other.close()  # so that the pipe closes when the worker dies
         self.dead = False
-        self.give(task)
+        self.take(task)
 
-    def give(self, task: Task) -> None:
-        """Hand over a task."""
+    def take(self, task: Task) -> _Worker:
+        """Begin a task and return this worker."""
         self.task = task
         with suppress(OSError):  # it died while idle: the pipe then reads as closed, and answer() reports the task
             self.pipe.send(task)
+        return self
 
     def answer(self) -> Row:
         """Return the task's row; a failed one when the process has died."""
@@ -95,6 +99,7 @@ class _Worker:
 
 def serve(pipe: Connection) -> None:
     """Run the tasks that arrive until the pipe closes. Entry point of a worker process."""
+    environment.open_streams()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the study's process ends its workers
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     while True:

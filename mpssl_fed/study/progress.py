@@ -20,7 +20,7 @@ class StudyProgress:
         self.cells, self.done = cells, finished
         self.already = finished
         self.started = time.monotonic()
-        self.console = console or Console(highlight=False)
+        self.console = console or Console(highlight=False, emoji=False)
         columns = (TextColumn("cells"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[left]}"))
         self.bar = Progress(*columns, console=self.console, disable=not self.console.is_terminal, transient=True)
         self.task = self.bar.add_task("cells", total=cells, completed=finished, left="")
@@ -33,6 +33,11 @@ class StudyProgress:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.bar.stop()
+
+    def add(self, cells: int) -> None:
+        """Tell that there are more cells than was known."""
+        self.cells += cells
+        self.bar.update(self.task, total=self.cells)
 
     def ended(self, row: Row) -> None:
         """Tell that a cell has ended."""

@@ -7,6 +7,7 @@ from collections.abc import Generator, Sequence
 from typing import Any
 
 from mpssl_fed.errors import UserError
+from mpssl_fed.federation.engines.simulation import short_folder_for_ray
 from mpssl_fed.method import METHOD_VERSION
 from mpssl_fed.study.cell import Task, run_cell
 from mpssl_fed.study.pool import ONE_THREAD
@@ -14,7 +15,7 @@ from mpssl_fed.study.results import Row, failed_row
 
 
 def run_on_ray(tasks: Sequence[Task], workers: int) -> Generator[Row]:
-    """Yield the row of each task as it ends, at most ``workers`` at once, one CPU each.
+    """Yield the row of each task as it ends, at most ``workers`` at once, one CPU each. ``tasks`` may grow while rows are read.
 
     The cluster is the one that ``RAY_ADDRESS`` names, else a local one that is started here and ended at the end. The
     study's folder must be on a disk that all nodes share. UserError when Ray is not installed or no cluster answers.
@@ -25,16 +26,21 @@ def run_on_ray(tasks: Sequence[Task], workers: int) -> Generator[Row]:
         raise UserError("--executor ray needs the package ray: pip install 'mpssl-fed[ray]'") from error
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own 15 lets any other process on the machine starve the cells
     ours = not ray.is_initialized()
+    with short_folder_for_ray():
+        yield from _run(ray, tasks, workers, ours)
+
+
+def _run(ray: Any, tasks: Sequence[Task], workers: int, ours: bool) -> Generator[Row]:
     if ours:
         _connect(ray, workers)
     remote = ray.remote(num_cpus=1, max_retries=0)(run_cell)
-    waiting = list(reversed(tasks))
+    begun = 0
     running: dict[Any, Task] = {}
     try:
-        while waiting or running:
-            while waiting and len(running) < workers:
-                task = waiting.pop()
-                running[remote.remote(task)] = task
+        while begun < len(tasks) or running:
+            while begun < len(tasks) and len(running) < workers:
+                running[remote.remote(tasks[begun])] = tasks[begun]
+                begun += 1
             for reference in ray.wait(list(running), num_returns=1)[0]:
                 task = running.pop(reference)
                 try:

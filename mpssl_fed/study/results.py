@@ -5,15 +5,16 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mpssl_fed.errors import UserError
-from mpssl_fed.files import write_atomic, write_json
-from mpssl_fed.runs.reader import RunReader, read_diagnosis
+from mpssl_fed.files import plain_file, write_atomic, write_json
+from mpssl_fed.report.signs import reached
+from mpssl_fed.runs.reader import RunReader, read_diagnosis, read_json
 from mpssl_fed.study.grid import Cell, Settings
 from mpssl_fed.study.keys import short_names, show_value
 
@@ -71,23 +72,29 @@ class Row:
         """Return the seconds up to the first round with this accuracy; None if it was never reached."""
         return next((seconds for _, reached, seconds in self.rounds if reached >= accuracy), None)
 
+    def has(self, metric: str) -> bool:
+        """Whether the cell has a result with a value of this metric: the loss of a run that diverged has none."""
+        return self.finished and getattr(self, metric) is not None
+
     def value(self, metric: str) -> float:
-        """Return the value of a study's metric."""
+        """Return the value of a study's metric, for a row that has one."""
         return float(getattr(self, metric))
 
 
 KEY = ("config_sha256", "method_version", "seed", "status", "settings")
+WORDS = ("error", "curve", "diagnosis")
 MEASURED = [item.name for item in dataclasses.fields(Row) if item.name not in KEY]
 
 
 def row_of_run(cell: Cell, folder: Path, method_version: int, **measured: Any) -> Row:
     """Return the row of a finished run directory. Steps and generated images are summed over sites; seconds over all rounds."""
     run = RunReader(folder)
-    accuracy, loss = run.evaluated("test_accuracy"), run.evaluated("test_loss")
+    accuracy, loss = run.accuracy, run.loss
     if not accuracy:
         raise UserError(f"{folder}: no round was evaluated")
-    answered = sum(int(entry.get("sites_answered") or 0) for entry in run.rounds)
-    generated = [int(entry["generated"]) for entry in run.rounds if entry.get("generated") is not None]
+    ends = loss and loss[-1][0] == accuracy[-1][0]  # else the last round's is not finite
+    answered = sum(one.answered for one in run.rounds)
+    generated = [one.generated for one in run.rounds if one.generated is not None]
     return Row(
         config_sha256=cell.sha256,
         method_version=method_version,
@@ -96,7 +103,7 @@ def row_of_run(cell: Cell, folder: Path, method_version: int, **measured: Any) -
         settings=cell.settings,
         accuracy=accuracy[-1][1],
         best=max(value for _, value in accuracy),
-        loss=loss[-1][1] if loss else None,
+        loss=loss[-1][1] if ends else None,
         seconds=round(run.seconds, 3),
         seconds_train=round(run.timing("train"), 3),
         seconds_generate=round(run.timing("generate"), 3),
@@ -111,17 +118,21 @@ def row_of_run(cell: Cell, folder: Path, method_version: int, **measured: Any) -
 def curve_of(run: RunReader) -> str:
     """Return the accuracy of each evaluated round of a run, and the seconds up to its end, as a row keeps them."""
     words, seconds = [], 0.0
-    for entry in run.rounds:
-        seconds += float(entry.get("seconds") or 0.0)
-        if entry.get("test_accuracy") is not None:
-            words.append(f"{entry['round']}:{entry['test_accuracy']:.4f}@{seconds:.1f}")
+    for one in run.rounds:
+        seconds += one.seconds
+        if one.accuracy is not None:
+            words.append(f"{one.number}:{one.accuracy:.4f}@{seconds:.1f}")
     return " ".join(words)
 
 
 def diagnosis_of(folder: Path) -> str | None:
     """Return the diagnosis of a run's synthetic images as a row keeps it; None where there is none."""
     found = read_diagnosis(folder)
-    return None if found is None else " ".join(f"{name}={value:.4f}" for name, value in found["synthetic"].items())
+    if found is None:
+        return None
+    share = reached(found)
+    measured = found["synthetic"] | ({} if share is None else {"reach": share})
+    return " ".join(f"{name}={value:.4f}" for name, value in measured.items())
 
 
 def completed(row: Row, folder: Path) -> Row:
@@ -142,12 +153,25 @@ def write_result(path: Path, row: Row) -> None:
 
 
 def read_result(path: Path) -> Row | None:
-    """Return the row in a result file, or None when there is none."""
-    return Row(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+    """Return the row in a result file; None when there is none, or one that is damaged: its cell has not finished then."""
+    if not path.is_file():
+        return None
+    try:
+        row = Row(**read_json(path))
+        _ = row.rounds, row.diagnosed
+    except (UserError, TypeError, ValueError, AttributeError):
+        return None
+    known = isinstance(row.settings, dict) and isinstance(row.config_sha256, str)
+    numbers = (getattr(row, name) for name in MEASURED if name not in WORDS)
+    return row if known and all(value is None or _is_finite(value) for value in numbers) else None
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def write_csv(path: Path, rows: Iterable[Row], keys: Sequence[str]) -> None:
-    """Write one line a row; the settings stand in columns named like their grid keys."""
+    """Write one line per row; the settings stand in columns named like their grid keys."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["config_sha256", "method_version", *keys, "seed", "status", *MEASURED])
@@ -158,23 +182,19 @@ def write_csv(path: Path, rows: Iterable[Row], keys: Sequence[str]) -> None:
     write_atomic(path, text.getvalue())
 
 
-def read_csv(path: Path, cells: Sequence[Cell], method_version: int) -> dict[str, Row]:
+def read_csv(path: Path, cells: Sequence[Cell], method_version: int, by_settings: bool = False) -> dict[str, Row]:
     """Return key -> finished row for those of ``cells`` that a results table holds at this method version.
 
+    ``by_settings``: a row whose key is not known counts for the cell with its settings, as the table shows them, and its seed.
     UserError when the file cannot be read, lacks a column or holds something that is no number.
     """
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            lines = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"--from {path}: cannot be read as a table: {error}") from error
     wanted = {cell.sha256: cell for cell in cells}
+    alike = {_shown(cell): cell for cell in cells} if by_settings else {}
     rows = {}
-    for number, line in enumerate(lines, start=2):
-        missing = [name for name in ("config_sha256", "method_version", "status", "accuracy") if line.get(name) is None]
-        if missing:
-            raise UserError(f"--from {path}, line {number}: no column {', '.join(missing)}; want a results.csv of a study")
+    for number, line in enumerate(read_lines(path), start=2):
         cell = wanted.get(line["config_sha256"])
+        if cell is None and by_settings:
+            cell = alike.get((line.get("seed", ""), *(line.get(key, "") for key in cells[0].settings)))
         if cell is not None and line["status"] == FINISHED and line["method_version"] == str(method_version):
             try:
                 measured = {name: _number(name, line.get(name) or "") for name in MEASURED}
@@ -186,6 +206,24 @@ def read_csv(path: Path, cells: Sequence[Cell], method_version: int) -> dict[str
     return rows
 
 
+def _shown(cell: Cell) -> tuple[str, ...]:
+    return (str(cell.seed), *(show_value(value) for value in cell.settings.values()))
+
+
+def read_lines(path: Path) -> list[dict[str, str]]:
+    """Return the lines of a results table by column; UserError when it cannot be read or lacks a column."""
+    try:
+        with open(plain_file(path), newline="", encoding="utf-8") as file:
+            lines = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"--from {path}: cannot be read as a table: {error}") from error
+    for number, line in enumerate(lines, start=2):
+        missing = [name for name in ("config_sha256", "method_version", "status", "accuracy") if line.get(name) is None]
+        if missing:
+            raise UserError(f"--from {path}, line {number}: no column {', '.join(missing)}; want a results.csv of a study")
+    return lines
+
+
 def column_names(keys: Sequence[str]) -> list[str]:
     """Return the headings of the grid keys in a table."""
     short = short_names(list(keys))
@@ -193,6 +231,9 @@ def column_names(keys: Sequence[str]) -> list[str]:
 
 
 def _number(name: str, text: str) -> Any:
-    if not text or name in ("error", "curve", "diagnosis"):
+    if not text or name in WORDS:
         return text or None
-    return int(text) if name in ("steps", "generator_images") else float(text)
+    value = int(text) if name in ("steps", "generator_images") else float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{name}={text} is not finite")
+    return value

@@ -13,12 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mpssl_fed.data.folder import check_subjects, list_classes
+from mpssl_fed.data.listing import once
+from mpssl_fed.data.walk import Skipped
+from mpssl_fed.environment import expanded
 from mpssl_fed.errors import UserError
+from mpssl_fed.names import shown, some
 from mpssl_fed.trained.load import Trained
 
 BINS = 10
-Z_95 = 1.959963984540054
-"""The 97.5 % quantile of the normal distribution."""
+CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -64,15 +67,19 @@ class Evaluation:
         return asdict(self)
 
 
-def evaluate_folder(trained: Trained, folder: str | Path, bins: int = BINS, subjects: str | None = None) -> Evaluation:
+def evaluate_folder(
+    trained: Trained, folder: str | Path, bins: int = BINS, subjects: str | None = None, skipped: Skipped | None = None
+) -> Evaluation:
     """Evaluate on ``folder/CLASS/*.png|jpg|...``; it may lack some of the classes. ``subjects="parent"``: CLASS/SUBJECT/*.
 
-    Raises UserError for a missing folder, a folder that is none of the classes, no image at all, or a broken file.
+    ``skipped``, where given, gets what was left out; links to and copies of an image count once. Raises UserError for a missing
+    folder, a folder that is none of the classes, a class that lost all its images, no image at all, or a broken file.
     """
     check_subjects(subjects)
-    listing = list_classes(Path(folder).expanduser(), trained.classes, subjects)
+    skipped = Skipped() if skipped is None else skipped
+    listing = once(list_classes(expanded(folder), trained.classes, subjects, skipped), skipped, trained.classes)
     if not listing:
-        raise UserError(f"folder {folder} has no image; expected CLASS/*.png with CLASS among {', '.join(trained.classes[:12])}")
+        raise UserError(f"folder {shown(folder)} has no image; expected CLASS/*.png with CLASS among {some(trained.classes)}")
     logits = torch.cat([part for _, part in trained.batches([path for path, _, _ in listing])])
     return score(logits, torch.tensor([label for _, label, _ in listing]), trained.classes, bins)
 
@@ -104,13 +111,12 @@ def score(logits: Tensor, y: Tensor, classes: Sequence[str], bins: int = BINS) -
     )
 
 
-def wilson(right: int, n: int, z: float = Z_95) -> tuple[float, float]:
-    """Return Wilson's score interval of a proportion ``right / n``, within [0, 1] (Wilson, JASA 22, 1927); n at least 1."""
-    p, z2 = right / n, z * z
-    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = z / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    # At the ends rounding would leave a bound a hair inside.
-    return (centre - half if right else 0.0), (centre + half if right < n else 1.0)
+def wilson(right: int, n: int) -> tuple[float, float]:
+    """Return Wilson's 95 % score interval of a proportion ``right / n``, within [0, 1] (Wilson, JASA 22, 1927); n at least 1."""
+    from scipy.stats import binomtest  # here: it takes a second to import
+
+    found = binomtest(right, n).proportion_ci(CONFIDENCE, method="wilson")
+    return float(found.low), float(found.high)
 
 
 def _reliability(top: Tensor, right: Tensor, bins: int) -> list[Bin]:

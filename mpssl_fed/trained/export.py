@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mpssl_fed.data.preparation import Preparation
+from mpssl_fed.environment import expanded
 from mpssl_fed.errors import UserError, nearest
 from mpssl_fed.files import write_atomic
 from mpssl_fed.models import Classifier
@@ -37,22 +39,23 @@ class Exported:
     difference: float
 
 
-def export(trained: Trained, form: str = "onnx", out: str | Path | None = None, overwrite: bool = False) -> Exported:
+def export(trained: Trained, form: str = "torch-export", out: str | Path | None = None, overwrite: bool = False) -> Exported:
     """Write the classifier as ``onnx`` or ``torch-export``, read the file back and compare the two on random images.
 
-    Input ``images`` float32 [n, C, S, S] in [-1, 1] (pixel / 127.5 - 1; n is free), output ``logits`` float32 [n, K]; classes,
-    sizes and normalisation are in the file (ONNX: metadata_props; torch.export: extra file ``metadata.json``). Default
+    Input ``images`` float32 [n, C, S, S] in [-1, 1] (pixel / 127.5 - 1; n is free), output ``logits`` float32 [n, K]; classes and
+    all that makes an input of an image file are in the file (ONNX: metadata_props; torch.export: extra file ``metadata.json``;
+    keys of :func:`metadata_of`). ``torch-export`` needs nothing but torch, ``onnx`` the extra of that name. Default
     ``out``: beside the model. Raises UserError for an unknown form, a file that exists, a missing extra, or a difference above
     ``TOLERANCE`` (the file is then removed).
     """
     if form not in SUFFIX:
         raise UserError(f"--format {form}: unknown.{nearest(form, SUFFIX)} Known: {', '.join(SUFFIX)}")
-    file = Path(out).expanduser() if out else trained.file.with_suffix(SUFFIX[form])
+    file = expanded(out) if out else trained.file.with_suffix(SUFFIX[form])
     if file.is_dir() or (file.exists() and not overwrite):
         raise UserError(f"--out {file} exists; choose another file{'' if file.is_dir() else ' or add --overwrite'}")
     classifier = copy.deepcopy(trained.classifier).cpu()
     to_bytes, reader = {"onnx": (_to_onnx, _read_onnx), "torch-export": (_to_program, _read_program)}[form]
-    write_atomic(file, to_bytes(classifier, _metadata(classifier)))
+    write_atomic(file, to_bytes(classifier, metadata_of(trained)))
     difference, allowed = _compare(classifier, reader(file))
     if difference > allowed:
         file.unlink()
@@ -60,10 +63,13 @@ def export(trained: Trained, form: str = "onnx", out: str | Path | None = None, 
     return Exported(file, difference)
 
 
-def _metadata(classifier: Classifier) -> dict[str, Any]:
+def metadata_of(trained: Trained) -> dict[str, Any]:
+    """Return what an exported file says of itself, as JSON types: classes, architecture, input, preprocessing, output."""
+    classifier, how = trained.classifier, trained.preparation or Preparation()
     return {
         "classes": list(classifier.classes),
         "architecture": classifier.architecture(),
+        "preprocessing": how.steps(classifier.size, classifier.channels),
         "input": f"images: float32 [n, {classifier.channels}, {classifier.size}, {classifier.size}] in [-1, 1]",
         "normalisation": "pixel / 127.5 - 1 for pixels 0..255",
         "output": f"logits: float32 [n, {len(classifier.classes)}]; softmax gives probabilities",

@@ -3,34 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from mpssl_fed.data.base import Images
-from mpssl_fed.data.decode import read_images
+from mpssl_fed.data.decode import has_side, read_images
 from mpssl_fed.data.fine_grained import STORED
 from mpssl_fed.data.mnist import from_28
+from mpssl_fed.data.preparation import Preparation
+from mpssl_fed.environment import expanded
 from mpssl_fed.errors import UserError, nearest
 from mpssl_fed.models import Classifier
-from mpssl_fed.runs.model_file import read_model
+from mpssl_fed.runs.model_file import read_model, read_preparation
 from mpssl_fed.runs.reader import CONFIG, MODEL, read_config
 
 BATCH = 256
-CENTRE_CROPPED = ("aircraft", "birds", "cars", "dtd", "flowers", "pets")
-PADDED = ("mnist-5k", "fashion-mnist")
+BEFORE = {
+    **dict.fromkeys(("aircraft", "birds", "cars", "dtd", "flowers", "pets"), Preparation(central=1 / STORED)),
+    **dict.fromkeys(("mnist-5k", "fashion-mnist"), Preparation(pads_28=True)),
+}
+"""How runs on these sets read images in versions whose model files did not say it."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained classifier in eval mode, its file, and the data set of its run (None for a model file on its own)."""
+    """A trained classifier in eval mode, its file, and how an image file becomes its input (None: by the central crop)."""
 
     classifier: Classifier
     file: Path
-    data: str | None
+    preparation: Preparation | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -40,15 +44,13 @@ class Trained:
     def read(self, paths: Sequence[Path]) -> Tensor:
         """Return image files of any size, grey or colour, as uint8 [n, C, S, S], in the way the run read its test images.
 
-        That is upright, central square, resized. Runs on 28-pixel sets (mnist-5k, fashion-mnist) pad a file of just that size
-        as their readers do; runs on the fine-grained sets crop the centre. Raises UserError naming a file that is broken.
+        That is upright, made square as ``preparation`` says, resized. Raises UserError naming a file that is broken.
         """
-        size, channels = self.classifier.size, self.classifier.channels
-        central = 1 / STORED if self.data in CENTRE_CROPPED else 1.0
-        if self.data not in PADDED:
-            return read_images(paths, size, channels, central)
-        small = [from_28(read_images([path], 28, channels), size) if _is_28(path) else None for path in paths]
-        rows = [read_images([path], size, channels) if x is None else x for path, x in zip(paths, small, strict=True)]
+        size, channels, how = self.classifier.size, self.classifier.channels, self.preparation or Preparation()
+        if not how.pads_28:
+            return read_images(paths, size, channels, how)
+        small = [from_28(read_images([path], 28, channels, how), size) if has_side(path, 28) else None for path in paths]
+        rows = [read_images([path], size, channels, how) if x is None else x for path, x in zip(paths, small, strict=True)]
         return torch.cat(rows)
 
     def logits(self, x: Tensor) -> Tensor:
@@ -69,13 +71,14 @@ class Trained:
             yield some, self.logits(self.read(some))
 
 
-def load_trained(run: str | Path, device: str = "auto") -> Trained:
+def load_trained(run: str | Path, device: str = "auto", white_level: float | None = None) -> Trained:
     """Return the trained classifier of a run directory or a ``model.safetensors`` file, on ``device``.
 
-    device: auto (CUDA where there is one), cpu, cuda, cuda:1, mps. Raises UserError when there is no such run, it has no model
+    device: auto (CUDA where there is one), cpu, cuda, cuda:1, mps. white_level: that of the files to be read, where it is another
+    than that of the run's own; see :class:`Preparation`. Raises UserError when there is no such run, it has no model
     yet, the file is not one of ours, its weights are not finite, or the device is not there.
     """
-    path = Path(run).expanduser()
+    path = expanded(run)
     if not path.exists():
         beside = [str(path.parent / item.name) for item in path.parent.iterdir()] if path.parent.is_dir() else []
         raise UserError(
@@ -84,8 +87,15 @@ def load_trained(run: str | Path, device: str = "auto") -> Trained:
         )
     classifier = read_model(path)
     file = path / MODEL if path.is_dir() else path
-    data = read_config(file.parent).data.name if (file.parent / CONFIG).is_file() else None
-    return Trained(_move(classifier, device), file, data)
+    preparation = read_preparation(path) or _before(file.parent)
+    if white_level is not None:
+        preparation = replace(preparation, white_level=white_level)
+    return Trained(_move(classifier, device), file, preparation)
+
+
+def _before(folder: Path) -> Preparation:
+    data = read_config(folder).data.name if (folder / CONFIG).is_file() else ""
+    return BEFORE.get(data, Preparation())
 
 
 def _move(classifier: Classifier, device: str) -> Classifier:
@@ -96,11 +106,3 @@ def _move(classifier: Classifier, device: str) -> Classifier:
     except (RuntimeError, AssertionError) as error:  # a torch built without CUDA raises AssertionError
         reason = str(error).splitlines()[0]
         raise UserError(f"--device {device} cannot be used here ({reason}); want auto, cpu, cuda or mps") from error
-
-
-def _is_28(path: Path) -> bool:
-    try:
-        with Image.open(path) as image:
-            return image.size == (28, 28)
-    except OSError:  # missing or broken: reading it says so with its name
-        return False

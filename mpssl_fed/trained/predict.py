@@ -8,8 +8,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mpssl_fed.data.decode import SUFFIXES
+from mpssl_fed.data.decode import SUFFIXES, check_regular
+from mpssl_fed.data.walk import Skipped, walk
 from mpssl_fed.errors import UserError
+from mpssl_fed.names import shown
 from mpssl_fed.trained.load import Trained
 
 
@@ -23,31 +25,33 @@ class Prediction:
     probabilities: dict[str, float]
 
 
-def predict(trained: Trained, paths: Iterable[str | Path]) -> Iterator[Prediction]:
+def predict(trained: Trained, paths: Iterable[str | Path], skipped: Skipped | None = None) -> Iterator[Prediction]:
     """Yield a prediction for each image file, in the order given; a folder stands for the images in it, in depth, sorted.
 
-    Raises UserError before the first prediction for a path that does not exist or a folder without an image, and at its turn
-    for a file that cannot be decoded.
+    A folder is walked as training walks it: links are followed, hidden and tools' names are not read; ``skipped``, where given,
+    gets what was left out. Raises UserError before the first prediction for a path that does not exist or a folder without an
+    image, and at its turn for a file that cannot be decoded.
     """
-    files = image_files(paths)
+    files = image_files(paths, skipped)
     return (prediction for some, logits in trained.batches(files) for prediction in _predictions(trained, some, logits))
 
 
-def image_files(paths: Iterable[str | Path]) -> list[Path]:
-    """Return the image files that ``paths`` name. A file is taken whatever it is called, hidden files in a folder are not."""
-    files: list[Path] = []
+def image_files(paths: Iterable[str | Path], skipped: Skipped | None = None) -> list[Path]:
+    """Return the image files that ``paths`` name. A file is taken whatever it is called; a folder is walked."""
+    skipped, files = Skipped() if skipped is None else skipped, []
     for path in map(Path, paths):
-        if not path.exists():
-            raise UserError(f"image file {path} does not exist")
         if not path.is_dir():
+            check_regular(path)
             files.append(path)
             continue
-        found = sorted(
-            item for item in path.rglob("*") if item.suffix.lower() in SUFFIXES and not item.name.startswith(".") and item.is_file()
-        )
+        here = Skipped()
+        found = walk(path, here)
         if not found:
-            raise UserError(f"folder {path} has no image file ({', '.join(SUFFIXES)})")
+            left = f"; left out: {here.counts()}" if here.found else ""
+            raise UserError(f"folder {shown(path)} has no image file ({', '.join(SUFFIXES)}){left}")
         files += found
+        for reason, items in here.found.items():
+            skipped.add(reason, *items)
     return files
 
 

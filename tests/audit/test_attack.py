@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import beta
 from sklearn.metrics import roc_auc_score
 
 from mpssl_fed.audit.attack import auroc, clopper_pearson, success, true_positive_rate
@@ -25,10 +25,14 @@ def test_rate_at_few_false_positives() -> None:
     assert true_positive_rate(members, np.arange(10.0), 0.01).value == 1.0
 
 
-@pytest.mark.parametrize(("k", "n"), [(0, 20), (3, 20), (20, 20)])
-def test_intervals_are_exact(k: int, n: int) -> None:
-    exact = binomtest(k, n).proportion_ci(0.95, "exact")
-    assert clopper_pearson(k, n) == pytest.approx((exact.low, exact.high))
+@pytest.mark.parametrize(("k", "n"), [(0, 20), (3, 20), (20, 20), (0, 1), (1, 1), (999, 1000), (1, 5000)])
+@pytest.mark.parametrize("confidence", [0.95, 0.999])
+def test_intervals_are_exact(k: int, n: int, confidence: float) -> None:
+    """Clopper and Pearson by the quantiles of the beta distribution, as it was computed here before SciPy did."""
+    alpha = (1 - confidence) / 2
+    low = beta.ppf(alpha, k, n - k + 1) if k else 0.0
+    high = beta.ppf(1 - alpha, k + 1, n - k) if k < n else 1.0
+    assert clopper_pearson(k, n, confidence) == pytest.approx((low, high), rel=1e-9, abs=1e-12)
 
 
 def test_intervals_hold_what_they_estimate() -> None:

@@ -19,7 +19,7 @@ from mpssl_fed.generators import load_generator
 from mpssl_fed.generators.base import Generator
 from mpssl_fed.privacy import per_unit
 from mpssl_fed.privacy.noise import FastNoise, SecureNoise
-from tests.privacy.release_cases import Entropy, classifier, digits, fixed
+from tests.privacy.release_cases import Entropy, classifier, digits, fixed, unclipped
 
 LABELLED_STEP = "privacy={scope: labelled-step, epsilon: 1, public_size: 1000}"
 
@@ -58,7 +58,7 @@ def test_fast_noise_stays_below_its_claim() -> None:
 
 @pytest.mark.parametrize("method", ["name: base", "name: mp-ssl, batch: 4, lmo_batch: 4"])
 def test_a_missing_clip_is_caught(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
-    monkeypatch.setattr(per_unit, "clip_and_sum", lambda vectors, bound: [vector.sum(0) for vector in vectors])
+    monkeypatch.setattr(per_unit, "clip_and_sum", unclipped)
     found = audit(10_000, f"method={{{method}}}")
     assert found.lower_bound > found.claimed
     assert not found.passed

@@ -21,7 +21,7 @@ from mpssl_fed.models import Params
 from mpssl_fed.privacy import accounting, per_unit
 from mpssl_fed.privacy.mechanism import Kind
 from mpssl_fed.privacy.releases import DPPrivateData
-from tests.privacy.release_cases import KINDS, clipped_sum, digits, make
+from tests.privacy.release_cases import KINDS, clipped_sum, digits, make, unclipped
 from tests.privacy.test_faults import HalfNoise, TrueBatch
 
 DELTA = 1e-5
@@ -29,7 +29,7 @@ DELTA = 1e-5
 
 def audit(kind: Kind, cls: type[DPPrivateData] = DPPrivateData, sigma: float = 2.0, q: float = 1.0) -> MechanismAudit:
     """Audit a release on a real digit whose vector is three times as long as its clip bound."""
-    far = {f"clip_{k}": 1e6 for k in KINDS}
+    far = {f"clip_{k}": 1e3 for k in KINDS}
     raw = float(clipped_sum(make(digits(1), **far), kind, [0]).norm()) if kind != "feature" else 3.0
     changes = {f"sigma_{kind}": sigma, f"clip_{kind}": raw / 3, "q": q}
     private = make(digits(1), cls=cls, **changes)
@@ -60,7 +60,7 @@ def test_half_the_noise_is_caught(kind: Kind) -> None:
 
 @pytest.mark.parametrize("kind", ["gradient", "meta"])
 def test_a_missing_clip_is_caught(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(per_unit, "clip_and_sum", lambda vectors, bound: [vector.sum(0) for vector in vectors])
+    monkeypatch.setattr(per_unit, "clip_and_sum", unclipped)
     found = audit(kind)
     assert found.lower_bound > found.claimed + 1.0
 
@@ -70,7 +70,7 @@ class NoFeatureClip(DPPrivateData):
 
     def feature_sum(self, psi: Params, batch: Sequence[Tensor]) -> list[Tensor]:
         honest = self.settings
-        self.settings = replace(honest, clip_feature=3 * honest.clip_feature)
+        self.settings = replace(honest, plan=replace(honest.plan, clip_feature=3 * honest.plan.clip_feature))
         try:
             return super().feature_sum(psi, batch)
         finally:

@@ -18,6 +18,7 @@ from mpssl_fed.federation.engines.simulation import preflight, simulate
 from mpssl_fed.runs.progress import Progress
 from mpssl_fed.runs.run_directory import RunDirectory, open_run
 from tests.federation.conftest import tiny_config
+from tests.generators.traps import write_trap
 from tests.privacy.release_cases import fixed
 
 PRIVACY = "privacy={epsilon: 8, delta: 1.0e-4, public_size: 50, sample_rate: 1.0}"
@@ -52,6 +53,7 @@ def test_all_audits_of_a_private_run(run: RunDirectory) -> None:
     assert result.exit_code == 0, result.output
     folder = run.sites / "1" / "audit"
     assert folder.stat().st_mode & 0o777 == 0o700
+    assert {file.stat().st_mode & 0o777 for file in folder.iterdir()} == {0o600}
     found = json.loads((folder / "audit.json").read_text())
     assert set(found["audits"]) == {"mechanism", "canary", "membership", "samples", "inversion"}
     for audit in ("mechanism", "canary"):
@@ -62,7 +64,7 @@ def test_all_audits_of_a_private_run(run: RunDirectory) -> None:
         "membership by LiRA, 2 shadow models",
     ]
     page = (folder / "audit.html").read_text()
-    assert "Nothing here contradicts" in page
+    assert "No test contradicts the claimed epsilon: all 7 prove less." in page
     assert 'src="http' not in page
     assert 'href="http' not in page
     with Image.open(folder / "inversion-0.png") as image:
@@ -89,14 +91,17 @@ def test_a_site_audits_its_own_images_into_its_own_folder(
     (tmp_path / "config.yaml").write_text(config.to_yaml())
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     words = ("audit", tmp_path / "config.yaml", "--data", tmp_path / "own", "--name", "ward-3", "--what", "mechanism", *QUICK)
-    try:
-        result = call(*words)
-    finally:
-        parts.hold(None)
+    theirs = {"name": "exported", "path": str(write_trap(tmp_path / "trap.pt", tmp_path / "marker"))}  # a server's path
+    trapped = config.model_copy(update={"generator": config.generator.model_copy(update=theirs)})
+    (tmp_path / "trapped.yaml").write_text(trapped.to_yaml())
+    result = call(*words)
+    refused = call("audit", tmp_path / "trapped.yaml", *words[2 : -2 - len(QUICK)], "--what", "canary", *QUICK)
+    assert "needs generator.path" in str(refused.exception)
+    assert not (tmp_path / "marker").exists()
     assert result.exit_code == 0, result.output
     folder = tmp_path / "state" / "mpssl-fed" / "ward-3"
     assert folder.stat().st_mode & 0o777 == (folder / "audit").stat().st_mode & 0o777 == 0o700
-    assert (folder / "audit" / "audit.html").stat().st_mode & 0o077 == 0
+    assert {file.stat().st_mode & 0o777 for file in (folder / "audit").iterdir()} == {0o600}
 
 
 def test_a_contradicted_claim_is_an_error(run: RunDirectory) -> None:

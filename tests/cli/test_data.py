@@ -10,6 +10,7 @@ from typer.testing import CliRunner, Result
 
 from mpssl_fed.cli import build
 from mpssl_fed.errors import UserError
+from tests.data.test_folder import picture, tree
 from tests.study.runs import write_run
 
 
@@ -34,6 +35,23 @@ def test_data_tells_who_holds_what(tmp_path: Path) -> None:
     with Image.open(tmp_path / "plots" / "labels.png") as image:
         assert image.size[0] > 300
     assert "Did you mean 'federation.sites'" not in str(result.exception)
+
+
+def test_data_says_what_it_leaves_out(tmp_path: Path) -> None:
+    root = tree(tmp_path / "photos", n=6)
+    (root / "train" / "cat" / "x.gif").write_bytes(b"")
+    (root / "train" / "dog" / "gone.png").symlink_to("/annex/gone.png")
+    picture(root / "val" / "cat" / "0.png")
+    words = ["data.name=image-folder", f"data.root={root}", "data.labels_per_class=2", "data.partition.name=iid"]
+    result = call("data", "demo", *words, "data.partition.alpha=null", "federation.sites=2", "--plot", tmp_path / "plots")
+    assert result.exit_code == 0, result.exception
+    lines = result.output.splitlines()
+    assert lines[1].startswith("no folder") and lines[1].endswith("3 of the 18 images in train are held out")  # noqa: PT018
+    assert sorted(line.split(":")[1].strip()[:10] for line in lines if line.startswith("left out: ")) == sorted(
+        ["1 beside t", "1 not read", "1 dead lin"]
+    )
+    for name in ("x.gif", "gone.png", "photos/val"):
+        assert name in result.output
 
 
 def test_data_refuses_a_misspelt_key() -> None:

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,8 @@ from mpssl_fed.cli import main
 from mpssl_fed.cli.live import LiveTable
 from mpssl_fed.config import from_mapping
 from mpssl_fed.runs.reader import read_history, read_manifest
+from mpssl_fed.runs.rounds import Round
+from tests.patience import PATIENCE_S, wait_for
 
 TINY = ["data.labels_per_class=2", "data.test_limit=200", "method.name=base", "federation.local_steps=1"]
 
@@ -79,16 +80,14 @@ def test_control_c_keeps_what_is_done_and_says_how_to_go_on(config: str, tmp_pat
     words = ["simulate", config, *TINY, "--sites", "2", "--rounds", "400", "--output", str(folder)]
     program = [sys.executable, "-c", "from mpssl_fed.cli import main; main()", *words]
     process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ.copy())
-    ends = time.monotonic() + 90
-    while time.monotonic() < ends and len(read_history(folder)) < 3:
-        time.sleep(0.1)
+    wait_for(lambda: len(read_history(folder)) >= 3 or process.poll() is not None, "round 2")
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, err
     assert "--resume" in err
     assert "Traceback" not in err
     assert read_manifest(folder)["status"] == "interrupted"
-    rounds = [record["round"] for record in read_history(folder)]
+    rounds = [record.number for record in read_history(folder)]
     assert rounds == list(range(len(rounds)))
     assert 3 <= len(rounds) < 401
 
@@ -120,18 +119,7 @@ def test_the_live_table_shows_what_was_left_out() -> None:
     console = Console(force_terminal=True, width=110, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
     table = LiveTable(console)
     table.start(from_mapping({"federation": {"rounds": 2}}), "runs/x")
-    record = {
-        "round": 1,
-        "test_accuracy": 0.5,
-        "test_loss": 1.0,
-        "train_loss": 2.25,
-        "seconds": 3.0,
-        "sites_asked": 4,
-        "sites_answered": 2,
-        "missing": 1,
-        "rejected": {"non-finite": 1},
-        "timings": {},
-    }
+    record = Round(1, 0.5, 1.0, train_loss=2.25, seconds=3.0, asked=4, answered=2, missing=1, rejected={"non-finite": 1})
     table.round(record)
     table.end()
     console.file.close()

@@ -6,8 +6,9 @@ import pytest
 
 from mpssl_fed import config as configs
 from mpssl_fed.config import METHODS, Config
+from mpssl_fed.config.data import PARTITION_OPTIONS
 from mpssl_fed.config.federation import STRATEGY_OPTIONS
-from mpssl_fed.config.learning import CONTROLS, LAMBDA, METHOD_DEFAULTS, PARTITION_OPTIONS, Method
+from mpssl_fed.config.learning import CONTROLS, LAMBDA, METHOD_DEFAULTS, Method
 from mpssl_fed.errors import UserError
 
 PRIVATE = ("privacy.epsilon=8", "privacy.public_size=100", "privacy.delta=1e-4")
@@ -58,6 +59,36 @@ def test_controls_are_methods_that_set_more() -> None:
         assert configs.from_json(config.canonical_json()).canonical_json() == config.canonical_json()
 
 
+def test_the_recipe_is_a_warm_body_and_an_anchor_which_the_user_may_tune() -> None:
+    recipe = _config("method.name=federated-gssl")
+    assert (recipe.method.source, recipe.warm_start.part, recipe.federation.anchor.weight) == ("none", "body", 1.0)
+    spelt = _config("method.name=base", "warm_start.part=body", "federation.anchor.weight=1")
+    assert (recipe.warm_start, recipe.federation) == (spelt.warm_start, spelt.federation)
+    own = _config("method.name=federated-gssl", "warm_start.part=both", "federation.anchor={weight: 0.5, images: 64}")
+    assert (own.warm_start.part, own.federation.anchor.weight, own.federation.anchor.images) == ("both", 0.5, 64)
+    assert configs.from_json(own.canonical_json()) == own
+    for without in ("warm_start.part=none", "federation.anchor.weight=0"):
+        with pytest.raises(UserError, match=rf"federated-gssl is a warm start and an anchor, but {without}.* is given"):
+            _config("method.name=federated-gssl", without)
+
+
+def test_a_study_or_command_line_may_turn_any_config_into_the_recipe_and_back() -> None:
+    """What a file sets against the recipe gives way, what it says beside it stays."""
+    file = {
+        "method": {"name": "vic-gssl"},
+        "warm_start": {"part": "none", "steps": 50},
+        "federation": {"sites": 3, "anchor": {"weight": 0.0, "images": 64}},
+    }
+    there = configs.override(file, ["method.name=federated-gssl"])
+    config = configs.from_mapping(there)
+    assert (config.warm_start.part, config.warm_start.steps) == ("body", 50)
+    assert (config.federation.sites, config.federation.anchor.weight, config.federation.anchor.images) == (3, 1.0, 64)
+    back = configs.from_mapping(configs.override(config.dump(), ["method.name=base"]))
+    assert (back.warm_start.part, back.federation.anchor.weight, back.federation.anchor.images) == ("none", 0.0, 64)
+    kept = configs.from_mapping(configs.override(config.dump(), ["method.name=base", "federation.anchor.weight=1"]))
+    assert (kept.warm_start.part, kept.federation.anchor.weight) == ("none", 1.0)
+
+
 def test_pairs_of_ones_own() -> None:
     method = _config("method.source=random", "method.loss=scr-stopgrad").method
     assert (method.name, method.lambda_) == (None, 1.0)
@@ -73,7 +104,11 @@ def test_pairs_of_ones_own() -> None:
         (["method.source=random"], "give both method.source and method.loss"),
         (["method.source=none", "method.loss=scr"], "either both are none or neither is"),
         (["method.source=random", "method.loss=none"], "either both are none or neither is"),
-        (["method.name=vic-gssl", "method.micro_batch=4"], "vicreg compares the images of a batch"),
+        (["method.name=mp-ssl", "method.hold_out=false"], "would validate on images that it trains on; set it to null"),
+        (
+            ["method.name=base-train-only", "method.hold_out=false"],
+            "means method.hold_out=True, but method.hold_out=False is given",
+        ),
         (["method.name=linear-hog", "model.name=resnet18"], "method.name=linear-hog means model.name=hog, but model.name=resnet18"),
         (["method.name=fedprox", "federation.strategy.name=krum"], "means federation.strategy.name=fedprox, but .*=krum is given"),
         (["method.name=generator-only", "warm_start.part=body"], "the generator must teach the head"),
@@ -161,3 +196,14 @@ def test_what_is_refused_under_privacy_is_fine_without() -> None:
 
 def test_delta_may_equal_its_bound() -> None:
     assert _config(*PRIVATE, "privacy.delta=0.001").privacy.delta == 0.001
+
+
+@pytest.mark.parametrize("key", ["data.test_limit", "federation.rounds", "method.lmo_batch", "privacy.public_size"])
+@pytest.mark.parametrize("count", [2**31, 10**18, 2**63])
+def test_no_count_is_beyond_what_can_be_counted(key: str, count: int) -> None:
+    with pytest.raises(UserError, match=rf"{key.rpartition('.')[2]}={count}: want at most 2,147,483,647"):
+        _config(f"{key}={count}")
+
+
+def test_a_seed_counts_nothing() -> None:
+    assert _config(f"seed={2**63}").seed == 2**63

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from mpssl_fed.data.datasets import load_dataset
+from mpssl_fed.data.datasets import Images, load_dataset
 from mpssl_fed.data.decode import read_image, read_images
 from mpssl_fed.data.folder import load_site_csv, load_site_folder
+from mpssl_fed.data.preparation import Preparation
 from mpssl_fed.errors import UserError
 
 CLASSES = ("cat", "dog", "owl")
@@ -130,7 +132,7 @@ def test_central_square_is_kept(tmp_path: Path) -> None:
     assert outer.min() > 150  # the filter of the outermost pixels reaches one pixel beyond the crop
     pixels[5:35, 35:65] = 100
     Image.fromarray(pixels).save(tmp_path / "wide.png")
-    assert (read_image(tmp_path / "wide.png", 10, central=0.75)[0, 1:-1, 1:-1] == 100).all()
+    assert (read_image(tmp_path / "wide.png", 10, Preparation(central=0.75))[0, 1:-1, 1:-1] == 100).all()
 
 
 def test_exif_orientation_is_honoured(tmp_path: Path) -> None:
@@ -229,3 +231,15 @@ def test_bad_site_lists_name_the_line(tmp_path: Path, text: str | bytes, message
 def test_a_missing_site_list(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot read the site's list .*gone.csv"):
         load_site_csv(tmp_path / "gone.csv", CLASSES, 16, 1)
+
+
+def test_every_file_comes_with_the_digest_of_the_bytes_that_were_decoded(tmp_path: Path) -> None:
+    picture(tmp_path / "cat" / "a.png", seed=1)
+    picture(tmp_path / "dog" / "b.png", seed=2)
+    images = load_site_folder(tmp_path, CLASSES, 16, 1)
+    wanted = [hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in ("cat/a.png", "dog/b.png")]
+    assert list(images.digests or ()) == wanted
+    assert images.take([1]).digests == (wanted[1],)
+    with pytest.raises(UserError, match="1 digests of files"):
+        Images(images.x, images.y, None, ("ab",))
+    assert len({*images.contents(), *Images(images.x, images.y).contents()}) == 4  # a file and its pixels are two things

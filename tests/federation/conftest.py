@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from mpssl_fed import config as configs
 from mpssl_fed.config import Config
 from mpssl_fed.federation.engines.simulation import preflight, simulate
 from mpssl_fed.runs.progress import Progress
+from mpssl_fed.runs.rounds import Round
 from mpssl_fed.runs.run_directory import RunDirectory, open_run
 
 Handler = Callable[[Message, Context], Message]
@@ -40,10 +41,10 @@ class Recorder(Progress):
     """Remembers what a run told."""
 
     def __init__(self) -> None:
-        self.records: list[dict[str, Any]] = []
+        self.records: list[Round] = []
 
-    def round(self, record: Mapping[str, Any]) -> None:
-        self.records.append(dict(record))
+    def round(self, record: Round) -> None:
+        self.records.append(record)
 
 
 @pytest.fixture

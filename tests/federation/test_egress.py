@@ -63,7 +63,7 @@ def test_generator_is_the_same_after_a_run(wire: tuple[Wire, RunDirectory, str, 
 
 def test_only_weights_and_listed_scalars_come_back(wire: tuple[Wire, RunDirectory, str, str]) -> None:
     tap, run, _, _ = wire
-    shapes = {key: tuple(value.shape) for key, value in parts.classifier(run.config).shared_state().items()}
+    shapes = {key: tuple(value.shape) for key, value in parts.initial_classifier(run.config).shared_state().items()}
     trained = [content for kind, content in tap.received if kind == "train"]
     assert len(trained) == 4
     for content in trained:
@@ -78,7 +78,7 @@ def test_only_weights_and_listed_scalars_come_back(wire: tuple[Wire, RunDirector
 
 def test_only_weights_and_the_config_go_out(wire: tuple[Wire, RunDirectory, str, str]) -> None:
     tap, run, _, _ = wire
-    shapes = {key: tuple(value.shape) for key, value in parts.classifier(run.config).shared_state().items()}
+    shapes = {key: tuple(value.shape) for key, value in parts.initial_classifier(run.config).shared_state().items()}
     asked = [content for kind, content in tap.sent if kind == "train"]
     assert len(asked) == 4
     for content in asked:
@@ -102,7 +102,7 @@ def test_latents_stay_at_the_site_and_move(wire: tuple[Wire, RunDirectory, str, 
     latents = [key for key in first if "latents" in key]
     assert latents
     assert any(not first[key].equal(second[key]) for key in latents)
-    weights = set(parts.classifier(run.config).shared_state())
+    weights = set(parts.initial_classifier(run.config).shared_state())
     assert not weights & set(first)
 
 
@@ -113,7 +113,7 @@ def test_synthetic_images_and_labels_are_shown_in_simulations(wire: tuple[Wire, 
     for path in (run.folder / "generator.png", run.sites / "0" / "samples.png", run.sites / "1" / "samples.png"):
         with Image.open(path) as image:
             assert image.convert("L").getextrema()[1] > 0
-    assert read_history(run.folder)[2]["timings"]["generate"] > 0
+    assert read_history(run.folder)[2].timings["generate"] > 0
 
 
 def test_base_reads_no_generator(run_tiny: Callable[..., RunDirectory]) -> None:

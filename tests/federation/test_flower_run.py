@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from mpssl_fed.errors import UserError
 from mpssl_fed.federation.engines import inprocess
 from mpssl_fed.runs.reader import read_config, read_history
 from server.app import app as server_app
+from tests.patience import PATIENCE_S, wait_for
 
 TINY = "method.name=base data.labels_per_class=2 data.test_limit=200 federation.rounds=2 federation.local_steps=1"
 
@@ -43,11 +44,16 @@ def test_nodes_are_the_sites_and_a_line_says_how_many(
     flower(3, config="configs/demo.yaml", overrides=TINY)
     folder = tmp_path / "runs" / "flwr-77"
     assert read_config(folder).federation.sites == 3
-    assert [record["sites_answered"] for record in read_history(folder)] == [0, 3, 3]
+    assert [record.answered for record in read_history(folder)] == [0, 3, 3]
     assert (folder / "model.safetensors").is_file()
     assert sorted(path.name for path in (folder / "sites").iterdir()) == ["0", "1", "2"]
     assert not (tmp_path / "state" / "mpssl-fed" / "simulated" / "77").exists()
-    assert "num-supernodes=N" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "num-supernodes=N" in said
+    page = (folder / "report.html").read_text()
+    assert re.search(rf"accuracy 0\.\d{{4}}   {folder.relative_to(tmp_path)}/report\.html\n\Z", said)
+    assert "After 2 of 2 rounds the model is right on" in page
+    assert page.count('src="data:image/png') == 0  # base draws none
 
 
 def test_an_absolute_folder_may_be_asked_for(flower: Callable[..., None], tmp_path: Path) -> None:
@@ -112,14 +118,17 @@ def test_flwr_run_from_a_checkout(tmp_path: Path) -> None:
             words = [scripts / "flwr", "run", app, "loop", "--stream", "-c", f"overrides='{TINY}'"]
             nodes = "num-supernodes=2 client-resources-num-cpus=1 init-args-num-cpus=2"
             command = [*words, "--federation-config", nodes]
-            done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, timeout=400, check=False)
+            done = subprocess.run(
+                command, cwd=work, env=environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+            )
         finally:
             superlink.terminate()
-            superlink.wait(60)
+            superlink.wait(PATIENCE_S)
     folders = list((work / "runs").glob("flwr-*")) if (work / "runs").is_dir() else []
     assert len(folders) == 1, done.stdout + done.stderr + (tmp_path / "superlink.log").read_text()
-    assert [record["sites_answered"] for record in read_history(folders[0])] == [0, 2, 2]
+    assert [record.answered for record in read_history(folders[0])] == [0, 2, 2]
     assert (folders[0] / "model.safetensors").is_file()
+    assert (folders[0] / "report.html").is_file()
 
 
 def _free_port() -> int:
@@ -129,10 +138,8 @@ def _free_port() -> int:
 
 
 def _wait_for_port(port: int) -> None:
-    ends = time.monotonic() + 90
-    while time.monotonic() < ends:
+    def listens() -> bool:
         with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.3)
-    raise TimeoutError(f"nothing listens on port {port} after 90 s")
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    wait_for(listens, f"somebody who listens on port {port}")

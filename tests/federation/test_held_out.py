@@ -60,7 +60,7 @@ def test_the_fraction_and_the_limit_are_obeyed(config: Callable[..., Config]) ->
 
 def test_what_is_left_must_hold_the_labels(config: Callable[..., Config]) -> None:
     wanted = config(VALIDATION, "federation.sites=1", "data.labels_per_class=241")
-    with pytest.raises(UserError, match="241 labelled images of class 0 are asked for in all, but it has 240"):
+    with pytest.raises(UserError, match="241 labelled images of class '0' are asked for in all, but it has 240"):
         parts.shares(wanted)
     with pytest.raises(UserError, match=r"data.labels_per_class=61 is the mean of each of 4 sites: set it to 60"):
         parts.shares(config(VALIDATION, "federation.sites=4", "data.labels_per_class=61"))
@@ -71,7 +71,7 @@ def test_what_is_left_must_hold_the_labels(config: Callable[..., Config]) -> Non
 
 def test_a_run_says_that_it_was_validated(run_tiny: Callable[..., RunDirectory]) -> None:
     run = run_tiny(VALIDATION, "data.test_limit=null", "federation.rounds=1")
-    correct = 600 * read_history(run.folder)[-1]["test_accuracy"]
+    correct = 600 * read_history(run.folder)[-1].accuracy
     assert abs(correct - round(correct)) < 1e-6
     page = Path(write_run_report(run.folder)).read_text()
     assert "Evaluated on a validation part of the training pool" in page

@@ -11,22 +11,23 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from clients.app import app
+from mpssl_fed.codes import Code
 from mpssl_fed.config import Config
 from mpssl_fed.federation import parts
-from mpssl_fed.federation.messages import Plan, SiteCard, TrainRequest, query
-from mpssl_fed.federation.refusal import CODES, Refusal
+from mpssl_fed.federation.messages import SentConfig, SiteCard, TrainRequest, query
+from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.federation.weights import to_record
 
 
 @pytest.fixture
 def request_record(tiny: Callable[..., Config]) -> RecordDict:
     config = tiny()
-    return TrainRequest(Plan.of("run1", config), 3, to_record(parts.initial_classifier(config).shared_state())).to_record()
+    return TrainRequest(SentConfig.of("run1", config), 3, to_record(parts.initial_classifier(config).shared_state())).to_record()
 
 
 def test_request_round_trip(tiny: Callable[..., Config], request_record: RecordDict) -> None:
     request = TrainRequest.from_record(request_record)
-    assert (request.plan.run_id, request.round) == ("run1", 3)
+    assert (request.sent.run_id, request.round) == ("run1", 3)
     assert request.config() == tiny()
 
 
@@ -48,7 +49,7 @@ def test_broken_requests(request_record: RecordDict, key: str, value: Any, code:
 
 
 def test_a_config_that_this_version_does_not_know_is_refused(tiny: Callable[..., Config]) -> None:
-    plan = Plan("run1", '{"colour":"red"}', "")
+    plan = SentConfig("run1", '{"colour":"red"}', "")
     with pytest.raises(Refusal, match="config"):
         TrainRequest(plan, 1, to_record({})).config()
 
@@ -61,13 +62,13 @@ def _call(kind: str, record: RecordDict, **node_config: Any) -> Message:
 
 def test_a_node_without_a_site_says_so_and_no_more() -> None:
     error = _call("query", query()).error
-    assert (error.code, error.reason) == (CODES["no-site"], "no-site")
+    assert (error.code, error.reason) == (Code.NO_SITE.number, "no-site")
 
 
 def test_a_failing_site_leaks_nothing(request_record: RecordDict, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "state").write_text("a file where the site wants a folder")
     error = _call("train", request_record, **{"partition-id": 0, "state-dir": str(tmp_path / "state")}).error
-    assert (error.code, error.reason) == (CODES["site-failed"], "site-failed")
+    assert (error.code, error.reason) == (Code.SITE_FAILED.number, "site-failed")
     assert "state" in caplog.text  # the owner's own log says what happened
 
 

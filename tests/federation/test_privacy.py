@@ -7,7 +7,7 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,13 @@ from safetensors.torch import load_file
 from clients.app import app
 from mpssl_fed.config import Config
 from mpssl_fed.data.datasets import Images
-from mpssl_fed.deployment.own_data import OwnData
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.engines.simulation import preflight, simulate
-from mpssl_fed.federation.messages import EXAMPLES, Plan, TrainReply, TrainRequest
-from mpssl_fed.federation.parts import task_of
+from mpssl_fed.federation.messages import EXAMPLES, SentConfig, TrainReply, TrainRequest
+from mpssl_fed.federation.parts import Parts, task_of
 from mpssl_fed.federation.refusal import Refusal, to_error
+from mpssl_fed.federation.site.budget import simulated_budget
+from mpssl_fed.federation.site.client import answer_request
 from mpssl_fed.federation.site.site import Site
 from mpssl_fed.federation.weights import to_record
 from mpssl_fed.models import Weights
@@ -38,8 +39,9 @@ from mpssl_fed.runs.progress import Progress
 from mpssl_fed.runs.reader import read_history
 from mpssl_fed.runs.run_directory import RunDirectory, open_run
 from tests.federation.conftest import tiny_config
+from tests.patience import wait_for
 
-MP_SSL = "method={name: mp-ssl, batch: 4, lmo_batch: 4, lmo_every: 2, refresh_every: 1, buffer: 1}"
+MP_SSL = "method={name: mp-ssl, batch: 4, lmo_batch: 4, lmo_every: 2, refresh_every: 1, buffer: 1, warmup: 0.0}"
 PRIVACY = "privacy={epsilon: 8, delta: 1.0e-4, public_size: 50, sample_rate: 1.0}"  # q 1 is priced in no time
 CLOCKS = ("train_s", "generate_s", "serialise_s")
 Runner = Callable[..., RunDirectory]
@@ -51,7 +53,7 @@ def private_config(*overrides: str) -> Config:
 
 def ask(config: Config, number: int, weights: Weights | None = None, run: str = "run1") -> TrainRequest:
     start = parts.initial_classifier(config).shared_state() if weights is None else weights
-    return TrainRequest(Plan.of(run, config), number, to_record(start))
+    return TrainRequest(SentConfig.of(run, config), number, to_record(start))
 
 
 def moved(weights: Weights, by: float = 0.01) -> Weights:
@@ -81,12 +83,12 @@ def test_what_was_planned_is_what_was_spent(run_tiny: Runner) -> None:
         assert spent.runs[run.run_id].commitment == plan.commitment()
         kinds = [row.kind for row in ledger.rows()]
         assert kinds == ["created", "records", "run", "reserve", "reserve"]
-    assert [(record["sites_answered"], record["rejected"]) for record in read_history(run.folder)[1:]] == [(3, {})] * 2
-    assert all(record["train_loss"] is None for record in read_history(run.folder)), "a private loss reached the server"
+    assert [(record.answered, record.rejected) for record in read_history(run.folder)[1:]] == [(3, {})] * 2
+    assert all(record.train_loss is None for record in read_history(run.folder)), "a private loss reached the server"
 
 
 def test_a_reply_weighs_the_declared_size_and_tells_no_loss(tmp_path: Path) -> None:
-    reply = Site(0, tmp_path).train_round(ask(private_config(), 1))
+    reply = answer_request(Site(0, tmp_path), ask(private_config(), 1))
     assert reply.metrics[EXAMPLES] == 50
     assert set(reply.metrics) == {EXAMPLES, "unsupervised", "gap", "generated", *CLOCKS}
 
@@ -94,26 +96,26 @@ def test_a_reply_weighs_the_declared_size_and_tells_no_loss(tmp_path: Path) -> N
 def test_the_same_message_is_free_and_other_weights_are_charged_anew(tmp_path: Path) -> None:
     config = private_config()
     site, plan = Site(0, tmp_path), plan_for(config)
-    first = site.train_round(ask(config, 1))
+    first = answer_request(site, ask(config, 1))
     before = rows(tmp_path)
-    again = site.train_round(ask(config, 1))
+    again = answer_request(site, ask(config, 1))
     assert rows(tmp_path) == before
     assert all(torch.equal(first.weights[key], again.weights[key]) for key in first.weights)
 
-    site.train_round(ask(config, 1, moved(first.weights)))
+    answer_request(site, ask(config, 1, moved(first.weights)))
     assert history(tmp_path) == {key: 2 * n for key, n in plan.round_history(1).items()} == plan.history()
     with pytest.raises(Refusal, match="plan"):  # two rounds were planned, two were taken
-        site.train_round(ask(config, 2, first.weights))
+        answer_request(site, ask(config, 2, first.weights))
     assert history(tmp_path) == plan.history()
 
 
 def test_pseudo_labels_are_released_once_a_run_whatever_is_asked_again(tmp_path: Path) -> None:
     config = private_config("method={name: p-ssl, batch: 4, buffer: 1}", "federation.rounds=3")
     site, plan = Site(0, tmp_path), plan_for(config)
-    first = site.train_round(ask(config, 1))
+    first = answer_request(site, ask(config, 1))
     assert history(tmp_path) == plan.round_history(1)
-    other = site.train_round(ask(config, 1, moved(first.weights)))
-    site.train_round(ask(config, 2, other.weights))
+    other = answer_request(site, ask(config, 1, moved(first.weights)))
+    answer_request(site, ask(config, 2, other.weights))
     assert history(tmp_path) == plan.history()
     assert plan.sigma_pseudo_label is not None
     assert history(tmp_path)[plan.sigma_pseudo_label, 1.0] == 1
@@ -122,26 +124,26 @@ def test_pseudo_labels_are_released_once_a_run_whatever_is_asked_again(tmp_path:
 @pytest.mark.parametrize("number", [0, 3])
 def test_a_round_outside_the_plan_is_refused_before_any_read(tmp_path: Path, number: int) -> None:
     with pytest.raises(Refusal, match="plan"):
-        Site(0, tmp_path).train_round(ask(private_config(), number))
+        answer_request(Site(0, tmp_path), ask(private_config(), number))
     assert not (tmp_path / "ledger.sqlite").exists() or history(tmp_path) == {}
 
 
 def test_a_plan_changed_in_the_middle_of_a_run_is_refused(tmp_path: Path) -> None:
     site, config = Site(0, tmp_path), private_config()
-    site.train_round(ask(config, 1))
+    answer_request(site, ask(config, 1))
     with pytest.raises(Refusal, match="plan"):
-        site.train_round(ask(private_config("privacy.epsilon=9"), 2))
+        answer_request(site, ask(private_config("privacy.epsilon=9"), 2))
     assert history(tmp_path) == plan_for(config).round_history(1)
 
 
 def test_a_spent_budget_is_refused_by_code_and_the_round_goes_on(tmp_path: Path) -> None:
     config = private_config()
     run = open_run(config, tmp_path / "run")
-    Site(1, run.sites / "1").train_round(ask(config, 1, run="earlier"))
+    answer_request(Site(1, run.sites / "1"), ask(config, 1, run="earlier"))
     preflight(run.config)
     simulate(run, lambda: app, Progress())
     for record in read_history(run.folder)[1:]:
-        assert (record["sites_asked"], record["sites_answered"], record["rejected"]) == (3, 2, {"budget": 1})
+        assert (record.asked, record.answered, record.rejected) == (3, 2, {"budget": 1})
     assert set(Ledger(run.sites / "1" / "ledger.sqlite").spent("mnist-5k").runs) == {"earlier"}
     start = parts.initial_classifier(config).shared_state()
     assert any(not value.equal(start[key]) for key, value in load_file(run.folder / "model.safetensors").items() if key in start)
@@ -149,23 +151,23 @@ def test_a_spent_budget_is_refused_by_code_and_the_round_goes_on(tmp_path: Path)
 
 def test_a_ledger_that_was_changed_stops_the_site_by_code(tmp_path: Path) -> None:
     site, config = Site(0, tmp_path), private_config()
-    first = site.train_round(ask(config, 1))
+    first = answer_request(site, ask(config, 1))
     files = Ledger(tmp_path / "ledger.sqlite").files
     files.head.unlink()
     with pytest.raises(Refusal, match="ledger"):
-        site.train_round(ask(config, 2, first.weights))
+        answer_request(site, ask(config, 2, first.weights))
 
 
 def test_labelled_step_is_on_record_as_unaccounted_before_its_first_read(tmp_path: Path) -> None:
     config = private_config("privacy.scope=labelled-step")
-    Site(0, tmp_path).train_round(ask(config, 1))
+    answer_request(Site(0, tmp_path), ask(config, 1))
     kinds = [row.kind for row in rows(tmp_path)]
     assert kinds == ["created", "records", "unaccounted", "run", "reserve"]
     spent = Ledger(tmp_path / "ledger.sqlite").spent("mnist-5k")
     assert spent.unaccounted
     assert spent.history == plan_for(config).round_history(1)
     with pytest.raises(Refusal, match="budget"):  # no end-to-end promise can be made about this data any more
-        Site(0, tmp_path).train_round(ask(private_config(), 1, run="run2"))
+        answer_request(Site(0, tmp_path), ask(private_config(), 1, run="run2"))
 
 
 class Logged(SecureNoise):
@@ -195,7 +197,7 @@ def logging_client(folder: Path) -> Callable[[Message, Context], Message]:
         partition = int(str(context.node_config["partition-id"]))
         site = Site(partition, Path(str(context.node_config["state-dir"])) / str(partition), Logged(folder / f"{partition}.log"))
         try:
-            reply = site.train_round(TrainRequest.from_record(message.content))
+            reply = answer_request(site, TrainRequest.from_record(message.content))
         except Refusal as refusal:
             return Message(to_error(refusal.code), reply_to=message)
         return Message(reply.to_record(), reply_to=message)
@@ -218,13 +220,11 @@ def test_killed_during_training_the_ledger_never_counts_too_little(tmp_path: Pat
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")
     draw, plan = random.Random(seed), plan_for(killed_config(kills))
-    std = {release.noise_std: (release.sigma, release.q) for release in plan.releases()}
+    std = {one.std: (one.sigma, one.q) for one in plan.mechanisms().values()}
     for k in range(kills + 1):
         child = context.Process(target=_child, args=(str(tmp_path), kills))
         child.start()
-        ends = time.monotonic() + 90
-        while not (tmp_path / "started").exists() and child.is_alive() and time.monotonic() < ends:
-            time.sleep(0.01)
+        wait_for(lambda: (tmp_path / "started").exists() or not child.is_alive(), "the child's start")  # noqa: B023
         if k < kills:
             time.sleep(draw.uniform(0, 0.5))
             child.kill()
@@ -245,7 +245,7 @@ def test_killed_during_training_the_ledger_never_counts_too_little(tmp_path: Pat
         assert child.exitcode == 0
         left_out: Counter[str] = Counter()
         for record in read_history(tmp_path / "run"):
-            left_out.update(record["rejected"])
+            left_out.update(record.rejected)
         assert set(left_out) <= {"plan"}, "a round lost to a kill is paid for; the plan's last ones are then refused"
 
 
@@ -273,24 +273,14 @@ class Trace:
         }
 
 
-@pytest.fixture
-def own_data() -> Iterator[Callable[[Images], None]]:
-    """Make this process a deployed site with the given images, whatever the config says."""
-
-    def hold(images: Images) -> None:
-        classes = parts.dataset(tiny_config()).classes
-        parts.hold(OwnData(Path("/nowhere"), classes, _loaded={(32, 1): images}))
-
-    yield hold
-    parts.hold(None)
-
-
-def one_site(folder: Path, noise: Any, *overrides: str) -> Trace:
+def one_site(folder: Path, images: Images, noise: Any, *overrides: str) -> Trace:
+    """Return what two rounds of a site with these images leave behind, whatever data set its config names."""
     config = private_config(*overrides)
     config = config.model_copy(update={"data": config.data.model_copy(update={"task": task_of(parts.dataset(config))})})
     site, replies, weights = Site(0, folder, noise), [], None
     for number in (1, 2):
-        replies.append(site.train_round(ask(config, number, weights)))
+        mine, budget = Parts.own(config, images, parts.generator(config)), simulated_budget(config, folder)
+        replies.append(site.train_round("run1", number, config, ask(config, number, weights).weights, mine, budget))
         weights = replies[-1].weights
     stored = load_file(next(folder.glob("run1-000002.safetensors")))
     state = {key: value for key, value in stored.items() if key.startswith(("before/", "after/"))}
@@ -299,9 +289,7 @@ def one_site(folder: Path, noise: Any, *overrides: str) -> Trace:
 
 
 @pytest.mark.parametrize("method", ["mp-ssl", "p-ssl", "base"])
-def test_with_the_releases_replayed_nothing_else_of_the_data_comes_out(
-    tmp_path: Path, own_data: Callable[[Images], None], method: str
-) -> None:
+def test_with_the_releases_replayed_nothing_else_of_the_data_comes_out(tmp_path: Path, method: str) -> None:
     more = () if method == "mp-ssl" else (f"method={{name: {method}, batch: 4, buffer: 1}}",)
     pool = parts.dataset(tiny_config()).train
     mine = pool.take(range(40))
@@ -310,20 +298,18 @@ def test_with_the_releases_replayed_nothing_else_of_the_data_comes_out(
     assert len(others) not in (0, 40)
 
     tape = Tape()
-    own_data(mine)
-    first = one_site(tmp_path / "mine", tape, *more)
-    own_data(others)
-    replayed = one_site(tmp_path / "others", Tape(releases=tape.releases), *more)
+    first = one_site(tmp_path / "mine", mine, tape, *more)
+    replayed = one_site(tmp_path / "others", others, Tape(releases=tape.releases), *more)
     assert all(first.same(replayed).values()), first.same(replayed)
 
-    free = one_site(tmp_path / "free", None, *more)
+    free = one_site(tmp_path / "free", others, None, *more)
     assert not first.same(free)["weights"]
     assert first.same(free)["ledger"]
     assert first.same(free)["epsilon"]
 
 
 @pytest.mark.parametrize("which", ["empty", "one image", "one class", "no class 3"])
-def test_sites_short_of_images_answer_like_any_other(tmp_path: Path, own_data: Callable[[Images], None], which: str) -> None:
+def test_sites_short_of_images_answer_like_any_other(tmp_path: Path, which: str) -> None:
     pool = parts.dataset(tiny_config()).train
     index = {
         "empty": [],
@@ -331,8 +317,7 @@ def test_sites_short_of_images_answer_like_any_other(tmp_path: Path, own_data: C
         "one class": torch.nonzero(pool.y == 1).flatten()[:20].tolist(),
         "no class 3": torch.nonzero(pool.y != 3).flatten()[:20].tolist(),
     }[which]
-    own_data(pool.take(index))
-    trace = one_site(tmp_path, None)
+    trace = one_site(tmp_path, pool.take(index), None)
     assert all(bool(value.isfinite().all()) for reply in trace.replies for value in reply.weights.values())
     assert history(tmp_path) == plan_for(private_config()).history()
     assert {reply.metrics[EXAMPLES] for reply in trace.replies} == {50.0}
@@ -342,4 +327,4 @@ def test_a_simulation_with_an_empty_site_runs_under_privacy(run_tiny: Runner) ->
     skewed = "data={labels_per_class: 1, labels_over: all-sites, partition: {name: dirichlet, alpha: 0.02, min_per_site: 0}}"
     run = run_tiny(MP_SSL, PRIVACY, skewed, "federation.sites=8", "federation.rounds=1")
     assert min(len(share) for share in parts.shares(run.config)) == 0, "no site is empty: the test would prove nothing"
-    assert read_history(run.folder)[1]["sites_answered"] == 8
+    assert read_history(run.folder)[1].answered == 8

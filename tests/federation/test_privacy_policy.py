@@ -12,9 +12,9 @@ from clients.app import app
 from mpssl_fed.config import Config
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.engines.simulation import preflight, simulate
-from mpssl_fed.federation.messages import Plan, TrainRequest
+from mpssl_fed.federation.messages import SentConfig, TrainRequest
 from mpssl_fed.federation.refusal import Refusal, to_error
-from mpssl_fed.federation.site.budget import policy_budget
+from mpssl_fed.federation.site.budget import Budget, policy_budget
 from mpssl_fed.federation.weights import to_record
 from mpssl_fed.privacy import accounting
 from mpssl_fed.privacy.ledger import Ledger
@@ -68,7 +68,7 @@ REFUSED = {
 
 def over_the_wire(config: Config) -> Config:
     """Return the config as a site reads it out of a message."""
-    record = TrainRequest(Plan.of("run1", config), 1, to_record({"head.bias": torch.zeros(2)})).to_record()
+    record = TrainRequest(SentConfig.of("run1", config), 1, to_record({"head.bias": torch.zeros(2)})).to_record()
     return TrainRequest.from_record(record).config()
 
 
@@ -94,25 +94,28 @@ def test_what_policies_and_models_differ_in_is_refused_by_its_code(tmp_path: Pat
         with pytest.raises(Refusal, match=code):
             policy_budget(policy, config, path, **more)  # type: ignore[arg-type]
     granted = policy_budget(POLICY, config, path, parameters=1000)
-    assert granted.dataset == "chest"
+    assert isinstance(granted, Budget)
+    assert granted.books.dataset == "chest"
     assert granted.plan == plan_for(config)
 
 
-def test_the_tighter_of_request_and_policy_is_planned(tmp_path: Path) -> None:
-    config = over_the_wire(private_config())
-    tight = POLICY.model_copy(update={"delta": 1e-6, "public_size": 40})
-    plan = policy_budget(tight, config, tmp_path / "ledger.sqlite").plan
-    assert plan is not None
-    assert (plan.delta, plan.public_size) == (1e-6, 40)
-    assert plan.sigma_gradient > plan_for(config).sigma_gradient
+def test_a_plan_is_made_of_the_sites_size_and_a_delta_it_accepts(tmp_path: Path) -> None:
+    config = over_the_wire(private_config("privacy.delta=1e-6"))
+    tight = POLICY.model_copy(update={"public_size": 40})
+    granted = policy_budget(tight, config, tmp_path / "ledger.sqlite")
+    assert isinstance(granted, Budget)
+    plan = granted.plan
+    assert (plan.delta, plan.public_size) == (1e-6, 40)  # each site's own size; a delta below the policy's as asked
+    assert plan.sigma_gradient > plan_for(private_config()).sigma_gradient
+    with pytest.raises(Refusal, match="delta"):  # one above it is not lowered in silence
+        policy_budget(POLICY.model_copy(update={"delta": 9e-7}), config, tmp_path / "ledger.sqlite")
 
 
 def test_runs_of_a_deployed_site_add_up_to_its_lifetime_budget(tmp_path: Path) -> None:
     """Two small runs fit into the policy's budget, and at some run nothing does: whichever server asks."""
     config = over_the_wire(private_config("privacy.epsilon=2"))
     budget = policy_budget(POLICY, config, tmp_path / "ledger.sqlite")
-    assert budget.plan is not None
-    assert budget.limit is not None
+    assert isinstance(budget, Budget)
     images, admitted = parts.dataset(config).train.take(range(10)), []
 
     def run_after_run() -> None:
@@ -145,5 +148,5 @@ def test_each_site_declines_by_its_own_policy_and_the_server_sees_codes(tmp_path
     preflight(run.config)
     simulate(run, lambda: client, Progress())  # type: ignore[arg-type,return-value]
     for record in read_history(run.folder)[1:]:
-        assert record["sites_answered"] == 1
-        assert record["rejected"] == {"epsilon": 1, "no-policy": 1}
+        assert record.answered == 1
+        assert record.rejected == {"epsilon": 1, "no-policy": 1}

@@ -17,8 +17,11 @@ from safetensors.torch import load_file
 
 from clients.app import app
 from mpssl_fed.errors import UserError
+from mpssl_fed.files import write_json
+from mpssl_fed.method import METHOD_VERSION
 from mpssl_fed.runs.reader import read_history, read_manifest
 from mpssl_fed.runs.run_directory import RunDirectory, open_run
+from tests.patience import wait_for
 
 Runner = Callable[..., RunDirectory]
 
@@ -45,9 +48,9 @@ def _same_end(one: RunDirectory, other: RunDirectory) -> None:
         assert all(mine[key].equal(theirs[key]) for key in mine)
     for run in (one, other):
         history = read_history(run.folder)
-        assert [record["round"] for record in history] == [0, 1, 2, 3, 4]
+        assert [record.number for record in history] == [0, 1, 2, 3, 4]
         assert read_manifest(run.folder)["status"] == "finished"
-    accuracies = [[record["test_accuracy"] for record in read_history(run.folder)] for run in (one, other)]
+    accuracies = [[record.accuracy for record in read_history(run.folder)] for run in (one, other)]
     assert accuracies[0] == accuracies[1]
 
 
@@ -110,13 +113,9 @@ def test_killed_at_random_moments(run_tiny: Runner, tmp_path: Path) -> None:
 def _wait_for_start(folder: Path, child: multiprocessing.process.BaseProcess) -> None:
     """Wait until the child works on the run: its manifest is (re)written first of all."""
     before = (folder / "manifest.json").stat().st_mtime_ns if (folder / "manifest.json").exists() else 0
-    ends = time.monotonic() + 60
-    while time.monotonic() < ends and child.is_alive():
-        if (folder / "manifest.json").exists() and (folder / "manifest.json").stat().st_mtime_ns != before:
-            return
-        time.sleep(0.01)
-    assert not child.is_alive(), "the child did not start within a minute"
-    assert child.exitcode == 0
+    manifest = folder / "manifest.json"
+    wait_for(lambda: not child.is_alive() or (manifest.exists() and manifest.stat().st_mtime_ns != before), "the child's start")
+    assert child.is_alive() or child.exitcode == 0
 
 
 def test_resume_wants_the_same_config(run_tiny: Runner) -> None:
@@ -132,3 +131,14 @@ def test_resuming_a_finished_run_changes_nothing(run_tiny: Runner) -> None:
     again = load_file(run.folder / "model.safetensors")
     assert all(weights[key].equal(again[key]) for key in weights)
     assert (run.folder / "metrics.jsonl").read_bytes() == metrics
+
+
+def test_a_run_of_another_version_of_the_method_is_not_gone_on_with(run_tiny: Runner) -> None:
+    """Half a run by one method and half by another is neither, though config and files fit."""
+    run = run_tiny()
+    manifest = read_manifest(run.folder)
+    assert manifest["method_version"] == METHOD_VERSION
+    for before in ({"method_version": METHOD_VERSION - 1}, {}):  # the first version did not write its number
+        write_json(run.folder / "manifest.json", {k: v for k, v in manifest.items() if k != "method_version"} | before)
+        with pytest.raises(UserError, match=rf"begun with version 1 of the method, this is version {METHOD_VERSION}"):
+            run_tiny(resume=True)

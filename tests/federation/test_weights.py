@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +11,13 @@ import torch
 from flwr.app import Array, ArrayRecord
 from torch import Tensor
 
+from mpssl_fed.federation import parts
+from mpssl_fed.federation.messages import SentConfig, TrainRequest
 from mpssl_fed.federation.refusal import Refusal
+from mpssl_fed.federation.site.client import answer_request
+from mpssl_fed.federation.site.site import Site
 from mpssl_fed.federation.weights import digest, from_record, to_record
+from tests.federation.conftest import tiny_config
 
 LIKE = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(())}
 
@@ -75,6 +81,40 @@ def test_refused(make: Callable[[], ArrayRecord], code: str) -> None:
     with pytest.raises(Refusal) as refusal:
         from_record(make(), LIKE)
     assert refusal.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "taken"),
+    [
+        ("head.bias", 24.9, True),
+        ("head.bias", -25.1, False),
+        ("head.bias", 55.0, False),  # one class is certain, whatever the image
+        ("head.weight", 999.0, True),
+        ("body.conv1.weight", -1001.0, False),
+        ("body.norm1.bias", 1e19, False),  # its square is no float32
+        ("body.bn1.running_var", 9e5, True),
+        ("body.bn1.running_var", 1.1e6, False),
+        ("body.bn1.running_mean", 1001.0, False),
+    ],
+)
+def test_no_entry_is_beyond_what_training_ends_at(key: str, value: float, taken: bool) -> None:
+    """The same on both sides: a server's message and a site's reply are read by one function."""
+    like = {key: torch.zeros(3)}
+    sent = to_record({key: torch.tensor([0.0, 0.0, value])})
+    if taken:
+        assert from_record(sent, like)[key][2] == torch.tensor(value)
+    else:
+        with pytest.raises(Refusal, match="too-large"):
+            from_record(sent, like)
+
+
+def test_a_site_keeps_an_update_that_nobody_would_take(tmp_path: Path) -> None:
+    """Steps far too long end in numbers that are finite and useless; the site itself says so and stores no reply."""
+    config = tiny_config("optim={name: sgd, lr: 1.0e+4, schedule: constant, warmup_steps: 0}")
+    start = to_record(parts.initial_classifier(config).shared_state())
+    with pytest.raises(Refusal, match="too-large"):
+        answer_request(Site(0, tmp_path), TrainRequest(SentConfig.of("run", config), 1, start))
+    assert not list(tmp_path.iterdir())
 
 
 def test_digest_sees_names_shapes_and_bits() -> None:

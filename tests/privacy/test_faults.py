@@ -29,6 +29,7 @@ from tests.privacy.release_cases import (
     clipped_sum,
     digits,
     make,
+    unclipped,
 )
 
 Total = Callable[[Sequence[Tensor]], list[Tensor]]
@@ -134,14 +135,14 @@ def test_fault_is_caught(fault: type[DPPrivateData], check: Callable[[Make], Non
 
 
 def test_missing_clip_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(per_unit, "clip_and_sum", lambda vectors, bound: [vector.sum(0) for vector in vectors])
+    monkeypatch.setattr(per_unit, "clip_and_sum", unclipped)
     with pytest.raises(AssertionError):
         check_clip(make)
 
 
 def test_public_augmentation_rows_would_break_the_clip_bound() -> None:
     """A public row belongs to a place in the batch: one unit more in front changes the views of all others."""
-    bound, table = 0.1, torch.rand(6, len(COLUMNS), generator=torch.Generator().manual_seed(0))
+    bound, table = 0.1, torch.rand(8, len(COLUMNS), generator=torch.Generator().manual_seed(0))
     view = labelled_view("weak", flip=False, size=SIZE)
     private = make(digits(6), noise=Still(), augment=view, rows=lambda n: table[:n], clip_gradient=bound)
     moved = clipped_sum(private, "gradient", range(6)) - clipped_sum(private, "gradient", range(1, 6))

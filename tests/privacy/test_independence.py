@@ -13,8 +13,8 @@ FOLDER = Path(mpssl_fed.privacy.__file__).parent
 PARTS = {
     "noise": {"noise"},
     "accounting": {"accounting"},
-    "ledger": {"ledger", "ledger_files", "ledger_rows"},
-    "policy": {"policy"},
+    "ledger": {"ledger", *(f"ledger_{part}" for part in ("books", "errors", "files", "head", "records", "rows", "store"))},
+    "policy": {"policy", "policy_file", "policy_settings", "policy_table"},
     "egress": {"egress"},
 }
 

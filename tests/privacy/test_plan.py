@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 from hypothesis import given, settings
@@ -9,8 +9,11 @@ from hypothesis import strategies as st
 
 from mpssl_fed.config import Config, from_mapping
 from mpssl_fed.errors import UserError
+from mpssl_fed.method.reads import reads
 from mpssl_fed.privacy.accounting import epsilon, merge
-from mpssl_fed.privacy.plan import Plan, has_lmo, plan_for
+from mpssl_fed.privacy.mechanism import Mechanism
+from mpssl_fed.privacy.plan import Plan, plan_for
+from mpssl_fed.privacy.releases import ReleaseSettings, Speed
 
 
 def config(method: str = "mp-ssl", privacy: dict | None = None, **sections: dict) -> Config:
@@ -29,9 +32,9 @@ def test_the_plan_costs_what_was_asked_and_its_sigmas_keep_their_relation() -> N
     assert 0.99 * 2.0 <= plan.price() <= 2.0
     assert plan.sigma_meta == plan.sigma_gradient
     assert plan.sigma_feature == pytest.approx(4 * plan.sigma_gradient, rel=1e-5)
-    steps = {release.name: release.steps for release in plan.releases()}
-    assert steps == {"gradient": 126, "meta": 26, "feature": 26}  # t = 0, 5, ..., 125
-    assert plan.history() == {(plan.sigma_gradient, 0.02): 152, (plan.sigma_feature, 0.02): 26}
+    steps = {one.mechanism.kind: one.steps for one in plan.releases()}
+    assert steps == {"gradient": 126, "meta": 25, "feature": 25}  # t = 5, 10, ..., 125: lambda is 0 at step 0
+    assert plan.history() == {(plan.sigma_gradient, 0.02): 151, (plan.sigma_feature, 0.02): 25}
 
 
 @given(st.integers(1, 30), st.integers(1, 40), st.integers(1, 50), st.booleans())
@@ -57,7 +60,7 @@ def test_the_rounds_add_up_to_the_plan(rounds: int, local_steps: int, every: int
     )
     by_round = merge(*(plan.round_history(number) for number in range(1, rounds + 1)))
     assert by_round == plan.history()
-    counted = {r.name: r.steps for r in plan.releases()}
+    counted = {one.mechanism.kind: one.steps for one in plan.releases()}
     assert counted["meta"] == sum(t % every == 0 for t in range(rounds * local_steps))
     for outside in (0, rounds + 1):
         with pytest.raises(UserError, match="outside the plan"):
@@ -77,7 +80,7 @@ def test_a_late_first_round_still_pays_for_the_pseudo_labels() -> None:
 @pytest.mark.parametrize("model", [{"trainable": "head"}, {"name": "hog"}])
 def test_without_a_trainable_body_meta_and_feature_are_neither_planned_nor_charged(model: dict) -> None:
     frozen = config(model=model)
-    assert not has_lmo(frozen)
+    assert not reads(frozen).meta
     plan = plan_for(frozen)
     assert plan.sigma_meta is None
     assert plan.sigma_feature is None
@@ -92,12 +95,12 @@ def test_a_gap_of_weight_zero_has_no_feature_release() -> None:
             "privacy": {"epsilon": 2.0, "public_size": 100},
         }
     )
-    assert [r.name for r in plan_for(bare).releases()] == ["gradient", "meta"]
+    assert [one.mechanism.kind for one in plan_for(bare).releases()] == ["gradient", "meta"]
 
 
 def test_labelled_step_scope_prices_the_supervised_gradient_alone() -> None:
     plan = plan_for(config(privacy={"scope": "labelled-step"}))
-    assert [r.name for r in plan.releases()] == ["gradient"]
+    assert [one.mechanism.kind for one in plan.releases()] == ["gradient"]
     assert plan.price() == plan.labelled_step_claim() <= 2.0
     assert plan.sigma_gradient < plan_for(config()).sigma_gradient
 
@@ -151,3 +154,23 @@ def test_long_runs_are_told_at_fifty_rounds_that_end_with_the_last() -> None:
     told = plan.epsilon_after_rounds()
     assert len(told) == 50
     assert told[-1]["round"] == 400
+
+
+def test_a_plan_gives_the_mechanisms_that_are_priced_and_answered() -> None:
+    """One set of numbers: what is solved, printed, reserved and added as noise cannot differ. Speed holds none of them."""
+    plan = plan_for(config("p-ssl"))
+    found = plan.mechanisms()
+    assert [*found] == ["gradient", "pseudo-label"]
+    assert {(one.sigma, one.q) for one in found.values()} == plan.history().keys()
+    assert found["gradient"].denominator == plan.q * plan.public_size
+    assert found["pseudo-label"].denominator == plan.public_size
+    described = {row["name"]: row for row in plan.to_json()["releases"]}
+    for kind, one in found.items():
+        assert (described[kind]["noise_std"], described[kind]["clip"]) == (one.std, one.sensitivity)
+        assert ReleaseSettings(plan).mechanism(kind) == one
+    with pytest.raises(RuntimeError, match="'meta' is not in the plan"):
+        ReleaseSettings(plan).mechanism("meta")
+    with pytest.raises(ValueError, match="clip_gradient=1e-30"):
+        replace(plan, clip_gradient=1e-30)
+    of_guarantees = {field.name for kind in (Plan, ReleaseSettings, Mechanism) for field in fields(kind)}
+    assert not {field.name for field in fields(Speed)} & of_guarantees

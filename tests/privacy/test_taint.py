@@ -56,7 +56,7 @@ def config_of(method: str, *overrides: str) -> Config:
     return configs.from_mapping(
         configs.override(
             {
-                "method": {"name": method, "lmo_every": 2, "batch": 8, "lmo_batch": 6},
+                "method": {"name": method, "lmo_every": 2, "batch": 8, "lmo_batch": 6, "warmup": 0.0},
                 "federation": {"rounds": 2, "local_steps": 2},
                 "privacy": {"epsilon": 8.0, "delta": 1e-4, "public_size": 100, "sample_rate": 0.15},
             },

@@ -16,6 +16,8 @@ from mpssl_fed.deployment.daemon import Daemon, Door
 class Hostile:
     """Stands where a Resident would."""
 
+    hung = False
+
     def __init__(self, number: int) -> None:
         self.number = number
 

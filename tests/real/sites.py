@@ -9,8 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,11 +28,13 @@ from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.server.deployed_run import for_sites, with_task
 from mpssl_fed.runs.progress import Progress
+from mpssl_fed.runs.rounds import Round
+from tests.patience import PATIENCE_S, wait_for
 
 TINY: dict[str, Any] = {
     "data": {"name": "mnist-5k", "labels_per_class": 2, "test_limit": 200},
     "method": {"name": "base"},
-    "federation": {"sites": 2, "rounds": 3, "local_steps": 2, "join_deadline_s": 60, "deadline_s": 90},
+    "federation": {"sites": 2, "rounds": 3, "local_steps": 2, "join_deadline_s": PATIENCE_S, "deadline_s": PATIENCE_S},
 }
 POLICY: dict[str, Any] = {
     "dataset": "digits",
@@ -67,14 +68,6 @@ def message(config: Config, arrays: wire.Arrays, /, number: int = 1, run: str = 
     return wire.pack(arrays, "request", header | changes)
 
 
-def wait_for(ready: Callable[[], object], seconds: float, what: str) -> None:
-    """Wait until ``ready()``; AssertionError after ``seconds``."""
-    ends = time.monotonic() + seconds
-    while not ready():
-        assert time.monotonic() < ends, f"{what} did not happen within {seconds} s"
-        time.sleep(0.1)
-
-
 def alive(folder: Path) -> list[bytes]:
     """Return the command lines of what is still running of a :func:`deploy` in ``folder``."""
     mark, found = f"DEPLOY_TEST={folder}".encode(), []
@@ -102,8 +95,8 @@ class Story(Progress):
     def __init__(self) -> None:
         self.records: list[dict[str, Any]] = []
 
-    def round(self, record: Mapping[str, Any]) -> None:
-        self.records.append(dict(record))
+    def round(self, record: Round) -> None:
+        self.records.append(record.to_json())
 
     def knows(self, number: int) -> bool:
         """Whether round ``number`` is over."""
@@ -125,9 +118,9 @@ class Serving(threading.Thread):
         except UserError as error:
             self.failed.append(error)
 
-    def end(self, seconds: float) -> None:
-        """Wait for the end; AssertionError when it does not come within ``seconds``."""
-        self.join(seconds)
+    def end(self) -> None:
+        """Wait for the end; AssertionError when it does not come within the tests' patience."""
+        self.join(PATIENCE_S)
         assert not self.is_alive()
 
 
@@ -158,6 +151,7 @@ class RealSite:
     config: Config
     number: int = 0
     policy: dict[str, Any] = field(default_factory=lambda: dict(POLICY))
+    program: str = "mpssl_fed.cli"
     process: subprocess.Popen[bytes] | None = None
 
     def __post_init__(self) -> None:
@@ -177,14 +171,14 @@ class RealSite:
         assert self.config.data.task is not None
         options = more or ("--supernode-user", str(NOBODY), "--group", str(NOBODY))
         command = [
-            sys.executable, "-m", "mpssl_fed.cli", "site", "--name", f"site-{self.number}", "--number", str(self.number),
+            sys.executable, "-m", self.program, "site", "--name", f"site-{self.number}", "--number", str(self.number),
             "--data", str(self.listing), "--classes", ",".join(self.config.data.task.classes), "--channels", "1",
             "--policy", str(self.policy_file), "--state", str(self.state), "--socket", str(self.socket), *options,
         ]  # fmt: skip
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **QUIET}, start_new_session=True)
         if wait:
-            wait_for(self.up, 90, "the daemon's start")
+            wait_for(self.up, "the daemon's start")
 
     def up(self) -> bool:
         """Whether the daemon answers."""
@@ -197,7 +191,7 @@ class RealSite:
 
     def train(self, body: bytes) -> tuple[int, Any, dict[str, float]]:
         """Return (status, weights or code, metrics)."""
-        status, answer = wire.call(self.socket, "POST", wire.TRAIN, body, timeout=120)
+        status, answer = wire.call(self.socket, "POST", wire.TRAIN, body, timeout=PATIENCE_S)
         if status != 200:
             return status, json.loads(answer)["code"], {}
         arrays, metrics = wire.unpack(answer, "metrics")
@@ -219,7 +213,7 @@ class RealSite:
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
-                self.process.wait(10)
+                self.process.wait(60)
             except subprocess.TimeoutExpired:
                 self.kill()
 

@@ -6,6 +6,7 @@ import hashlib
 import http.client
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -25,11 +26,13 @@ from mpssl_fed.deployment.own_data import wipe
 from mpssl_fed.deployment.start_site import SiteSettings, check_site
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
-from mpssl_fed.federation.messages import Plan, TrainRequest
+from mpssl_fed.federation.messages import SentConfig, TrainRequest
+from mpssl_fed.federation.site.client import answer_request
 from mpssl_fed.federation.site.site import Site
 from mpssl_fed.federation.weights import to_record
 from mpssl_fed.privacy.ledger import Ledger
-from tests.real.sites import NOBODY, RealSite, equal, message, tiny, wait_for, weights
+from tests.patience import wait_for
+from tests.real.sites import NOBODY, RealSite, equal, message, tiny, weights
 
 CONFIG = tiny()
 START = weights(CONFIG)
@@ -48,8 +51,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealSite]:
 def test_equals_a_simulated_site(site: RealSite, tmp_path: Path) -> None:
     status, released, metrics = site.train(message(CONFIG, START))
     assert status == 200
-    request = TrainRequest(Plan.of("run1", CONFIG), 1, to_record(parts.initial_classifier(CONFIG).shared_state()))
-    expected = Site(0, tmp_path).train_round(request)
+    request = TrainRequest(SentConfig.of("run1", CONFIG), 1, to_record(parts.initial_classifier(CONFIG).shared_state()))
+    expected = answer_request(Site(0, tmp_path), request)
     assert equal(released, {key: value.numpy() for key, value in expected.weights.items()})
     assert set(metrics) == {"num-examples", "loss"}  # what the policy lists, no timing, no other number
     assert metrics["loss"] == expected.metrics["loss"]
@@ -66,11 +69,26 @@ def test_equals_a_simulated_site(site: RealSite, tmp_path: Path) -> None:
         (("federation.local_steps=2001",), "steps"),
         (("data.task.classes=['0','1']",), "classes"),
         (("model.name=/etc/passwd",), "path"),
+        (("optim={name: sgd, lr: 1.0e+20}",), "server-key"),
+        (("method={name: base, batch: 1000000}",), "server-key"),
+        (("federation.anchor={weight: 1, images: 1000000000}",), "generator"),
+        (("privacy={epsilon: 0.5, public_size: 100, unit: subject}",), "unit"),
+        (("privacy={epsilon: 0.5, public_size: 100, clip: {gradient: 0.001}}",), "clip"),
+        (("privacy={epsilon: 0.5, public_size: 100, max_physical_batch: 1}",), "site-key"),
     ],
 )
 def test_policy_is_the_upper_bound(site: RealSite, overrides: tuple[str, ...], code: str) -> None:
     asked = configs.from_mapping(configs.override(CONFIG.dump(), overrides))
     assert site.train(message(asked, START, run="other"))[:2] == (409, code)
+
+
+def test_a_clip_that_no_config_holds_is_refused(site: RealSite) -> None:
+    """As a hostile server writes it: at 1e-30 nothing was clipped."""
+    fields: dict[str, Any] = json.loads(CONFIG.canonical_json())
+    fields["privacy"] |= {"epsilon": 0.5, "public_size": 100, "clip": {"gradient": 1e-30}}
+    text = json.dumps(fields)
+    body = message(CONFIG, START, config=text, sha256=hashlib.sha256(text.encode()).hexdigest())
+    assert site.train(body)[:2] == (409, "config")
 
 
 @pytest.mark.parametrize("key", ["data.root", "generator.path", "generator.foundation", "model.pretrained"])
@@ -90,6 +108,7 @@ def test_bad_weights_are_refused(site: RealSite) -> None:
     poisoned = {name: np.full_like(value, np.nan) for name, value in START.items()}
     assert site.train(message(CONFIG, poisoned, run="bad"))[:2] == (409, "non-finite")
     assert site.train(message(CONFIG, {name: value + 1e30 for name, value in START.items()}, run="bad"))[:2] == (409, "too-large")
+    assert site.train(message(CONFIG, START | {"head.bias": START["head.bias"] + 55}, run="bad"))[:2] == (409, "too-large")
     assert site.train(message(CONFIG, START | {key: START[key][:1]}, run="bad"))[:2] == (409, "misshapen")
     assert site.train(message(CONFIG, START | {key: START[key].astype(np.float64)}, run="bad"))[:2] == (409, "misshapen")
     assert site.train(message(CONFIG, START | {"../x": START[key]}, run="bad"))[:2] == (409, "misshapen")
@@ -125,7 +144,7 @@ def test_kill_in_training_costs_nothing_but_time(site: RealSite) -> None:
 
     asking = threading.Thread(target=ask)
     asking.start()
-    wait_for(lambda: site.status()["at_work"], 30, "training")
+    wait_for(lambda: site.status()["at_work"], "training")
     time.sleep(0.5)
     site.kill()
     asking.join()
@@ -152,12 +171,12 @@ def test_starts_that_cannot_end_well(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"labels\.csv, line \d+: '.' is not a class of this task"):
         check_site(replace(settings, classes=("one", "two")))
     policy, data, user = check_site(settings)
-    assert (policy.scope, user.uid, len(data.images(32, 3))) == ("off", os.geteuid(), len(parts.shares(CONFIG)[0]))
+    assert (policy.scope, user.uid, len(data.images())) == ("off", os.geteuid(), len(parts.shares(CONFIG)[0]))
 
 
 def test_log_and_status_hold_nothing_private(site: RealSite) -> None:
     assert site.train(message(CONFIG, START, number=4))[:2] == (409, "rounds")
-    wait_for(lambda: "answered" in site.log.read_text(encoding="utf-8"), 5, "a line in the log")
+    wait_for(lambda: "answered" in site.log.read_text(encoding="utf-8"), "a line in the log")
     log = site.log.read_text(encoding="utf-8")
     assert str(site.listing.parent) not in log
     assert ".png" not in log
@@ -172,13 +191,14 @@ def test_log_and_status_hold_nothing_private(site: RealSite) -> None:
 def test_owner_has_a_report_of_its_own(site: RealSite) -> None:
     """Written after the first round: labels, and that scope off leaves no finite epsilon; 0600 in a 0700 folder."""
     report = site.state / "site-report.html"
-    wait_for(report.is_file, 30, "the report")
+    wait_for(report.is_file, "the report")
     text = report.read_text(encoding="utf-8")
     counts = np.bincount(parts.labelled(CONFIG, 0).y.numpy(), minlength=10)
     assert "epsilon is infinite" in text
     assert "protects no image from a hostile server" in text
-    assert all(f"<tr><td>{name}<td>" in text for name in "0123456789")
-    assert [int(row.split("<")[0]) for row in text.split("</svg><td>")[1:]] == counts.tolist()
+    rows = re.findall(r'<tr><td>(\w+)</td><td class="num">(\d+)</td>', text)
+    assert [name for name, _ in rows] == list("0123456789")
+    assert [int(count) for _, count in rows] == counts.tolist()
     assert (report.stat().st_mode & 0o777, site.state.stat().st_mode & 0o777) == (0o600, 0o700)
     assert site.status()["privacy"]["epsilon"] is None
 

@@ -1,4 +1,8 @@
-"""`mpssl-fed deploy` as a user runs it: the weights of a simulation, no connection off loopback, nothing left behind."""
+"""`mpssl-fed deploy` as a user runs it: the weights of a simulation, no connection off loopback, nothing left behind.
+
+In surroundings as users have them: images and generator by paths from the folder they stand in, behind proxies (that answer
+nothing), with temporary files in a deep folder.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +16,22 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 from safetensors.numpy import load_file
 
 import mpssl_fed
+from mpssl_fed.data.datasets import load_dataset
+from mpssl_fed.generators.biggan import embedded_folder
 from mpssl_fed.runs.reader import read_history
+from tests.patience import PATIENCE_S
 from tests.real.sites import QUIET, TINY, equal
+from tests.test_environment import DEAD_PROXIES
+
+DEEP = "tmp/" + "long" * 25
 
 CONFIG = TINY | {
+    "data": {"name": "image-folder", "root": "photos", "labels_per_class": 2, "partition": {"name": "iid"}},
+    "generator": {"name": "folder", "path": "glyphs"},
     "method": {"name": "mp-ssl", "batch": 4, "lmo_batch": 4, "lmo_every": 1, "refresh_every": 1, "buffer": 1},
     "federation": TINY["federation"] | {"rounds": 2},
 }
@@ -32,6 +45,17 @@ def no_route() -> list[str]:
     return prefix
 
 
+def write_photos(root: Path) -> None:
+    """Write digits of two classes as an image folder."""
+    digits = load_dataset("mnist-5k").train
+    for part, each in (("train", 6), ("test", 10)):
+        for label in (3, 8):
+            place = root / part / str(label)
+            place.mkdir(parents=True)
+            for i in (digits.y == label).nonzero().flatten().tolist()[:each]:
+                Image.fromarray(digits.x[i, 0].numpy()).save(place / f"{i}.png")
+
+
 def mpssl(*words: str) -> list[str]:
     """Return the command line of this installation."""
     return [sys.executable, "-m", "mpssl_fed.cli", *words]
@@ -41,22 +65,25 @@ def mpssl(*words: str) -> list[str]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A deployment's run, config, temporary folder and output."""
     here = tmp_path_factory.mktemp("deploy")
-    (here / "tmp").mkdir()
+    (here / DEEP).mkdir(parents=True)
+    shutil.copytree(embedded_folder("glyphs-digits"), here / "glyphs")
+    write_photos(here / "photos")
     (here / "config.yaml").write_text(yaml.safe_dump(CONFIG), encoding="utf-8")
-    environment = {**os.environ, **QUIET, "TMPDIR": str(here / "tmp"), "HOME": str(here), "DEPLOY_TEST": str(here)}
+    environment = {**os.environ, **QUIET, "TMPDIR": str(here / DEEP), "HOME": str(here), "DEPLOY_TEST": str(here), **DEAD_PROXIES}
     command = [*no_route(), *mpssl("deploy", "config.yaml", "--sites", "2", "--output", "run")]
-    done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, check=False, timeout=400)
+    done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
     (here / "output").write_text(done.stdout + done.stderr, encoding="utf-8")
     assert done.returncode == 0, done.stdout + done.stderr
     return here
 
 
-def test_equals_a_simulation(folder: Path, tmp_path: Path) -> None:
+def test_equals_a_simulation(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
     run = mpssl_fed.simulate(CONFIG, "federation.sites=2", f"output.dir={tmp_path / 'run'}")
     assert equal(load_file(folder / "run" / "model.safetensors"), load_file(run.folder / "model.safetensors"))
     ours, theirs = read_history(folder / "run"), run.history
-    assert [record["test_accuracy"] for record in ours] == [record["test_accuracy"] for record in theirs]
-    assert [record["train_loss"] for record in ours] == [record["train_loss"] for record in theirs]
+    assert [record.accuracy for record in ours] == [record.accuracy for record in theirs]
+    assert [record.train_loss for record in ours] == [record.train_loss for record in theirs]
 
 
 def test_run_directory_and_progress(folder: Path) -> None:
@@ -69,7 +96,7 @@ def test_run_directory_and_progress(folder: Path) -> None:
 
 
 def test_nothing_is_left(folder: Path) -> None:
-    assert list((folder / "tmp").iterdir()) == []
+    assert list((folder / DEEP).iterdir()) == []
     mark = f"DEPLOY_TEST={folder}".encode()
     alive = []
     for process in Path("/proc").glob("[0-9]*"):

@@ -17,9 +17,11 @@ from mpssl_fed.deployment.processes import marked
 from mpssl_fed.deployment.rehearsal import Deployment
 from mpssl_fed.errors import UserError
 from mpssl_fed.runs.reader import read_manifest
-from tests.real.sites import QUIET, Serving, Story, tiny, wait_for
+from tests.patience import wait_for
+from tests.real.sites import QUIET, Serving, Story, tiny
 
-CONFIG = tiny("federation={sites: 3, rounds: 6, local_steps: 200, min_sites: 1, join_deadline_s: 90, deadline_s: 60}")
+pytestmark = pytest.mark.slow
+CONFIG = tiny("federation={sites: 3, rounds: 6, local_steps: 200, min_sites: 1, join_deadline_s: 600, deadline_s: 120}")
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +34,13 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> tuple[Story, Path, list[U
         up.children.start("hostile", hostile, QUIET, cwd=Path(__file__).parents[2])
         serving = Serving(up, story)
         failed = serving.failed
-        wait_for(lambda: story.knows(1) or failed, 180, "round 1")
-        wait_for(lambda: at_work(home / "0.sock") or failed, 60, "training in round 2")
+        wait_for(lambda: story.knows(1) or failed, "round 1")
+        wait_for(lambda: at_work(home / "0.sock") or failed, "training in round 2")
         os.killpg(up.children.running["daemon-0"].pid, signal.SIGKILL)
-        wait_for(lambda: story.knows(2) or failed, 120, "round 2")
-        wait_for(lambda: at_work(home / "1.sock") or failed, 60, "training in round 3")
+        wait_for(lambda: story.knows(2) or failed, "round 2")
+        wait_for(lambda: at_work(home / "1.sock") or failed, "training in round 3")
         os.killpg(up.children.running["supernode-1"].pid, signal.SIGKILL)
-        serving.end(300)
+        serving.end()
     assert not marked(token)
     assert not home.exists()
     return story, run, failed
@@ -65,7 +67,7 @@ def test_killed_daemon_answers_its_round_after_a_restart(story: tuple[Story, Pat
 def test_killed_supernode_costs_its_round_at_most(story: tuple[Story, Path, list[UserError]]) -> None:
     third, *_, last = story[0].records[3:]
     assert third["sites_answered"] in (1, 2)
-    assert third["seconds"] < CONFIG.federation.deadline_s + 10
+    assert third["seconds"] < 2 * CONFIG.federation.deadline_s
     assert last["sites_asked"] == 3
     assert last["sites_answered"] == 3  # a finite, well-shaped lie is only stopped by a robust strategy
 

@@ -11,10 +11,11 @@ import pytest
 
 from mpssl_fed.runs import checkpoint
 from mpssl_fed.runs.reader import read_history, read_manifest
-from tests.real.sites import alive, deploy, fill, small_disk, wait_for
+from tests.patience import PATIENCE_S, wait_for
+from tests.real.sites import alive, deploy, fill, small_disk
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
-ROUNDS = {"sites": 2, "rounds": 3, "local_steps": 2, "join_deadline_s": 120, "deadline_s": 120}
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")]
+ROUNDS = {"sites": 2, "rounds": 3, "local_steps": 2, "join_deadline_s": PATIENCE_S, "deadline_s": PATIENCE_S}
 
 
 @pytest.fixture
@@ -31,15 +32,14 @@ def disk(here: Path) -> Iterator[Path]:
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
     """Return exit status and output of a deployment."""
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=PATIENCE_S)
     return process.returncode, output
 
 
-@pytest.mark.slow
 def test_disk_full_at_the_server_in_the_middle(here: Path, disk: Path) -> None:
     """Not one byte is left after round 1, not even for the manifest; with room again the run goes on."""
     running, run = deploy(here, ROUNDS, "--output", str(disk / "run")), disk / "run"
-    wait_for(lambda: len(read_history(run)) > 1 or running.poll() is not None, 240, "round 1")
+    wait_for(lambda: len(read_history(run)) > 1 or running.poll() is not None, "round 1")
     fill(disk)
     status, output = ended(running)
     assert status == 2, output
@@ -54,7 +54,7 @@ def test_disk_full_at_the_server_in_the_middle(here: Path, disk: Path) -> None:
     (disk / "ballast").unlink()
     status, output = ended(deploy(here, ROUNDS, "--output", str(run), "--resume"))
     assert status == 0, output
-    assert [record["round"] for record in read_history(run)] == [0, 1, 2, 3]
+    assert [record.number for record in read_history(run)] == [0, 1, 2, 3]
     assert read_manifest(run)["status"] == "finished"
 
 

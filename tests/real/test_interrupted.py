@@ -15,10 +15,11 @@ from mpssl_fed.deployment.rehearsal import Deployment
 from mpssl_fed.deployment.submit import submit
 from mpssl_fed.runs.progress import Progress
 from mpssl_fed.runs.reader import read_history, read_manifest
-from tests.real.sites import TINY, Serving, alive, deploy, equal, tiny, wait_for
+from tests.patience import PATIENCE_S, wait_for
+from tests.real.sites import TINY, Serving, alive, deploy, equal, tiny
 
 pytestmark = pytest.mark.slow
-ROUNDS = {"sites": 2, "rounds": 3, "local_steps": 2, "join_deadline_s": 90, "deadline_s": 60}
+ROUNDS = {"sites": 2, "rounds": 3, "local_steps": 2, "join_deadline_s": PATIENCE_S, "deadline_s": PATIENCE_S}
 
 
 @pytest.mark.parametrize(
@@ -28,17 +29,17 @@ ROUNDS = {"sites": 2, "rounds": 3, "local_steps": 2, "join_deadline_s": 90, "dea
 )
 def test_cut_short(tmp_path: Path, number: signal.Signals, status: int) -> None:
     first = deploy(tmp_path, ROUNDS, "--output", "run")
-    wait_for(lambda: len(read_history(tmp_path / "run")) > 1 or first.poll() is not None, 240, "round 1")
+    wait_for(lambda: len(read_history(tmp_path / "run")) > 1 or first.poll() is not None, "round 1")
     first.send_signal(number)
-    output, _ = first.communicate(timeout=60)
+    output, _ = first.communicate(timeout=PATIENCE_S)
     assert first.returncode == status, output
     assert (status == -9) or output.splitlines()[-1].endswith("Continue with: mpssl-fed deploy config.yaml --output run --resume")
-    wait_for(lambda: not alive(tmp_path), 20, "the end of every process")
-    wait_for(lambda: not list((tmp_path / "tmp").iterdir()), 20, "the end of the temporary folder")
+    wait_for(lambda: not alive(tmp_path), "the end of every process")
+    wait_for(lambda: not list((tmp_path / "tmp").iterdir()), "the end of the temporary folder")
     second = deploy(tmp_path, ROUNDS, "--output", "run", "--resume")
-    output, _ = second.communicate(timeout=300)
+    output, _ = second.communicate(timeout=PATIENCE_S)
     assert second.returncode == 0, output
-    assert [record["round"] for record in read_history(tmp_path / "run")] == [0, 1, 2, 3]
+    assert [record.number for record in read_history(tmp_path / "run")] == [0, 1, 2, 3]
     whole = mpssl_fed.simulate(TINY | {"federation": ROUNDS}, f"output.dir={tmp_path / 'whole'}")
     assert equal(load_file(tmp_path / "run" / "model.safetensors"), load_file(whole.folder / "model.safetensors"))
     assert not alive(tmp_path)
@@ -49,16 +50,16 @@ def test_server_is_killed(tmp_path: Path, victim: str) -> None:
     config, run = tiny(f"federation={ROUNDS | {'local_steps': 300}}"), tmp_path / "run"
     with Deployment(config, run, note=lambda _: None) as up:
         serving = Serving(up, Progress())
-        wait_for(lambda: len(read_history(run)) > 1, 240, "round 1")
+        wait_for(lambda: len(read_history(run)) > 1, "round 1")
         found = up.children.running["superlink"].pid if victim == "superlink" else server_app(up.children.token)
         os.kill(found, signal.SIGKILL)
-        serving.end(180)
+        serving.end()
     assert serving.failed
     assert read_manifest(run)["status"] != "finished"
     with Deployment(config, run, resume=True, note=lambda _: None) as up:
         up.serve(Progress())
     assert read_manifest(run)["status"] == "finished"
-    assert [record["round"] for record in read_history(run)] == [0, 1, 2, 3]
+    assert [record.number for record in read_history(run)] == [0, 1, 2, 3]
 
 
 def test_superlink_is_restarted_with_its_database(tmp_path: Path) -> None:
@@ -66,15 +67,15 @@ def test_superlink_is_restarted_with_its_database(tmp_path: Path) -> None:
     config, run = tiny(f"federation={ROUNDS | {'local_steps': 300}}"), tmp_path / "run"
     with Deployment(config, run, note=lambda _: None) as up:
         serving = Serving(up, Progress())
-        wait_for(lambda: len(read_history(run)) > 1, 240, "round 1")
+        wait_for(lambda: len(read_history(run)) > 1, "round 1")
         up.children.restart("superlink")
-        serving.end(240)
+        serving.end()
         assert serving.failed
         assert "finished:failed" in str(serving.failed[0])
         submit(up.flower, up.config, run, up.home / "again", Progress(), resume=True)
     assert read_manifest(run)["status"] == "finished"
-    assert [record["round"] for record in read_history(run)] == [0, 1, 2, 3]
-    assert read_history(run)[-1]["sites_answered"] == 2
+    assert [record.number for record in read_history(run)] == [0, 1, 2, 3]
+    assert read_history(run)[-1].answered == 2
 
 
 def server_app(token: str) -> int:

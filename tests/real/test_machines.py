@@ -16,8 +16,9 @@ from mpssl_fed.deployment import superlink as control
 from mpssl_fed.deployment.processes import Children, marked
 from mpssl_fed.errors import UserError
 from mpssl_fed.runs.reader import read_history, read_manifest
+from tests.patience import wait_for
 from tests.real.machines import HOUSE, Block, Machine, blocks, ip, skip_without_namespaces
-from tests.real.sites import tiny, wait_for
+from tests.real.sites import tiny
 
 SERVER, FRONT = "10.77.0.1", "10.77.0.1:9092"
 PAGE = (HOUSE / "docs" / "deploy.md").read_text(encoding="utf-8")
@@ -75,7 +76,7 @@ class Federation:
                 else:
                     self.server.must(here, folder=AT)
         healthy = f"curl -sf --cacert {AT}/keys/ca.crt https://localhost:8000/health"
-        wait_for(lambda: self.server.run(healthy).returncode == 0, 120, "the SuperLink")
+        wait_for(lambda: self.server.run(healthy).returncode == 0, "the SuperLink")
 
     def set_up_site(self, name: str) -> None:
         """Step 2, with the registration of step 3 where the page says so."""
@@ -141,8 +142,8 @@ def test_two_sites_train_through_the_front(federation: Federation) -> None:
     assert "finished" in federation.server.must(submit.commands[0], folder=AT)
     run = federation.files / "runs/first"
     assert read_manifest(run)["status"] == "finished"
-    assert [record["sites_answered"] for record in read_history(run)] == [0, 2, 2]
-    assert read_history(run)[1]["test_accuracy"] is None
+    assert [record.answered for record in read_history(run)] == [0, 2, 2]
+    assert read_history(run)[1].accuracy is None
     assert (run / "model.safetensors").is_file()
 
 

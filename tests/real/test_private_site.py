@@ -15,7 +15,8 @@ import pytest
 from mpssl_fed.deployment.own_data import wipe
 from mpssl_fed.privacy.ledger import Ledger
 from mpssl_fed.privacy.plan import plan_for
-from tests.real.sites import POLICY, RealSite, equal, fill, message, small_disk, tiny, wait_for, weights
+from tests.patience import wait_for
+from tests.real.sites import POLICY, RealSite, equal, fill, message, small_disk, tiny, weights
 
 POLICY_DP = POLICY | {"scope": "end-to-end", "max_epsilon": 20.0, "public_size": 200, "metrics": []}
 PRIVACY = "privacy={epsilon: 2.0, public_size: 200, sample_rate: 0.1}"
@@ -73,7 +74,7 @@ def test_kill_in_a_round_never_refunds(site: RealSite) -> None:
 
     asking = threading.Thread(target=ask)
     asking.start()
-    wait_for(lambda: spent(site) > before, 60, "the reservation")
+    wait_for(lambda: spent(site) > before, "the reservation")
     site.kill()
     asking.join()
     reserved = spent(site)

@@ -16,9 +16,9 @@ CURVE = [(0, 0.1), (1, 0.5), (2, 0.8)]
 
 
 def test_two_plots_in_a_page_share_no_id_and_point_at_their_own(tmp_path: Path) -> None:
-    first = plots.run_curves(tmp_path, CURVE, {"test": CURVE}, "test")
+    first, _ = plots.run_curves(tmp_path, CURVE, {"test": CURVE}, "test")
     second = plots.label_distribution(tmp_path, {"0": [3, 0], "1": [1, 2]}, ["cat", "dog"])
-    for name, svg in (("curves", first), ("labels", second)):
+    for name, svg in (("accuracy", first), ("labels", second)):
         ids = re.findall(r'\bid="([^"]+)"', svg)
         used = re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', svg)
         assert ids

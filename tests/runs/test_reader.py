@@ -13,8 +13,8 @@ from tests.study.runs import write_run
 
 def test_what_a_run_tells(tmp_path: Path) -> None:
     run = RunReader(write_run(tmp_path, [0.1, 0.6, 0.9], sites=11))
-    assert run.evaluated("test_accuracy") == [(0, 0.1), (1, 0.6), (2, 0.9)]
-    assert run.evaluated("train_loss") == [(1, 1.0), (2, pytest.approx(2 / 3))]
+    assert run.accuracy == [(0, 0.1), (1, 0.6), (2, 0.9)]
+    assert run.train_loss == [(1, 1.0), (2, pytest.approx(2 / 3))]
     assert run.timing("generate") == pytest.approx(0.75)
     assert [site.name for site in run.sites] == [str(n) for n in range(11)]
 

@@ -30,7 +30,7 @@ def test_everything_is_there(run_tiny: Runner) -> None:
     assert manifest["config_sha256"] == config.sha256()
     assert {"python", "torch", "flwr", "mpssl-fed"} <= manifest["versions"].keys()
     assert {"train", "generate", "serialise", "aggregate"} <= manifest["timings"].keys()
-    assert manifest["timings"]["train"] == pytest.approx(sum(r["timings"]["train"] for r in read_history(run.folder)))
+    assert manifest["timings"]["train"] == pytest.approx(sum(r.timings["train"] for r in read_history(run.folder)))
     labels = json.loads((run.folder / "labels.json").read_text())
     assert labels["classes"] == [str(digit) for digit in range(10)]
     assert list(labels["sites"]) == ["0", "1", "2"]
@@ -51,7 +51,7 @@ def test_the_model_file_is_the_last_checkpoint(run_tiny: Runner) -> None:
 
 def test_a_run_that_exists_is_refused_unless_told(run_tiny: Runner) -> None:
     run = run_tiny()
-    with pytest.raises(UserError, match=r"run directory .* exists; --resume continues it, --overwrite deletes it"):
+    with pytest.raises(UserError, match=r"run directory .* exists; resume=True continues it, overwrite=True deletes what it wrote"):
         run_tiny()
     assert run_tiny(overwrite=True).run_id != run.run_id
 
@@ -59,7 +59,7 @@ def test_a_run_that_exists_is_refused_unless_told(run_tiny: Runner) -> None:
 def test_a_folder_that_is_no_run_is_never_deleted(tiny: Callable[..., Config], tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     for flags in ({"overwrite": True}, {"resume": True}, {}):
-        with pytest.raises(UserError, match="it is not a run, so nothing here deletes it"):
+        with pytest.raises(UserError, match="is not a run, so nothing here deletes it"):
             open_run(tiny(), tmp_path, **flags)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
     with pytest.raises(UserError, match="is a file, want a folder"):
@@ -70,7 +70,7 @@ def test_a_study_is_never_continued_or_deleted_as_a_run(run_tiny: Runner) -> Non
     run = run_tiny("federation.rounds=1")
     (run.folder / STUDY_FILE).write_text("grid: {}\n")  # as `make demo` leaves it: a study with one of its runs at the top
     for flags in ({"overwrite": True}, {"resume": True}, {}):
-        with pytest.raises(UserError, match=r"holds a study with all its runs; choose another with --output DIR"):
+        with pytest.raises(UserError, match=r"holds a study with all its runs; choose another by output=DIR"):
             run_tiny("federation.rounds=1", **flags)
     assert (run.folder / "model.safetensors").is_file()
 
@@ -83,7 +83,7 @@ def test_an_empty_folder_is_used(tiny: Callable[..., Config], tmp_path: Path) ->
 def test_what_is_not_a_run_says_so(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a run directory"):
         read_config(tmp_path)
-    with pytest.raises(UserError, match=r"model.safetensors: no such file.*--resume"):
+    with pytest.raises(UserError, match=r"model.safetensors: no such file.*resume=True"):
         read_model(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0not a header")
     with pytest.raises(UserError, match="not a model of this toolkit"):
@@ -93,7 +93,7 @@ def test_what_is_not_a_run_says_so(tmp_path: Path) -> None:
 def test_a_broken_checkpoint_names_the_file_and_the_cure(run_tiny: Runner) -> None:
     run = run_tiny()
     (run.folder / "checkpoints" / "last.safetensors").write_bytes(b"garbage")
-    with pytest.raises(UserError, match=r"last.safetensors: not a checkpoint .*--overwrite"):
+    with pytest.raises(UserError, match=r"last.safetensors: not a checkpoint .*overwrite=True"):
         run_tiny(resume=True)
 
 
@@ -103,6 +103,6 @@ def test_tensorboard_events_hold_the_metrics(run_tiny: Runner) -> None:
     run = run_tiny("output.tensorboard=true")
     events = EventAccumulator(str(run.folder / "tensorboard"))
     events.Reload()
-    history = [record for record in read_history(run.folder) if record["round"] > 0]
+    history = [record for record in read_history(run.folder) if record.number > 0]
     shown = {event.step: event.value for event in events.Scalars("test_accuracy")}
-    assert shown == pytest.approx({record["round"]: record["test_accuracy"] for record in history})
+    assert shown == pytest.approx({record.number: record.accuracy for record in history})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpssl_fed.config import METHODS, Config, from_mapping
-from mpssl_fed.config.learning import CONTROLS, METHOD_DEFAULTS
+from mpssl_fed.config.learning import BUNDLES, METHOD_DEFAULTS
+from mpssl_fed.errors import UserError
 from mpssl_fed.method import METHOD_VERSION
 from mpssl_fed.study.cell_key import cell_key, differing
+from mpssl_fed.study.folder import table_rows
 from mpssl_fed.study.grid import load_study
+from mpssl_fed.study.run import run_study
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
-"""Its tables are named like the shipped studies that they hold."""
+"""Its tables are named like the shipped studies that they hold; the study as it was then stands beside each."""
 
 
 def config_of(**fields: Any) -> Config:
@@ -70,16 +72,23 @@ def test_a_new_key_with_a_default_leaves_the_key_and_changes_the_protocol_hash(m
     assert cell_key(config, 1) == key
 
 
-def test_committed_rows_are_cells_of_their_study() -> None:
-    """The keys of committed tables are those that their studies have today; a new key of the schema leaves them alone."""
-    tables = sorted(RESULTS.glob("*.csv"))
-    assert len(tables) >= 5
-    for table in tables:
-        with open(table, newline="") as file:
-            rows = list(csv.DictReader(file))
-        known = {cell.sha256 for cell in load_study(table.stem).cells}
-        assert rows
-        assert {row["config_sha256"] for row in rows if row["method_version"] == str(METHOD_VERSION)} <= known
+def test_a_kept_table_is_read_whatever_becomes_of_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The method's version is raised and a named method's defaults are revised: rows are known by their settings and seed still,
+    and cells that are not there are not run by the other version."""
+    table = RESULTS / "latents.csv"
+    before = table_rows(load_study(table.with_suffix(".yaml")), table)
+    monkeypatch.setattr("mpssl_fed.method.METHOD_VERSION", METHOD_VERSION + 1)
+    monkeypatch.setattr("mpssl_fed.study.run.METHOD_VERSION", METHOD_VERSION + 1)
+    monkeypatch.setitem(METHOD_DEFAULTS, "mp-ssl+", METHOD_DEFAULTS["mp-ssl+"] | {"gap": {"weight": 0.5}})
+    plan = load_study(table.with_suffix(".yaml"))
+    after = table_rows(plan, table)
+    assert after.keys() != before.keys()
+    assert sorted(row.accuracy or 0 for row in after.values()) == sorted(row.accuracy or 0 for row in before.values())
+    assert len(run_study(plan, tmp_path / "whole", 1, from_csv=table).finished) == len(before)
+    table_of_some = tmp_path / "some.csv"
+    table_of_some.write_text("".join(table.read_text().splitlines(keepends=True)[:-3]))
+    with pytest.raises(UserError, match="its 3 missing cells cannot be run"):
+        run_study(plan, tmp_path / "some", 1, from_csv=table_of_some)
 
 
 def test_the_method_version_is_part_of_the_key() -> None:
@@ -103,7 +112,7 @@ def test_what_a_method_brings_of_its_own_is_in_the_key(monkeypatch: pytest.Monke
 
 ONE_OF = st.sampled_from
 METHOD = st.fixed_dictionaries(
-    {"name": ONE_OF([name for name in METHODS if name not in CONTROLS])},
+    {"name": ONE_OF([name for name in METHODS if name not in BUNDLES])},
     optional={"buffer": ONE_OF([4, 30]), "lambda": ONE_OF([0.0, 1.0, 5.0]), "augment": ONE_OF(["weak", "half-strong"])},
 )
 SPLITS = [{"name": "iid"}, {"name": "dirichlet", "alpha": 0.3}, {"name": "dirichlet", "alpha": 1}, {"name": "quantity"}]

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from mpssl_fed.config import config_folder, from_mapping
-from mpssl_fed.config.learning import CONTROLS
+from mpssl_fed.config.learning import BUNDLES
 from mpssl_fed.errors import UserError
 from mpssl_fed.method import METHOD_VERSION
 from mpssl_fed.study.cell_key import cell_key
-from mpssl_fed.study.grid import arm_of, find_study, load_study
+from mpssl_fed.study.grid import find_study, load_study
 from tests.study.runs import TINY, plan_of, write_study
 
 GRID = {"method.name": ["base", "vic-gssl"], "method.augment": ["weak", "half-strong"]}
@@ -97,12 +97,10 @@ def test_show_names_one_cell(tmp_path: Path) -> None:
 
 def test_the_demo_is_the_promised_grid() -> None:
     plan = load_study("demo")
-    assert len(plan.cells) == 18
-    assert len({arm_of(cell.settings) for cell in plan.cells}) == 6
+    assert len(plan.cells) == 9
+    assert [cell.config.method.name for cell in plan.cells[:3]] == ["base", "mp-ssl", "federated-gssl"]
     assert plan.folder() == Path("runs/demo")
-    shown = plan.shown()
-    assert shown is not None
-    assert (shown.config.method.name, shown.config.method.augment, shown.seed) == ("mp-ssl", "half-strong", 0)
+    assert plan.study.show == "best"
 
 
 def test_every_shipped_study_is_valid() -> None:
@@ -149,7 +147,7 @@ def test_a_misspelt_override_or_study_is_refused(tmp_path: Path) -> None:
         load_study(file, ["federation.round=3"])
     with pytest.raises(UserError, match=r"a variant .* sets this key"):
         load_study(write_study(tmp_path, variants={"a": {"optim.lr": 0.1}}), ["optim.lr=1"])
-    with pytest.raises(UserError, match="Did you mean 'studies/demo'"):
+    with pytest.raises(UserError, match="Did you mean 'demo'"):
         find_study("dmeo")
     with pytest.raises(UserError, match="no such file"):
         load_study(tmp_path / "none.yaml")
@@ -167,6 +165,13 @@ def test_an_override_with_a_list_is_a_new_axis(tmp_path: Path) -> None:
     assert len(load_study(variants, ["optim.lr=[0.01,0.02]", "seeds=1"]).cells) == 4
 
 
+def test_a_shipped_study_has_two_names_that_lead_to_it() -> None:
+    """The second is the one that `simulate` sends to, and under which the configs are listed."""
+    assert load_study("studies/demo") == load_study("demo")
+    with pytest.raises(UserError, match=r"study 'studies/dmo': no such file. Did you mean"):
+        load_study("studies/dmo")
+
+
 def test_controls_stand_in_one_grid_with_the_methods(tmp_path: Path) -> None:
     """What the base sets for the methods gives way to what a control is; what the grid itself sets does not."""
     base = {
@@ -175,17 +180,18 @@ def test_controls_stand_in_one_grid_with_the_methods(tmp_path: Path) -> None:
         "federation": {"sites": 2, "strategy": {"name": "fedavgm"}},
         "warm_start": {"part": "none"},
     }
-    names = ["base", *CONTROLS]
+    names = ["base", *BUNDLES]
     plan = plan_of(tmp_path, base=base, grid={"method.name": names}, seeds=1)
     got = {cell.config.method.name: cell.config for cell in plan.cells}
     assert list(got) == names
     assert {name: config.model.name for name, config in got.items()} == {
-        "base": "resnet18", "generator-only": "resnet18", "fedprox": "resnet18",
-        "linear-random": "random", "linear-pixels": "pixels", "linear-hog": "hog",
+        "base": "resnet18", "base-train-only": "resnet18", "generator-only": "resnet18", "fedprox": "resnet18",
+        "linear-random": "random", "linear-pixels": "pixels", "linear-hog": "hog", "federated-gssl": "resnet18",
     }  # fmt: skip
     assert {name: config.federation.strategy.name for name, config in got.items()} == {
         name: "fedprox" if name == "fedprox" else "fedavgm" for name in names
     }
     assert got["generator-only"].warm_start.part == "both"
+    assert (got["federated-gssl"].warm_start.part, got["federated-gssl"].federation.anchor.weight) == ("body", 1.0)
     with pytest.raises(UserError, match=r"method.name=linear-hog means model.name=hog, but model.name=resnet18 is given"):
         plan_of(tmp_path, grid={"method.name": ["linear-hog"], "model.name": ["resnet18"]})

@@ -20,6 +20,7 @@ from mpssl_fed.study.report import write_study_report
 from mpssl_fed.study.results import Row, read_csv, write_csv
 from mpssl_fed.study.run import run_study
 from mpssl_fed.study.statistics import Estimate
+from tests.report.test_terms import PLAIN, read, unexplained
 from tests.study.runs import plan_of
 
 PRIVATE = {
@@ -122,6 +123,9 @@ def test_the_page_holds_front_plot_and_what_the_ledgers_say(outcome: Outcome) ->
     for words in ("Epsilon against accuracy", "Pareto front", "Epsilon planned and spent"):
         assert words in page
     assert (outcome.output / "plots" / "pareto.png").is_file()
+    seen = read(outcome.output / "report.html")
+    plain = {*PLAIN, "cells", "arms", "seeds", "evaluated on", "best mean", "time in runs", "status", "s"}
+    assert unexplained(seen, plain) == []
     arms = arms_of(outcome)
     rows = [dict(row.cells) for row in pareto.spent_table(outcome, arms).rows]
     assert len(rows) == 1  # the private arm alone

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,11 @@ pytest.importorskip("ray", reason="Ray is not installed: pip install 'mpssl-fed[
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
-def test_the_same_rows_as_anywhere(tmp_path: Path) -> None:
+def test_the_same_rows_as_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = tmp_path / ("long" * 25)  # its sockets would not fit below
+    deep.mkdir()
+    monkeypatch.setenv("TMPDIR", str(deep))
+    monkeypatch.setattr(tempfile, "tempdir", None)
     bad = {"bad": {"data.name": "image-folder", "data.root": str(tmp_path / "none")}, "good": {}}
     plan = plan_of(tmp_path, variants=bad, grid={"method.name": ["base"]}, seeds=1)
     outcome = run_study(plan, tmp_path / "ray", 2, "ray")

@@ -11,14 +11,16 @@ from pathlib import Path
 import pytest
 
 from mpssl_fed.errors import UserError
+from mpssl_fed.method import METHOD_VERSION
 from mpssl_fed.study.folder import STUDY_FILE, Outcome, read_outcome
 from mpssl_fed.study.grid import load_study
 from mpssl_fed.study.report import write_report, write_study_report
 from mpssl_fed.study.results import failed_row, read_csv, row_of_run, write_result
+from tests.report.test_terms import PLAIN, read, unexplained
 from tests.study.browser import Browser, find_browser
 from tests.study.runs import plan_of, write_run
 
-VERSION = 1
+VERSION = METHOD_VERSION
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +92,9 @@ def test_run_report_tells_the_run(tmp_path: Path) -> None:
         assert words in text, words
     html = page.read_text()
     assert html.count('src="data:image/png;base64,') == 4
-    assert html.count("<svg") == 2
-    assert {file.name for file in (tmp_path / "plots").iterdir()} == {"curves.svg", "curves.png", "labels.svg", "labels.png"}
+    assert html.count("<svg") == 3
+    names = ("accuracy", "loss", "labels")
+    assert {file.name for file in (tmp_path / "plots").iterdir()} == {f"{name}.{kind}" for name in names for kind in ("svg", "png")}
 
 
 def test_a_page_holds_no_address_outside_itself(tmp_path: Path, study: Path) -> None:
@@ -111,7 +114,7 @@ def test_a_run_in_progress_and_one_without_sites_have_a_report(tmp_path: Path) -
     text = text_of(write_report(folder))
     assert "This run stopped after 1 of 9 rounds." in text
     assert "This method uses no generator." in text
-    assert "in a deployment they stay at the sites" in text
+    assert "This run directory holds no label counts." in text
 
 
 def test_study_report_compares(study: Path) -> None:
@@ -130,6 +133,14 @@ def test_study_report_compares(study: Path) -> None:
     assert names == {f"{name}.{kind}" for name in ("comparison", "labels-per-class", "learning") for kind in ("svg", "png")} | {
         "run"
     }
+
+
+def test_each_heading_of_a_study_is_explained(study: Path) -> None:
+    seen = read(write_report(study))
+    plain = {*PLAIN, "cells", "arms", "seeds", "evaluated on", "best mean", "time in runs", "status", "s", "what went wrong"}
+    assert len(seen.heads) > 40
+    assert unexplained(seen, plain) == []
+    assert seen.terms["labels per class"].startswith("Labelled images of each class")
 
 
 def test_a_cost_table_by_hand(study: Path) -> None:
@@ -184,7 +195,7 @@ def test_reports_in_a_browser(tmp_path: Path, study: Path) -> None:
             assert tab.requests() == [page.as_uri()]
             shown = tab.evaluate("[...document.images].map(i => i.complete && i.naturalWidth > 0 && i.clientWidth > 50)")
             assert shown == [True] * 4  # the generator's and three sites'
-            drawn = tab.evaluate("[...document.querySelectorAll('figure > svg')].map(s => s.getBoundingClientRect().height > 60)")
+            drawn = tab.evaluate("[...document.querySelectorAll('figure svg')].map(s => s.getBoundingClientRect().height > 60)")
             assert drawn
             assert all(drawn)
             assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")

@@ -10,6 +10,10 @@ from pathlib import Path
 import pytest
 
 from mpssl_fed.errors import UserError
+from mpssl_fed.method import METHOD_VERSION
+from mpssl_fed.study.analysis import analyse
+from mpssl_fed.study.folder import STUDY_FILE, Outcome
+from mpssl_fed.study.report import write_study_report
 from mpssl_fed.study.results import completed, failed_row, read_csv, read_result, row_of_run, write_csv, write_result
 from tests.study.runs import plan_of, write_run
 
@@ -41,6 +45,43 @@ def test_a_row_holds_curve_and_diagnosis(tmp_path: Path) -> None:
     older = dataclasses.replace(plain, curve=None)
     assert completed(older, folder) == row_of_run(cell, folder, 1)  # a row from before these columns, beside its run directory
     assert completed(older, tmp_path / "none") == older
+
+
+def test_a_run_that_diverged_has_no_loss_of_an_earlier_round(tmp_path: Path) -> None:
+    """Its study compares losses of last rounds; the arm has a seed less, and the page says so."""
+    plan = plan_of(tmp_path, grid=GRID, seeds=3, metric="loss", baseline={"method.name": "base"})
+    rows = {}
+    for number, cell in enumerate(plan.cells):
+        folder = write_run(tmp_path / "cells" / cell.id, [0.1, 0.5 + 0.01 * number, 0.6])
+        if number == 1:
+            lines = (folder / "metrics.jsonl").read_text().splitlines()
+            lines[-1] = json.dumps(json.loads(lines[-1]) | {"test_loss": None})  # as a round whose loss is not finite is written
+            (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+        rows[cell.sha256] = row_of_run(cell, folder, METHOD_VERSION)
+    assert [row.loss is None for row in rows.values()] == [False, True, False, False, False, False]
+    outcome = Outcome(plan, tmp_path, rows)
+    assert (len(outcome.finished), [arm.label for arm in analyse(outcome).arms]) == (5, ["base", "vic-gssl"])
+    assert [arm.mean.n for arm in analyse(outcome).arms if arm.mean is not None] == [3, 2]
+    (tmp_path / STUDY_FILE).write_text(plan.to_yaml())
+    page = write_study_report(outcome).read_text()
+    assert "1 cell failed, see below" in page
+    assert "no finite loss: it has diverged" in page
+    assert len(read_csv(tmp_path / "results.csv", plan.cells, METHOD_VERSION)) == 6  # nothing is lost for other metrics
+
+
+@pytest.mark.parametrize(("column", "value"), [("accuracy", "nan"), ("loss", "inf"), ("membership", "-inf"), ("steps", "1e3")])
+def test_a_table_holds_finite_numbers(tmp_path: Path, column: str, value: str) -> None:
+    """Of a NaN no test would find noise."""
+    plan = plan_of(tmp_path, grid=GRID, seeds=1)
+    write_csv(tmp_path / "results.csv", [row_of_run(plan.cells[0], write_run(tmp_path / "run", [0.1, 0.5]), 3)], plan.keys)
+    with open(tmp_path / "results.csv", newline="") as file:
+        lines = list(csv.DictReader(file))
+    with open(tmp_path / "results.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, list(lines[0]))
+        writer.writeheader()
+        writer.writerow(lines[0] | {column: value})
+    with pytest.raises(UserError, match="line 2"):
+        read_csv(tmp_path / "results.csv", plan.cells, 3)
 
 
 def test_results_survive_the_disk(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import socket
 from collections import Counter
 from pathlib import Path
@@ -12,17 +13,18 @@ import pytest
 from typer.testing import CliRunner
 
 from mpssl_fed.cli import build
-from mpssl_fed.config import METHODS
-from mpssl_fed.config.learning import CONTROLS
+from mpssl_fed.config import METHODS, config_folder
+from mpssl_fed.config.learning import BUNDLES
 from mpssl_fed.data import fine_grained
 from mpssl_fed.data.datasets import load_dataset, validation_split
 from mpssl_fed.errors import UserError
 from mpssl_fed.study.dry_run import LAYERS, estimate
-from mpssl_fed.study.grid import Plan, load_study
+from mpssl_fed.study.grid import Plan, arm_of, load_study
 from mpssl_fed.study.known_data import KNOWN
+from mpssl_fed.study.selection import baseline_of
 from tests.study.runs import plan_of
 
-ALL = set(METHODS) - set(CONTROLS)
+ALL = set(METHODS) - set(BUNDLES)
 
 
 def values(plan: Plan, key: str) -> set[object]:
@@ -45,12 +47,46 @@ def test_every_method_at_one_site() -> None:
     plan = load_study("methods-one-site")
     assert values(plan, "variant") == ALL
     assert all(cell.config.method.name == cell.settings["variant"] for cell in plan.cells)
-    assert len({cell.config.optim.lr for cell in plan.cells}) == 1
     assert values(plan, "data.labels_per_class") == {1, 4, 10, 25}
     assert values(plan, "data.name") == {"mnist-5k", "fashion-mnist"}
-    assert len(plan.cells) == 2 * len(ALL) * 2 * 4 * 5
+    assert len(plan.arms()) == 2 * len(ALL) * 2 * 4
     assert {cell.config.federation.sites for cell in plan.cells} == {1}
+    arms = plan.arms()
+    primary = [(arms[one]["variant"], arms[other]["variant"], arms[one]["data.labels_per_class"]) for one, other in plan.primary()]
+    rivals = ("base", "mp-ssl-wo-lmo", "mp-ssl-wo-scr")  # each ablation, not base alone
+    assert primary == [("mp-ssl", rival, labels) for rival in rivals for labels in (1, 4)]
+    assert plan.study.baseline == [{"variant": rival} for rival in rivals]
+    assert len(plan.first) == len(arms) * 5 + 2 * 4 * 5  # and 5 more of the arms of primary comparisons
+    assert len(plan.cells) == len(plan.first) + 2 * 4 * 10
     assert len({cell.config.federation.rounds * cell.config.federation.local_steps for cell in plan.cells}) == 1
+
+
+ABLATIONS = {"mp-ssl-wo-lmo": "mp-ssl", "mp-ssl-wo-scr": "mp-ssl"}
+"""Method -> the one that it leaves something out of."""
+
+
+@pytest.mark.parametrize("name", sorted({file.stem for file in (config_folder() / "studies").glob("*.yaml")} - {"tuning"}))
+def test_a_method_is_compared_with_each_of_its_ablations(name: str) -> None:
+    """Against ``base`` alone a gain may be that of a part that the ablation has too. Tuning chooses settings and claims nothing."""
+    plan = load_study(name)
+    configs = {arm_of(cell.settings): cell.config for cell in plan.first}
+    other, methods = {}, {}
+    for arm, config in configs.items():
+        fields = config.dump()
+        methods[arm] = fields.pop("method")["name"]
+        del fields["optim"], fields["seed"]  # of which tuning chose others for each
+        other[arm] = json.dumps([fields, config.method.augment], sort_keys=True)
+    named = {frozenset(pair) for pair in (*plan.primary(), *plan.asked())}
+    arms = plan.arms()
+    named |= {
+        frozenset((arm, rival))
+        for arm, own in arms.items()
+        for one in plan.study.baseline
+        if (rival := baseline_of(own, one, arms))
+    }
+    pairs = [(a, b) for a in arms for b in arms if ABLATIONS.get(methods[a]) == methods[b] and other[a] == other[b]]
+    assert len(pairs) == {"methods-one-site": 2 * 16, "paper-10pct": 2 * 6}.get(name, 0)
+    assert [pair for pair in pairs if frozenset(pair) not in named] == []
 
 
 def test_tuning_is_the_same_for_every_method_and_does_not_read_the_test_set() -> None:
@@ -116,7 +152,7 @@ def test_a_dry_run_touches_neither_data_nor_network(tmp_path: Path, monkeypatch:
     assert "missing: p-ssl's ImageNet classifier" in result.output
     assert "55,880,833" in result.output  # BigGAN-deep at 256 px: the published file holds 56 million floats
     assert f"{11_176_512 + 513 * 200:,}" in result.output  # torchvision's ResNet-18 without its head, and a head of 200 birds
-    assert f"{2000 // 5 * 48 + 2000 // 5 * 24:,}" in result.output
+    assert f"{2000 // 5 * 48 + (2000 // 5 - 1) * 24:,}" in result.output
     assert list(tmp_path.iterdir()) == []
 
 
@@ -159,3 +195,11 @@ def test_a_dry_run_refuses_what_a_run_would(tmp_path: Path, grid: dict[str, list
 def test_own_images_are_planned_without_an_estimate(tmp_path: Path) -> None:
     grid = {"data.name": ["image-folder"], "data.root": [str(tmp_path)]}
     assert estimate(plan_of(tmp_path, grid=grid, seeds=1).cells[0]) is None
+
+
+def test_a_batch_of_any_size_is_estimated_without_being_made(tmp_path: Path) -> None:
+    sizes = [20_000, 40_000, 2**31 - 1]
+    plan = plan_of(tmp_path, grid={"method.name": ["mp-ssl"], "model.name": ["small-cnn"], "method.lmo_batch": sizes}, seeds=1)
+    fewer, more, most = (found.memory for cell in plan.cells if (found := estimate(cell)))
+    assert 1.9 < more / fewer < 2.1
+    assert most > 1000 * more

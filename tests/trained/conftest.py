@@ -1,8 +1,7 @@
-"""One small real run for all tests of this folder, its test images as PNG files, and the command line as a function."""
+"""One small real run for all tests of this folder, and its test images as PNG files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,6 @@ from PIL import Image
 from torch import Tensor
 
 import mpssl_fed
-from mpssl_fed.cli import main
 from mpssl_fed.data.datasets import Images
 from mpssl_fed.federation.server.evaluate import test_images as images_of
 from mpssl_fed.trained import Trained, load_trained
@@ -57,17 +55,3 @@ def save(x: Tensor, path: Path) -> Path:
     pixels = x.numpy()
     Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0))).save(path)
     return path
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """``cli("predict", run, file)`` -> (exit status, standard output, standard error), through the real entry point."""
-
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["mpssl-fed", *map(str, words)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        out, err = capfd.readouterr()
-        return int(stop.value.code or 0), out, err
-
-    return call

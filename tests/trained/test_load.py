@@ -32,7 +32,7 @@ def test_a_run_that_does_not_exist_is_named_with_its_neighbour(run: mpssl_fed.Ru
 
 def test_a_run_without_a_model_yet(run: mpssl_fed.Run, tmp_path: Path) -> None:
     shutil.copy(run.folder / "config.yaml", tmp_path)
-    with pytest.raises(UserError, match=r"model\.safetensors: no such file.*--resume"):
+    with pytest.raises(UserError, match=r"model\.safetensors: no such file.*resume=True"):
         load_trained(tmp_path)
 
 

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -47,7 +48,8 @@ def test_batches_do_not_change_the_answer(trained: Trained, folder: Path) -> Non
 @pytest.mark.parametrize("shape", [(32, 32), (77, 45), (9, 200), (1, 1)])
 def test_any_mode_and_size_is_taken(trained: Trained, mode: str, shape: tuple[int, int], tmp_path: Path) -> None:
     file = tmp_path / ("image.tif" if mode in ("CMYK", "I;16") else "image.png")
-    Image.new("L", shape, 180).convert(mode.removesuffix(";16")).save(file)
+    wide = Image.fromarray(np.full(shape[::-1], 257 * 180, np.uint16))
+    (wide if mode == "I;16" else Image.new("L", shape, 180).convert(mode)).save(file)
     (one,) = predict(trained, [file])
     assert one.label in trained.classes
 

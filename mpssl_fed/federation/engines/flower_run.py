@@ -18,21 +18,22 @@ from mpssl_fed.federation.server.collect import Roster
 from mpssl_fed.federation.server.deployed_run import serve_deployment
 from mpssl_fed.federation.server.rounds import Job, serve
 from mpssl_fed.federation.site.client import site_folder
+from mpssl_fed.runs.lock import holding
 from mpssl_fed.runs.progress import Lines
-from mpssl_fed.runs.run_directory import open_run
+from mpssl_fed.runs.run_directory import open_run, refuse_occupied
+from mpssl_fed.runs.written import in_words
 
 
-def serve_flower_run(grid: Grid, context: Context, bundle: Path) -> None:
+def serve_flower_run(grid: Grid, context: Context, bundle: Path) -> Path:
     """Serve the run whose ``config`` (a path in the bundle) and ``overrides`` (``key=value`` words) are in the run config.
 
     The nodes that Flower gives are the sites. The run directory is ``output.dir``, else ``runs/flwr-RUNID`` where the
-    SuperLink was started. Raises UserError for bad input.
+    SuperLink was started; it is returned. Raises UserError for bad input.
     """
     lines = Lines()
     config = resolve(context, bundle)
     if config.federation.backend == "deployment":
-        serve_deployment(grid, config, context.run_id)
-        return
+        return serve_deployment(grid, config, context.run_id)
     simulated = _simulated_nodes(grid, config)
     if simulated:
         lines.write(
@@ -45,14 +46,20 @@ def serve_flower_run(grid: Grid, context: Context, bundle: Path) -> None:
         config = config.model_copy(update={"federation": federation})
         preflight(config)
     folder = Path(config.output.dir or Path("runs") / f"flwr-{context.run_id}")
-    run = open_run(config, folder, overwrite=config.output.overwrite, command="flwr run")
-    if simulated:
-        write_labels(run)
-    serve(grid, Job(run, lines, expected_sites=simulated or None))
-    here = site_folder(context.run_id)
-    if simulated and here.is_dir():
-        shutil.move(str(here), str(run.sites))
-        write_samples(run)
+    refuse_occupied(folder, overwrite=config.output.overwrite)
+    with holding(folder):
+        run = open_run(config, folder, overwrite=config.output.overwrite, command="flwr run")
+        if run.kept:
+            lines.write(f"kept in {folder}, as no run wrote it: {in_words(run.kept)}")
+        if simulated:
+            write_labels(run)
+        serve(grid, Job(run, lines, expected_sites=simulated or None))
+        here = site_folder(context.run_id)
+        if simulated and here.is_dir():
+            shutil.copytree(here, run.sites, dirs_exist_ok=True)
+            shutil.rmtree(here)
+            write_samples(run)
+    return run.folder
 
 
 def resolve(context: Context, bundle: Path) -> Config:
@@ -70,4 +77,4 @@ def _simulated_nodes(grid: Grid, config: Config) -> int:
     """Return the number of sites of a Flower simulation, 0 for a deployment."""
     roster = Roster(grid)
     roster.join(None, config.federation.min_sites, config.federation.join_deadline_s)
-    return max(card.partitions for card in roster.cards.values())
+    return roster.simulated

@@ -27,16 +27,24 @@ from mpssl_fed.federation.server.collect import Stopped
 from mpssl_fed.federation.server.rounds import Job, serve
 from mpssl_fed.federation.server.strategy import STRATEGIES
 from mpssl_fed.federation.site.site import build_site_learner
+from mpssl_fed.files import short_folder
 from mpssl_fed.runs.progress import Progress
 from mpssl_fed.runs.run_directory import RunDirectory
+
+LONGEST_FOR_RAY = 38
+"""Bytes: ``/ray/session_DATE_TIME_PID/sockets/plasma_store`` follows, of at most 68."""
 
 AppFactory = Callable[[], ClientApp]
 """An importable function that returns the ClientApp: it is called in each worker process."""
 
 
+ENGINES = ("inprocess", "ray")
+
+
 def preflight(config: Config) -> None:
     """Raise UserError now for whatever would make the sites fail later: names, files, shares, privacy, a missing Ray."""
     torch.set_num_threads(config.runtime.threads)
+    parts.device(config)
     if config.federation.backend == "ray" and importlib.util.find_spec("ray") is None:
         raise UserError("federation.backend=ray: Ray is not installed; pip install 'mpssl-fed[ray]', or use backend inprocess")
     STRATEGIES[config.federation.strategy.name]
@@ -47,7 +55,7 @@ def preflight(config: Config) -> None:
             f"sites {empty[:8]} hold no labelled image with data.partition={config.data.partition.name}; "
             "lower federation.sites, raise data.labels_per_class or set data.partition.min_per_site=1"
         )
-    build_site_learner(config, 0)
+    build_site_learner(config, parts.Parts.simulated(config, 0), 0)
 
 
 def simulate(run: RunDirectory, client_app: AppFactory, progress: Progress) -> None:
@@ -56,6 +64,8 @@ def simulate(run: RunDirectory, client_app: AppFactory, progress: Progress) -> N
     Call :func:`preflight` first. KeyboardInterrupt passes through with the last round's checkpoint on disk.
     """
     write_labels(run)
+    for line in parts.dataset(run.config).skipped.lines():
+        progress.note(line)
     job = Job(run, progress, expected_sites=run.config.federation.sites)
     with _quiet_flower():
         {"inprocess": _inprocess, "ray": _ray}[run.config.federation.backend](job, client_app)
@@ -64,7 +74,7 @@ def simulate(run: RunDirectory, client_app: AppFactory, progress: Progress) -> N
 
 @contextmanager
 def _quiet_flower() -> Iterator[None]:
-    """Keep Flower's chatter (a line a round, notices of deprecation) out of the progress; its errors still show."""
+    """Keep Flower's chatter (a line per round, notices of deprecation) out of the progress; its errors still show."""
     logger = logging.getLogger("flwr")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -104,7 +114,7 @@ def _ray(job: Job, client_app: AppFactory) -> None:
     }
     before = os.environ.get("PYTHONPATH")
     try:
-        with _stopped_by_control_c(job.stop):
+        with short_folder_for_ray(), _stopped_by_control_c(job.stop):
             run_simulation(
                 server_app=_server_app(job),
                 client_app=_with_state(client_app, job.run.sites.absolute()),
@@ -116,6 +126,27 @@ def _ray(job: Job, client_app: AppFactory) -> None:
             os.environ.pop("PYTHONPATH", None)
         else:
             os.environ["PYTHONPATH"] = before
+
+
+@contextmanager
+def short_folder_for_ray() -> Iterator[None]:
+    """Let a Ray that starts here have its sockets in a folder with a short path: below a long TMPDIR it ends with a traceback.
+
+    UserError for a RAY_TMPDIR of the user's own that is too long.
+    """
+    why = "and Ray's sockets below it would pass the 107 bytes of a Unix socket's path"
+    own = os.environ.get("RAY_TMPDIR")
+    if own is not None:
+        if len(os.fsencode(own)) > LONGEST_FOR_RAY:
+            raise UserError(f"RAY_TMPDIR={own}: {len(os.fsencode(own))} bytes long, {why}; want at most {LONGEST_FOR_RAY}")
+        yield
+        return
+    with short_folder(LONGEST_FOR_RAY, why) as folder:
+        os.environ["RAY_TMPDIR"] = str(folder)
+        try:
+            yield
+        finally:
+            os.environ.pop("RAY_TMPDIR", None)
 
 
 @contextmanager

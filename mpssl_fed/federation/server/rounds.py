@@ -7,28 +7,30 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from flwr.app import MessageType, RecordDict
 from flwr.serverapp import Grid
 
+from mpssl_fed.codes import Code
 from mpssl_fed.config import Config
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
-from mpssl_fed.federation.messages import Plan, TrainReply, TrainRequest
-from mpssl_fed.federation.server.collect import Answers, Roster, ask
-from mpssl_fed.federation.server.evaluate import evaluate, test_images
+from mpssl_fed.federation.messages import SentConfig, TrainReply, TrainRequest
+from mpssl_fed.federation.server.collect import Roster, ask
+from mpssl_fed.federation.server.evaluate import evaluate, guessing, test_images
 from mpssl_fed.federation.server.strategy import Aggregator
 from mpssl_fed.federation.server.warm import start_warm
-from mpssl_fed.federation.weights import to_record
+from mpssl_fed.federation.weights import to_record, usable
 from mpssl_fed.models import Weights
-from mpssl_fed.runs.checkpoint import Checkpoint, History
+from mpssl_fed.runs.checkpoint import Checkpoint
 from mpssl_fed.runs.events import Events
 from mpssl_fed.runs.manifest import now
-from mpssl_fed.runs.progress import Progress
+from mpssl_fed.runs.progress import Progress, RoundSteps
+from mpssl_fed.runs.rounds import History, Round
 from mpssl_fed.runs.run_directory import RunDirectory
 from mpssl_fed.seeds import numpy_rng
+from mpssl_fed.watch import watched_by
 
 SILENT_ROUNDS = 3
 """A run in which so many first rounds brought no answer at all is given up."""
@@ -56,6 +58,7 @@ def serve(grid: Grid, job: Job) -> None:
     server = _Server(grid, job, config)
     job.progress.start(config, str(run.folder))
     try:
+        run.update_manifest(held_out=guessing(server.test))
         state = run.checkpoint() or server.begin()
         run.write_metrics(state.history)
         with Events(run.folder / "tensorboard", state.round) if config.output.tensorboard else nullcontext() as events:
@@ -66,11 +69,13 @@ def serve(grid: Grid, job: Job) -> None:
                 if events:
                     events.round(state.history[-1])
                 _give_up_if_silent(state.history)
-        if config.private_rounds and not any(record["sites_answered"] for record in state.history):
+        if config.private_rounds and not any(one.answered for one in state.history):
             raise UserError(_silence(state.history))
         server.classifier.load_shared(state.weights)
-        run.write_model(server.classifier)
-        run.update_manifest(status="finished", finished=now(), timings=total_timings(state.history), result=state.history[-1])
+        run.write_model(server.classifier, parts.preparation(config))
+        run.update_manifest(
+            status="finished", finished=now(), timings=total_timings(state.history), result=state.history[-1].to_json()
+        )
     except BaseException as error:
         run.last_words(status="interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
         raise
@@ -81,8 +86,8 @@ def serve(grid: Grid, job: Job) -> None:
 def total_timings(history: History) -> dict[str, float]:
     """Return the seconds of each kind of work, summed over rounds (and over sites, where sites did it)."""
     total: dict[str, float] = {}
-    for record in history:
-        for key, seconds in record["timings"].items():
+    for one in history:
+        for key, seconds in one.timings.items():
             total[key] = total.get(key, 0.0) + seconds
     return total
 
@@ -93,8 +98,8 @@ class _Server:
         self.aggregator = Aggregator(config.federation)
         self.classifier = parts.initial_classifier(config)
         self.test = test_images(config)
-        self.plan = Plan.of(job.run.run_id, job.travels or config)
-        self.roster = Roster(grid)
+        self.plan = SentConfig.of(job.run.run_id, job.travels or config)
+        self.roster = Roster(grid, job.progress.note)
         self.joined = False
 
     def begin(self) -> Checkpoint:
@@ -106,7 +111,8 @@ class _Server:
             self._warm_start()
         accuracy, loss = evaluate(self.classifier, self.test)
         spent = time.perf_counter() - start
-        record = _record(0, accuracy, loss, None, spent, [], Answers(), _timings([], evaluate=spent))
+        evaluated, timings = self._evaluated(accuracy), _timings([], evaluate=spent)
+        record = Round(0, accuracy, loss, seconds=spent, evaluated=evaluated, timings=timings)
         state = Checkpoint(self.job.run.run_id, 0, self.classifier.shared_state(), {}, [record])
         self.job.run.save(state)
         self.job.progress.round(record)
@@ -117,35 +123,57 @@ class _Server:
         if part == "none":
             return
         self.job.progress.note(f"warm start of {part} from {self.config.generator.name}, {self.config.warm_start.steps} steps")
-        start_warm(self.config, self.classifier)
+        with watched_by(lambda what, done, total: self.job.progress.step(f"warm start, {what}", done, total)):
+            start_warm(self.config, self.classifier)
 
     def round(self, number: int, state: Checkpoint) -> Checkpoint:
-        """Return the state after round ``number``; with too few answers the weights stay and the round counts as failed."""
+        """Return the state after round ``number``.
+
+        The weights stay, and the round counts as failed, where too few answered or no site could take what came out.
+        """
         federation = self.config.federation
         self.aggregator.load_state(state.strategy)
-        nodes = self._nodes()
+        nodes, taken = self._nodes(), self.roster.pretenders
         start = time.perf_counter()
         asked = self._sample(number, list(nodes))
         content = TrainRequest(self.plan, number, to_record(state.weights)).to_record()
         packed = time.perf_counter() - start
-        reading = _Reader(state.weights)
+        reading = _Reader(state.weights, federation.max_examples)
         contents = {site: (nodes[site], content) for site in asked}
-        answers = ask(self.grid, contents, MessageType.TRAIN, reading, federation.deadline_s, self.job.stop)
+        shown = RoundSteps(self.job.progress, number, len(asked))
+        with watched_by(shown):
+            answers = ask(self.grid, contents, MessageType.TRAIN, shown.after(reading), federation.deadline_s, self.job.stop)
         replies: list[TrainReply] = list(answers.good.values())  # type: ignore[arg-type]
 
         collected = time.perf_counter()
-        failed = len(replies) < federation.min_sites
-        weights = state.weights if failed else self.aggregator.step(number, state.weights, replies)
+        weights = self.aggregator.step(number, state.weights, replies) if len(replies) >= federation.min_sites else None
+        failed = weights is None or not usable(weights)
+        if weights is None or failed:  # what a reply did to the strategy's state goes with it
+            weights, self.aggregator = state.weights, Aggregator(federation)
+            self.aggregator.load_state(state.strategy)
         aggregated = time.perf_counter()
         accuracy, loss = self._evaluate(number, weights)
         ended = time.perf_counter()
         timings = _timings(
             replies, serialise=packed + reading.seconds, aggregate=aggregated - collected, evaluate=ended - aggregated
         )
-        record = _record(number, accuracy, loss, _mean_loss(replies), ended - start, asked, answers, timings)
-        record["generated"] = _generated(replies)
-        if failed:
-            record["failed"] = True
+        if taken:
+            answers.rejected["number-taken"] = taken
+        record = Round(
+            number,
+            accuracy,
+            loss,
+            train_loss=_mean_loss(replies),
+            seconds=ended - start,
+            evaluated=self._evaluated(accuracy),
+            asked=len(asked),
+            answered=len(answers.good),
+            missing=answers.missing,
+            rejected=dict(sorted(answers.rejected.items())),
+            generated=_generated(replies),
+            timings=timings,
+            failed=failed,
+        )
         return Checkpoint(state.run_id, number, weights, self.aggregator.state(), [*state.history, record])
 
     def _nodes(self) -> dict[int, int]:
@@ -171,18 +199,21 @@ class _Server:
         self.classifier.load_shared(weights)
         return evaluate(self.classifier, self.test)
 
+    def _evaluated(self, accuracy: float | None) -> str | None:
+        return None if accuracy is None else str(self.config.data.held_out)
+
 
 class _Reader:
     """Reads replies and adds up the seconds that takes."""
 
-    def __init__(self, like: Weights) -> None:
-        self.like = like
+    def __init__(self, like: Weights, most_examples: int) -> None:
+        self.like, self.most_examples = like, most_examples
         self.seconds = 0.0
 
     def __call__(self, record: RecordDict) -> TrainReply:
         start = time.perf_counter()
         try:
-            return TrainReply.from_record(record, self.like)
+            return TrainReply.from_record(record, self.like, self.most_examples)
         finally:
             self.seconds += time.perf_counter() - start
 
@@ -208,31 +239,6 @@ def _mean_loss(replies: Sequence[TrainReply]) -> float | None:
     return sum(reply.examples / total * reply.metrics["loss"] for reply in known) if known else None
 
 
-def _record(
-    number: int,
-    accuracy: float | None,
-    loss: float | None,
-    train_loss: float | None,
-    seconds: float,
-    asked: Sequence[int],
-    answers: Answers,
-    timings: dict[str, float],
-) -> dict[str, Any]:
-    return {
-        "round": number,
-        "test_accuracy": accuracy,
-        "test_loss": loss,
-        "train_loss": train_loss,
-        "seconds": seconds,
-        "sites_asked": len(asked),
-        "sites_answered": len(answers.good),
-        "missing": answers.missing,
-        "rejected": dict(sorted(answers.rejected.items())),
-        "generated": None,
-        "timings": timings,
-    }
-
-
 def _generated(replies: Sequence[TrainReply]) -> int | None:
     """Return the images that went through the generators of a round's sites; None where no site tells."""
     told = [reply.metrics["generated"] for reply in replies if "generated" in reply.metrics]
@@ -241,18 +247,18 @@ def _generated(replies: Sequence[TrainReply]) -> int | None:
 
 def _give_up_if_silent(history: History) -> None:
     rounds = history[1:]
-    if len(rounds) == SILENT_ROUNDS and not any(record["sites_answered"] for record in rounds):
+    if len(rounds) == SILENT_ROUNDS and not any(one.answered for one in rounds):
         raise UserError(_silence(history))
 
 
 def _silence(history: History) -> str:
-    missing = sum(record["missing"] for record in history)
+    missing = sum(one.missing for one in history)
     codes: dict[str, int] = {}
-    for record in history:
-        for code, n in record["rejected"].items():
+    for one in history:
+        for code, n in one.rejected.items():
             codes[code] = codes.get(code, 0) + n
     left_out = ", ".join(f"{n} {code}" for code, n in sorted(codes.items())) or "none"
-    hint = " 'site-failed' means that the site raised: its own log says what." if "site-failed" in codes else ""
+    hint = "".join(f" '{code}': {Code(code).means}." for code in sorted(codes) if code in set(Code))
     return (
         f"no site answered in {len(history) - 1} round(s): {missing} missing, refused or left out: {left_out}.{hint} "
         "Missing sites need more time (federation.deadline_s) or are down."

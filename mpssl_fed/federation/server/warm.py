@@ -5,12 +5,14 @@ from __future__ import annotations
 from functools import lru_cache
 
 from mpssl_fed.config import Config, from_json
+from mpssl_fed.config.data import Data
 from mpssl_fed.config.federation import Federation, Privacy
-from mpssl_fed.config.learning import Data, Method, Optim
+from mpssl_fed.config.learning import Method, Optim
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
 from mpssl_fed.method.warm_start import warm_start
 from mpssl_fed.models import Classifier, Params
+from mpssl_fed.watch import tell
 
 
 def start_warm(config: Config, classifier: Classifier) -> None:
@@ -40,5 +42,5 @@ def _trained(config_json: str) -> Params:
     if generator is None:
         raise UserError("warm_start.part: the run has no generator")
     classifier = parts.initial_classifier(config)
-    warm_start(config, classifier, generator, parts.dataset(config).flip)
+    warm_start(config, classifier, generator, parts.dataset(config).flip, tell)
     return {name: tensor.detach().clone() for name, tensor in classifier.state_dict().items()}

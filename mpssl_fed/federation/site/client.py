@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 from flwr.app import Context, Message, RecordDict
 
-from mpssl_fed.federation.messages import SiteCard, TrainRequest
+from mpssl_fed import environment
+from mpssl_fed.federation.messages import SiteCard, TrainReply, TrainRequest
+from mpssl_fed.federation.parts import Parts
 from mpssl_fed.federation.refusal import Refusal, to_error
+from mpssl_fed.federation.site.budget import simulated_budget
 from mpssl_fed.federation.site.site import Site
 
 log = logging.getLogger("mpssl_fed.site")
@@ -21,7 +23,7 @@ def answer_train(message: Message, context: Context) -> Message:
 
     def work() -> RecordDict:
         request = TrainRequest.from_record(message.content)
-        return _site(context).train_round(request).to_record()
+        return answer_request(_site(context), request).to_record()
 
     return _answer(message, context, work)
 
@@ -35,10 +37,16 @@ def answer_query(message: Message, context: Context) -> Message:
     return _answer(message, context, work)
 
 
+def answer_request(site: Site, request: TrainRequest) -> TrainReply:
+    """Return a simulated site's reply: its parts and its budget follow from the config of the request."""
+    config = request.config()
+    made, budget = Parts.simulated(config, site.partition), simulated_budget(config, site.folder)
+    return site.train_round(request.sent.run_id, request.round, config, request.weights, made, budget)
+
+
 def site_folder(context_run_id: int) -> Path:
     """Return where sites of ``flwr run`` keep their state: the owner's state folder, apart for each Flower run."""
-    home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    return home / "mpssl-fed" / "simulated" / str(context_run_id)
+    return environment.state_folder() / "simulated" / str(context_run_id)
 
 
 def _site(context: Context) -> Site:

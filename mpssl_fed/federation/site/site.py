@@ -6,23 +6,27 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from flwr.app import ArrayRecord
 
 from mpssl_fed.config import Config
+from mpssl_fed.config.leaves import flat, leaves
 from mpssl_fed.errors import UserError
-from mpssl_fed.federation import parts
-from mpssl_fed.federation.messages import EXAMPLES, REPLY_METRICS, TrainReply, TrainRequest
+from mpssl_fed.federation.messages import EXAMPLES, TrainReply
+from mpssl_fed.federation.parts import Parts
 from mpssl_fed.federation.refusal import Refusal
-from mpssl_fed.federation.site.budget import Budget, refuse_reads, simulated_budget
+from mpssl_fed.federation.site.budget import Reserved, Spending, refuse_reads
 from mpssl_fed.federation.site.state import Entry, SiteState, snapshot
-from mpssl_fed.federation.weights import digest, from_record
+from mpssl_fed.federation.weights import bound, digest, from_record
 from mpssl_fed.method import Learner, build_learner
 from mpssl_fed.method.private_data import PrivateData
 from mpssl_fed.models import Weights
 from mpssl_fed.privacy.build import private_data
 from mpssl_fed.privacy.noise import Noise
 from mpssl_fed.privacy.plan import plan_for
+from mpssl_fed.reply_metrics import REPLY_METRICS
 
 RELEASED_ONCE = ("source.rows",)
 """Learner state that was read from private data once a run, whatever the weights: P-SSL's foundation probabilities."""
@@ -32,85 +36,97 @@ RELEASED_ONCE = ("source.rows",)
 class Site:
     """One data owner: number ``partition``, with everything that stays there under ``folder``.
 
-    noise: where draws and noise come from, for tests; by default what ``privacy.noise`` names. granted: what the policy of a
-    deployed site grants to a config; by default a simulated site's own budget.
+    noise: where draws and noise come from, for tests; by default what ``privacy.noise`` names. proceed: called before each step;
+    what it raises ends the round.
     """
 
     partition: int
     folder: Path
     noise: Noise | None = None
-    granted: Callable[[Config], Budget] | None = None
+    proceed: Callable[[], None] | None = None
 
-    def train_round(self, request: TrainRequest) -> TrainReply:
-        """Return the classifier after ``local_steps`` steps from the request's weights.
+    def train_round(
+        self, run: str, number: int, config: Config, weights: ArrayRecord, parts: Parts, budget: Spending | None
+    ) -> TrainReply:
+        """Return the classifier of ``parts`` after ``local_steps`` steps of round ``number`` from ``weights``.
 
-        The same request again gets the stored reply. The same round with other weights trains anew from the latents before
-        that round. Raises Refusal for weights that are misshapen or not finite, and when training diverges.
+        budget: what pays for the reads, None where nothing does. The same run, round and weights again get the stored reply; the
+        same round with other weights trains anew from the latents before that round. Raises Refusal for weights that are
+        misshapen, not finite or too large, for a config that is not the run's, when training diverges, and for what the budget does
+        not cover; nothing is charged before all that is to be trained has been built.
         """
         started = time.perf_counter()
-        config = request.config()
         torch.set_num_threads(config.runtime.threads)
-        classifier = parts.classifier(config)
-        weights = from_record(request.weights, classifier.shared_state())
-        sha256 = digest(weights)
-        state = SiteState(self.folder)
-        stored = state.stored_reply(request.plan.run_id, request.round, sha256)
+        classifier = parts.classifier
+        start = from_record(weights, classifier.shared_state())
+        sha256 = digest(start)
+        state, settings = SiteState(self.folder), settings_of(config)
+        state.require(run, settings)
+        stored = state.stored_reply(run, number, sha256)
         if stored is not None:
             return stored
 
-        before = state.before(request.plan.run_id, request.round)
-        budget = simulated_budget(config, self.folder) if self.granted is None else self.granted(config)
-        private = None
-        if budget is not None and budget.plan is None:
-            budget.mark_unaccounted(request.plan.run_id)
-        elif budget is not None:
-            labelled = parts.labelled(config, self.partition)
-            charge = budget.reserve(request.plan.run_id, request.round, before is None, labelled)
-            private = budget.releases(classifier, labelled, parts.task(config).flip, charge, self.noise)
-        learner = build_site_learner(config, self.partition, private)
+        before = state.before(run, number)
+        charge = Reserved()
+        private = None if budget is None else budget.open_round(run, parts, charge, self.noise)
+        learner = build_site_learner(config, parts, self.partition, private)
+        if self.proceed is not None:
+            learner.proceed = self.proceed
+        first = before is None
         if before is not None:
             learner.load_state(before)
         before = snapshot(learner.state())
-        classifier.load_shared(weights)
+        classifier.load_shared(start)
+        if budget is not None:
+            charge.by = budget.reserve(run, number, first, parts.labelled)
         trained_from = time.perf_counter()
-        losses = learner.train(request.round, config.federation.local_steps)
+        losses = learner.train(number, config.federation.local_steps)
         trained_to = time.perf_counter()
 
         update = classifier.shared_state()
-        _require_finite(update)
+        _require_sound(update)
         metrics = {key: float(losses[key]) for key in REPLY_METRICS if key in losses}
-        metrics[EXAMPLES] = float((budget and budget.public_size) or len(parts.labelled(config, self.partition)))
+        metrics[EXAMPLES] = float((budget and budget.public_size) or len(parts.labelled))
         metrics["serialise_s"] = time.perf_counter() - started - (trained_to - trained_from)
         reply = TrainReply(update, metrics)
         after = snapshot(learner.state())
         kept = {key: after[key].clone() for key in RELEASED_ONCE if key in after}  # the round may be asked anew
-        state.save(Entry(request.plan.run_id, request.round, sha256, before | kept, after, reply))
+        numbers = {key: value for key, value in losses.items() if key == "gap" or key not in REPLY_METRICS}
+        state.save(Entry(run, number, sha256, before | kept, after, reply, numbers, settings))
         return reply
 
 
-def build_site_learner(config: Config, site: int, private: PrivateData | None = None) -> Learner:
-    """Return the learner of a simulated site, around the process's classifier, in its initial state.
+def settings_of(config: Config) -> dict[str, Any]:
+    """Return what a run may not change between its rounds: every key that a site reads, but where its files lie."""
+    values = flat(config.dump(), Config)
+    read = (leaf for leaf in leaves(Config) if leaf.mark.who != "ignored" and leaf.mark.code != "path")
+    return {leaf.key: values[leaf.key] for leaf in read}
+
+
+def build_site_learner(config: Config, parts: Parts, site: int, private: PrivateData | None = None) -> Learner:
+    """Return the learner of site number ``site`` around the classifier of ``parts``, in its initial state.
 
     private: its releases; without them exact reads or, under differential privacy, none at all.
     """
-    labelled = parts.labelled(config, site)
-    if not len(labelled) and not config.privacy.on:
+    if not len(parts.labelled) and not config.privacy.on:
         raise UserError(f"site {site} holds no labelled image; lower federation.sites or change data.partition")
-    classifier, flip = parts.classifier(config), parts.task(config).flip
     if private is None and config.privacy.on:
-        private = private_data(config, classifier, labelled, flip=flip, plan=plan_for(config), charge=refuse_reads)
+        plan = plan_for(config)
+        private = private_data(config, parts.classifier, parts.labelled, flip=parts.flip, plan=plan, charge=refuse_reads)
     return build_learner(
         config,
-        classifier,
-        parts.generator(config),
-        labelled,
-        flip=flip,
+        parts.classifier,
+        parts.generator,
+        parts.labelled,
+        flip=parts.flip,
         site=site,
-        unlabeled=parts.unlabeled(config, site),
+        unlabeled=parts.unlabeled,
         private=private,
     )
 
 
-def _require_finite(update: Weights) -> None:
+def _require_sound(update: Weights) -> None:
     if not all(bool(torch.isfinite(value).all()) for value in update.values()):
         raise Refusal("non-finite")
+    if any(value.numel() and float(value.abs().max()) > bound(key) for key, value in update.items()):
+        raise Refusal("too-large")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -18,13 +20,23 @@ from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.files import write_atomic
 
 State = dict[str, Tensor]
-KEPT = 2
-"""Rounds kept: the server may ask for its last round again after a crash, and for the one before if it lost a checkpoint."""
+KEPT, KEPT_RUNS = 2, 8
+"""Rounds kept of a run: the server may ask for its last round again after a crash, and for the one before if it lost a checkpoint.
+Runs that are kept, by their last round: one that trained before all of them is over, and is answered by a code."""
+
+FORGOTTEN, MOST_FORGOTTEN = "forgotten", 100_000
+"""A file with the run ids, one a line, whose rounds were dropped, and how many it holds."""
+
+MOST_NUMBERED = 1000
+"""Rounds of a run whose numbers are kept."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One trained round: (run, round, hash of the global weights) -> latents before and after, and the reply."""
+    """One trained round: (run, round, hash of the global weights) -> latents before and after, and the reply.
+
+    numbers: what the learner tells of its source beside what leaves; settings: what the run's later rounds have to say too.
+    """
 
     run_id: str
     round: int
@@ -32,10 +44,12 @@ class Entry:
     before: State
     after: State
     reply: TrainReply
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 class SiteState:
-    """The entries of one site, one safetensors file a round, written whole or not at all; 0600."""
+    """The entries of one site, one safetensors file per round, written whole or not at all; 0600."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -46,6 +60,18 @@ class SiteState:
         if not self.folder.is_dir():
             return []
         return sorted(int(match[1]) for file in self.folder.iterdir() if (match := pattern.fullmatch(file.name)))
+
+    def require(self, run_id: str, settings: Mapping[str, Any]) -> None:
+        """Raise Refusal ``plan`` where the rounds of ``run_id`` were trained under other settings; a key that they know nothing of
+        (another version wrote them) may have any value."""
+        stored = self.rounds(run_id)
+        if not stored:
+            return
+        with safe_open(self._path(run_id, stored[-1]), framework="pt") as file:
+            known = json.loads(file.metadata().get("settings", "{}"))
+        asked = json.loads(json.dumps(settings))
+        if any(known[key] != value for key, value in asked.items() if key in known):
+            raise Refusal("plan")
 
     def stored_reply(self, run_id: str, number: int, weights_sha256: str) -> TrainReply | None:
         """Return the reply already given to this very message, unaltered; None if there was none."""
@@ -62,7 +88,8 @@ class SiteState:
     def before(self, run_id: str, number: int) -> State | None:
         """Return the latents to start round ``number`` from; None for a site that never trained in this run.
 
-        Refusal ``round-lost`` where only later rounds are left: their latents have seen what came after.
+        Refusal ``round-lost`` where only later rounds are left, whose latents have seen what came after, or where the run gave
+        way to later ones.
         """
         stored = self.rounds(run_id)
         if number in stored:
@@ -70,7 +97,7 @@ class SiteState:
         earlier = [r for r in stored if r < number]
         if earlier:
             return self._part(run_id, earlier[-1], "after/")
-        if stored:
+        if stored or run_id in self._forgotten():
             raise Refusal("round-lost")
         return None
 
@@ -79,8 +106,13 @@ class SiteState:
         stored = self.rounds(run_id)
         return self._part(run_id, stored[-1], "after/") if stored else None
 
+    def numbers(self, run_id: str) -> dict[int, dict[str, float]]:
+        """Return what the learner told of each round of ``run_id`` that led to the last one, ascending; they stay at the site."""
+        stored = self.rounds(run_id)
+        return self._numbers(run_id, stored[-1]) if stored else {}
+
     def save(self, entry: Entry) -> None:
-        """Store ``entry``; then drop later rounds (they followed from what it replaces) and all but the last two."""
+        """Store ``entry``; then drop later rounds (they followed from what it replaces), all but the last two, and old runs."""
         parts = {"before/": entry.before, "after/": entry.after, "update/": entry.reply.weights}
         tensors = {prefix + key: _plain(value) for prefix, part in parts.items() for key, value in part.items()}
         header = {
@@ -88,12 +120,49 @@ class SiteState:
             "round": str(entry.round),
             "weights_sha256": entry.weights_sha256,
             "metrics": json.dumps(entry.reply.metrics),
+            "numbers": json.dumps(self._numbers_with(entry)),
+            "settings": json.dumps(entry.settings),
         }
         write_atomic(self._path(entry.run_id, entry.round), safetensors.torch.save(tensors, header), mode=0o600)
         stored = self.rounds(entry.run_id)
         kept = [r for r in stored if r <= entry.round][-KEPT:]
         for number in set(stored) - set(kept):
             self._path(entry.run_id, number).unlink()
+        self._forget_old_runs()
+
+    def tidy(self) -> None:
+        """Remove what a process that was killed while it wrote left behind; no other may write meanwhile."""
+        for part in self.folder.glob(".*.safetensors.*"):
+            part.unlink(missing_ok=True)
+
+    def _forget_old_runs(self) -> None:
+        """Drop all but the last KEPT_RUNS runs; first their names go on record, so that none of them starts anew unnoticed."""
+        files: dict[str, list[Path]] = {}
+        for file in sorted(self.folder.glob("*.safetensors"), key=lambda file: file.stat().st_mtime_ns, reverse=True):
+            files.setdefault(file.name.rpartition("-")[0], []).append(file)
+        gone = list(files)[KEPT_RUNS:]
+        if gone:
+            names = [*self._forgotten(), *gone][-MOST_FORGOTTEN:]
+            write_atomic(self.folder / FORGOTTEN, "".join(f"{name}\n" for name in names), mode=0o600)
+        for name in gone:
+            for file in files[name]:
+                file.unlink()
+
+    def _forgotten(self) -> list[str]:
+        file = self.folder / FORGOTTEN
+        return file.read_text(encoding="ascii").splitlines() if file.is_file() else []
+
+    def _numbers_with(self, entry: Entry) -> dict[int, dict[str, float]]:
+        """Return the numbers of the rounds before ``entry`` and its own, without those that are not finite."""
+        earlier = [number for number in self.rounds(entry.run_id) if number < entry.round]
+        found = self._numbers(entry.run_id, earlier[-1]) if earlier else {}
+        own = {key: float(f"{value:.6g}") for key, value in entry.numbers.items() if math.isfinite(value)}
+        return dict([*found.items(), *([(entry.round, own)] if own else [])][-MOST_NUMBERED:])
+
+    def _numbers(self, run_id: str, number: int) -> dict[int, dict[str, float]]:
+        with safe_open(self._path(run_id, number), framework="pt") as file:
+            found = json.loads(file.metadata().get("numbers", "{}"))  # version 0.1 wrote none
+        return {int(key): value for key, value in found.items()}
 
     def _part(self, run_id: str, number: int, prefix: str) -> State:
         with safe_open(self._path(run_id, number), framework="pt") as file:

@@ -1,0 +1,62 @@
+"""Who a subject is: one spelling for each, so that nobody stands on two sides or counts as two units of privacy."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from decimal import Decimal, InvalidOperation, Overflow
+
+from mpssl_fed.errors import UserError
+from mpssl_fed.names import shown, some
+
+MISSING = frozenset({"", "nan", "na", "n/a", "#n/a", "<na>", "nat", "none", "null", "nil", "-", "?"})
+"""What spreadsheets and data frames write where there is no value."""
+
+MARKS = {"\u2212": "-", **dict.fromkeys('"`\u00b4\u2018\u2019\u201a\u201b\u201c\u201d\u201e\u2032\u2033', "'")}
+"""Signs that word processors and spreadsheets put for another: the minus, and quotes."""
+
+NUMBER = re.compile(r"[+-]?\d{1,40}(?:[.,]\d{0,40})?(?:e[+-]?\d{1,3})?")
+
+
+def subject_name(text: str) -> str | None:
+    """Return the subject that ``text`` names, in Unicode's composed form and without blanks around it; None where it names none."""
+    name = unicodedata.normalize("NFC", text).strip()
+    return None if name.casefold() in MISSING else name
+
+
+def likeness(subject: str) -> str:
+    """Return what subjects share that differ only by blanks, case, width of letters, the kind of dash or quote, or the way of
+    writing a number."""
+    text = "".join(c for c in unicodedata.normalize("NFKC", subject).casefold() if unicodedata.category(c) != "Cf")
+    text = "".join("-" if unicodedata.category(c) == "Pd" else MARKS.get(c, c) for c in "".join(text.split())).strip("'=")
+    if NUMBER.fullmatch(text):
+        try:
+            return format(Decimal(text.replace(",", ".")).normalize(), "f")
+        except (InvalidOperation, Overflow):
+            return text
+    text = re.sub(r"(?<=\d)[.,]0+(?!\d)", "", text)
+    return re.sub(r"(?<!\d)0+(?=\d)", "", text)
+
+
+def refuse_lookalikes(subjects: Iterable[tuple[str, str]]) -> None:
+    """Raise UserError for two spellings of what may be one subject. ``subjects``: (subject, where it is named)."""
+    first: dict[str, tuple[str, str]] = {}
+    for subject, where in subjects:
+        known, there = first.setdefault(likeness(subject), (subject, where))
+        if known != subject:
+            raise UserError(
+                f"{where}: the subject '{shown(subject)}' looks like '{shown(known)}' of {there}; if they are one, write it alike "
+                "everywhere, else give them names that differ by more than blanks, case, dashes or the form of a number"
+            )
+
+
+def refuse_on_both_sides(train: Iterable[str], test: Iterable[str], where: str) -> None:
+    """Raise UserError for subjects in train and in test, however they are spelt."""
+    known = {likeness(subject) for subject in train}
+    both = sorted({subject for subject in test if likeness(subject) in known})
+    if both:
+        raise UserError(
+            f"{where}: {len(both)} subject(s) are both in train and in test: {some(both, 5)}; accuracy on people that were "
+            "trained on says nothing, so move all of a subject's images to one side"
+        )

@@ -1,0 +1,55 @@
+"""How many images one call may take so that each is computed alike in every place of the batch.
+
+Libraries choose their kernels by shape and place: the last images of a batch may be added up in another order than the first. A
+difference of 1e-7 looks harmless, but a server that chooses the weights can make it any size, and then one unit more, which
+moves the places of others, moves their contributions too. So every call has one size, whatever was drawn, and that size is tried
+out on this machine: copies of one image must give the same bits in every place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, MutableMapping, Sequence
+
+import torch
+from torch import Tensor
+
+from mpssl_fed.models import Classifier, Params
+
+Compute = Callable[[int], Sequence[Tensor]]
+"""m -> what a call over m copies of one image computes, tensors [m, ...]."""
+
+Known = MutableMapping[Hashable, int]
+"""What was tried out before."""
+
+
+def places(known: Known, key: Hashable, most: int, compute: Compute) -> int:
+    """Return the largest of ``most`` and the powers of two below at which ``compute`` gives each copy the same bits.
+
+    key: what ``compute`` depends on; it is tried once for each key and number of threads. Nothing here may depend on private
+    data: the answer shows in the seconds of a round.
+    """
+    whole = (key, most, torch.get_num_threads())
+    if whole not in known:
+        m = max(1, most)
+        while m > 1 and not _alike(compute(m)):
+            m = 1 << ((m - 1).bit_length() - 1)
+        known[whole] = m
+    return known[whole]
+
+
+def full(batch: Sequence[Tensor], m: int) -> Iterator[tuple[Tensor, int]]:
+    """Yield (image numbers [m], how many of them count) for units of one image each; the last part is filled up with its own."""
+    for start in range(0, len(batch), m):
+        part = torch.cat(list(batch[start : start + m]))
+        yield torch.cat([part, part[-1:].expand(m - len(part))]), len(part)
+
+
+def any_weights(classifier: Classifier) -> Params:
+    """Return random values for all parameters, so that what is tried out does not hang on the server's, which may give zeros."""
+    rng = torch.Generator().manual_seed(0)
+    return {name: (0.1 * torch.randn(p.shape, generator=rng)).to(p) for name, p in classifier.named_parameters()}
+
+
+def _alike(parts: Sequence[Tensor]) -> bool:
+    telling = any(bool(part.any()) for part in parts)
+    return telling and all(torch.equal(part, part[:1].expand_as(part)) for part in parts)

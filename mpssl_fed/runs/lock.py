@@ -1,0 +1,97 @@
+"""One writer a folder: a lock that the system itself drops when its process ends, however it ends."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mpssl_fed.errors import UserError, option
+
+LOCK = ".lock"
+"""The file that is locked. It stays when the lock goes: removing it would let two processes lock two files of one name."""
+
+TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
+NOT_HERE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
+"""What a file system answers that knows no locks; there nobody can be kept out."""
+
+_mine: dict[tuple[int, int], int] = {}
+"""Locked file (device, inode) of this process -> the thread that holds it."""
+
+
+@contextmanager
+def holding(folder: Path) -> Iterator[None]:
+    """Hold ``folder``, which is made, against other processes and threads; a thread that holds it already goes on holding it.
+
+    UserError when another run or study is writing there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = _open(folder, os.O_CREAT | os.O_RDWR)
+    place = _place(handle)
+    try:
+        if _mine.get(place) == threading.get_ident():
+            yield
+            return
+        if place in _mine or not _try(handle, fcntl.LOCK_EX):
+            raise UserError(_taken(folder, handle))
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, str(os.getpid()).encode(), 0)  # for the message alone
+        _mine[place] = threading.get_ident()
+        try:
+            yield
+        finally:
+            del _mine[place]
+    finally:
+        os.close(handle)
+
+
+def refuse_held(folder: Path) -> None:
+    """Raise UserError when another process or thread is writing in ``folder``; writes nothing."""
+    if not (folder / LOCK).is_file():
+        return
+    handle = _open(folder, os.O_RDONLY)
+    try:
+        holder = _mine.get(_place(handle))
+        if holder == threading.get_ident():
+            return
+        if holder is not None or not _try(handle, fcntl.LOCK_SH):
+            raise UserError(_taken(folder, handle))
+    finally:
+        os.close(handle)
+
+
+def _open(folder: Path, flags: int) -> int:
+    try:
+        return os.open(folder / LOCK, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UserError(f"{folder / LOCK}: is a link, want the lock file of a run or study; remove it") from error
+        raise
+
+
+def _place(handle: int) -> tuple[int, int]:
+    status = os.fstat(handle)
+    return status.st_dev, status.st_ino
+
+
+def _try(handle: int, kind: int) -> bool:
+    """Return whether the lock was taken, or cannot be taken by anyone here."""
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in TAKEN:
+            return False
+        if error.errno not in NOT_HERE:
+            raise
+    return True
+
+
+def _taken(folder: Path, handle: int) -> str:
+    who = os.pread(handle, 20, 0).decode("ascii", "replace")
+    process = f" (process {who})" if who.isdigit() else ""
+    cure = f"wait for it to end, or choose another by {option('output', 'DIR')}"
+    return f"{folder}: another run or study is writing there{process}; {cure}"
