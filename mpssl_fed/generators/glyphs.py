@@ -66,7 +66,7 @@ def class_set(name: str) -> tuple[str, ...]:
     characters = name.removeprefix("chars:") if name.startswith("chars:") else CLASS_SETS.get(name)
     if characters is None:
         raise UserError(
-            f"--classes '{name}' is no class set.{nearest(name, CLASS_SETS)} Use {', '.join(CLASS_SETS)}, "
+            f"--classes '{name}' is no class set.{nearest(name, (*CLASS_SETS, 'scripts'))} Use {', '.join(CLASS_SETS)}, scripts, "
             "or chars:ABC to name the characters."
         )
     if len(set(characters)) != len(characters) or len(characters) < 2:
@@ -150,8 +150,11 @@ def render(glyphs: Tensor, nuisance: Tensor) -> Tensor:
     return 2 * (torch.sigmoid(9 * (ink - threshold)) - low) / (top - low) - 1
 
 
-def draw_font(path: Path, classes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return glyphs uint8 [classes, 48, 48] and which the font draws, or None for a file FreeType cannot use."""
+def draw_font(path: Path, classes: tuple[str, ...], least: float = 0.0) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return glyphs uint8 [classes, 48, 48] and which the font draws.
+
+    None for a file FreeType cannot use, and as soon as it is clear that the font draws less than the share ``least``.
+    """
     try:
         font = ImageFont.truetype(str(path), 96)
         tofu = {
@@ -161,6 +164,8 @@ def draw_font(path: Path, classes: tuple[str, ...]) -> tuple[np.ndarray, np.ndar
         glyphs = np.zeros((len(classes), GLYPH_SIZE, GLYPH_SIZE), np.uint8)
         present = np.zeros(len(classes), bool)
         for index, character in enumerate(classes):
+            if present.sum() + len(classes) - index < least * len(classes):
+                return None
             mask = font.getmask(character, mode="L")
             width, height = mask.size
             if min(width, height) == 0 or max(width, height) > 400 or tofu.get(mask.size) == bytes(mask):
@@ -172,7 +177,7 @@ def draw_font(path: Path, classes: tuple[str, ...]) -> tuple[np.ndarray, np.ndar
             glyphs[index], present[index] = _centred(ink.crop(box)), True
     except (OSError, ValueError):  # a bitmap-only, broken or unsupported font file
         return None
-    return glyphs, present
+    return (glyphs, present) if present.sum() >= least * len(classes) else None
 
 
 def _centred(ink: Image.Image) -> np.ndarray:

@@ -21,13 +21,13 @@ from mpssl_fed.files import sha256, write_atomic, write_json
 from mpssl_fed.generators.base import Generator
 from mpssl_fed.generators.biggan import CLASSES, CONFIG, MANIFEST, SUMS, WEIGHTS, read_json
 from mpssl_fed.generators.distil import DistilSettings, RenderStream, distil
-from mpssl_fed.generators.foundation import CARD, FILE, save_glyph_classifier, train_glyph_classifier
+from mpssl_fed.generators.foundation import CARD, FILE, GlyphClassifier, save_glyph_classifier, train_glyph_classifier
 from mpssl_fed.generators.glyphs import GlyphBank, class_set, load_glyphs, look_alike
 from mpssl_fed.generators.small import load_any_folder
 from mpssl_fed.generators.train_small import SmallSettings, train_small
 from mpssl_fed.seeds import torch_rng
 
-MAX_BYTES = 2_000_000
+MAX_BYTES = 3_000_000
 Report = Callable[[str, int, int, float | None], None]
 """(stage, done, total, mean loss or None)."""
 
@@ -75,7 +75,11 @@ def pretrain(
         "made_by": f"mpssl-fed pretrain-generator --classes {classes} --iterations {settings.iterations} "
         f"--seed {settings.seed} {how}",
     }
-    return write_folder(bank, model, manifest, settings, out, foundation_steps, report)
+    report("foundation classifier", 0, 1, None)
+    judge = train_glyph_classifier(bank, foundation_steps, settings.seed)
+    written = write_folder(bank, model, judge, manifest, settings, out)
+    report("foundation classifier", 1, 1, None)
+    return written
 
 
 def refuse_occupied(out: Path, overwrite: bool) -> None:
@@ -98,19 +102,20 @@ def refuse_occupied(out: Path, overwrite: bool) -> None:
 def write_folder(
     bank: GlyphBank,
     model: nn.Module,
+    judge: tuple[GlyphClassifier, dict[str, Any]],
     manifest: dict[str, Any],
     settings: DistilSettings | SmallSettings,
     out: Path,
-    foundation_steps: int,
-    report: Report,
 ) -> dict[str, Any]:
-    """Train the foundation classifier, measure, and put every file of ``out`` in place at once; return the manifest."""
+    """Measure G by ``judge`` (a classifier and its record), and put every file of ``out`` in place at once; return the manifest.
+
+    UserError where the weights take more than MAX_BYTES, or ``out`` has meanwhile become what is no generator's folder.
+    """
+    classifier, record = judge
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
         work = Path(scratch) / "new"
         work.mkdir()
-        report("foundation classifier", 0, 1, None)
-        classifier, record = train_glyph_classifier(bank, foundation_steps, settings.seed)
         save_glyph_classifier(classifier, record, work)
         write_json(work / CONFIG, settings.config(len(bank.classes)))
         write_json(work / CLASSES, list(bank.classes))
@@ -136,9 +141,7 @@ def write_folder(
             "versions": {name: version(name) for name in ("torch", "pytorch-pretrained-biggan", "pillow")},
             "fonts": [asdict(font) for font in bank.fonts],
         }
-        text = json.dumps({**manifest, "fonts": []}, indent=2, ensure_ascii=False)
-        lines = ",\n".join("    " + json.dumps(font, ensure_ascii=False) for font in manifest["fonts"])
-        write_atomic(work / MANIFEST, text.replace('"fonts": []', f'"fonts": [\n{lines}\n  ]') + "\n")
+        write_atomic(work / MANIFEST, _a_font_a_line(manifest))
         refuse_occupied(out, overwrite=True)
         if out.exists():  # file by file, the manifest last: what others put there stays where it is
             for name in (CONFIG, CLASSES, FILE, CARD, WEIGHTS, MANIFEST):
@@ -146,8 +149,16 @@ def write_folder(
             (out / SUMS).unlink(missing_ok=True)
         else:
             work.rename(out)
-    report("foundation classifier", 1, 1, None)
     return manifest
+
+
+def _a_font_a_line(manifest: dict[str, Any]) -> str:
+    lists = [key for key in ("fonts", "classifier_fonts") if manifest.get(key)]
+    text = json.dumps({**manifest, **{key: [] for key in lists}}, indent=2, ensure_ascii=False)
+    for key in lists:
+        lines = ",\n".join("    " + json.dumps(font, ensure_ascii=False) for font in manifest[key])
+        text = text.replace(f'  "{key}": []', f'  "{key}": [\n{lines}\n  ]')
+    return text + "\n"
 
 
 @torch.no_grad()
@@ -159,20 +170,37 @@ def quality(generator: Generator, classifier: nn.Module, bank: GlyphBank, seed: 
     """
     count = len(generator.classes)
     rng = torch_rng(seed, "pretrain", "quality")
-    y = torch.arange(count).repeat(per_class)
-    labels = F.one_hot(y, count).float()
-    z = generator.sample_z(len(y), rng)
-    samples = torch.cat([generator(a, b) for a, b in zip(z.split(256), labels.split(256), strict=True)]).mean(1, keepdim=True)
-    right = (torch.cat([classifier(part) for part in samples.split(256)]).argmax(1) == y).float()
+    samples, y = _samples(generator, rng, per_class)
+    by_class = _right(classifier, samples, y).view(per_class, count).mean(0)
     renders, truth, _, _ = RenderStream(bank, rng).draw(len(y))
-    rendered = (torch.cat([classifier(part) for part in renders.split(256)]).argmax(1) == truth).float()
-    by_class = torch.stack([right[y == c].mean() for c in range(count)])
+    rendered = _right(classifier, renders, truth)
     return {
-        "sample_accuracy": round(right.mean().item(), 4),
+        "sample_accuracy": round(by_class.mean().item(), 4),
         "render_accuracy": round(rendered.mean().item(), 4),
         "worst_class": [generator.classes[int(by_class.argmin())], round(by_class.min().item(), 4)],
         "spread": round(_spread(samples, y, count) / _spread(renders, truth, count), 4),
     }
+
+
+@torch.no_grad()
+def read_rates(generator: Generator, classifier: nn.Module, rng: torch.Generator, per_class: int) -> Tensor:
+    """Return for each class the share of ``per_class`` samples that the classifier names rightly, [K]."""
+    samples, y = _samples(generator, rng, per_class)
+    return _right(classifier, samples, y).view(per_class, -1).mean(0)
+
+
+def _samples(generator: Generator, rng: torch.Generator, per_class: int) -> tuple[Tensor, Tensor]:
+    """Return grey images [per_class K, 1, size, size] and labels: 0 .. K - 1, and again."""
+    count = len(generator.classes)
+    y = torch.arange(count).repeat(per_class)
+    z = generator.sample_z(len(y), rng)
+    parts = zip(z.split(256), y.split(256), strict=True)
+    drawn = [generator(a, F.one_hot(b, count).float()).mean(1, keepdim=True) for a, b in parts]
+    return torch.cat(drawn), y
+
+
+def _right(classifier: nn.Module, images: Tensor, y: Tensor) -> Tensor:
+    return (torch.cat([classifier(part) for part in images.split(256)]).argmax(1) == y).float()
 
 
 def _spread(images: Tensor, y: Tensor, count: int) -> float:

@@ -1,9 +1,10 @@
-"""Glyphs of many scripts and textures as one bank: few fonts a script, and no two classes that look alike."""
+"""Glyphs of many scripts and textures as banks: few fonts a script, no two classes that look alike, and fonts kept apart."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,44 +20,87 @@ from mpssl_fed.generators.glyphs import (
     record_of,
     stretched,
 )
-from mpssl_fed.generators.scripts import TEXTURES, scripts, textures
+from mpssl_fed.generators.scripts import TEXTURES, VARIATIONS, scripts, textures
 
-FONTS_A_SCRIPT = 32
+FONTS_A_SCRIPT, UNSEEN_A_SCRIPT = 32, 16
 FEWEST_FONTS = 2
+DRAWN = 0.6
+"""A font serves a script of which it draws this share of the letters."""
 ALIKE = 0.8
 """Cosine of two classes' mean glyphs, stretched to one box, beyond which the later class is left out: one letter in two scripts."""
 
 
-def load_scripts(folder: Path, progress: Callable[[int, int], None] | None = None) -> GlyphBank:
-    """Render every script of :mod:`scripts` from the usable fonts below ``folder``, and the textures.
+@dataclass(frozen=True)
+class ScriptBanks:
+    """What a generator is taught, and fonts and textures that it never sees.
 
-    A font serves a script of which it draws most letters; at most 32 a script, spread evenly over the files found. Left out
-    are letters that fewer than two fonts draw and those that look like an earlier class. UserError for a folder in which no
-    script has two fonts.
+    ``shared`` names the classes that no other font draws: there ``unseen`` holds the glyphs of ``taught`` once more, so that its
+    renders differ in the nuisances alone. Both banks have the same classes, "greek α" or "texture dots-2".
+    """
+
+    taught: GlyphBank
+    unseen: GlyphBank
+    shared: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Some fonts of one script: glyphs uint8 [fonts, letters, 48, 48], present bool [fonts, letters]."""
+
+    fonts: list[Path]
+    glyphs: np.ndarray
+    present: np.ndarray
+
+    def part(self, rows: np.ndarray) -> _Drawn:
+        return _Drawn([self.fonts[row] for row in rows], self.glyphs[rows], self.present[rows])
+
+
+def script_of(name: str) -> str:
+    """Return the script of a class name: "greek" of "greek α"."""
+    return name.partition(" ")[0]
+
+
+def load_scripts(
+    folder: Path, progress: Callable[[int, int], None] | None = None, letters: Mapping[str, tuple[str, ...]] | None = None
+) -> ScriptBanks:
+    """Render every script of ``letters`` (:func:`scripts.scripts` by default) from the usable fonts below ``folder``, and textures.
+
+    A font serves a script of which it draws most letters; at most 32 a script are taught, spread evenly over the files found, and
+    at most 16 of the others kept unseen. Left out are letters that fewer than two fonts draw and those that look like an earlier
+    class. UserError for a folder in which no script has two fonts.
     """
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES) if folder.is_dir() else []
-    letters = scripts()
-    banks: dict[str, tuple[list[Path], np.ndarray, np.ndarray]] = {}
+    letters = scripts() if letters is None else letters
+    taught, unseen = dict[str, _Drawn](), dict[str, _Drawn]()
     for step, (name, wanted) in enumerate(letters.items()):
         if progress:
             progress(step, len(letters))
-        found = _script(files, wanted)
-        if found is not None:
-            banks[name] = found
-    if not banks:
+        usable = _usable(files, wanted)
+        if usable is not None:
+            some = _evenly(np.arange(len(usable.fonts)), FONTS_A_SCRIPT)
+            others = _evenly(np.setdiff1d(np.arange(len(usable.fonts)), some), UNSEEN_A_SCRIPT)
+            taught[name], unseen[name] = usable.part(some), usable.part(others)
+    if not taught:
         raise UserError(
             f"--fonts {folder}: {len(files)} font files found, and no script that two of them draw. On Debian, "
             "'python tools/unpack_fonts.py FOLDER --scripts' fetches the fonts that the shipped generator used."
         )
-    return _without_look_alikes(_joined(folder, letters, banks))
+    bank = _joined(folder, letters, taught, range(VARIATIONS))
+    kept = _no_look_alikes(bank)
+    apart = _joined(folder, letters, unseen, range(VARIATIONS, VARIATIONS + UNSEEN_A_SCRIPT))
+    return _filled(_with_classes(bank, kept), _with_classes(apart, kept))
 
 
-def _script(files: list[Path], wanted: tuple[str, ...]) -> tuple[list[Path], np.ndarray, np.ndarray] | None:
-    """Return (fonts, glyphs uint8 [fonts, letters, 48, 48], present) of one script, None where it has too few fonts."""
+def _evenly(rows: np.ndarray, most: int) -> np.ndarray:
+    return rows[np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int))]
+
+
+def _usable(files: list[Path], wanted: tuple[str, ...]) -> _Drawn | None:
+    """Return every usable font of one script, None where it has too few."""
     kept, glyphs, present, seen = list[Path](), [], [], set()
     for path in files:
-        drawn = draw_font(path, wanted)
-        if drawn is None or drawn[1].sum() < 0.6 * len(wanted):
+        drawn = draw_font(path, wanted, DRAWN)
+        if drawn is None:
             continue
         digest = hashlib.sha256((drawn[0][:, ::4, ::4] >> 6).tobytes()).hexdigest()
         if digest not in seen:
@@ -66,39 +110,35 @@ def _script(files: list[Path], wanted: tuple[str, ...]) -> tuple[list[Path], np.
             present.append(drawn[1])
     if len(kept) < FEWEST_FONTS:
         return None
-    bank = np.stack(glyphs), np.stack(present)
-    usable = np.flatnonzero(plausible(*bank)) if len(kept) >= 5 else np.arange(len(kept))
-    if len(usable) < FEWEST_FONTS:
-        return None
-    some = usable[np.unique(np.linspace(0, len(usable) - 1, min(FONTS_A_SCRIPT, len(usable))).round().astype(int))]
-    return [kept[i] for i in some], bank[0][some], bank[1][some]
+    found = _Drawn(kept, np.stack(glyphs), np.stack(present))
+    # Fewer than five fonts are no majority that could call one of them odd.
+    usable = found.part(np.flatnonzero(plausible(found.glyphs, found.present))) if len(kept) >= 5 else found
+    return usable if len(usable.fonts) >= FEWEST_FONTS else None
 
 
-def _joined(
-    folder: Path, letters: dict[str, tuple[str, ...]], banks: dict[str, tuple[list[Path], np.ndarray, np.ndarray]]
-) -> GlyphBank:
-    fonts = sorted({path for kept, _, _ in banks.values() for path in kept})
+def _joined(folder: Path, letters: Mapping[str, tuple[str, ...]], drawn: dict[str, _Drawn], variations: range) -> GlyphBank:
+    fonts = sorted({path for one in drawn.values() for path in one.fonts})
     place = {path: row for row, path in enumerate(fonts)}
-    drawn = textures(GLYPH_SIZE)
-    classes = tuple(letter for name in banks for letter in letters[name]) + TEXTURES
-    glyphs = np.zeros((len(fonts) + len(drawn), len(classes), GLYPH_SIZE, GLYPH_SIZE), np.uint8)
+    patterns = textures(GLYPH_SIZE, variations)
+    classes = tuple(f"{name} {letter}" for name in drawn for letter in letters[name]) + tuple(f"texture {x}" for x in TEXTURES)
+    glyphs = np.zeros((len(fonts) + len(patterns), len(classes), GLYPH_SIZE, GLYPH_SIZE), np.uint8)
     present = np.zeros(glyphs.shape[:2], bool)
     start = 0
-    for name, (kept, some, there) in banks.items():
-        rows = [place[path] for path in kept]
-        glyphs[rows, start : start + len(letters[name])] = some
-        present[rows, start : start + len(letters[name])] = there
-        start += len(letters[name])
-    glyphs[len(fonts) :, start:], present[len(fonts) :, start:] = drawn, True
+    for name, one in drawn.items():
+        rows, columns = [place[path] for path in one.fonts], slice(start, start + len(letters[name]))
+        glyphs[rows, columns], present[rows, columns] = one.glyphs, one.present
+        start = columns.stop
+    glyphs[len(fonts) :, start:], present[len(fonts) :, start:] = patterns, True
     records = [record_of(path, folder) for path in fonts]
     records += [
         FontRecord(f"texture variation {n}", hashlib.sha256(one.tobytes()).hexdigest(), "mpssl-fed", ("Apache-2.0",))
-        for n, one in enumerate(drawn)
+        for n, one in zip(variations, patterns, strict=True)
     ]
     return GlyphBank(glyphs, present, tuple(records), classes)
 
 
-def _without_look_alikes(bank: GlyphBank) -> GlyphBank:
+def _no_look_alikes(bank: GlyphBank) -> list[int]:
+    """Return the classes that two fonts draw and that look like none before them."""
     means = []
     for c in range(len(bank.classes)):
         there = bank.present[:, c]
@@ -110,10 +150,33 @@ def _without_look_alikes(bank: GlyphBank) -> GlyphBank:
     for c in range(len(flat)):
         if norms[c] and (not kept or (flat[kept] @ flat[c]).max() <= ALIKE):
             kept.append(c)
-    used = bank.present[:, kept].any(1)
+    return kept
+
+
+def _with_classes(bank: GlyphBank, kept: list[int]) -> GlyphBank:
+    """Return the bank of some classes, without the fonts that draw none of them."""
+    used = np.flatnonzero(bank.present[:, kept].any(1))
+    rows = np.ix_(used, kept)
     return GlyphBank(
-        np.ascontiguousarray(bank.glyphs[used][:, kept]),
-        bank.present[used][:, kept],
-        tuple(record for record, of_use in zip(bank.fonts, used, strict=True) if of_use),
-        tuple(bank.classes[c] for c in kept),
+        bank.glyphs[rows], bank.present[rows], tuple(bank.fonts[i] for i in used), tuple(bank.classes[c] for c in kept)
     )
+
+
+def keep_classes(banks: ScriptBanks, kept: list[int]) -> ScriptBanks:
+    """Return the banks of the classes with these numbers alone."""
+    taught, unseen = _with_classes(banks.taught, kept), _with_classes(banks.unseen, kept)
+    return ScriptBanks(taught, unseen, tuple(name for name in banks.shared if name in taught.classes))
+
+
+def _filled(taught: GlyphBank, unseen: GlyphBank) -> ScriptBanks:
+    lonely = ~unseen.present.any(0)
+    rows = np.flatnonzero(taught.present[:, lonely].any(1))
+    present = taught.present[rows] & lonely
+    glyphs = taught.glyphs[rows] * present[..., None, None].astype(np.uint8)
+    both = replace(
+        unseen,
+        glyphs=np.concatenate([unseen.glyphs, glyphs]),
+        present=np.concatenate([unseen.present, present]),
+        fonts=unseen.fonts + tuple(taught.fonts[row] for row in rows),
+    )
+    return ScriptBanks(taught, both, tuple(name for name, alone in zip(taught.classes, lonely, strict=True) if alone))

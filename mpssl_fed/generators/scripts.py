@@ -43,7 +43,9 @@ RANGES: dict[str, tuple[tuple[int, int], ...]] = {
 """Script -> ranges of code points, both ends included; small kana and what has no glyph of its own are left out."""
 
 SMALL_KANA = "ァィゥェォッャュョヮガギグゲゴザジズゼゾダヂヅデドバパビピブプベペボポ"
-TEXTURES = tuple(f"{kind}-{step}" for kind in ("stripes", "bars", "slants", "checks", "dots", "rings", "rays", "grain") for step in (1, 2, 3))
+TEXTURES = tuple(
+    f"{kind}-{step}" for kind in ("stripes", "bars", "slants", "checks", "dots", "rings", "rays", "grain") for step in (1, 2, 3)
+)
 VARIATIONS = 24
 """Each texture is drawn so often, with another phase, width and contrast, as a script is by so many fonts."""
 
@@ -61,13 +63,13 @@ def _letters(ranges: tuple[tuple[int, int], ...]) -> Iterator[str]:
                 yield letter
 
 
-def textures(size: int) -> np.ndarray:
-    """Return the textures as glyphs uint8 [VARIATIONS, len(TEXTURES), size, size], ink 255; the same in every call."""
-    drawn = np.zeros((VARIATIONS, len(TEXTURES), size, size), np.uint8)
-    for variation in range(VARIATIONS):
+def textures(size: int, variations: range = range(VARIATIONS)) -> np.ndarray:
+    """Return the textures as glyphs uint8 [variations, len(TEXTURES), size, size], ink 255; the same in every call."""
+    drawn = np.zeros((len(variations), len(TEXTURES), size, size), np.uint8)
+    for row, variation in enumerate(variations):
         for index, name in enumerate(TEXTURES):
             kind, step = name.split("-")
-            drawn[variation, index] = _texture(kind, int(step), size, np.random.default_rng([variation, index]))
+            drawn[row, index] = _texture(kind, int(step), size, np.random.default_rng([variation, index]))
     return drawn
 
 
