@@ -67,35 +67,37 @@ def pretrain_scripts(
     started = time.process_time()
     banks = load_scripts(fonts, lambda done, total: report("scripts", done, total, None), letters)
     report("scripts", 1, 1, None)
-    drawn = time.process_time() - started
+    drawn = time.process_time()
     model, record = distil(banks.taught, settings, lambda done, total, loss: report("distil", done, total, loss))
-    record["glyphs_cpu_seconds"] = round(drawn, 1)
-    return finish(model, banks, record, out, settings, gate=gate or Gate(), classifier_steps=classifier_steps, report=report)
+    taught = time.process_time()
+    report("foundation classifier", 0, 1, None)
+    judge = train_glyph_classifier(banks.unseen, classifier_steps, settings.seed, unseen=banks.taught)
+    report("foundation classifier", 1, 1, None)
+    record["glyphs_cpu_seconds"] = round(drawn - started, 1)
+    record["classifier_cpu_seconds"] = round(time.process_time() - taught, 1)
+    return finish(model, banks, judge, record, settings, out, gate=gate)
 
 
 def finish(
     model: BigGAN,
     banks: ScriptBanks,
-    record: dict[str, Any],
-    out: Path,
+    judge: tuple[GlyphClassifier, dict[str, Any]],
+    training: dict[str, Any],
     settings: DistilSettings,
+    out: Path,
     *,
-    gate: Gate,
-    classifier_steps: int,
-    report: Report,
+    gate: Gate | None = None,
 ) -> dict[str, Any]:
-    """Train the classifier on fonts that ``model`` has not seen, pass the gate, write the folder ``out``; return the manifest."""
-    started = time.process_time()
-    report("foundation classifier", 0, 1, None)
-    classifier, trained = train_glyph_classifier(banks.unseen, classifier_steps, settings.seed, unseen=banks.taught)
-    record["classifier_cpu_seconds"] = round(time.process_time() - started, 1)
-    report("foundation classifier", 1, 1, None)
-    made, passed = pass_gate(Made(model, banks, classifier), gate, settings)
+    """Let ``model`` pass the gate of ``judge`` (a classifier and its record), write the folder ``out``; return the manifest.
+
+    ``training`` is what the manifest says of how the model was trained.
+    """
+    made, passed = pass_gate(Made(model, banks, judge[0]), gate or Gate(), settings)
     banks = made.banks
     manifest = {
         "class_set": "scripts",
         "settings": asdict(settings),
-        "training": record,
+        "training": training,
         "gate": passed,
         "classes_by_script": dict(Counter(script_of(name) for name in banks.taught.classes)),
         "classes_without_unseen_fonts": len(banks.shared),
@@ -103,7 +105,7 @@ def finish(
         f"--channel-width {settings.channel_width}",
         "classifier_fonts": [asdict(font) for font in banks.unseen.fonts],
     }
-    return write_folder(banks.taught, made.model, (made.classifier, trained), manifest, settings, out)
+    return write_folder(banks.taught, made.model, (made.classifier, judge[1]), manifest, settings, out)
 
 
 def pass_gate(made: Made, gate: Gate, settings: DistilSettings) -> tuple[Made, dict[str, Any]]:

@@ -156,7 +156,7 @@ def _no_look_alikes(bank: GlyphBank) -> list[int]:
 def _with_classes(bank: GlyphBank, kept: list[int]) -> GlyphBank:
     """Return the bank of some classes, without the fonts that draw none of them."""
     used = np.flatnonzero(bank.present[:, kept].any(1))
-    rows = np.ix_(used, kept)
+    rows = np.ix_(used, np.asarray(kept))
     return GlyphBank(
         bank.glyphs[rows], bank.present[rows], tuple(bank.fonts[i] for i in used), tuple(bank.classes[c] for c in kept)
     )
@@ -179,4 +179,4 @@ def _filled(taught: GlyphBank, unseen: GlyphBank) -> ScriptBanks:
         present=np.concatenate([unseen.present, present]),
         fonts=unseen.fonts + tuple(taught.fonts[row] for row in rows),
     )
-    return ScriptBanks(taught, both, tuple(name for name, alone in zip(taught.classes, lonely, strict=True) if alone))
+    return ScriptBanks(taught, both, tuple(taught.classes[c] for c in np.flatnonzero(lonely)))
