@@ -29,7 +29,8 @@ from mpssl_fed.federation.server.evaluate import evaluate
 from mpssl_fed.files import write_atomic
 from mpssl_fed.generators.base import load_generator
 from mpssl_fed.method import Learner, build_learner
-from mpssl_fed.models import build_classifier
+from mpssl_fed.method.parts import Parts
+from mpssl_fed.models import Architecture, build_classifier
 from mpssl_fed.runs.manifest import versions
 
 STEPS = 20  # a round; also what a step's cost is averaged over: four periods of the defaults
@@ -46,9 +47,9 @@ def learner_of(config: Config, data: Dataset, device: str) -> Learner:
     chosen = choose_labelled(data.train.y.numpy(), 10, None, 0)
     rest = torch.ones(len(data.train), dtype=torch.bool)
     rest[torch.from_numpy(chosen)] = False
-    classifier = build_classifier("small-cnn", data.classes, data.channels, data.size).to(device)
+    classifier = build_classifier(Architecture("small-cnn", data.classes, data.channels, data.size)).to(device)
     generator, unlabeled = load_generator("glyphs-digits", device=device), data.train.take(rest.nonzero().flatten())
-    return build_learner(config, classifier, generator, data.train.take(chosen), flip=False, site=0, unlabeled=unlabeled)
+    return build_learner(config, Parts(data.train.take(chosen), classifier, generator, False, unlabeled), site=0)
 
 
 def of_a_step(method: str, data: Dataset, device: str, repeats: int) -> tuple[float, float, float, float]:
@@ -77,7 +78,7 @@ def to_accuracy(method: str, data: Dataset, device: str, rounds: int, target: fl
         start = clock()
         learner.train(number)
         spent += clock() - start
-        accuracy, _ = evaluate(learner.classifier, data.test)
+        accuracy = evaluate(learner.classifier, data.test).accuracy
         assert accuracy is not None
         if reached is None and accuracy >= target:
             reached = (spent, number * STEPS)

@@ -30,7 +30,7 @@ CLIENT = """
 import torch
 from flwr.app import ArrayRecord, MetricRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
-from mpssl_fed.models import build_classifier
+from mpssl_fed.models import Architecture, build_classifier
 from mpssl_fed import config as configs
 from mpssl_fed.federation import parts
 
@@ -42,7 +42,7 @@ def train(msg, context):
     torch.set_num_threads(1)
     images = parts.labelled(config, context.node_config["partition-id"])
     x, y = images.floats(), images.y
-    net = build_classifier("small-cnn", [str(i) for i in range(10)], 1, 32)
+    net = build_classifier(Architecture("small-cnn", tuple("0123456789"), 1, 32))
     net.load_state_dict(msg.content["arrays"].to_torch_state_dict())
     optim = torch.optim.AdamW(net.parameters(), lr=3e-3)
     for step in range(config.federation.local_steps):
@@ -61,7 +61,7 @@ from pathlib import Path
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import ServerApp
 from flwr.serverapp.strategy import FedAvg
-from mpssl_fed.models import build_classifier
+from mpssl_fed.models import Architecture, build_classifier
 
 app = ServerApp()
 
@@ -73,7 +73,7 @@ def main(grid, context):
         times.append(time.time())
         Path(told["times"]).write_text(json.dumps(times))
         return MetricRecord({"round": number})
-    net = build_classifier("small-cnn", [str(i) for i in range(10)], 1, 32)
+    net = build_classifier(Architecture("small-cnn", tuple("0123456789"), 1, 32))
     n = told["sites"]
     strategy = FedAvg(fraction_evaluate=0.0, min_train_nodes=n, min_available_nodes=n)
     strategy.start(grid=grid, initial_arrays=ArrayRecord(net.state_dict()), num_rounds=told["rounds"],

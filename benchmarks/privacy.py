@@ -30,7 +30,8 @@ from mpssl_fed.data.partition import choose_labelled
 from mpssl_fed.files import write_atomic
 from mpssl_fed.generators.base import load_generator
 from mpssl_fed.method import Learner, build_learner
-from mpssl_fed.models import Classifier, Params, build_classifier
+from mpssl_fed.method.parts import Parts
+from mpssl_fed.models import Architecture, Classifier, Params, build_classifier
 from mpssl_fed.privacy.build import private_data
 from mpssl_fed.privacy.noise import SecureNoise
 from mpssl_fed.privacy.plan import plan_for
@@ -80,7 +81,7 @@ def site(model: str) -> tuple[Classifier, Images]:
     """Return a classifier and 32 digits per class."""
     data = load_dataset("mnist-5k")
     labelled = data.train.take(choose_labelled(data.train.y.numpy(), UNITS // 10, None, 0))
-    return build_classifier(model, data.classes, 1, data.size), labelled
+    return build_classifier(Architecture(model, data.classes, 1, data.size)), labelled
 
 
 def releases(model: str, backend: str, mode: str | None = None) -> DPPrivateData:
@@ -88,7 +89,7 @@ def releases(model: str, backend: str, mode: str | None = None) -> DPPrivateData
     config = config_of(model, backend)
     classifier, labelled = site(model)
     plan = plan_for(config)
-    private = private_data(config, classifier, labelled, flip=False, plan=plan, charge=lambda *_: None, noise=ThirtyTwo())
+    private = private_data(config, Parts(labelled, classifier, None, False), plan=plan, charge=lambda *_: None, noise=ThirtyTwo())
     assert isinstance(private, DPPrivateData)
     if mode is not None:
         private.__class__ = OpacusData
@@ -102,10 +103,7 @@ def learner(model: str, private: DPPrivateData | None) -> Learner:
     config = config_of(model, private=private is not None)
     one = build_learner(
         config,
-        private.classifier if private else classifier,
-        load_generator("glyphs-digits"),
-        labelled,
-        flip=False,
+        Parts(labelled, private.classifier if private else classifier, load_generator("glyphs-digits"), False),
         site=0,
         private=private,
     )

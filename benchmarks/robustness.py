@@ -24,9 +24,9 @@ from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 from clients.app import app
 from mpssl_fed import config as configs
 from mpssl_fed.config import Config
+from mpssl_fed.federation import parts
 from mpssl_fed.federation.engines.simulation import preflight, simulate
 from mpssl_fed.federation.messages import TrainRequest
-from mpssl_fed.federation.parts import Parts
 from mpssl_fed.federation.site.site import Site
 from mpssl_fed.files import write_atomic
 from mpssl_fed.runs.progress import Progress
@@ -41,7 +41,7 @@ SCALE = 10.0
 def flipped(site: Site, request: TrainRequest) -> RecordDict:
     """Return the reply of a simulated site whose label y is K - 1 - y."""
     config = request.config()
-    mine = Parts.simulated(config, site.partition)
+    mine = parts.simulated(config, site.partition)
     turned = replace(mine.labelled, y=len(mine.classifier.classes) - 1 - mine.labelled.y)
     mine = replace(mine, labelled=turned)
     return site.train_round(request.sent.run_id, request.round, config, request.weights, mine, None).to_record()

@@ -28,8 +28,9 @@ from mpssl_fed.generators.base import load_generator
 from mpssl_fed.method import Learner, build_learner
 from mpssl_fed.method.lmo import InnerStep, MetaSettings, meta_gradient
 from mpssl_fed.method.meta_optimised import MetaOptimised
+from mpssl_fed.method.parts import Parts
 from mpssl_fed.method.private_data import ExactPrivateData
-from mpssl_fed.models import build_classifier
+from mpssl_fed.models import Architecture, build_classifier
 from mpssl_fed.runs.manifest import versions
 from tests.method import oracles
 
@@ -47,8 +48,8 @@ def learner(model: str, method: str, device: str) -> Learner:
         }
     )
     chosen = data.train.take(choose_labelled(data.train.y.numpy(), 25, None, 0))
-    classifier = build_classifier(model, data.classes, 1, 32).to(device)
-    one = build_learner(config, classifier, load_generator("glyphs-digits", device=device), chosen, flip=False, site=0)
+    classifier = build_classifier(Architecture(model, data.classes, 1, 32)).to(device)
+    one = build_learner(config, Parts(chosen, classifier, load_generator("glyphs-digits", device=device), False), site=0)
     one._begin(1)
     return one
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mpssl_fed.environment import have_home
+from mpssl_fed.environment import expanded, have_home
 from mpssl_fed.errors import UserError, option
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ class Run:
         """Return the run in ``folder``; UserError when it is not one."""
         from mpssl_fed.runs.reader import read_config, read_history
 
-        return Run(Path(folder), read_config(Path(folder)), read_history(Path(folder)))
+        folder = expanded(folder)
+        return Run(folder, read_config(folder), read_history(folder))
 
 
 def simulate(
@@ -87,11 +89,12 @@ def simulate(
     from mpssl_fed.federation.engines.simulation import simulate as run_sites
     from mpssl_fed.runs.lock import holding
     from mpssl_fed.runs.progress import Progress as Silent
-    from mpssl_fed.runs.run_directory import open_run, refuse_occupied
+    from mpssl_fed.runs.run_directory import open_run, refuse_occupied, refuse_within_data
     from mpssl_fed.runs.written import in_words
 
     overwrite, resume = overwrite or resolved.output.overwrite, resume or resolved.output.resume
     progress = progress or Silent()
+    refuse_within_data(folder, [resolved])
     refuse_occupied(folder, resume=resume, overwrite=overwrite)
     preflight(resolved)
     with holding(folder):
@@ -109,13 +112,12 @@ def load(run: Run | str | Path) -> Classifier:
     """
     from mpssl_fed.runs.model_file import read_model
 
-    return read_model(run.folder if isinstance(run, Run) else Path(run))
+    return read_model(run.folder if isinstance(run, Run) else expanded(run))
 
 
 def client_app() -> ClientApp:
-    """Return the ClientApp, the same object that ``flwr run`` starts at a node."""
-    from clients.app import app
-
+    """Return the ClientApp of ``clients/app.py``, which ``flwr run`` starts at a node."""
+    app: ClientApp = importlib.import_module("mpssl_fed.flower_app.clients.app").app
     return app
 
 
@@ -125,7 +127,7 @@ def _folder(output: str | Path | None, config: Config, stem: str) -> Path:
     given = output if output is not None else config.output.dir
     if given is not None and not str(given):
         raise UserError(f"{option('output', 'DIR')}: is empty, want a folder")
-    return Path(given) if given is not None else default_folder(stem)
+    return expanded(given) if given is not None else default_folder(stem)
 
 
 def _resolve(config: Config | str | Path | Mapping[str, Any], overrides: Sequence[Given]) -> tuple[Config, str]:

@@ -67,6 +67,7 @@ class Code(StrEnum):
     IMAGE_SHAPE = "image-shape", 116, ("daemon",), "images of another size, fit or number of channels than the owner gave"
     NUMBER = "number", 117, ("site", "server"), "a number outside its range"
     UNREADABLE = "unreadable", 118, ("server",), "reading the reply failed; the server's log says how"
+    MODEL = "model", 142, ("daemon",), "the site cannot build the classifier: its own log says why"
     TIME_LIMIT = "time-limit", 119, ("daemon",), "the round took longer than the site's owner allows"
     NUMBER_TAKEN = "number-taken", 0, ("server",), "the node claims the number of another site"
 

@@ -16,7 +16,7 @@ from urllib.parse import urlparse
 import torch
 from packaging.requirements import Requirement  # matplotlib, which we depend on, depends on it
 
-from mpssl_fed.config import config_folder, read_mapping
+from mpssl_fed.config import app_folder, config_folder, read_mapping
 from mpssl_fed.config.learning import GeneratorSection
 from mpssl_fed.data.datasets import load_dataset
 from mpssl_fed.data.fetch import ARCHIVES
@@ -169,6 +169,7 @@ def _tools() -> Iterator[Check]:
     yield Check("fonts", "ok" if fonts else "note", f"{fonts or 'none found'} (only pretrain-generator --fonts DIR reads fonts)")
     browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
     yield Check("browser", "ok" if browser else "note", browser or "no chromium; the test that opens report.html skips")
+    yield Check("Flower app", "ok", f"{app_folder()}: what `flwr run` takes")
     try:
         flower = Path(os.environ.get("FLWR_HOME") or expanded("~/.flwr"))
     except UserError:

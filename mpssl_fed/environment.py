@@ -11,7 +11,10 @@ import importlib.util
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
+
+import platformdirs
 
 from mpssl_fed.errors import UserError
 
@@ -123,24 +126,22 @@ def expanded(path: str | Path) -> Path:
 
 def cache_folder() -> Path:
     """Return the folder of what was downloaded, ``$XDG_CACHE_HOME/mpssl-fed``; UserError where no home folder is known."""
-    return _of_user("XDG_CACHE_HOME", Path(".cache")) / "mpssl-fed"
+    return _of_user("XDG_CACHE_HOME", platformdirs.user_cache_path)
 
 
 def state_folder() -> Path:
     """Return the folder of what sites keep, ``$XDG_STATE_HOME/mpssl-fed``; UserError where no home folder is known."""
-    return _of_user("XDG_STATE_HOME", Path(".local") / "state") / "mpssl-fed"
+    return _of_user("XDG_STATE_HOME", platformdirs.user_state_path)
 
 
-def _of_user(variable: str, below_home: Path) -> Path:
-    if os.environ.get(variable):
-        return Path(os.environ[variable])
+def _of_user(variable: str, folder: Callable[..., Path]) -> Path:
     try:
-        home = Path.home()
-    except (RuntimeError, KeyError):
-        home = Path(NOWHERE)
-    if str(home) == NOWHERE:
+        found = folder("mpssl-fed", appauthor=False)
+    except (RuntimeError, KeyError):  # no HOME, and a user id that passwd does not know
+        found = Path(NOWHERE)
+    if found.is_relative_to(NOWHERE) and not Path(os.environ.get(variable, "")).is_absolute():
         raise UserError(f"this user has no home folder (no HOME, or no entry in passwd): set HOME or {variable}")
-    return home / below_home
+    return found
 
 
 def export_lines() -> str:

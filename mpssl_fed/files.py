@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import stat
 import tempfile
@@ -32,7 +33,8 @@ def write_atomic(path: str | Path, content: bytes | str, mode: int = 0o644) -> P
     """Write ``content`` so that a reader, a crash or a full disk sees the old file or the new one, never a part.
 
     The bytes go to a temporary file in the same folder, are fsynced and renamed over ``path``; the folder is fsynced too.
-    Missing parent folders are made. Raises OSError, of a full disk FullDiskError, with the old file untouched; so too where a
+    Missing parent folders are made; the user's umask may take more of
+    ``mode`` away. Raises OSError, of a full disk FullDiskError, with the old file untouched; so too where a
     folder, a device, a FIFO or a socket stands there, which a rename by root would put away (/dev/null for the whole machine).
     """
     path = Path(path)
@@ -57,22 +59,33 @@ def refuse_special(path: Path) -> None:
 
 def _replace(path: Path, data: bytes, mode: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = _temporary(path, mode)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(mode)
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _temporary(path: Path, mode: int) -> tuple[int, Path]:
+    """Open a new file beside ``path``, ``.NAME.xxxxxxxx``; an OSError names ``path``, which alone its reader knows."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        try:
+            return os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, mode), temporary
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def read_text(file: Path) -> str:
@@ -103,6 +116,11 @@ def write_json(path: str | Path, value: Any, mode: int = 0o644) -> Path:
     return write_atomic(path, json.dumps(value, indent=2, allow_nan=False) + "\n", mode)
 
 
+def real(path: Path) -> Path:
+    """Return ``path`` with its links resolved; one that leads to itself stays, where Path.resolve raises a RuntimeError."""
+    return Path(os.path.realpath(path))
+
+
 def plain_file(path: str | Path) -> Path:
     """Return ``path`` as it is. OSError for what is no file to read: nothing, a folder, a FIFO, a device (they may never end)."""
     mode = os.stat(path).st_mode  # noqa: PTH116  as open() takes it, a number or an empty text is no place
@@ -111,6 +129,12 @@ def plain_file(path: str | Path) -> Path:
     if not stat.S_ISREG(mode):
         raise OSError(errno.EINVAL, "is a device, a FIFO or a socket, want a file", str(path))
     return Path(path)
+
+
+def readable(path: Path) -> Path:
+    """Return ``path``; OSError that says why where it cannot be read, for readers that take every reason for "no such file"."""
+    with open(plain_file(path), "rb"):
+        return path
 
 
 def sha256(path: str | Path) -> str:

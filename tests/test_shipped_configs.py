@@ -19,6 +19,7 @@ from mpssl_fed.runs.reader import RunReader
 from mpssl_fed.study.grid import Cell, load_study
 from tests.data.test_datasets import medmnist_file
 from tests.data.test_fine_grained import build
+from tests.data.test_omniglot import files, pack
 from tests.documents.spelling import misspelt
 from tests.shapes import shapes_folder
 
@@ -63,16 +64,19 @@ FLOORS = {
     ),
     "studies/privacy-utility-mnist": Floor(0.45, cell=PIXELS, light=True),  # 62.1
     "studies/privacy-utility-fashion": Floor(0.5, cell=PIXELS),  # 67.3
+    "studies/recipe": Floor(0.7, cell={"variant": "federated-gssl", "generator.name": "glyphs-digits"}),
+    "studies/recipe-tuning": Floor(0.6, cell={"warm_start.part": "body", "federation.anchor.weight": 1}),
     "studies/tuning": Floor(0.6, cell={"method.name": "ssl-real", "method.lambda": 1.0, **HALF}),  # 92.8
 }
 """Config -> least accuracy, 0..1. Chance is .1 of digits and garments, .33 of three shapes; most with what was measured."""
 
-MINIATURE = ("aircraft", "birds", "bloodmnist", "cars", "cifar10", "dtd", "flowers", "pets")
+MINIATURE = ("aircraft", "birds", "bloodmnist", "cars", "cifar10", "dtd", "flowers", "omniglot", "pets")
 """Data sets whose images are not here (`mpssl-fed fetch`): they train for two steps on miniature files of the same format, too
 few for a floor."""
 
 NOT_HERE = {
     "policies/site": "is a site's policy, not a run: tests/privacy/test_policy.py holds it against the configs",
+    "studies/cells": "needs blood cells and ImageNet weights: tests/study/test_studies_of_other_data.py runs it on files it writes",
     "studies/paper-10pct": "needs six data sets, BigGAN-deep and a pretrained ResNet: tests/study/test_shipped_studies.py plans it",
 }
 """Config -> why it is not run."""
@@ -140,13 +144,15 @@ def _has(own: Any, want: Any) -> bool:
 
 
 @pytest.mark.parametrize(
-    "name", [name if name == "bloodmnist" else pytest.param(name, marks=pytest.mark.slow) for name in MINIATURE]
+    "name", [name if name in ("bloodmnist", "omniglot") else pytest.param(name, marks=pytest.mark.slow) for name in MINIATURE]
 )
 def test_it_trains_on_miniature_files(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tmp_path / "images"
     root.mkdir()
     if name == "bloodmnist":
         medmnist_file(root / "bloodmnist.npz")
+    elif name == "omniglot":
+        pack(root, "images_background_small2", files("Sanskrit"))
     elif name == "cifar10":
         cifar_files(root / "cifar-10-batches-bin")
     else:

@@ -17,6 +17,12 @@ from tests.patience import PATIENCE_S
 
 HOUSE = Path(__file__).parents[1]
 GENERATOR = "mpssl_fed/generators/embedded/glyphs-digits"
+APP = "mpssl_fed/flower_app"
+OF_THE_APP = sorted(
+    str(file.relative_to(HOUSE))
+    for folder, kind in (("clients", "*.py"), ("server", "*.py"), ("configs", "*.yaml"))
+    for file in (HOUSE / folder).rglob(kind)
+)
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +54,10 @@ def test_what_is_in_it(wheel: Path) -> None:
         metadata = next(content.read(name).decode() for name in names if name.endswith(".dist-info/METADATA"))
         weights = content.read(f"{GENERATOR}/pytorch_model.bin")
     roots = {name.split("/")[0] for name in names if ".dist-info/" not in name}
-    assert roots == {"mpssl_fed", "clients", "server"}
+    assert roots == {"mpssl_fed"}  # a top-level `server` would be everyone's
     assert weights == (HOUSE / GENERATOR / "pytorch_model.bin").read_bytes()
-    expected = {f"{GENERATOR}/config.json", f"{GENERATOR}/manifest.json", "clients/app.py", "server/app.py"}
-    expected |= {f"mpssl_fed/{file.relative_to(HOUSE)}" for file in (HOUSE / "configs").rglob("*.yaml")}
+    expected = {f"{GENERATOR}/config.json", f"{GENERATOR}/manifest.json", f"{APP}/pyproject.toml"}
+    expected |= {f"{APP}/{file}" for file in OF_THE_APP}
     expected |= {str(file.relative_to(HOUSE)) for file in (HOUSE / "mpssl_fed").rglob("*.py")}
     expected |= {str(file.relative_to(HOUSE)) for file in (HOUSE / "mpssl_fed" / "report" / "templates").iterdir()}
     assert not expected - names
@@ -61,12 +67,13 @@ def test_what_is_in_it(wheel: Path) -> None:
 
 def test_it_runs_outside_the_checkout(installed: Path, tmp_path: Path) -> None:
     program = (
-        "import mpssl_fed, clients, server\n"
+        "import importlib.util as i, mpssl_fed, mpssl_fed.flower_app.server.app as server\n"
         "from mpssl_fed.config import config_folder\n"
-        "print(mpssl_fed.__file__, clients.__file__, server.__file__, config_folder())"
+        "print(mpssl_fed.__file__, server.__file__, config_folder(), i.find_spec('clients'), i.find_spec('server'))"
     )
-    for place in _run([str(installed / "bin" / "python"), "-c", program], tmp_path).split():
-        assert Path(place).is_relative_to(installed), place
+    *places, clients, server = _run([str(installed / "bin" / "python"), "-c", program], tmp_path).split()
+    assert all(Path(place).is_relative_to(installed) for place in places), places
+    assert (clients, server) == ("None", "None")
     tiny = ["federation.local_steps=1", "data.test_limit=20", "method.lmo_every=1", "method.batch=4", "method.lmo_batch=4"]
     shown = _run([str(installed / "bin" / "mpssl-fed"), "simulate", "demo", "--sites", "2", "--rounds", "1", *tiny], tmp_path)
     run = tmp_path / "runs" / "demo"
@@ -75,6 +82,41 @@ def test_it_runs_outside_the_checkout(installed: Path, tmp_path: Path) -> None:
     manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["generator"]["name"] == "glyphs-digits"
     assert [json.loads(line)["round"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [0, 1]
+
+
+BUILD = """
+import io, sys, zipfile
+from pathlib import Path
+from flwr.cli.build import build_fab_from_disk
+from mpssl_fed import config
+from mpssl_fed.config import app_folder
+from mpssl_fed.deployment.superlink import write_bundle
+
+bundle = write_bundle(Path("bundle"), config.load("demo"))
+for folder in (app_folder(), bundle):
+    fab = zipfile.ZipFile(io.BytesIO(build_fab_from_disk(folder)))
+    print(*(name for name in fab.namelist() if not name.endswith("/")))
+    fab.extractall(f"unpacked-{folder.name}")
+"""
+"""Flower's own builder on the app that ``flwr run`` takes from the wheel, and on what ``submit`` and ``deploy`` make of it."""
+
+OPEN = """
+import sys; sys.path.insert(0, sys.argv[1])
+import clients.app, server.app, mpssl_fed
+print(clients.app.__file__, server.app.__file__, mpssl_fed.__file__)
+"""
+
+
+def test_the_flower_app_is_built_from_it(installed: Path, tmp_path: Path) -> None:
+    python = str(installed / "bin" / "python")
+    app, bundle = _run([python, "-W", "ignore", "-c", BUILD], tmp_path).splitlines()
+    own = {".info/CONTENT", "pyproject.toml"}
+    assert set(app.split()) == own | set(OF_THE_APP)
+    assert set(bundle.split()) == own | {name for name in OF_THE_APP if name.endswith(".py")} | {"configs/run.yaml"}
+    for name in ("unpacked-flower_app", "unpacked-bundle"):
+        client, server, toolkit = _run([python, "-c", OPEN, str(tmp_path / name)], tmp_path).split()
+        assert {Path(client).parents[1], Path(server).parents[1]} == {tmp_path / name}
+        assert Path(toolkit).is_relative_to(installed)
 
 
 def _run(command: list[str], folder: Path) -> str:

@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import beta
 
-from mpssl_fed.models import Params
 from mpssl_fed.privacy.mechanism import Kind
 from mpssl_fed.privacy.releases import DPPrivateData
 
@@ -47,14 +46,15 @@ class MechanismAudit:
 
 
 def audit_release(
-    private: DPPrivateData, kind: Kind, theta: Params, claimed: float, delta: float, canary: int = 0, trials: int = TRIALS
+    private: DPPrivateData, kind: Kind, claimed: float, delta: float, canary: int = 0, trials: int = TRIALS
 ) -> MechanismAudit:
-    """Return the audit of release ``kind`` ("gradient", "meta" or "feature") at theta, its canary the unit of that number.
+    """Return the audit of release ``kind`` ("gradient", "meta" or "feature"), its canary the unit of that number.
 
     The neighbours are no unit and the canary alone, drawn with rate q in each trial; all goes through the object's own sum,
-    clip, noise and denominator. A trial is the release's coordinate along the canary's vector, which holds all that can be
-    told: the others are noise alone. Nothing leaves; the object should charge no ledger.
+    clip, noise and denominator, at the classifier's weights. A trial is the release's coordinate along the canary's vector, which
+    holds all that can be told: the others are noise alone. Nothing leaves; the object should charge no ledger.
     """
+    theta = private.classifier.theta()
     sums = {"gradient": private.gradient_sum, "meta": private.meta_sum, "feature": private.feature_sum}[kind]
     vector = torch.cat([part.flatten() for part in sums(theta, [private.units[canary]])]).double()
     mechanism = private.settings.mechanism(kind)

@@ -15,6 +15,7 @@ from mpssl_fed.config import Config
 from mpssl_fed.data.datasets import Images
 from mpssl_fed.generators.base import Generator
 from mpssl_fed.method.build import build_learner
+from mpssl_fed.method.parts import Parts
 from mpssl_fed.models import Classifier
 from mpssl_fed.privacy.build import private_data
 from mpssl_fed.privacy.noise import FastNoise
@@ -53,7 +54,7 @@ def confidence(classifier: Classifier, images: Images) -> NDArray[np.float64]:
     where = classifier.head.weight
     classifier.eval()
     parts = []
-    for rows in torch.arange(len(images)).split(BATCH):
+    for rows in torch.split(torch.arange(len(images)), BATCH):
         some = images.take(rows)
         log_p = classifier(_centre(some.floats(where.device).to(where.dtype), classifier.size)).double().log_softmax(1)
         true = log_p.gather(1, some.y.to(where.device).unsqueeze(1)).squeeze(1)
@@ -97,12 +98,12 @@ def shadow_trainer(
     """
 
     def train(images: Images, k: int) -> Classifier:
-        classifier = build()
+        parts = Parts(images, build(), generator, flip)
         private = None
         if config.privacy.on:
             plan, noise = plan_for(config), FastNoise()  # public data, and many models
-            private = private_data(config, classifier, images, flip=flip, plan=plan, charge=Uncharged(plan.history()), noise=noise)
-        learner = build_learner(config, classifier, generator, images, flip=flip, site=1_000_000 + k, private=private)
+            private = private_data(config, parts, plan=plan, charge=Uncharged(plan.history()), noise=noise)
+        learner = build_learner(config, parts, site=1_000_000 + k, private=private)
         left = steps or config.federation.rounds * config.federation.local_steps
         for number in range(1, config.federation.rounds + 1):
             taken = min(left, config.federation.local_steps)
@@ -112,7 +113,7 @@ def shadow_trainer(
             left -= taken
         if progress is not None:
             progress(k)
-        return classifier
+        return parts.classifier
 
     return train
 

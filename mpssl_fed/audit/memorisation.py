@@ -66,8 +66,9 @@ def nearest_neighbours(samples: Tensor, train: Images, held_out: Images, seed: i
 def distances(samples: Tensor, images: Tensor) -> NDArray[np.float64]:
     """Return root mean square differences [n, m] of samples [n, C, S, S] and images [m, C, S, S]."""
     flat = images.flatten(1)
-    parts = [torch.cdist(some.flatten(1), flat) for some in samples.split(CHUNK)]
-    return (torch.cat(parts) / flat.shape[1] ** 0.5).double().numpy()
+    parts = [torch.cdist(some.flatten(1), flat) for some in torch.split(samples, CHUNK)]
+    apart: NDArray[np.float64] = (torch.cat(parts) / flat.shape[1] ** 0.5).double().numpy()
+    return apart
 
 
 def matched(train: Images, held_out: Images, rng: np.random.Generator) -> tuple[Images, Images]:

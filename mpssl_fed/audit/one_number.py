@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mpssl_fed.audit.sections import Audited, membership
+from mpssl_fed.audit.audited import Audited
+from mpssl_fed.audit.model_sections import membership
 from mpssl_fed.runs.reader import read_config
 from mpssl_fed.trained.load import load_trained
 

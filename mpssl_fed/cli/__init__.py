@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import click
@@ -13,7 +14,7 @@ from rich.markup import escape
 
 from mpssl_fed.cli.ending import ending_of
 from mpssl_fed.environment import apply, open_streams
-from mpssl_fed.errors import on_command_line
+from mpssl_fed.errors import UserError, on_command_line
 
 GROUPS = ("run", "study", "deploy", "site", "data", "generator", "model", "privacy", "ledger", "audit", "doctor")
 """Modules of this package with a typer ``app``. They import torch and Flower inside their commands, never on top."""
@@ -73,6 +74,19 @@ def _root(
     Begin with: mpssl-fed simulate demo. What this machine has and lacks: mpssl-fed doctor.
     """
     ctx.with_resource(on_command_line())
+    _refuse_empty(sys.argv[1:])
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise UserError("the folder that you are in is gone, so no path can be told from it: cd to one that is there") from None
+
+
+def _refuse_empty(words: list[str]) -> None:
+    """Refuse an empty word, what a shell makes of "$RUN" where nobody set it: as a path it would be the folder one is in."""
+    for number, (before, word) in enumerate(zip(["", *words], words, strict=False)):
+        if not word and before != "--note":
+            which = before if before.startswith("--") else f"argument {number + 1}"
+            raise UserError(f"{which} is empty; is a variable of your shell not set?")
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from mpssl_fed.cli.options import WhiteLevel
 from mpssl_fed.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from mpssl_fed.audit.sections import Audited
+    from mpssl_fed.audit.audited import Audited
 
 app = typer.Typer()
 
@@ -89,7 +89,7 @@ def _subject(
     run: Path, site: int, own: _Own | None, seed: int, sizes: tuple[int, int, int, int]
 ) -> tuple[Audited, Path, tuple[str, ...]]:
     """Return what is audited, where the report goes, and the audits it allows."""
-    from mpssl_fed.audit.sections import Audited
+    from mpssl_fed.audit.audited import Audited
     from mpssl_fed.config import load
     from mpssl_fed.deployment.own_data import OwnData, make_private, state_folder
     from mpssl_fed.federation.server.deployed_run import for_sites

@@ -69,6 +69,7 @@ def fetch(
     else:
         import mpssl_fed.data.datasets  # noqa: F401  (registers the data sets' archives)
         from mpssl_fed.data.fetch import ARCHIVES, fetch_dataset
+        from mpssl_fed.data.omniglot import DATA_NAMES
         from mpssl_fed.errors import UserError, nearest
 
         known = [*PUBLISHED, *WEIGHTS, *ARCHIVES.names()]
@@ -77,4 +78,4 @@ def fetch(
         folder = root or Path("data")
         for path in fetch_dataset(name, folder, url, sha256):
             typer.echo(f"{name}: {path}")
-        typer.echo(f"Set data.name={name} data.root={folder}")
+        typer.echo(f"Set data.name={DATA_NAMES.get(name, name)} data.root={folder}")

@@ -26,6 +26,7 @@ from mpssl_fed.cli.options import (
     folder_given,
     words,
 )
+from mpssl_fed.environment import expanded
 
 LINK_PORT = 8000
 
@@ -51,7 +52,7 @@ def deploy(
 
     folder_given(output)
     resolved = configs.load(config, words(overrides, sites=sites, rounds=rounds, output=output))
-    folder = Path(resolved.output.dir or default_folder(Path(config).stem))
+    folder = expanded(resolved.output.dir or default_folder(Path(config).stem))
 
     from mpssl_fed.cli.live import complain, progress, resumable
     from mpssl_fed.deployment.rehearsal import Deployment
@@ -112,6 +113,7 @@ def server(
 ) -> None:
     """Run the SuperLink: TLS, registered keys only, a database."""
     from mpssl_fed import environment
+    from mpssl_fed.deployment import certs
     from mpssl_fed.deployment import superlink as control
     from mpssl_fed.deployment.rehearsal import free_ports
     from mpssl_fed.errors import UserError
@@ -121,6 +123,9 @@ def server(
             f"--host {host}: the SuperLink's port takes runs and registrations from anyone who reaches it, without a password. "
             "Keep it on 127.0.0.1 behind deploy/nginx.conf, or accept that with --allow-open-control"
         )
+    for name in (certs.CA_CERT, certs.SERVER_CERT, certs.SERVER_KEY):
+        if not (keys / name).is_file():
+            raise UserError(f"--keys {keys}: has no {name}; make it by `mpssl-fed certs ca` and `mpssl-fed certs server`")
     if host == "127.0.0.1":
         free_ports(1, port)
     os.environ.update(environment.of_flower(database.absolute().parent / "flower"))
@@ -166,7 +171,8 @@ def submit(
     from mpssl_fed.runs.reader import default_folder
 
     server = host_and_port(server, "--server", LINK_PORT)
-    folder = Path(resolved.output.dir or default_folder(Path(config).stem)).absolute()
+    folder = expanded(resolved.output.dir or default_folder(Path(config).stem)).absolute()
+    kept = resolved.output.model_copy(update={"resume": resume, "overwrite": overwrite})
 
     from mpssl_fed.cli.live import complain, progress, resumable
     from mpssl_fed.deployment import superlink as control
@@ -176,7 +182,7 @@ def submit(
 
     with resumable(), _flower_home() as home:
         flower = control.FlowerCommand(server, ca, home)
-        manifest = submit_run(flower, resolved, folder, home, progress(), resume=resume, overwrite=overwrite)
+        manifest = submit_run(flower, resolved.model_copy(update={"output": kept}), folder, home, progress())
     for line in warning(RunReader(folder)):
         complain(line)
     typer.echo(f"finished   {folder}   accuracy {manifest['result']['test_accuracy']}   its report.html is written there")

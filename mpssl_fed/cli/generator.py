@@ -73,10 +73,10 @@ def pretrain_generator(
     from dataclasses import replace
 
     from mpssl_fed.errors import UserError
-    from mpssl_fed.generators.broad import CLASSIFIER_STEPS, SETTINGS, pretrain_scripts
-    from mpssl_fed.generators.distil import DistilSettings
-    from mpssl_fed.generators.pretrain import pretrain
-    from mpssl_fed.generators.train_small import SmallSettings
+    from mpssl_fed.generators.broad.gate import GATE, Gate
+    from mpssl_fed.generators.broad.pretrain import SETTINGS, ScriptSource, pretrain_scripts
+    from mpssl_fed.generators.pretrain import GlyphSource, pretrain
+    from mpssl_fed.generators.settings import DistilSettings, SmallSettings
 
     kinds = {"biggan": 6000, "vqvae": 4000, "diffusion": 12000}
     if kind not in kinds:
@@ -93,20 +93,26 @@ def pretrain_generator(
         if classes == "scripts":
             wanted = {"iterations": iterations, "channel_width": channel_width, "seed": seed}
             manifest = pretrain_scripts(
-                fonts, out, replace(SETTINGS, **{key: value for key, value in wanted.items() if value is not None}),
-                classifier_steps=CLASSIFIER_STEPS if foundation_steps is None else foundation_steps,
-                overwrite=overwrite, report=steps.show,
-            )  # fmt: skip
+                ScriptSource(fonts),
+                out,
+                replace(SETTINGS, **{key: value for key, value in wanted.items() if value is not None}),
+                gate=GATE if foundation_steps is None else Gate(classifier_steps=foundation_steps),
+                overwrite=overwrite,
+                report=steps.show,
+            )
         else:
             count = kinds[kind] if iterations is None else iterations
             settings: DistilSettings | SmallSettings = SmallSettings(kind, count, seed)
             if kind == "biggan":
                 settings = DistilSettings(count, seed, channel_width or DistilSettings.channel_width)
             manifest = pretrain(
-                fonts, classes, out, settings,
-                min_fonts=100 if min_fonts is None else min_fonts, max_fonts=max_fonts,
-                foundation_steps=3000 if foundation_steps is None else foundation_steps, overwrite=overwrite, report=steps.show,
-            )  # fmt: skip
+                GlyphSource(fonts, classes, GlyphSource.least if min_fonts is None else min_fonts, max_fonts),
+                out,
+                settings,
+                foundation_steps=3000 if foundation_steps is None else foundation_steps,
+                overwrite=overwrite,
+                report=steps.show,
+            )
     quality, training = manifest["quality"], manifest["training"]
     early = f" (stopped early, after {training['iterations_done']} iterations)" if training["interrupted"] else ""
     typer.echo(

@@ -9,6 +9,7 @@ import typer
 
 from mpssl_fed.config import Override
 from mpssl_fed.config.data import Fit
+from mpssl_fed.environment import expanded
 from mpssl_fed.errors import UserError
 
 ConfigName = Annotated[str, typer.Argument(help="YAML file, or the name of a shipped config such as 'demo'.")]
@@ -43,4 +44,4 @@ def folder_given(text: str | None, option: str = "--output") -> Path | None:
     """Return the folder that an option names, None where it is not given; UserError for an empty name."""
     if text == "":
         raise UserError(f"{option} is empty, want a folder; is a variable of your shell not set?")
-    return None if text is None else Path(text)
+    return None if text is None else expanded(text)

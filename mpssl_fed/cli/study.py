@@ -15,6 +15,7 @@ from mpssl_fed.errors import UserError, nearest
 from mpssl_fed.study.grid import Plan, load_study
 
 if TYPE_CHECKING:
+    from mpssl_fed.study.folder import Outcome
     from mpssl_fed.study.results import Row
 
 app = typer.Typer()
@@ -49,24 +50,29 @@ def study(
     if dry_run:
         _print_plan(plan, folder, from_csv, console)
         return
-    code = _run(plan, folder, workers or plan.study.workers, executor, from_csv, overwrite, console)
+
+    from mpssl_fed.study.run import run_study
+    from mpssl_fed.study.tuned import settings_words
+
+    settings_words(plan)  # so that a table that cannot be read stops the study now, not its report at the end
+    workers = workers or plan.study.workers
+    code = _told(run_study(plan, folder, workers, executor, from_csv, overwrite), console)  # type: ignore[arg-type]
     if code:
         raise typer.Exit(code)
 
 
-def _run(plan: Plan, folder: Path, workers: int, executor: str, from_csv: Path | None, overwrite: bool, console: Console) -> int:
+def _told(outcome: Outcome, console: Console) -> int:
+    """Write the report of a study that was run, print its tables and return the exit code."""
     from mpssl_fed.report.table import to_terminal
     from mpssl_fed.runs.lock import holding
     from mpssl_fed.study.analysis import analyse
     from mpssl_fed.study.declared import late_words
-    from mpssl_fed.study.finding import study_finding
-    from mpssl_fed.study.report import PRIMARY, comparison_sections, write_study_report
-    from mpssl_fed.study.run import run_study
-    from mpssl_fed.study.tables import comparison_table
-    from mpssl_fed.study.tuned import settings_words
+    from mpssl_fed.study.report.finding import study_finding
+    from mpssl_fed.study.report.page import write_study_report
+    from mpssl_fed.study.report.sections import PRIMARY, comparison_sections
+    from mpssl_fed.study.report.tables import comparison_table
 
-    settings_words(plan)  # so that a table that cannot be read stops the study now, not its report at the end
-    outcome = run_study(plan, folder, workers, executor, from_csv, overwrite)  # type: ignore[arg-type]
+    plan, folder = outcome.plan, outcome.output
     with holding(folder):
         page = write_study_report(outcome)
     found = analyse(outcome)
@@ -153,7 +159,8 @@ def _print_tests(plan: Plan, console: Console) -> None:
 def _print_estimates(plan: Plan, console: Console) -> None:
     """Build what each arm's cells would build and print what a run takes, then what all of them do and what is missing."""
     from mpssl_fed.report.table import NOTHING, make_table, to_terminal
-    from mpssl_fed.study.dry_run import estimate, missing
+    from mpssl_fed.study.dry_run.estimate import estimate
+    from mpssl_fed.study.dry_run.missing import missing
     from mpssl_fed.study.grid import arm_of
 
     firsts = {arm_of(cell.settings): cell for cell in reversed(plan.first)}
@@ -181,6 +188,6 @@ def _print_estimates(plan: Plan, console: Console) -> None:
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(help="Directory of a run or a study.", metavar="RUN")]) -> None:
     """Build report.html of a run or a study anew from its files."""
-    from mpssl_fed.study.report import write_report
+    from mpssl_fed.study.report.page import write_report
 
     print(write_report(folder))

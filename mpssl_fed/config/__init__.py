@@ -6,6 +6,7 @@ from mpssl_fed.config.learning import METHODS
 from mpssl_fed.config.load import (
     PROTOCOL_VERSION,
     Config,
+    app_folder,
     config_folder,
     find,
     from_json,
@@ -22,6 +23,7 @@ __all__ = [
     "Config",
     "Given",
     "Override",
+    "app_folder",
     "config_folder",
     "find",
     "from_json",

@@ -94,7 +94,9 @@ class Data(Section):
         "download held_out held_out_fraction": ignored(AT_SERVER),
     }
 
-    name: str = Field("mnist-5k", description="mnist-5k, fashion-mnist, cifar10, medmnist/NAME, image-folder, aircraft, ...")
+    name: str = Field(
+        "mnist-5k", description="mnist-5k, fashion-mnist, cifar10, medmnist/NAME, omniglot/ALPHABET, image-folder, aircraft, ..."
+    )
     root: str | None = Field(None, description="Folder that holds the data set; default: where it is usually found.")
     size: int | None = Field(None, ge=8, le=1024, description="Height and width in pixels; default: the data set's own.")
     fit: Fit = Field(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, field_validator, model_validator
 
 from mpssl_fed.config.marks import AT_SERVER, PRICED, RELEASED, WORK, Marks, ignored, server, site
 from mpssl_fed.config.section import Section, own_options
@@ -178,12 +178,32 @@ class Privacy(Section):
         """Whether any release is noised."""
         return self.scope != "off"
 
+    def idle(self) -> str:
+        """Return in words which settings have no effect because the scope is off; empty where none, or where it is on."""
+        given = self.model_dump(exclude_defaults=True, exclude={"scope", "per_unit", "max_physical_batch"})
+        if self.on or not given:
+            return ""
+        keys = ", ".join(f"privacy.{key}" for key in given)
+        return f"no differential privacy: privacy.scope is off, so {keys} {'have' if len(given) > 1 else 'has'} no effect"
+
     @model_validator(mode="before")
     @classmethod
     def _scope(cls, fields: Any) -> Any:
         if isinstance(fields, dict) and fields.get("scope") is None:
             return {**fields, "scope": "off" if fields.get("epsilon") is None else "end-to-end"}
         return fields
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _asked_for(cls, fields: Any, check: ModelWrapValidatorHandler[Self]) -> Self:
+        """Refuse settings of privacy that leave it off without saying so; what is wrong with one of them is said first."""
+        checked = check(fields)
+        if isinstance(fields, dict) and fields and fields.get("scope") is None and "epsilon" not in fields:
+            raise ValueError(
+                f"{', '.join(map(str, fields))} given, but neither privacy.epsilon nor privacy.scope, so nothing would be private: "
+                "set privacy.epsilon and privacy.public_size or, if that is meant, privacy.scope=off"
+            )
+        return checked
 
     @model_validator(mode="after")
     def _complete(self) -> Privacy:

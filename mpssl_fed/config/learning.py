@@ -70,7 +70,7 @@ METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
 """Method name -> what its other keys of the method section are unless set, nested as in YAML. `mp-ssl+`, not the paper's, is the
 best form of meta-optimised samples that was found, a large buffer half of which has random latents."""
 
-MODELS = ("small-cnn", "resnet18", "resnet50", "pixels", "hog", "random")
+MODELS = ("small-cnn", "resnet18", "resnet50", "efficientnet-lite0", "pixels", "hog", "random")
 """Classifiers that this package builds; a plug-in's is one that a site's owner may add to its policy."""
 
 LAMBDA = {"none": 0.0}
@@ -106,10 +106,14 @@ class Model(Section):
         "pretrained": site(NO_PATH, code="path", fixed=True),
     }
 
-    name: str = Field("small-cnn", description="small-cnn, resnet18, resnet50, pixels, hog, random, or a plug-in.")
+    name: str = Field(
+        "small-cnn", description="small-cnn, resnet18, resnet50, efficientnet-lite0, pixels, hog, random, or a plug-in."
+    )
     norm: Literal["group", "batch"] = Field("group", description="Normalisation layers; differential privacy needs group.")
     trainable: Literal["all", "norm", "head"] = Field("all", description="all; norm: scales and shifts, and head; head alone.")
-    pretrained: str | None = Field(None, description="File of ImageNet weights for a ResNet body (torchvision's state dict).")
+    pretrained: str | None = Field(
+        None, description="File of ImageNet weights: a ResNet's (torchvision's); efficientnet-lite0's, by default its package's."
+    )
 
 
 class Gap(Section):
@@ -320,7 +324,7 @@ class WarmStart(Section):
 
     marks: ClassVar[Marks] = {
         "part": server("which weights travel; the generator is listed"),
-        "steps batch lr class_map": ignored(AT_SERVER),
+        "steps batch lr class_map without": ignored(AT_SERVER),
     }
 
     part: Literal["none", "body", "head", "both"] = Field("none", description="What starts warm.")
@@ -328,3 +332,6 @@ class WarmStart(Section):
     batch: int = Field(64, ge=2, description="Images a step.")
     lr: float = Field(3e-3, gt=0, description="AdamW step size.")
     class_map: dict[str, str] = Field({}, description="Generator class -> task class; default: equal names.")
+    without: tuple[str, ...] = Field(
+        (), description="Generator classes that the body does not learn, by name or pattern: greek * leaves a script out."
+    )

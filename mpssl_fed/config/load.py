@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, model_validator
 from mpssl_fed.config import overrides as given
 from mpssl_fed.config.data import Data, Output, Runtime
 from mpssl_fed.config.federation import Federation, Privacy
-from mpssl_fed.config.keys import keys_below, keys_beside
+from mpssl_fed.config.keys import UNKNOWN, annotation_of, keys_below, keys_beside
 from mpssl_fed.config.learning import BUNDLES, CONTROLS, GeneratorSection, Method, Model, Optim, WarmStart
 from mpssl_fed.config.marks import PUBLIC, Marks, server
 from mpssl_fed.config.overrides import Given, Override
@@ -165,10 +165,15 @@ def _with_bundle(fields: dict[str, Any], name: str, sets: dict[str, Any], path: 
     return filled
 
 
+def app_folder() -> Path:
+    """Return the folder of the Flower app, ``clients/``, ``server/``, ``configs/`` and a pyproject: packaged, or the checkout."""
+    packaged = Path(__file__).parents[1] / "flower_app"
+    return packaged if (packaged / "pyproject.toml").is_file() else Path(__file__).parents[2]
+
+
 def config_folder() -> Path:
-    """Return the folder of the configs that ship with the toolkit: in the wheel, or ``configs/`` of a checkout."""
-    packaged = Path(__file__).parents[1] / "configs"
-    return packaged if packaged.is_dir() else Path(__file__).parents[2] / "configs"
+    """Return the folder of the configs that ship with the toolkit."""
+    return app_folder() / "configs"
 
 
 def find(path: str | Path) -> Path:
@@ -229,6 +234,10 @@ def _explain(item: Any, where: str, overrides: Sequence[Override]) -> str:
     key = ".".join(path)
     where, is_key = _blame(key, where, overrides)
     if item["type"] == "extra_forbidden":
+        if annotation_of(Config, ".".join(path)) is not UNKNOWN and "." in path[-1]:  # the dots of a command line, in YAML
+            inner = ": {".join(path[-1].split("."))
+            ends = "}" * path[-1].count(".")
+            return f"{where}: unknown key '{path[-1]}': below a file's keys others are nested, so write {inner}: ...{ends}"
         return f"{where}: unknown key '{key}'.{_suggest(path)}"
     message = item["msg"].removeprefix("Value error, ")
     if not path or is_key:

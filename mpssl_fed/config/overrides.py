@@ -41,7 +41,8 @@ def read(item: Given, model: type[Section], lists: bool = False) -> Override:
 
     A key that takes text (a name, a path) takes what stands behind the sign as it is, blanks, ``#`` and ``:`` included; ``null``
     alone, or nothing, is null where that may stand, and text in YAML's quotes is what the quotes hold. Every other key takes
-    YAML. ``lists``: a text key also takes ``[a,b]`` as a list, which a study compares.
+    YAML, and is refused where nothing stands: ``privacy.epsilon=$EPSILON`` must not turn privacy off.
+    ``lists``: a text key also takes ``[a,b]`` as a list, which a study compares.
     """
     if isinstance(item, Override):
         return item
@@ -51,6 +52,10 @@ def read(item: Given, model: type[Section], lists: bool = False) -> Override:
     annotation = annotation_of(model, key)
     words, nullable = (False, False) if annotation is UNKNOWN else takes_text(annotation)
     if not words or (lists and text.startswith("[")):
+        if not text.strip():
+            raise UserError(
+                f"override '{item[:200]}': the value is empty; is a variable of your shell not set? null stands for none"
+            )
         return Override(key, parse(text, f"override '{item[:200]}': the value"), item)
     return Override(key, None if nullable and text in ("", "null") else _unquoted(text), item)
 
@@ -88,8 +93,8 @@ def drop_orphans(before: Mapping[str, Any], after: dict[str, Any], chosen: Colle
     """Take out of ``after``, in place, what belonged to a name that ``chosen`` (dotted keys) has replaced.
 
     The options of the former partitioner or strategy, source and loss of the former method, the files of the former generator
-    or model, what a former control or recipe had set elsewhere, and what the new one sets otherwise. Whatever is itself chosen
-    stays.
+    or model, what a former control or recipe had set elsewhere, and what the new one sets otherwise; ``privacy.scope: off`` where
+    a budget is chosen that was not there. Whatever is itself chosen stays.
     """
     for path, options in (("data.partition", PARTITION_OPTIONS), ("federation.strategy", STRATEGY_OPTIONS)):
         name = _renamed(before, after, chosen, path)
@@ -103,6 +108,10 @@ def drop_orphans(before: Mapping[str, Any], after: dict[str, Any], chosen: Colle
     ):
         if _renamed(before, after, chosen, path) is not None:
             _drop(after, path, keys, chosen)
+    budgets = [_at(fields, "privacy.epsilon") for fields in (before, after)]
+    new_budget = "privacy.epsilon" in chosen and budgets[0] is None and budgets[1] is not None
+    if new_budget and _at(after, "privacy.scope") == "off":  # over a run's own config.yaml, which spells ``off`` out
+        _drop(after, "privacy", ["scope"], chosen)
     if "method.name" in chosen:
         former, method = _at(before, "method.name"), _at(after, "method.name")
         if former != method:

@@ -67,7 +67,9 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
         if len(content) > MOST_BYTES:
             raise UserError(f"{path}: larger than {MOST_BYTES >> 20} MiB, which no config is")
         value = parse(content.decode("utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: cannot be read: not text in UTF-8 ({error}); save it as UTF-8") from error
+    except OSError as error:
         raise UserError(f"{path}: cannot be read: {error}") from error
     if value is None:
         return {}

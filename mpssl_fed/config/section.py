@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
 
 from mpssl_fed.config.marks import Marks
 
@@ -13,12 +13,25 @@ LARGEST_COUNT = 2**31 - 1
 """What a whole number of any key may be, either way; ``seed``, which counts nothing, has bounds of its own."""
 
 
-class Section(BaseModel):
-    """A part of the config: frozen, unknown keys refused. ``marks`` says of each key who decides it at a deployed site."""
+class Closed(BaseModel):
+    """Frozen, unknown keys refused, every number finite."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class Section(Closed):
+    """A part of the config: ``marks`` says of each key who decides it at a deployed site."""
 
     marks: ClassVar[Marks] = {}
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False, protected_namespaces=())
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true and false where a number belongs: they would count as 1 and 0, as an epsilon too."""
+        given = value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(one, bool) for one in given) and _wants_numbers(cls.model_fields[str(info.field_name)].annotation):
+            raise ValueError("want a number, not true or false")
+        return value
 
     @model_validator(mode="after")
     def _counts_fit(self) -> Self:
@@ -27,6 +40,11 @@ class Section(BaseModel):
             if type(value) is int and abs(value) > LARGEST_COUNT and name != "seed":
                 raise ValueError(f"{name}={value}: want at most {LARGEST_COUNT:,}; nothing here is counted further")
         return self
+
+
+def _wants_numbers(annotation: Any) -> bool:
+    inner = get_args(annotation)  # of a Literal its values, of a union or a tuple its kinds
+    return annotation in (int, float) or type(annotation) in (int, float) or any(_wants_numbers(one) for one in inner)
 
 
 def own_options(fields: Any, default: str, own: Mapping[str, Mapping[str, Any]]) -> Any:

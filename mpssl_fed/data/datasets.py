@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 # The modules after base are imported because each registers its readers.
-from mpssl_fed.data import batches, fine_grained, folder, mnist
+from mpssl_fed.data import batches, fine_grained, folder, mnist, omniglot
 from mpssl_fed.data.base import DATASETS, Dataset, Images, Reader, validation_split
 from mpssl_fed.data.preparation import Preparation
 from mpssl_fed.environment import expanded
 from mpssl_fed.errors import UserError
 
 __all__ = [
-    "DATASETS", "Dataset", "Images", "Reader", "batches", "fine_grained", "folder", "load_dataset", "mnist", "validation_split",
+    "DATASETS", "Dataset", "Images", "Reader", "batches", "fine_grained", "folder", "load_dataset", "mnist", "omniglot",
+    "validation_split",
 ]  # fmt: skip
 
 
@@ -25,15 +25,13 @@ def load_dataset(
     size: int | None = None,
     download: bool = False,
     subjects: str | None = None,
-    flip: bool | None = None,
     prepared: Preparation | None = None,
 ) -> Dataset:
     """Return the data set ``name``, or the variant ``NAME/VARIANT``, at ``size`` x ``size`` pixels (default: its own).
 
     A reader gets those of root, size, download, variant, subjects, fit and white_level that it takes. Nothing is fetched unless
-    ``download``. ``subjects="parent"`` (image-folder) reads subjects from folder names; ``flip`` overrides whether mirrored
-    images keep their label; ``prepared`` says how files of other shapes and types become images. Raises UserError for bad input,
-    with the cure.
+    ``download``. ``subjects="parent"`` (image-folder) reads subjects from folder names; ``prepared`` says how files of other
+    shapes and types become images. Raises UserError for bad input, with the cure.
     """
     reader, variant = _reader(name)
     if size is not None and not 8 <= size <= 1024:
@@ -50,8 +48,7 @@ def load_dataset(
     for key in ("variant", "subjects"):
         if options[key] is not None and key not in known:
             raise UserError(f"data set '{name}' has no {key}; leave out '{options[key]}'")
-    dataset = reader(**{key: value for key, value in options.items() if key in known})
-    return dataset if flip is None else replace(dataset, flip=flip)
+    return reader(**{key: value for key, value in options.items() if key in known})
 
 
 def _reader(name: str) -> tuple[Reader, str | None]:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from mpssl_fed.data.eight_bits import NotReadError, check_frame, eight_bits
@@ -47,6 +47,8 @@ def read_image(path: Path, size: int, prepared: Preparation | None = None, conte
     """
     how = prepared or Preparation()
     image = _decode(path, size, how.white_level, content)
+    if how.ink:
+        image = ImageOps.invert(image.convert("L")).filter(ImageFilter.MaxFilter(3))
     if how.fit == "crop":
         side = how.central * min(image.size)
         left, top = (image.width - side) / 2, (image.height - side) / 2

@@ -1,6 +1,7 @@
-"""`mpssl-fed fetch NAME`: the public data sets' archives, unpacked into the layout that their readers expect.
+"""`mpssl-fed fetch NAME`: the public data sets' archives, in the layout that their readers expect.
 
-Addresses and MD5 sums are torchvision's own. Where it has none, the user gives the address, or puts the files in place.
+Addresses and MD5 sums are torchvision's own; Omniglot's SHA-256 are tensorflow-datasets'. Where torchvision has none, the
+user gives the address, or puts the files in place.
 """
 
 from __future__ import annotations
@@ -50,10 +51,12 @@ def fetch_dataset(name: str, root: str | Path, url: str | None = None, sha256: s
     root = expanded(root)
     archives = ARCHIVES[name]()
     # A mirror's file may be newer than torchvision's sum; with an own SHA-256 that sum decides.
-    archives[0] = replace(archives[0], url=url or archives[0].url, sha256=sha256, md5=None if sha256 else archives[0].md5)
+    if sha256:
+        archives[0] = replace(archives[0], sha256=sha256, md5=None)
+    archives[0] = replace(archives[0], url=url or archives[0].url)
     for archive in archives:
         target = archive.target(root)
-        if target.exists() and (archive.unpacked or not archive.md5):
+        if target.exists() and (archive.unpacked or not (archive.md5 or archive.sha256)):
             continue
         if not archive.url:
             raise UserError(

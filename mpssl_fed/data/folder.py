@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from mpssl_fed.config.data import Fit
 from mpssl_fed.data.base import DATASETS, Dataset, Images, split_by_key
 from mpssl_fed.data.classes import class_name, class_of, refuse_alike
 from mpssl_fed.data.decode import SUFFIXES
 from mpssl_fed.data.listing import Digests, Files, Listing, note_leaks, once, to_images
-from mpssl_fed.data.preparation import Fit, Preparation
+from mpssl_fed.data.preparation import Preparation
 from mpssl_fed.data.site_csv import load_site_csv, site_csv
 from mpssl_fed.data.subjects import refuse_lookalikes, refuse_on_both_sides, subject_name
 from mpssl_fed.data.walk import BESIDE, DEAD, DEEP, FAR, LOOP, OTHER, SPECIAL, Skipped, deep_images, entries, without_loops
@@ -163,7 +164,7 @@ def _class_folders(root: Path, skipped: Skipped) -> list[Path]:
     """Return the folders in ``root``; what lies beside them goes to ``skipped``. UserError for a dead link, once a class maybe."""
     if not root.is_dir():
         how = "is a file, FIFO or device, no folder" if root.exists() else "does not exist"
-        raise UserError(f"folder {shown(root)} {how}; expected {shown(root)}/CLASS/*.png, one folder per class")
+        raise UserError(f"folder {shown(root)} {how}; expected {shown(root)}/CLASS/*.png, one folder per class{_instead(root)}")
     here = Skipped()
     folders, images = entries(root, here)
     for link in here.found.get(DEAD, ()):
@@ -175,6 +176,18 @@ def _class_folders(root: Path, skipped: Skipped) -> list[Path]:
     for reason, paths in here.found.items():
         skipped.add(reason, *paths)
     return without_loops(folders, (root,), skipped)
+
+
+def _instead(part: Path) -> str:
+    """Return which folder was meant where ``part`` (ROOT/train) is not there: the one that is ROOT itself, or in other letters."""
+    if part.parent.name.lower() == part.name:
+        return f". It is the folder above that is wanted: data.root={shown(part.parent.parent)}"
+    alike = (
+        [item for item in part.parent.iterdir() if item.name != part.name and item.name.lower() == part.name]
+        if part.parent.is_dir()
+        else []
+    )
+    return f". Rename {shown(alike[0])}" if alike else ""
 
 
 def _is_there(folder: Path) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mpssl_fed.data.label_table import describe_partition, label_table
 from mpssl_fed.errors import UserError, nearest
@@ -162,7 +163,7 @@ def _dirichlet_shares(alpha: float, sites: int, rng: np.random.Generator) -> np.
 def _apportion(shares: np.ndarray, total: int) -> np.ndarray:
     """Return whole numbers near shares x total that sum to total, by largest remainder."""
     exact = shares * total
-    sizes = np.floor(exact).astype(np.int64)
+    sizes: NDArray[np.int64] = np.floor(exact).astype(np.int64)
     sizes[np.argsort(sizes - exact, kind="stable")[: total - sizes.sum()]] += 1
     return sizes
 

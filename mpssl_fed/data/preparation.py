@@ -22,13 +22,15 @@ class Preparation:
 
     fit: ``crop`` keeps the central square, ``pad`` adds black beside the shorter side, ``squash`` changes the aspect ratio.
     central: share of the short side that a crop keeps, in (0, 1]. pads_28: files of just 28 x 28 pixels get a black border to 32,
-    as the 28-pixel data sets do. white_level: value of white in grey images of 16 or 32 bits or of floats, None: the type's own
-    (65,535 and 1). Raises UserError for values outside these ranges.
+    as the 28-pixel data sets do. ink: drawings of Omniglot's kind, thin and dark on white, are inverted and their strokes grow by
+    one pixel on each side before the square is resized. white_level: value of white in grey images of 16 or 32 bits or of floats,
+    None: the type's own (65,535 and 1). Raises UserError for values outside these ranges.
     """
 
     fit: Fit = "crop"
     central: float = 1.0
     pads_28: bool = False
+    ink: bool = False
     white_level: float | None = None
 
     def __post_init__(self) -> None:
@@ -47,7 +49,9 @@ class Preparation:
     def from_json(text: str) -> Preparation:
         """Return what :meth:`to_json` wrote. ValueError for anything else: guessing would give other predictions in silence."""
         found = parse_json(text)
-        kinds = {"fit": str, "central": float | int, "pads_28": bool, "white_level": float | int | None}
+        kinds = {"fit": str, "central": float | int, "pads_28": bool, "ink": bool, "white_level": float | int | None}
+        if isinstance(found, dict):
+            found = {"ink": False, **found}  # runs of an earlier version had none
         if not isinstance(found, dict) or set(found) != {field.name for field in fields(Preparation)}:
             raise ValueError(f"preparation {text[:200]} is not of this version")
         wrong = [key for key, kind in kinds.items() if not isinstance(found[key], kind)]
@@ -81,5 +85,6 @@ class Preparation:
             "luma": list(LUMA) if channels == 1 else None,
             "white_level": self.white_level,
             "pads_28": self.pads_28,
+            "ink": "255 - grey, then the brightest of 3 x 3 pixels, before it is made square" if self.ink else None,
             "scale": "pixel / 127.5 - 1 for pixels 0..255",
         }

@@ -111,7 +111,7 @@ def _samples(state: SiteState, config: Config, run_id: str, site: Owned) -> Tens
     latents = state.latest(run_id)
     if latents is None:
         return None
-    made = parts.Parts.own(config, site.images, parts.generator(config))
+    made = parts.own(config, site.images, parts.generator(config))
     learner = build_site_learner(config, made, site.number)
     learner.load_state(latents)
     found = learner.samples(SHOWN)

@@ -31,7 +31,7 @@ from mpssl_fed.files import short_folder, write_atomic, write_json
 from mpssl_fed.runs.lock import holding
 from mpssl_fed.runs.progress import Progress
 from mpssl_fed.runs.reader import is_run
-from mpssl_fed.runs.run_directory import refuse_occupied
+from mpssl_fed.runs.run_directory import refuse_occupied, refuse_within_data
 from mpssl_fed.runs.written import is_ours
 
 HOST = "127.0.0.1"
@@ -69,6 +69,7 @@ class Deployment:
         self.run = self.run.absolute()
         federation = self.config.federation.model_copy(update={"backend": "deployment"})
         self.config = with_task(with_absolute_paths(self.config.model_copy(update={"federation": federation})))
+        refuse_within_data(self.run, [self.config])
         refuse_occupied(self.run, resume=self.resume, overwrite=self.overwrite)
         preflight(self.config)
         self.policy = policy_of(self.config)
@@ -114,8 +115,9 @@ class Deployment:
 
     def serve(self, progress: Progress) -> dict[str, Any]:
         """Submit the run, show it as it goes and return its manifest; UserError with the reason when it fails."""
-        flags = {"resume": self.resume, "overwrite": self.overwrite}
-        return submit(self.flower, self.config, self.run, self.home, progress, **flags, alive=self._supervise)
+        output = self.config.output.model_copy(update={"resume": self.resume, "overwrite": self.overwrite})
+        config = self.config.model_copy(update={"output": output})
+        return submit(self.flower, config, self.run, self.home, progress, alive=self._supervise)
 
     def _start(self) -> None:
         sites, keys = range(self.config.federation.sites), self.home / "keys"

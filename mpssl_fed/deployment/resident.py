@@ -16,20 +16,23 @@ from flwr.app import Array, ArrayRecord
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mpssl_fed.config import PROTOCOL_VERSION, Config
+from mpssl_fed.data.datasets import Images
 from mpssl_fed.deployment import wire
 from mpssl_fed.deployment.own_data import OwnData
 from mpssl_fed.deployment.own_generator import OwnGenerator
 from mpssl_fed.deployment.owner_report import Owned, lifetime, whereabouts, write_site_report
 from mpssl_fed.deployment.worker import LIMIT_S, Worker
 from mpssl_fed.errors import UserError
+from mpssl_fed.federation import parts
 from mpssl_fed.federation.messages import EXAMPLES, SentConfig, TrainReply, TrainRequest
-from mpssl_fed.federation.parts import Parts
 from mpssl_fed.federation.refusal import Refusal
-from mpssl_fed.federation.site.budget import Spending, policy_budget
+from mpssl_fed.federation.site.budget import Spending, decided, policy_budget, refuse_hopeless
 from mpssl_fed.federation.site.site import Site
 from mpssl_fed.federation.site.state import SiteState
 from mpssl_fed.federation.weights import bound
 from mpssl_fed.files import parse_json
+from mpssl_fed.generators.base import Generator
+from mpssl_fed.method.parts import Parts
 from mpssl_fed.privacy.egress import NumberSpec, allow, like
 from mpssl_fed.privacy.ledger import Ledger
 from mpssl_fed.privacy.ledger_files import LedgerError
@@ -131,9 +134,7 @@ class Resident:
             raise Refusal("config")
         weights = ArrayRecord({key: Array(value) for key, value in arrays.items()})
         asked = TrainRequest(SentConfig(header.run_id, header.config, header.sha256), header.round, weights)
-        config, made, budget = self._admit(asked.config(), sum(value.size for value in arrays.values()))
-        if header.round > config.federation.rounds:
-            raise Refusal("rounds")
+        config, made, budget = self._admit(asked, sum(value.size for value in arrays.values()))
         reply = self.site.train_round(header.run_id, header.round, config, weights, made, budget)
         self.answered += 1
         self.last = {"run": header.run_id, "round": header.round, "seconds": round(time.perf_counter() - started, 3)}
@@ -162,16 +163,21 @@ class Resident:
         except Exception as error:  # noqa: BLE001  as in train: no text of an error may reach the log
             log.error("the site's report was not written: %s at %s", type(error).__name__, _where(error))
 
-    def _admit(self, config: Config, entries: int) -> tuple[Config, Parts, Spending]:
+    def _admit(self, asked: TrainRequest, entries: int) -> tuple[Config, Parts, Spending]:
         """Return the config as this machine runs it, this site's parts, and what its policy grants; Refusal with the first reason
-        of the policy against it."""
-        policy_budget(self.policy, config, self._ledger, entries, None, self._metrics)
+        of the policy against it. What is quick to tell comes first: a refusal costs the server nothing."""
+        config, run = asked.config(), asked.sent.run_id
+        decided(self.policy, config, entries, None, self._metrics)
+        if asked.round > config.federation.rounds:
+            raise Refusal("rounds")
         images = self.data.labelled(config)
         if config.privacy.on and config.privacy.unit == "subject" and images.subjects is None:
             raise Refusal("unit")
+        refuse_hopeless(self.policy, config, self._ledger, run)
         runtime = config.runtime.model_copy(update={"device": self.device or "auto"})
         local, generator, fingerprint = self._generator.load(config.model_copy(update={"runtime": runtime}))
-        made = Parts.own(local, images, generator)
+        made = _parts(local, images, generator)
+        self.site.admit(run, local, asked.weights, made.classifier)
         entries = max(entries, sum(parameter.numel() for parameter in made.classifier.parameters()))  # frozen ones, too
         return local, made, policy_budget(self.policy, config, self._ledger, entries, fingerprint, self._metrics)
 
@@ -183,6 +189,14 @@ class Resident:
     def _count(self, code: str) -> None:
         self.refused[code] += 1
         log.warning("refused: %s", code)
+
+
+def _parts(config: Config, images: Images, generator: Generator | None) -> Parts:
+    try:
+        return parts.own(config, images, generator)
+    except UserError as error:  # of the config and of what is installed; no image is read to build a classifier
+        log.warning("declined (model): %s", error)
+        raise Refusal("model") from None
 
 
 def _read(body: bytes) -> tuple[wire.Arrays, Header]:

@@ -13,7 +13,7 @@ from mpssl_fed.deployment import superlink as control
 from mpssl_fed.errors import UserError
 from mpssl_fed.runs.progress import Progress
 from mpssl_fed.runs.reader import MANIFEST, read_history, read_manifest
-from mpssl_fed.runs.run_directory import refuse_occupied
+from mpssl_fed.runs.run_directory import refuse_occupied, refuse_within_data
 
 LOOK_EVERY_S, ASK_EVERY_S, MOST_UNANSWERED = 0.5, 20.0, 3
 
@@ -24,25 +24,27 @@ def submit(
     run: Path,
     scratch: Path,
     progress: Progress,
-    *,
-    resume: bool = False,
-    overwrite: bool = False,
     alive: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """Run ``config`` on the sites of a SuperLink on this machine and return the run's manifest.
+    """Run ``config`` on the sites of a SuperLink on this machine, into the folder ``run``, and return the run's manifest.
 
-    ``scratch``: a folder for the bundle; ``alive`` raises when the run can no longer end well. UserError with the server's
-    reason when the run fails. KeyboardInterrupt stops the run at the SuperLink, too; its checkpoints stay.
+    ``config.output`` says whether a run there is continued or overwritten; ``scratch``: a folder for the bundle; ``alive`` raises
+    when the run can no longer end well. UserError with the server's reason when the run fails. KeyboardInterrupt stops the run at
+    the SuperLink, too; its checkpoints stay.
     """
-    refuse_occupied(run, resume=resume, overwrite=overwrite)
+    resume = config.output.resume
+    refuse_within_data(run, [config])
+    refuse_occupied(run, resume=resume, overwrite=config.output.overwrite)
     config = with_absolute_paths(config)
     federation = config.federation.model_copy(update={"backend": "deployment"})
-    output = config.output.model_copy(update={"dir": str(run), "resume": resume, "overwrite": overwrite})
+    output = config.output.model_copy(update={"dir": str(run)})
     config = config.model_copy(update={"federation": federation, "output": output})
     shown = len(read_history(run)) if resume else 0
     before = _manifest(run)
     run_id = flower.submit(control.write_bundle(scratch / "mpssl-fed", config))
     progress.start(config, str(run))
+    if config.privacy.idle():
+        progress.note(config.privacy.idle())
     try:
         _follow(flower, run_id, run, progress, shown, alive)
     except KeyboardInterrupt:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mpssl_fed import environment
-from mpssl_fed.config import Config
+from mpssl_fed.config import Config, app_folder
 from mpssl_fed.deployment import certs
 from mpssl_fed.errors import UserError
 from mpssl_fed.files import write_atomic
@@ -118,10 +117,7 @@ def write_bundle(folder: Path, config: Config) -> Path:
     from mpssl_fed.runs.manifest import versions
 
     for package in ("clients", "server"):
-        spec = importlib.util.find_spec(package)
-        if spec is None or spec.submodule_search_locations is None:
-            raise UserError(f"package '{package}' is not installed; reinstall mpssl-fed")
-        shutil.copytree(spec.submodule_search_locations[0], folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(app_folder() / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
     write_atomic(folder / "pyproject.toml", PYPROJECT.format(version=versions().get("mpssl-fed", "0.1.0")))
     write_atomic(folder / "configs" / "run.yaml", config.to_yaml())
     return folder

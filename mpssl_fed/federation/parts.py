@@ -20,42 +20,26 @@ from mpssl_fed.errors import UserError
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.generators.base import Generator, load_generator
 from mpssl_fed.method import needs_generator
-from mpssl_fed.models import Classifier, build_classifier
+from mpssl_fed.method.parts import Parts
+from mpssl_fed.models import Architecture, Classifier, build_classifier
 
 NO_DATA = "none"
 """``data.name`` of a server that holds no images at all: the sites train, nobody tests."""
 
 
-@dataclass(frozen=True)
-class Parts:
-    """All that one site trains a round with: whoever holds it needs to look nothing up, and reaches no other site's images.
+def simulated(config: Config, site: int) -> Parts:
+    """Return the parts of a simulated site: its share of the data set that the config names."""
+    return Parts(labelled(config, site), initial_classifier(config), generator(config), task(config).flip, unlabeled(config, site))
 
-    labelled: the site's images; classifier: its own, on the run's device, with the run's initial weights; generator: frozen, None
-    where nothing draws from it; flip: whether a mirrored image keeps its label; unlabeled: real images, for ``ssl-real`` alone.
+
+def own(config: Config, images: Images, generator: Generator | None) -> Parts:
+    """Return the parts of a site that brings its own images and generator, whatever data set the config names.
+
+    Refusal ``policy`` for a source of real unlabeled images: the site was asked for none.
     """
-
-    labelled: Images
-    classifier: Classifier
-    generator: Generator | None
-    flip: bool
-    unlabeled: Images | None = None
-
-    @staticmethod
-    def simulated(config: Config, site: int) -> Parts:
-        """Return the parts of a simulated site: its share of the data set that the config names."""
-        return Parts(
-            labelled(config, site), initial_classifier(config), generator(config), task(config).flip, unlabeled(config, site)
-        )
-
-    @staticmethod
-    def own(config: Config, images: Images, generator: Generator | None) -> Parts:
-        """Return the parts of a site that brings its own images and generator, whatever data set the config names.
-
-        Refusal ``policy`` for a source of real unlabeled images: the site was asked for none.
-        """
-        if config.method.source == "real":
-            raise Refusal("policy")
-        return Parts(images, initial_classifier(config), generator, task(config).flip)
+    if config.method.source == "real":
+        raise Refusal("policy")
+    return Parts(images, initial_classifier(config), generator, task(config).flip)
 
 
 def device(config: Config) -> torch.device:
@@ -74,7 +58,7 @@ def dataset(config: Config) -> Dataset:
     data = config.data
     validation = data.held_out_fraction if data.held_out == "validation" else None
     prepared = Preparation(fit=data.fit, white_level=data.white_level)
-    return _dataset(data.name, data.root, data.size, data.download, data.subjects, validation, prepared)
+    return _dataset(_Files(data.name, data.root, data.size, data.download, data.subjects, prepared), validation)
 
 
 def task(config: Config) -> Task:
@@ -103,15 +87,10 @@ def draws(config: Config) -> bool:
 
 def initial_classifier(config: Config) -> Classifier:
     """Return a new classifier of the run, on its device, with the seeded initial weights: nobody else holds it."""
-    return copy.deepcopy(_pattern(*_architecture(config))).to(device(config))
-
-
-def _architecture(config: Config) -> tuple[Any, ...]:
-    """Return the arguments of ``build_classifier``, in its order."""
     data, model = task(config), config.model
     share_frozen = config.warm_start.part in ("body", "both")
-    shape = (model.name, data.classes, data.channels, data.size)
-    return (*shape, model.norm, model.trainable, share_frozen, model.pretrained, config.seed)
+    asked = Architecture(model.name, data.classes, data.channels, data.size, model.norm, model.trainable, share_frozen)
+    return copy.deepcopy(_pattern(asked, model.pretrained, config.seed)).to(device(config))
 
 
 def shares(config: Config) -> tuple[np.ndarray, ...]:
@@ -181,17 +160,21 @@ def _deal(config: Config, y: np.ndarray, pool: np.ndarray) -> tuple[np.ndarray, 
     return tuple(pool[part] for part in parts)
 
 
+@dataclass(frozen=True)
+class _Files:
+    """Which data set, and how its files are read: what decides its images, and nothing else of a config."""
+
+    name: str
+    root: str | None
+    size: int | None
+    download: bool
+    subjects: str | None
+    prepared: Preparation
+
+
 @lru_cache(maxsize=4)
-def _dataset(
-    name: str,
-    root: str | None,
-    size: int | None,
-    download: bool,
-    subjects: str | None,
-    validation: float | None,
-    prepared: Preparation,
-) -> Dataset:
-    data = load_dataset(name, root, size=size, download=download, subjects=subjects, prepared=prepared)
+def _dataset(files: _Files, validation: float | None) -> Dataset:
+    data = load_dataset(**vars(files))
     return data if validation is None else validation_split(data, validation)
 
 
@@ -201,9 +184,9 @@ def _generator(name: str, path: str | None, truncation: float, where: str) -> Ge
 
 
 @lru_cache(maxsize=2)
-def _pattern(*architecture: Any) -> Classifier:
+def _pattern(asked: Architecture, pretrained: str | None, seed: int) -> Classifier:
     """Return the classifier that others are copied from, on the CPU; it is never trained and never given out."""
-    return build_classifier(*architecture)
+    return build_classifier(asked, pretrained, seed)
 
 
 def task_of(data: Dataset) -> Task:

@@ -48,7 +48,7 @@ class Generator(nn.Module, ABC):
         """
         edge = torch.special.ndtr(torch.tensor(CUT, dtype=torch.float64))
         uniform = torch.rand(n, self.z_dim, generator=rng, dtype=torch.float64)
-        z = torch.special.ndtri((1 - edge) + uniform * (2 * edge - 1)).clamp(-CUT, CUT)
+        z: Tensor = torch.special.ndtri((1 - edge) + uniform * (2 * edge - 1)).clamp(-CUT, CUT)
         reference = next(self.parameters())
         return (self.truncation * z).to(device=reference.device, dtype=reference.dtype)
 

@@ -103,7 +103,10 @@ def _program(path: Path) -> nn.Module:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)
-            program = torch.export.load(path).module() if path.suffix == ".pt2" else torch.jit.load(path, map_location="cpu").eval()
+            if path.suffix == ".pt2":
+                program: object = torch.export.load(path).module()
+            else:
+                program = torch.jit.load(path, map_location="cpu").eval()  # type: ignore[no-untyped-call]
     except Exception as error:  # a damaged archive makes torch raise anything
         what = "torch.export" if path.suffix == ".pt2" else "TorchScript"
         raise UserError(f"{path} is no readable {what} file: {str(error).partition(chr(10))[0][:200]}") from error

@@ -15,6 +15,16 @@ Report = Callable[[int, int, float], None]
 
 
 @dataclass(frozen=True)
+class Course:
+    """How a training goes. scale(step), step from 0, multiplies the learning rate; ema: share that the average keeps at a step."""
+
+    steps: int
+    learning_rate: float
+    scale: Callable[[int], float]
+    ema: float
+
+
+@dataclass(frozen=True)
 class Fitted:
     """``average``: of the weights, in their order; ``loss``: the mean of the last 50; ``interrupted``: by Ctrl-C."""
 
@@ -28,38 +38,28 @@ class Fitted:
         return {"iterations_done": self.done, "interrupted": self.interrupted, "final_loss": self.loss}
 
 
-def fit(
-    weights: Sequence[Tensor],
-    steps: int,
-    loss_of: Callable[[int], Tensor],
-    schedule: Callable[[int], float],
-    *,
-    learning_rate: float,
-    ema: float,
-    report: Report | None = None,
-) -> Fitted:
+def fit(weights: Sequence[Tensor], loss_of: Callable[[int], Tensor], course: Course, report: Report | None = None) -> Fitted:
     """Minimise ``loss_of(step)``, step from 1, and return the exponential average of ``weights`` with what was done.
 
-    ``schedule(step)``, step from 0, scales the learning rate. With ``report`` Ctrl-C after the first step ends the training
-    early; else KeyboardInterrupt passes.
+    With ``report`` Ctrl-C after the first step ends the training early; else KeyboardInterrupt passes.
     """
-    optimiser = torch.optim.Adam(weights, learning_rate, betas=(0.9, 0.99))
-    rate = torch.optim.lr_scheduler.LambdaLR(optimiser, schedule)
+    optimiser = torch.optim.Adam(weights, course.learning_rate, betas=(0.9, 0.99))
+    rate = torch.optim.lr_scheduler.LambdaLR(optimiser, course.scale)
     average, losses, interrupted = [weight.detach().clone() for weight in weights], list[float](), False
     try:
-        for done in range(1, steps + 1):
+        for done in range(1, course.steps + 1):
             loss = loss_of(done)
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.autograd.backward(loss)
             optimiser.step()
             rate.step()
             # A young average follows closely, so that a short run is not its random start.
-            keep = min(ema, done / (done + 9))
+            keep = min(course.ema, done / (done + 9))
             with torch.no_grad():
                 torch._foreach_lerp_(average, list(weights), 1 - keep)
             losses.append(loss.item())
-            if report and (done % 50 == 0 or done in (1, steps)):
-                report(done, steps, _recent(losses))
+            if report and (done % 50 == 0 or done in (1, course.steps)):
+                report(done, course.steps, _recent(losses))
     except KeyboardInterrupt:
         if not report or not losses:
             raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ from mpssl_fed.seeds import seed_of, torch_rng
 
 if TYPE_CHECKING:
     from mpssl_fed.generators.glyphs import GlyphBank
+
+Model = TypeVar("Model", bound=nn.Module)
 
 FILE, CARD = "foundation.safetensors", "foundation.json"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -98,7 +100,8 @@ def train_glyph_classifier(
     That is measured on renders of ``unseen``, a bank of the same classes; without it on every tenth font of ``bank``, which is
     then not trained on.
     """
-    from mpssl_fed.generators.distil import RenderStream, round_to_half  # here: it imports BigGAN's package, which takes seconds
+    from mpssl_fed.generators.baking import round_to_half  # here: it imports BigGAN's package, which takes seconds
+    from mpssl_fed.generators.renders import RenderStream
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(seed, "foundation", "initial weights"))
@@ -113,7 +116,7 @@ def train_glyph_classifier(
         x, y, _, _ = stream.draw(64)
         loss = F.cross_entropy(model(x), y, label_smoothing=0.05)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         optimiser.step()
         schedule.step()
     round_to_half(model)
@@ -142,10 +145,10 @@ def _resnet(path: Path) -> nn.Module:
         build = models.resnet50
     else:
         build = models.resnet34 if "layer3.5.conv2.weight" in state else models.resnet18
-    model = build()
+    model: nn.Module = build()
     load_checked(model, state, path)
     return model
 
 
-def _frozen(model: nn.Module) -> Any:
+def _frozen(model: Model) -> Model:
     return model.eval().requires_grad_(False)

@@ -28,6 +28,8 @@ def sample_grid(generator: Generator, per_class: int, seed: int, classes: Sequen
     """
     if per_class < 1:
         raise UserError(f"samples per class is {per_class}; it must be 1 or more.")
+    if per_class > MOST_PER_CLASS:
+        raise UserError(f"samples per class is {per_class}; a sheet holds at most {MOST_PER_CLASS}")
     chosen = list(classes) if classes else list(generator.classes)
     for name in chosen:
         if name not in generator.classes:
@@ -51,6 +53,10 @@ def sample_grid(generator: Generator, per_class: int, seed: int, classes: Sequen
         for i, image in enumerate(pixels):
             sheet.paste(Image.fromarray(image), (left + margin + i * cell, top))
     return sheet
+
+
+MOST_PER_CLASS = 1000
+"""Images of a class on one sheet."""
 
 
 def write_grid(

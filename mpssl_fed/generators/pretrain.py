@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from io import BytesIO
@@ -20,11 +20,13 @@ from mpssl_fed.errors import UserError
 from mpssl_fed.files import sha256, write_atomic, write_json
 from mpssl_fed.generators.base import Generator
 from mpssl_fed.generators.biggan import CLASSES, CONFIG, MANIFEST, SUMS, WEIGHTS, read_json
-from mpssl_fed.generators.distil import DistilSettings, RenderStream, distil
+from mpssl_fed.generators.distil import distil
 from mpssl_fed.generators.foundation import CARD, FILE, GlyphClassifier, save_glyph_classifier, train_glyph_classifier
 from mpssl_fed.generators.glyphs import GlyphBank, class_set, load_glyphs, look_alike
+from mpssl_fed.generators.renders import RenderStream
+from mpssl_fed.generators.settings import DistilSettings, SmallSettings
 from mpssl_fed.generators.small import load_any_folder
-from mpssl_fed.generators.train_small import SmallSettings, train_small
+from mpssl_fed.generators.train_small import train_small
 from mpssl_fed.seeds import torch_rng
 
 MAX_BYTES = 3_000_000
@@ -32,14 +34,33 @@ Report = Callable[[str, int, int, float | None], None]
 """(stage, done, total, mean loss or None)."""
 
 
+@dataclass(frozen=True)
+class GlyphSource:
+    """What a generator learns from. fonts: a folder of them; classes: a class set, or ``chars:`` and the characters; least: fonts
+    that have all classes, UserError for fewer; most: fonts that are read, None for all."""
+
+    fonts: Path
+    classes: str
+    least: int = 100
+    most: int | None = None
+
+    def glyphs(self, report: Report) -> GlyphBank:
+        """Return the glyphs of the classes."""
+        read = class_set(self.classes), self.least, self.most
+        bank = load_glyphs(self.fonts, *read, lambda done, total: report("fonts", done, total, None))
+        report("fonts", len(bank.fonts), len(bank.fonts), None)
+        return bank
+
+    def digits(self) -> GlyphBank:
+        """Return the ten digits, of however few fonts."""
+        return load_glyphs(self.fonts, class_set("chars:0123456789"), 1, self.most)
+
+
 def pretrain(
-    fonts: Path,
-    classes: str,
+    source: GlyphSource,
     out: Path,
     settings: DistilSettings | SmallSettings,
     *,
-    min_fonts: int = 100,
-    max_fonts: int | None = None,
     foundation_steps: int = 3000,
     overwrite: bool = False,
     report: Report = print,
@@ -52,12 +73,11 @@ def pretrain(
     UserError for an unknown class set, too few fonts, or a folder that exists (that is no generator's, with ``overwrite``).
     Ctrl-C while G trains keeps what it has learned so far; at any other moment nothing is written.
     """
-    names = class_set(classes)
+    class_set(source.classes)
     refuse_occupied(out, overwrite)
     if settings.iterations < 1:
         raise UserError(f"--iterations is {settings.iterations}; it must be 1 or more.")
-    bank = load_glyphs(fonts, names, min_fonts, max_fonts, lambda done, total: report("fonts", done, total, None))
-    report("fonts", len(bank.fonts), len(bank.fonts), None)
+    bank = source.glyphs(report)
     model: nn.Module
     if isinstance(settings, SmallSettings):
         model, record = train_small(bank, settings, lambda done, total, loss: report(settings.kind, done, total, loss))
@@ -65,19 +85,18 @@ def pretrain(
     else:
         model, record = distil(bank, settings, lambda done, total, loss: report("distil", done, total, loss))
         how = f"--channel-width {settings.channel_width}"
-    digits = load_glyphs(fonts, class_set("chars:0123456789"), 1, max_fonts)
-    likeness = {name: [like, round(score, 2)] for name, (like, score) in look_alike(bank, digits).items()}
+    likeness = {name: [like, round(score, 2)] for name, (like, score) in look_alike(bank, source.digits()).items()}
     manifest = {
-        "class_set": classes,
+        "class_set": source.classes,
         "settings": asdict(settings),
         "training": record,
         "nearest_digit": likeness,
-        "made_by": f"mpssl-fed pretrain-generator --classes {classes} --iterations {settings.iterations} "
+        "made_by": f"mpssl-fed pretrain-generator --classes {source.classes} --iterations {settings.iterations} "
         f"--seed {settings.seed} {how}",
     }
     report("foundation classifier", 0, 1, None)
-    judge = train_glyph_classifier(bank, foundation_steps, settings.seed)
-    written = write_folder(bank, model, judge, manifest, settings, out)
+    foundation = train_glyph_classifier(bank, foundation_steps, settings.seed)
+    written = write_folder(bank, model, foundation, settings, manifest, out)
     report("foundation classifier", 1, 1, None)
     return written
 
@@ -102,16 +121,16 @@ def refuse_occupied(out: Path, overwrite: bool) -> None:
 def write_folder(
     bank: GlyphBank,
     model: nn.Module,
-    judge: tuple[GlyphClassifier, dict[str, Any]],
-    manifest: dict[str, Any],
+    foundation: tuple[GlyphClassifier, dict[str, Any]],
     settings: DistilSettings | SmallSettings,
+    manifest: dict[str, Any],
     out: Path,
 ) -> dict[str, Any]:
-    """Measure G by ``judge`` (a classifier and its record), and put every file of ``out`` in place at once; return the manifest.
+    """Measure, and put every file of ``out`` in place at once; return the manifest. foundation: its classifier, and its record.
 
     UserError where the weights take more than MAX_BYTES, or ``out`` has meanwhile become what is no generator's folder.
     """
-    classifier, record = judge
+    classifier, record = foundation
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
         work = Path(scratch) / "new"
@@ -194,13 +213,13 @@ def _samples(generator: Generator, rng: torch.Generator, per_class: int) -> tupl
     count = len(generator.classes)
     y = torch.arange(count).repeat(per_class)
     z = generator.sample_z(len(y), rng)
-    parts = zip(z.split(256), y.split(256), strict=True)
+    parts = zip(torch.split(z, 256), torch.split(y, 256), strict=True)
     drawn = [generator(a, F.one_hot(b, count).float()).mean(1, keepdim=True) for a, b in parts]
     return torch.cat(drawn), y
 
 
 def _right(classifier: nn.Module, images: Tensor, y: Tensor) -> Tensor:
-    return (torch.cat([classifier(part) for part in images.split(256)]).argmax(1) == y).float()
+    return (torch.cat([classifier(part) for part in torch.split(images, 256)]).argmax(1) == y).float()
 
 
 def _spread(images: Tensor, y: Tensor, count: int) -> float:

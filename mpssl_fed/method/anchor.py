@@ -27,7 +27,7 @@ class Anchor:
         """Take the global model's logits on the whole set, once a round, while the classifier still holds its weights."""
         self.rng = rng
         with self.classifier.still_statistics():
-            parts = [self.classifier(part) for part in self.images.split(self.settings.batch)]
+            parts = [self.classifier(part) for part in torch.split(self.images, self.settings.batch)]
         self.target = F.log_softmax(torch.cat(parts) / self.settings.temperature, dim=1)
 
     def gradient(self, theta: Params) -> Params:

@@ -16,7 +16,8 @@ from mpssl_fed.method import meta_optimised  # noqa: F401  (registers its name, 
 from mpssl_fed.method.anchor import Anchor
 from mpssl_fed.method.freematch import momentum
 from mpssl_fed.method.losses import LOSSES, UnsupervisedLoss
-from mpssl_fed.method.private_data import ExactPrivateData, PrivateData
+from mpssl_fed.method.parts import Parts
+from mpssl_fed.method.private_data import ExactPrivateData, LabelledViews, PrivateData
 from mpssl_fed.method.pseudo_label import PseudoLabel
 from mpssl_fed.method.reads import reads
 from mpssl_fed.method.sources import SOURCES, Source, Task
@@ -34,39 +35,29 @@ def needs_generator(config: Config) -> bool:
     return config.method.source not in ("none", "real") or config.federation.anchor.weight > 0
 
 
-def build_learner(
-    config: Config,
-    classifier: Classifier,
-    generator: Generator | None,
-    labelled: Images,
-    *,
-    flip: bool,
-    site: int,
-    unlabeled: Images | None = None,
-    private: PrivateData | None = None,
-) -> Learner:
-    """Return the learner of one site.
+def build_learner(config: Config, parts: Parts, *, site: int, private: PrivateData | None = None) -> Learner:
+    """Return the learner of one site around the classifier of ``parts``.
 
-    classifier and generator are on the device of the run; labelled: the site's images; flip: whether a mirrored image keeps
-    its label; site: the partition id, which only seeds streams; private: a release object under differential privacy, exact
-    reads of ``labelled`` otherwise. Raises UserError for names that do not exist, a method whose loss reaches nothing that
-    is trained, or a site without labelled images.
+    site: the partition id, which only seeds streams; private: a release object under differential privacy, exact reads of the
+    labelled images otherwise. Raises UserError for names that do not exist, a method whose loss reaches nothing that is
+    trained, or a site without labelled images.
     """
-    views = Views(flip, classifier.size)
+    classifier = parts.classifier
+    views = Views(parts.flip, classifier.size)
     autocast = _autocast(config, classifier.head.weight.device)
     loss = _loss(config, classifier)
     if private is None:
-        private = _exact(config, classifier, labelled, views, site, autocast, loss is not None)
+        private = _exact(config, parts, site, autocast, unsupervised=loss is not None)
     unsupervised = None
     if loss is not None:
         _check_slices(config, classifier, loss)
-        source = _source(config, _task(config, classifier, views, private, site), generator, unlabeled)
+        source = _source(config, _task(config, classifier, views, private, site), parts.generator, parts.unlabeled)
         unsupervised = Unsupervised(source, loss)
     anchor = None
     if config.federation.anchor.weight > 0:
-        if generator is None:
+        if parts.generator is None:
             raise UserError("federation.anchor.weight > 0 needs a generator")
-        anchor = Anchor(config.federation.anchor, classifier, generator, config.seed)
+        anchor = Anchor(config.federation.anchor, classifier, parts.generator, config.seed)
     return Learner(config, classifier, private, views, unsupervised, anchor, site, autocast)
 
 
@@ -112,25 +103,19 @@ def _source(config: Config, task: Task, generator: Generator | None, unlabeled: 
 
 
 def _exact(
-    config: Config,
-    classifier: Classifier,
-    labelled: Images,
-    views: Views,
-    site: int,
-    autocast: Callable[[], AbstractContextManager[object]],
-    unsupervised: bool,
+    config: Config, parts: Parts, site: int, autocast: Callable[[], AbstractContextManager[object]], unsupervised: bool
 ) -> ExactPrivateData:
     """Return exact reads. Methods with an unsupervised loss train on D_train, so that all of them see the same labels."""
+    labelled, views = parts.labelled, Views(parts.flip, parts.classifier.size)
     if not len(labelled):
         raise UserError(f"site {site} has no labelled image; another data.partition or fewer sites would give it some")
     split = Split.none(labelled)
     if unsupervised if config.method.hold_out is None else config.method.hold_out:
         split = Split.of(labelled, config.data.val_fraction, numpy_rng(config.seed, "site", site, "validation split"))
     return ExactPrivateData(
-        classifier,
+        parts.classifier,
         split,
-        augment=views.labelled(config.method.augment),
-        plain=views.plain,
+        LabelledViews(views.labelled(config.method.augment), views.plain),
         batch_size=config.optim.batch_size or DEFAULT_BATCH,
         per_class=config.method.gap.per_class,
         autocast=autocast,

@@ -25,11 +25,11 @@ def closed_form(source: Random, classifier: Classifier, private: PrivateData) ->
     probes, foundation = source.method.latent.probes, len(source.generator.classes)
     rng, theta = torch_rng(source.task.seed, "closed form"), classifier.theta()
     means, noise = [], []
-    for classes in torch.arange(foundation).split(max(1, AT_ONCE // probes)):
+    for classes in torch.split(torch.arange(foundation), max(1, AT_ONCE // probes)):
         label = F.one_hot(classes.repeat_interleave(probes), foundation).to(source.task.device, source.task.dtype)
         x = source.generate(source.generator.sample_z(len(label), rng).to(source.task.dtype), label)
         with classifier.running_statistics():
-            features = classifier.features(theta, x).unflatten(0, (len(classes), probes)).double().cpu()  # [c, probes, d]
+            features = torch.unflatten(classifier.features(theta, x), 0, (len(classes), probes)).double().cpu()  # [c, probes, d]
         means.append(features.mean(1))
         noise.append(features.var(1).sum(1) / probes)
     real = private.class_features(theta)

@@ -91,7 +91,8 @@ class Latents(nn.Module):
     def adam(self, gradient: list[Tensor], beta_1: float = 0.9, beta_2: float = 0.99, eps: float = 1e-8) -> None:
         """Take one Adam step (arXiv 1412.6980) along ``gradient``, one tensor a parameter, in their order.
 
-        Written out because its moments are site state that lives in a state dictionary of plain tensors.
+        Written out because its moments are site state that lives in a state dictionary of plain tensors. torch.optim.Adam has the
+        same moments to the bit, and weights that differ in their last one: it divides the root of the second by a root.
         """
         self.steps += 1
         for index, (parameter, g, rate) in enumerate(zip(self.parameters(), gradient, self.rates, strict=True)):

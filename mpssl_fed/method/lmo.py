@@ -92,7 +92,7 @@ def meta_gradient(inner: InnerStep, source: Drawing, draw: LatentDraw, views: Pa
     before they are added: a validation loss near 0 or a gap of another scale silences neither.
     """
     n = len(draw.y)
-    slices = torch.arange(n).split(settings.micro_batch or n)
+    slices = torch.split(torch.arange(n), settings.micro_batch or n)
     single = len(slices) == 1
     first = [_Slice.of(inner, source, draw, views, index, keep=single) for index in slices]
     g = {name: value.detach() for name, value in inner.g.items()}
@@ -172,7 +172,8 @@ def _norm(part: list[Tensor]) -> Tensor:
     """Return the L2 norm of all entries together; scaled by the largest, since the square of 1e-23 is 0 in float32."""
     flat = torch.cat([g.flatten() for g in part])
     largest = flat.abs().max().clamp_min(TINY)
-    return largest * (flat / largest).norm()
+    length: Tensor = (flat / largest).norm()
+    return largest * length
 
 
 def _add(total: list[Tensor], more: tuple[Tensor, ...]) -> None:

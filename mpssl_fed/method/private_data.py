@@ -37,6 +37,10 @@ class FeatureMeans:
 class PrivateData(Protocol):
     """What the training step may ask of a site's images. Every answer is exact, or a release under differential privacy."""
 
+    @property
+    def last_loss(self) -> float | None:
+        """The supervised loss of the latest read, for the progress line; None of a release, which tells no loss."""
+
     def class_weights(self) -> Tensor:
         """Return the weight of each task class [K], on the CPU: the share of the training labels, or public numbers."""
 
@@ -59,33 +63,41 @@ class PrivateData(Protocol):
         """Return rows of foundation probabilities [m, K_F] for P-SSL to draw from; read once a run."""
 
 
+@dataclass(frozen=True)
+class LabelledViews:
+    """How exact reads see the labelled images. augment: the labelled batch, and an image that is validated on though it is trained
+    on; plain: what an image that is not augmented passes (a centre crop where it is stored larger than the classifier's input).
+    """
+
+    augment: Augment
+    plain: Callable[[Tensor], Tensor]
+
+
 class ExactPrivateData:
     """Exact gradients and means of minibatches drawn from D_train and D_val by the public streams of the round.
 
-    split: the site's labelled images; augment: augmentation of the labelled batch, and of an image that is validated on though
-    it is trained on; plain: what an image that is not augmented passes (a centre crop where it is stored larger than the
-    classifier's input); batch_size: images a read (all of them where the site has fewer). ``last_loss`` is the supervised loss of
-    the latest read, for the progress line.
+    split: the site's labelled images; batch_size: images a read (all of them where the site has fewer).
     """
+
+    last_loss: float | None
 
     def __init__(
         self,
         classifier: Classifier,
         split: Split,
-        augment: Augment,
-        plain: Callable[[Tensor], Tensor],
+        views: LabelledViews,
         batch_size: int,
         per_class: bool = True,
         autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
-        self.classifier, self.augment, self.plain = classifier, augment, plain
+        self.classifier, self.augment, self.plain = classifier, views.augment, views.plain
         self.batch_size, self.per_class = batch_size, per_class
         self.autocast = autocast
         self.train = self._loaded(split.train)
         self.val = self.train if split.val is split.train else self._loaded(split.val)
         self.again = torch.from_numpy(split.again).to(self.val[1].device)
         self._labels = split.train.y
-        self.last_loss = float("nan")
+        self.last_loss = None
         self.begin_round(torch.Generator().manual_seed(0), torch.Generator().manual_seed(1))
 
     def begin_round(self, rng: torch.Generator, augment_rng: torch.Generator) -> None:
@@ -128,13 +140,13 @@ class ExactPrivateData:
     @torch.no_grad()
     def foundation_labels(self, foundation: nn.Module) -> Tensor:
         """Return softmax(foundation(x)) [n, K_F], one row for each image of D_train."""
-        parts = [foundation(self.plain(x)).softmax(1) for x in self.train[0].split(4 * self.batch_size)]
+        parts = [foundation(self.plain(x)).softmax(1) for x in torch.split(self.train[0], 4 * self.batch_size)]
         return torch.cat(parts)
 
     @torch.no_grad()
     def _means(self, psi: Params, index: Tensor, per_class: bool) -> FeatureMeans:
         with self.classifier.running_statistics():
-            parts = [self.classifier.features(psi, self.plain(self.train[0][i])) for i in index.split(4 * self.batch_size)]
+            parts = [self.classifier.features(psi, self.plain(self.train[0][i])) for i in torch.split(index, 4 * self.batch_size)]
         features, y = torch.cat(parts), self.train[1][index]  # [n, d]
         rows = len(self.classifier.classes) if per_class else 1
         values, present = group_means(features, y if per_class else torch.zeros_like(y), rows)

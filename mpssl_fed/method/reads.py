@@ -11,7 +11,7 @@ from mpssl_fed.config import Config
 from mpssl_fed.config.learning import Method
 from mpssl_fed.errors import UserError
 from mpssl_fed.method.losses import LOSSES
-from mpssl_fed.models import build_classifier
+from mpssl_fed.models import Architecture, build_classifier
 from mpssl_fed.models.backbones import BODIES
 
 
@@ -58,7 +58,7 @@ def _built_trains(name: str, channels: tuple[int, ...], size: int, norm: str, tr
     for number in channels:
         try:
             with torch.device("cpu" if BODIES.is_plugin(name) else "meta"):
-                return build_classifier(name, ("0", "1"), number, size, norm, trainable).trains_body
+                return build_classifier(Architecture(name, ("0", "1"), number, size, norm, trainable)).trains_body
         except UserError:
             if number == channels[-1]:
                 raise

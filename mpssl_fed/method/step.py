@@ -93,7 +93,7 @@ class Learner:
             g_unsup, log["unsupervised"] = self._unsupervised_gradient(self.unsupervised, theta, t)  # grad L_scr(psi; x^)
             g = _plus(g, weight, g_unsup)
         self.optimiser.step(g, t)  # theta <- theta - eta g
-        supervised = getattr(self.private, "last_loss", None)  # no release has one
+        supervised = self.private.last_loss
         return log if supervised is None else log | {"loss": supervised}
 
     def state(self) -> dict[str, Tensor]:

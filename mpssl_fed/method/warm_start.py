@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import math
 from collections.abc import Callable, Mapping
 
@@ -25,10 +26,10 @@ def warm_start(
 ) -> Classifier:
     """Train ``warm_start.part`` of the classifier in place on synthetic images and return it.
 
-    body: the body and a throw-away head learn to name all classes of the generator. head: the head alone learns the task's
-    classes from images of the generator's classes that map to them (``warm_start.class_map``, else equal names); a task
-    class without one keeps its initial weights. both: body, then head. Seeded by the run. Raises UserError where the body
-    has nothing to train or no class maps.
+    body: the body and a throw-away head learn to name all classes of the generator, but those of ``warm_start.without``. head: the
+    head alone learns the task's classes from images of the generator's classes that map to them (``warm_start.class_map``, else
+    equal names); a task class without one keeps its initial weights. both: body, then head. Seeded by the run. Raises UserError
+    where the body has nothing to train or no class maps.
     """
     settings = config.warm_start
     trainer = _Trainer(config, classifier, generator, Views(flip, classifier.size), report)
@@ -39,12 +40,26 @@ def warm_start(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             throw_away = nn.Linear(classifier.feature_dim, len(generator.classes)).to(classifier.head.weight)
-        everything = torch.arange(len(generator.classes))
-        trainer.run("body", everything, everything, throw_away, [*body, *throw_away.parameters()])
+        learnt = body_classes(generator.classes, settings.without)
+        trainer.run("body", learnt, learnt, throw_away, [*body, *throw_away.parameters()])
     if settings.part in ("head", "both"):
         sources, targets = class_pairs(generator.classes, classifier.classes, settings.class_map)
         trainer.run("head", sources, targets, classifier.head, list(classifier.head.parameters()))
     return classifier
+
+
+def body_classes(generator_classes: tuple[str, ...], without: tuple[str, ...]) -> Tensor:
+    """Return the numbers of the generator's classes that fit no pattern of ``without`` (as file names do: ``greek *``).
+
+    UserError for a pattern that no class fits, and where fewer than two classes are left.
+    """
+    for pattern in without:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in generator_classes):
+            raise UserError(f"warm_start.without: no class of the generator fits '{pattern}'.{nearest(pattern, generator_classes)}")
+    left = [i for i, name in enumerate(generator_classes) if not any(fnmatch.fnmatchcase(name, pattern) for pattern in without)]
+    if len(left) < 2:
+        raise UserError(f"warm_start.without={list(without)} leaves {len(left)} of the generator's classes; want two or more")
+    return torch.tensor(left)
 
 
 def class_pairs(
@@ -90,7 +105,7 @@ class _Trainer:
             x, y = self._batch(sources, targets, settings.batch, rng)
             loss = F.cross_entropy(head(self.classifier.body(self.augment(x, view_rng))), y)
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.autograd.backward(loss)
             optimiser.step()
             self.report(stage, step + 1, settings.steps)
         for parameter in self.classifier.parameters():

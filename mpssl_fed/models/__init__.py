@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from mpssl_fed.models.classifier import Classifier, Params, Weights, build_classifier, widened
+from mpssl_fed.models.classifier import Architecture, Classifier, Params, Weights, build_classifier, widened
 
-__all__ = ["Classifier", "Params", "Weights", "build_classifier", "widened"]
+__all__ = ["Architecture", "Classifier", "Params", "Weights", "build_classifier", "widened"]

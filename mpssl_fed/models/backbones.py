@@ -1,19 +1,19 @@
-"""Feature extractors g_psi: a small GroupNorm CNN, torchvision's ResNets, and frozen hand-made features."""
+"""Feature extractors g_psi: a small GroupNorm CNN, torchvision's ResNets, EfficientNet-Lite0, and frozen hand-made features."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
-from pathlib import Path
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mpssl_fed.errors import UserError
-from mpssl_fed.files import sha256
+from mpssl_fed.models.efficientnet import FEATURES, EfficientNetLite0, imagenet_body
+from mpssl_fed.models.efficientnet import NAME as EFFICIENTNET
 from mpssl_fed.models.hog import HOG
+from mpssl_fed.models.norms import norm_layer
+from mpssl_fed.models.weights_file import read_state_dict, require_fit
 from mpssl_fed.registry import Registry
 
 Builder = Callable[[int, int, str, str | None], tuple[nn.Module, int]]
@@ -21,16 +21,20 @@ BODIES: Registry[Builder] = Registry("models")
 """Name -> (channels, size, norm, pretrained) -> (body, feature dimension)."""
 
 
-def build_body(name: str, channels: int, size: int, norm: str, pretrained: str | None) -> tuple[nn.Module, int]:
-    """Return the body ``name`` and its feature dimension d; UserError where it does not take ``pretrained`` weights."""
-    if pretrained is not None and not name.startswith("resnet"):
-        raise UserError(f"model.pretrained={pretrained}: '{name}' has no pre-trained weights; set it to null or use a ResNet")
+def build_body(
+    name: str, channels: int, size: int, norm: str, pretrained: str | None, blank: bool = False
+) -> tuple[nn.Module, int]:
+    """Return the body ``name`` and its feature dimension d; UserError where it does not take ``pretrained`` weights.
+
+    blank: a state dict will be loaded next, so a body that always has pre-trained weights need not read them.
+    """
+    if pretrained is not None and not name.startswith("resnet") and name != EFFICIENTNET:
+        raise UserError(
+            f"model.pretrained={pretrained}: '{name}' has no pre-trained weights; set it to null, or use a ResNet or {EFFICIENTNET}"
+        )
+    if blank and name == EFFICIENTNET:
+        return EfficientNetLite0(), FEATURES
     return BODIES[name](channels, size, norm, pretrained)
-
-
-def norm_layer(norm: str, width: int, group: int = 8) -> nn.Module:
-    """Return GroupNorm with groups of ``group`` channels' number, or BatchNorm, over ``width`` channels."""
-    return nn.BatchNorm2d(width) if norm == "batch" else nn.GroupNorm(math.gcd(group, width), width)
 
 
 class Residual(nn.Module):
@@ -142,34 +146,17 @@ _resnet("resnet18", 512)
 _resnet("resnet50", 2048)
 
 
+@BODIES.add(EFFICIENTNET)
+def _efficientnet(_channels: int, _size: int, _norm: str, pretrained: str | None) -> tuple[nn.Module, int]:
+    return imagenet_body(pretrained), FEATURES
+
+
 def _load_imagenet(net: nn.Module, file: str, norm: str) -> None:
     """Load torchvision's state dict; with GroupNorm the convolutions and the norm layers' scales and shifts."""
-    if not Path(file).is_file():
-        raise UserError(f"model.pretrained={file}: no such file; `mpssl-fed fetch resnet18` (or resnet50) says where it puts one")
-    _require_named_bytes(Path(file))
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # bytes that are no pickle make torch's unpickler raise anything
-        raise UserError(
-            f"model.pretrained={file}: no readable weights file: {type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"model.pretrained={file}: holds no state dict (a table of named tensors)")
-    own = net.state_dict()
+    state = read_state_dict(file, "; `mpssl-fed fetch resnet18` (or resnet50) says where it puts one")
     if norm == "group":
         state = {
             key: value for key, value in state.items() if not key.endswith(("running_mean", "running_var", "num_batches_tracked"))
         }
-    wrong = sorted(own.keys() ^ state.keys()) or [key for key in own if own[key].shape != state[key].shape]
-    if wrong:
-        raise UserError(f"model.pretrained={file}: keys or shapes are not those of this ResNet: {', '.join(wrong[:4])}")
-    if not all(torch.isfinite(value).all() for value in state.values()):
-        raise UserError(f"model.pretrained={file}: holds weights that are not finite; fetch the file again")
+    require_fit(state, net.state_dict(), "this ResNet", f"model.pretrained={file}")
     net.load_state_dict(state)
-
-
-def _require_named_bytes(file: Path) -> None:
-    """Raise UserError, before it is unpickled, for a file whose SHA-256 does not begin with the digits that its name says."""
-    named = re.search(r"-([0-9a-f]{8})\.pth$", file.name)
-    if named and not (found := sha256(file)).startswith(named[1]):
-        raise UserError(f"model.pretrained={file}: its SHA-256 is {found}, which does not begin with {named[1]}; fetch it again")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.func import functional_call
 
 from mpssl_fed.errors import UserError
 from mpssl_fed.models.backbones import build_body
+from mpssl_fed.models.norms import NORMS
 from mpssl_fed.seeds import seed_of
 
 Params = dict[str, Tensor]
@@ -21,29 +23,33 @@ Weights = dict[str, Tensor]
 """What is federated: float32 CPU tensors by their name in the classifier (``Classifier.shared_state``)."""
 
 
+@dataclass(frozen=True)
+class Architecture:
+    """What a classifier is, all but its weights. size: of the square images it sees, in pixels; norm: ``group`` or ``batch``;
+    trainable: ``all``, ``norm`` or ``head``; share_frozen: whether frozen parameters are federated too.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    channels: int
+    size: int
+    norm: str = "group"
+    trainable: str = "all"
+    share_frozen: bool = False
+
+
 class Classifier(nn.Module):
     """f_theta = h_omega . g_psi: ``body`` maps images [n, C, S, S] in [-1, 1] to features [n, d], ``head`` to logits [n, K]."""
 
-    def __init__(
-        self,
-        body: nn.Module,
-        feature_dim: int,
-        name: str,
-        classes: tuple[str, ...],
-        channels: int,
-        size: int,
-        norm: str = "group",
-        trainable: str = "all",
-        share_frozen: bool = False,
-    ) -> None:
+    def __init__(self, body: nn.Module, feature_dim: int, built: Architecture) -> None:
         super().__init__()
         self.body = body
-        self.head = nn.Linear(feature_dim, len(classes))
-        self.name, self.classes, self.channels, self.size = name, classes, channels, size
-        self.norm, self.trainable, self.share_frozen = norm, trainable, share_frozen
+        self.head = nn.Linear(feature_dim, len(built.classes))
+        self.name, self.classes, self.channels, self.size = built.name, built.classes, built.channels, built.size
+        self.norm, self.trainable, self.share_frozen = built.norm, built.trainable, built.share_frozen
         self.feature_dim = feature_dim
         for key, parameter in self.named_parameters():
-            parameter.requires_grad_(_is_trainable(self, key, trainable))
+            parameter.requires_grad_(_is_trainable(self, key, built.trainable))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits [n, K]."""
@@ -124,7 +130,8 @@ class Classifier(nn.Module):
                 tensor.copy_(state[key])
 
     def architecture(self) -> dict[str, Any]:
-        """Return what :func:`build_classifier` needs to make an equal one, as JSON types."""
+        """Return the fields of its :class:`Architecture` as JSON types, and the SHA-256 of packaged weights."""
+        weights = getattr(self.body, "weights_sha256", None)
         return {
             "name": self.name,
             "classes": list(self.classes),
@@ -133,6 +140,7 @@ class Classifier(nn.Module):
             "norm": self.norm,
             "trainable": self.trainable,
             "share_frozen": self.share_frozen,
+            **({} if weights is None else {"weights_sha256": weights}),
         }
 
     def _batch_norms(self) -> list[nn.modules.batchnorm._BatchNorm]:
@@ -149,33 +157,23 @@ def widened(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
-def build_classifier(
-    name: str,
-    classes: tuple[str, ...] | list[str],
-    channels: int,
-    size: int,
-    norm: str = "group",
-    trainable: str = "all",
-    share_frozen: bool = False,
-    pretrained: str | None = None,
-    seed: int = 0,
-) -> Classifier:
+def build_classifier(asked: Architecture, pretrained: str | None = None, seed: int = 0, blank: bool = False) -> Classifier:
     """Return a classifier whose initial weights depend on ``seed`` alone (the run seed), the same at every site.
 
-    name: small-cnn, resnet18, resnet50, random (a frozen random small-cnn), pixels, hog; or a plug-in ``mpssl_fed.models``.
-    pretrained: file with torchvision's ImageNet state dict, ResNets only. Raises UserError for an unknown name, a size
+    The name: small-cnn, resnet18, resnet50, efficientnet-lite0, random (a frozen random small-cnn), pixels, hog; or a plug-in
+    ``mpssl_fed.models``. pretrained: file with ImageNet weights, of a ResNet (torchvision's) or efficientnet-lite0 (default: its
+    package's). blank: weights do not matter, a state dict is loaded next. Raises UserError for an unknown name, a size
     that the body cannot take or weights that do not fit.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(seed, "classifier"))
-        body, feature_dim = build_body(name, channels, size, norm, pretrained)
-        if not any(True for _ in body.parameters()) or name == "random":
-            trainable = "head"
-        return Classifier(body, feature_dim, name, tuple(classes), channels, size, norm, trainable, share_frozen)
+        body, feature_dim = build_body(asked.name, asked.channels, asked.size, asked.norm, pretrained, blank)
+        only_head = asked.name == "random" or not any(True for _ in body.parameters())
+        return Classifier(body, feature_dim, replace(asked, trainable="head") if only_head else asked)
 
 
 def _is_trainable(model: nn.Module, key: str, trainable: str) -> bool:
     if key.startswith("head.") or trainable == "all":
         return True
     layer = model.get_submodule(key.rpartition(".")[0])
-    return trainable == "norm" and isinstance(layer, nn.GroupNorm | nn.modules.batchnorm._BatchNorm)
+    return trainable == "norm" and isinstance(layer, NORMS)

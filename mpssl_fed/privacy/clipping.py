@@ -62,7 +62,7 @@ def clip_and_sum(vectors: Sequence[Tensor], bound: float, into: list[Tensor] | N
     sums = [zero_sum(vector[0]) for vector in vectors] if into is None else into
     matrices = _side_by_side(vectors)
     flat = [total.view(-1) for total in sums] if len(matrices) == len(sums) else [zero_sum(matrices[0][0])]
-    totals = [piece for total in flat for piece in total.split(AT_ONCE)]
+    totals = [piece for total in flat for piece in torch.split(total, AT_ONCE)]
     step, room = clip_grid(bound), _room(matrices)
     for pieces in _groups(matrices):
         factors = [clip_factor(norm, bound) for norm in _norms(pieces, room)]
@@ -74,7 +74,7 @@ def clip_and_sum(vectors: Sequence[Tensor], bound: float, into: list[Tensor] | N
                 counts[spoilt] = 0  # a factor of zero does not silence a NaN
             total.add_(counts.sum(0) if len(counts) > 1 else counts[0], alpha=step)
     if len(matrices) < len(sums):
-        for total, part in zip(sums, flat[0].split([total.numel() for total in sums]), strict=True):
+        for total, part in zip(sums, torch.split(flat[0], [total.numel() for total in sums]), strict=True):
             total.view(-1).add_(part)
     return sums
 
@@ -89,7 +89,7 @@ def _groups(matrices: Sequence[Tensor]) -> Iterator[list[Tensor]]:
     """Yield some units' rows: several small units, or one unit cut into pieces of at most :data:`AT_ONCE` entries."""
     step = max(1, AT_ONCE // max(1, sum(rows.shape[1] for rows in matrices)))
     for start in range(0, len(matrices[0]), step):
-        yield [piece for rows in matrices for piece in rows[start : start + step].split(AT_ONCE, dim=1)]
+        yield [piece for rows in matrices for piece in torch.split(rows[start : start + step], AT_ONCE, dim=1)]
 
 
 def _norms(pieces: Sequence[Tensor], room: Tensor) -> list[float]:

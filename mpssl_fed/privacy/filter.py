@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpssl_fed.errors import UserError
-from mpssl_fed.privacy.accounting import History, conversion, epsilon, merge, rdp
+from mpssl_fed.privacy.accounting import History, conversion, epsilon, merge, rdp, rdp_epsilon
 
 FILTER_ORDERS: tuple[float, ...] = (1.5, 2, 2.5, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 128, 256)
 LARGE_FILTER_ORDERS: tuple[float, ...] = tuple(2**k for k in range(8, 18))
@@ -142,11 +142,12 @@ def admit_run(limit: RenyiFilter, run: str, plan: History, end_to_end: bool = Tr
     """Return the judge that a ledger asks, inside its transaction, before a run's first row: the terms, or BudgetExceededError."""
 
     def judge(spent: Spending) -> str:
-        _refuse_taken(spent, run, end_to_end)
+        refuse_taken(spent, run, end_to_end)
         if not limit.would_exceed(spent.history, plan):
             return SHARED
-        alone = epsilon(plan, limit.delta)
-        if not spent.terms and not merge(spent.history) and alone <= limit.max_epsilon:
+        first = not spent.terms and not merge(spent.history)
+        alone = epsilon(plan, limit.delta) if first else rdp_epsilon(plan, limit.delta)  # which is quick, and refused either way
+        if first and alone <= limit.max_epsilon:
             return EXCLUSIVE
         raise BudgetExceededError(
             f"the run's plan (epsilon {alone:.3g} alone) after what was spent (epsilon {limit.epsilon(spent.history):.3g}) does "
@@ -160,7 +161,7 @@ def admit_round(limit: RenyiFilter, run: str, following: History, end_to_end: bo
     """Return the judge of one round's releases; the ledger itself keeps a run within its plan."""
 
     def judge(spent: Spending) -> None:
-        _refuse_taken(spent, run, end_to_end)
+        refuse_taken(spent, run, end_to_end)
         if spent.terms.get(run) != EXCLUSIVE and limit.would_exceed(spent.history, following):
             raise BudgetExceededError(
                 f"epsilon {limit.epsilon(spent.history):.3g} of max_epsilon={limit.max_epsilon:g} at delta={limit.delta:g} is "
@@ -170,7 +171,8 @@ def admit_round(limit: RenyiFilter, run: str, following: History, end_to_end: bo
     return judge
 
 
-def _refuse_taken(spent: Spending, run: str, end_to_end: bool) -> None:
+def refuse_taken(spent: Spending, run: str, end_to_end: bool) -> None:
+    """BudgetExceededError where no plan of ``run`` can be admitted, whatever it costs."""
     if end_to_end and spent.unaccounted:
         raise BudgetExceededError("the data set was read outside the accounting once: its epsilon is infinite, no budget covers it")
     owner = next((name for name, terms in spent.terms.items() if terms == EXCLUSIVE), run)

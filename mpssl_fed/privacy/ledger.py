@@ -7,6 +7,7 @@ stand in a second file. It guards against accident, other users and the server, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,24 @@ from mpssl_fed.privacy.ledger_records import Identities, Overlap, digest_of, kin
 from mpssl_fed.privacy.ledger_rows import ALL, History, Row, RunSpent, Spent, listed, spending
 from mpssl_fed.privacy.ledger_store import Store
 
-__all__ = ["ALL", "Identities", "Ledger", "Overlap", "Row", "RunSpent", "Spent", "spending"]
+__all__ = ["ALL", "Identities", "Ledger", "Overlap", "PlannedRun", "Row", "RunSpent", "Spent", "spending"]
 
 SIMULATED = "simulated: runs do not compose"
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """What a run binds itself to before its first read. plan: its numbers, for the reader; commitment: their digest, which every
+    later round is held to; history: all its releases; scope: of privacy."""
+
+    plan: Mapping[str, Any]
+    commitment: str
+    history: History
+    scope: str
+
+    def body(self) -> dict[str, Any]:
+        """Return what the run's first row says of it, its releases apart."""
+        return {"plan": dict(self.plan), "commitment": self.commitment, "scope": self.scope}
 
 
 class Ledger:
@@ -73,11 +89,7 @@ class Ledger:
         self,
         dataset: str,
         run: str,
-        *,
-        plan: Mapping[str, Any],
-        commitment: str,
-        history: History,
-        scope: str,
+        planned: PlannedRun,
         judge: Callable[[Spent], str],
         limit: Mapping[str, float] | None = None,
     ) -> str:
@@ -87,19 +99,17 @@ class Ledger:
         for the reader. A scope that does not account for every read writes an ``unaccounted`` row first. OutsidePlanError when
         the run committed to another plan.
         """
-        if scope != "end-to-end":
-            self.mark_unaccounted(dataset, run, f"scope {scope}")
+        commitment = planned.commitment
+        if planned.scope != "end-to-end":
+            self.mark_unaccounted(dataset, run, f"scope {planned.scope}")
         with self._store.transaction() as change:
             before = change.books.tally.view(dataset)
             known = before.runs.get(run)
-            if known and known.commitment != commitment:
-                raise OutsidePlanError(
-                    f"run '{run}' committed to plan {known.commitment[:12]}, not {commitment[:12]}: start a new run"
-                )
             if known:
+                known.require_plan(run, commitment)
                 return known.terms
             terms = judge(before)
-            body = {"plan": dict(plan), "commitment": commitment, "scope": scope, "terms": terms, "releases": listed(history)}
+            body = planned.body() | {"terms": terms, "releases": listed(planned.history)}
             change.append(dataset, "run", run, 0, body | ({"limit": dict(limit)} if limit else {}))
         return terms
 
@@ -114,11 +124,7 @@ class Ledger:
             known = before.runs.get(run)
             if known is None:
                 raise OutsidePlanError(f"run '{run}' has committed to no plan for data set '{dataset}'")
-            for key, n in history.items():
-                left = known.planned.get(key, 0) - known.reserved.get(key, 0)
-                if n > left:
-                    asked = f"{n} releases with sigma={key[0]:g}, q={key[1]:g}"
-                    raise OutsidePlanError(f"run '{run}' round {number} asks for {asked}; its plan has {left} left")
+            known.require_left(run, number, history)
             judge(before)
             return change.append(dataset, "reserve", run, number, {"releases": listed(history)}).seq
 

@@ -166,7 +166,7 @@ class LedgerFiles:
         """
         handle = self._open_lock(shared)
         try:
-            if handle is not None:
+            if handle is not None:  # flock itself: the filelock package has no shared lock that leaves a read-only folder alone
                 fcntl.flock(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
             yield
         finally:

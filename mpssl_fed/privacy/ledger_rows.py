@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from mpssl_fed.privacy.ledger_errors import OutsidePlanError
+
 History = Mapping[tuple[float, float], int]
 
 ALL = "*"
@@ -48,6 +50,19 @@ class RunSpent:
     rounds: int = 0
     first: str = ""
     last: str = ""
+
+    def require_plan(self, run: str, commitment: str) -> None:
+        """OutsidePlanError where ``run``, which this is, committed to another plan."""
+        if self.commitment != commitment:
+            raise OutsidePlanError(f"run '{run}' committed to plan {self.commitment[:12]}, not {commitment[:12]}: start a new run")
+
+    def require_left(self, run: str, number: int, history: History) -> None:
+        """OutsidePlanError where the plan has fewer releases left, of any kind, than round ``number`` asks for."""
+        for key, n in history.items():
+            left = self.planned.get(key, 0) - self.reserved.get(key, 0)
+            if n > left:
+                asked = f"{n} releases with sigma={key[0]:g}, q={key[1]:g}"
+                raise OutsidePlanError(f"run '{run}' round {number} asks for {asked}; its plan has {left} left")
 
 
 @dataclass

@@ -146,7 +146,8 @@ class FastNoise:
 
 def noise_source(name: str) -> Noise:
     """Return the source that ``privacy.noise`` names: ``secure`` or ``fast``."""
-    return {"secure": SecureNoise, "fast": FastNoise}[name]()
+    sources: dict[str, type[Noise]] = {"secure": SecureNoise, "fast": FastNoise}
+    return sources[name]()
 
 
 class Tape:

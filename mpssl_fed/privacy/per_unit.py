@@ -16,7 +16,7 @@ from torch.func import grad, vmap
 from mpssl_fed.data.datasets import Images
 from mpssl_fed.errors import UserError
 from mpssl_fed.models import Classifier, Params
-from mpssl_fed.privacy.clipping import clip_and_sum, zero_sum
+from mpssl_fed.privacy import clipping
 from mpssl_fed.privacy.places import Known, any_weights, full, places
 
 Unit = Literal["image", "subject"]
@@ -74,9 +74,9 @@ class PerUnit:
         ``keys`` together, is clipped to.
         """
         theta = {name: p.detach() for name, p in theta.items()}
-        total = [zero_sum(theta[key]) for key in keys]
+        total = [clipping.zero_sum(theta[key]) for key in keys]
         for part in self._unit_gradients(theta, keys, batch):
-            total = clip_and_sum(part, bound, total)
+            total = clipping.clip_and_sum(part, bound, total)
         return total
 
     @torch.no_grad()
@@ -88,9 +88,9 @@ class PerUnit:
         psi = {key: p.detach() for key, p in psi.items()}
         head, side = self.classifier.head.weight, self.classifier.size
         blank = torch.zeros(1, self.classifier.channels, side, side).to(head)
-        total = [zero_sum(vector(psi, blank, torch.zeros(1, dtype=torch.int64, device=head.device))[0])]
+        total = [clipping.zero_sum(vector(psi, blank, torch.zeros(1, dtype=torch.int64, device=head.device))[0])]
         for part in self._unit_means(name, vector, psi, batch):
-            total = clip_and_sum([part], bound, total)
+            total = clipping.clip_and_sum([part], bound, total)
         return total[0]
 
     def _unit_gradients(self, theta: Params, keys: Sequence[str], batch: Sequence[Tensor]) -> Iterator[list[Tensor]]:
@@ -154,5 +154,5 @@ class PerUnit:
 
     def _slices(self, unit: Tensor) -> Iterator[tuple[Tensor, Tensor, float]]:
         """Yield (x, y, an image's share of its unit) for at most ``max_physical_batch`` images at a time."""
-        for index in unit.split(self.max_physical_batch):
+        for index in torch.split(unit, self.max_physical_batch):
             yield *self.load(index), 1 / len(unit)

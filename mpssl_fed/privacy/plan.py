@@ -22,6 +22,9 @@ PSEUDO_LABEL_RATIO = 10.0
 
 MOST_POINTS = 50
 
+MOST_ABOVE = 1.002
+"""By what factor a solved sigma may lie above the Renyi bound's: it is rounded up to 4 digits, twice at most."""
+
 
 @dataclass(frozen=True)
 class Release:
@@ -179,8 +182,11 @@ def plan_for(
     delta: float | None = None,
     public_size: int | None = None,
     unit: str | None = None,
+    rough: bool = False,
 ) -> Plan:
     """Return the plan of ``config`` at a site, sigma solved so that it costs at most epsilon.
+
+    rough: with a sigma that is quick to find and never smaller, so that what this plan exceeds the solved one exceeds, too.
 
     The keywords are what the site's policy grants; each takes the place of the config's value. Under scope
     ``labelled-step`` epsilon prices the supervised gradient alone. UserError where the config has no privacy, reads real
@@ -219,18 +225,24 @@ def plan_for(
         sigma_pseudo_label=PSEUDO_LABEL_RATIO if asked.labels and covers_all else None,
         per_class_gap=section.per_class_gap,
     )
-    return _at(unsolved, _solve(unsolved, budget))
+    return _at(unsolved, _solve(unsolved, budget, rough))
 
 
-def _solve(plan: Plan, epsilon: float) -> float:
+def _solve(plan: Plan, epsilon: float, rough: bool = False) -> float:
     """Return sigma of release (a), the others kept in proportion to it; solved once for plans of one price."""
     priced = replace(_at(plan, 1.0), scope="", unit="", epsilon=0.0, public_size=1, per_class_gap=False)
-    return _solved(replace(priced, clip_gradient=1.0, clip_meta=1.0, clip_feature=1.0), epsilon)
+    base = replace(priced, clip_gradient=1.0, clip_meta=1.0, clip_feature=1.0)
+    return MOST_ABOVE * _bounded(base, epsilon) if rough else _solved(base, epsilon)
 
 
 @lru_cache(maxsize=256)
 def _solved(base: Plan, epsilon: float) -> float:
     return accounting.solve_sigma(lambda sigma: _at(base, sigma).history(), epsilon, base.delta)
+
+
+@lru_cache(maxsize=256)
+def _bounded(base: Plan, epsilon: float) -> float:
+    return accounting.sigma_bound(lambda sigma: _at(base, sigma).history(), epsilon, base.delta)
 
 
 def _at(plan: Plan, sigma: float) -> Plan:

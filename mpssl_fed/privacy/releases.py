@@ -23,6 +23,7 @@ from mpssl_fed.data.datasets import Images
 from mpssl_fed.errors import UserError
 from mpssl_fed.method.private_data import ExactPrivateData, FeatureMeans
 from mpssl_fed.models import Classifier, Params
+from mpssl_fed.models.norms import INDEPENDENT
 from mpssl_fed.privacy.mechanism import Answer, Charge, Kind, Mechanism
 from mpssl_fed.privacy.noise import Noise
 from mpssl_fed.privacy.per_unit import Backend, PerUnit, Unit, units_of
@@ -64,12 +65,14 @@ class ReleaseSettings:
     """All public numbers of the releases; none may be derived from the data.
 
     plan: their mechanisms; meta_params: where (b) lives, ``norm`` for the body's GroupNorm scales and shifts or ``all`` of the
-    body; count_floor: floor of (c)'s noisy count, as a share of its expectation.
+    body; count_floor: floor of (c)'s noisy count, as a share of its expectation; class_weights: of the task classes, None where
+    all are alike.
     """
 
     plan: Plan
     meta_params: Literal["norm", "all"] = "norm"
     count_floor: float = 0.1
+    class_weights: Sequence[float] | None = None
 
     @property
     def unit(self) -> Unit:
@@ -101,42 +104,49 @@ class ReleaseSettings:
 DEFAULT_SPEED = Speed()
 
 
+@dataclass(frozen=True)
+class ReleasedImages:
+    """A site's images as releases see them. images: all of them (D_train = D_val = D); augment: the view of a labelled image from a
+    row of randomness; plain: what an image passes unaugmented; rows: where the rows come from."""
+
+    images: Images
+    augment: AugmentRows
+    plain: Callable[[Tensor], Tensor]
+    rows: Callable[[int], Tensor] = secret_rows
+
+
 class DPPrivateData:
     """The three reads as releases. ``released`` lists the mechanisms that answered since the round began.
 
-    classifier: with GroupNorm; labelled: all of the site's images (D_train = D_val = D); augment: view of a labelled image from
-    a row of randomness; plain: what an image passes unaugmented; charge: see :data:`Charge`; noise: where draws and noise come
-    from; weights: the public weight of each task class, or None where all are alike; speed: see :class:`Speed`.
-    Raises UserError for BatchNorm, or a body without GroupNorm where (b) lives on its scales and shifts.
+    classifier: without BatchNorm; charge: see :data:`Charge`; noise: where draws and noise come from. Raises UserError
+    for BatchNorm, or where (b) lives on scales and shifts and the body trains none.
     """
+
+    last_loss: None = None
 
     def __init__(
         self,
         classifier: Classifier,
-        labelled: Images,
-        augment: AugmentRows,
-        plain: Callable[[Tensor], Tensor],
+        labelled: ReleasedImages,
         settings: ReleaseSettings,
         charge: Charge,
         noise: Noise,
-        rows: Callable[[int], Tensor] = secret_rows,
-        weights: Sequence[float] | None = None,
         speed: Speed = DEFAULT_SPEED,
     ) -> None:
         if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in classifier.modules()):
             raise UserError("model.norm=batch mixes the images of a batch; differential privacy needs model.norm=group")
         self.classifier, self.settings, self.charge, self.noise = classifier, settings, charge, noise
         self.meta_keys = meta_keys(classifier, settings.meta_params)
-        self._weights = public_weights(weights, len(classifier.classes))
+        self._weights = public_weights(settings.class_weights, len(classifier.classes))
         self.released: list[Mechanism] = []
         reference = classifier.head.weight
-        self.x, self.y = labelled.floats(reference.device).to(reference.dtype), labelled.y.to(reference.device)
-        self.units = units_of(labelled, settings.unit)
+        self.x, self.y = labelled.images.floats(reference.device).to(reference.dtype), labelled.images.y.to(reference.device)
+        self.units = units_of(labelled.images, settings.unit)
 
         def per_unit(view: Callable[[Tensor, Callable[[int], Tensor]], Tensor]) -> PerUnit:
             def load(index: Tensor) -> tuple[Tensor, Tensor]:
                 index = index.to(self.x.device)
-                return view(self.x[index], rows), self.y[index]
+                return view(self.x[index], labelled.rows), self.y[index]
 
             def copies(m: int) -> tuple[Tensor, Tensor]:
                 rng = torch.Generator().manual_seed(0)
@@ -146,8 +156,8 @@ class DPPrivateData:
 
             return PerUnit(classifier, load, copies, settings.unit, speed.backend, speed.max_physical_batch, settings.usual_draw)
 
-        self._augmented = per_unit(lambda x, rows: augment(x, rows(len(x))))
-        self._plain = per_unit(lambda x, _: plain(x))
+        self._augmented = per_unit(lambda x, rows: labelled.augment(x, rows(len(x))))
+        self._plain = per_unit(lambda x, _: labelled.plain(x))
 
     def begin_round(self, rng: torch.Generator, augment_rng: torch.Generator) -> None:
         """Begin a new list of releases. The public streams are not used: draws, noise and views are secret."""
@@ -245,12 +255,14 @@ class DPPrivateData:
         sums = total([self.units[i] for i in drawn if i < len(self.units)])
         flat = torch.cat([part.flatten() for part in sums]).cpu().double().numpy()
         answer = torch.from_numpy(mechanism.answer(flat, self.noise)).to(self.x.dtype).to(self.x.device)
-        parts = answer.split([part.numel() for part in sums])
+        parts = torch.split(answer, [part.numel() for part in sums])
         return Answer([a.view(part.shape) for a, part in zip(parts, sums, strict=True)], mechanism)
 
 
 class LabelledStepPrivateData:
     """Scope ``labelled-step``: (a) is a release, (b) and (c) are EXACT reads of private images that no epsilon covers."""
+
+    last_loss: None = None
 
     def __init__(self, released: DPPrivateData, exact: ExactPrivateData) -> None:
         self._released, self._exact = released, exact
@@ -307,7 +319,7 @@ def meta_keys(classifier: Classifier, meta_params: Literal["norm", "all"]) -> li
         return list(theta)
     if meta_params == "all":
         return body
-    norms = [name for name in body if isinstance(classifier.get_submodule(name.rpartition(".")[0]), nn.GroupNorm)]
+    norms = [name for name in body if isinstance(classifier.get_submodule(name.rpartition(".")[0]), INDEPENDENT)]
     if not norms:
-        raise UserError(f"privacy.meta_params=norm: '{classifier.name}' trains no GroupNorm; set privacy.meta_params=all")
+        raise UserError(f"privacy.meta_params=norm: '{classifier.name}' trains no scales and shifts; set privacy.meta_params=all")
     return norms

@@ -109,7 +109,7 @@ def _views(body: Any, views: Views, x: Tensor, seed: int) -> dict[str, float]:
 
 
 def _features(body: Any, x: Tensor) -> Tensor:
-    return torch.cat([body(part) for part in x.split(64)]).double().cpu()
+    return torch.cat([body(part) for part in torch.split(x, 64)]).double().cpu()
 
 
 def _synthetic(folder: Path) -> Tensor | None:
@@ -125,7 +125,7 @@ def _synthetic(folder: Path) -> Tensor | None:
     for site in range(sites):
         latents = SiteState(folder / "sites" / str(site)).latest(run_id)
         if latents is not None:
-            learner = build_site_learner(config, parts.Parts.simulated(config, site), site)
+            learner = build_site_learner(config, parts.simulated(config, site), site)
             learner.load_state(latents)
             drawn = learner.samples(n // sites)
             pooled += [] if drawn is None else [drawn[0].detach().float()]

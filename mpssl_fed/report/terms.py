@@ -81,6 +81,8 @@ STUDY = {
     "p, corrected": "The same after Holm's correction for the number of primary comparisons; below 0.05 counts.",
     "q": "Of exploratory comparisons with a q this small, this share is expected to be false (Benjamini and Hochberg).",
     "verdict": "Better or worse where the corrected p, or q, is below 0.05 over at least 3 seeds, else within noise.",
+    "balanced accuracy": "Mean over the classes of the share of their images that is classified correctly: all count alike.",
+    "AUROC": "How often an image of a class gets a higher probability of it than one of another class; 50 % is chance.",
     "best accuracy": "Accuracy of the best round, chosen on the very images it is measured on: flattering.",
 }
 KEYS = {

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mpssl_fed.errors import UserError, flag
-from mpssl_fed.files import parse_json, write_atomic, write_json
+from mpssl_fed.files import parse_json, readable, write_atomic, write_json
 from mpssl_fed.models import Weights
 from mpssl_fed.runs.rounds import History, Round
 
@@ -46,6 +46,7 @@ def load(path: Path) -> Checkpoint | None:
     """Return the checkpoint in ``path``; None if there is none. UserError for a file that is not one."""
     if not path.is_file():
         return None
+    readable(path)
     try:
         with safe_open(path, framework="pt") as file:
             state = parse_json(file.metadata()["state"])

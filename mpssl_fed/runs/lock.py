@@ -19,6 +19,7 @@ TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 NOT_HERE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
 """What a file system answers that knows no locks; there nobody can be kept out."""
 
+# flock itself, not the filelock package, whose locks are exclusive and made by asking: refuse_held may write nothing
 _mine: dict[tuple[int, int], int] = {}
 """Locked file (device, inode) of this process -> the thread that holds it."""
 

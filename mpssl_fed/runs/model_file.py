@@ -9,15 +9,17 @@ import torch
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
-from mpssl_fed.config.section import Section
+from mpssl_fed.config.section import Closed
 from mpssl_fed.data.preparation import Preparation
 from mpssl_fed.errors import UserError, flag
-from mpssl_fed.models import Classifier, build_classifier
+from mpssl_fed.files import readable
+from mpssl_fed.models import Architecture, Classifier, build_classifier
 from mpssl_fed.models.backbones import BODIES
+from mpssl_fed.models.efficientnet import EfficientNetLite0
 from mpssl_fed.runs.reader import MODEL
 
 
-class Architecture(Section):
+class SavedArchitecture(Closed):
     """What a model file may say of its classifier (``Classifier.architecture``): nothing that opens a path or takes much memory."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}$")
@@ -27,22 +29,26 @@ class Architecture(Section):
     norm: Literal["group", "batch"] = "group"
     trainable: Literal["all", "norm", "head"] = "all"
     share_frozen: bool = False
+    weights_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="Of the ImageNet weights that it began from.")
 
     def build(self) -> Classifier:
-        """Return the classifier with initial weights."""
-        return build_classifier(**self.model_dump())
+        """Return the classifier, to load a state dict into."""
+        classifier = build_classifier(Architecture(**self.model_dump(exclude={"weights_sha256"})), blank=True)
+        if isinstance(classifier.body, EfficientNetLite0):
+            classifier.body.weights_sha256 = self.weights_sha256
+        return classifier
 
 
 def read_model(path: Path) -> Classifier:
     """Return the classifier in the run directory or file ``path``, in eval mode. UserError when there is none.
 
-    The file may be anybody's: what its header says is held against :class:`Architecture`, and the shapes of its tensors against
-    those of that classifier, before anything is allocated.
+    The file may be anybody's: what its header says is held against :class:`SavedArchitecture`, and the shapes of its tensors
+    against those of that classifier, before anything is allocated.
     """
-    file = _file(path)
+    file = readable(_file(path))
     try:
         with safe_open(file, framework="pt") as content:
-            architecture = Architecture.model_validate_json(content.metadata()["architecture"], strict=True)
+            architecture = SavedArchitecture.model_validate_json(content.metadata()["architecture"], strict=True)
             _require_fit(architecture, {key: tuple(content.get_slice(key).get_shape()) for key in content.keys()})  # noqa: SIM118
             state = {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118
         classifier = architecture.build()
@@ -57,7 +63,7 @@ def read_model(path: Path) -> Classifier:
     return classifier.eval()
 
 
-def _require_fit(architecture: Architecture, shapes: dict[str, tuple[int, ...]]) -> None:
+def _require_fit(architecture: SavedArchitecture, shapes: dict[str, tuple[int, ...]]) -> None:
     if shapes.get("head.weight", ())[:1] != (len(architecture.classes),):
         raise ValueError(f"{len(architecture.classes)} classes, but head.weight is {list(shapes.get('head.weight', ()))}")
     if BODIES.is_plugin(architecture.name):  # other people's code need not run without data
@@ -79,7 +85,7 @@ def read_preparation(path: Path) -> Preparation | None:
 
     UserError when there is no model, or it says what this version does not understand.
     """
-    file = _file(path)
+    file = readable(_file(path))
     try:
         with safe_open(file, framework="pt") as content:
             text = content.metadata().get("preparation")

@@ -12,7 +12,7 @@ from mpssl_fed.errors import UserError
 from mpssl_fed.files import parse_json, read_text
 
 COUNTS = ("round", "sites_asked", "sites_answered", "missing")
-MEASURES = ("test_accuracy", "test_loss", "train_loss", "generated")
+MEASURES = ("test_accuracy", "test_loss", "test_balanced_accuracy", "test_auroc", "train_loss", "generated")
 HELD_OUT = ("test", "validation")
 
 
@@ -20,16 +20,18 @@ HELD_OUT = ("test", "validation")
 class Round:
     """Round ``number``; 0 is the initial model, before any site was asked.
 
-    accuracy (0..1) and loss (mean cross-entropy): of the global model after the round on the server's images, None where it was
-    not evaluated, loss also where it is not finite; evaluated: which images those are, ``test`` or ``validation``, None where
-    version 0.1 did not say; train_loss: what sites tell of their own, weighted by their sizes. rejected: replies left out, by
-    code; generated: images that went through the sites' generators; timings: seconds by kind of work, those of sites added up;
-    failed: the weights stayed as they were.
+    accuracy, balanced accuracy, auroc (0..1) and loss (mean cross-entropy): of the global model after the round on the server's
+    images, None where it was not evaluated; loss also where it is not finite, balanced and auroc where version 0.1 did not say;
+    evaluated: which images those are, ``test`` or ``validation``, None where version 0.1 did not say; train_loss: what sites tell
+    of their own, weighted by their sizes. rejected: replies left out, by code; generated: images that went through the sites'
+    generators; timings: seconds by kind of work, those of sites added up; failed: the weights stayed as they were.
     """
 
     number: int
     accuracy: float | None = None
     loss: float | None = None
+    balanced: float | None = None
+    auroc: float | None = None
     train_loss: float | None = None
     seconds: float = 0.0
     evaluated: str | None = None
@@ -47,6 +49,8 @@ class Round:
             "round": self.number,
             "test_accuracy": self.accuracy,
             "test_loss": self.loss,
+            "test_balanced_accuracy": self.balanced,
+            "test_auroc": self.auroc,
             "train_loss": self.train_loss,
             "seconds": self.seconds,
             "evaluated": self.evaluated,
@@ -69,6 +73,8 @@ class Round:
             number=entry["round"],
             accuracy=entry.get("test_accuracy"),
             loss=entry.get("test_loss"),
+            balanced=entry.get("test_balanced_accuracy"),
+            auroc=entry.get("test_auroc"),
             train_loss=entry.get("train_loss"),
             seconds=entry["seconds"],
             evaluated=entry.get("evaluated"),

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import secrets
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +16,9 @@ import safetensors.torch
 
 from mpssl_fed.config import Config
 from mpssl_fed.data.preparation import Preparation
+from mpssl_fed.environment import expanded
 from mpssl_fed.errors import UserError, flag, option
-from mpssl_fed.files import write_atomic, write_json
+from mpssl_fed.files import real, write_atomic, write_json
 from mpssl_fed.method import METHOD_VERSION
 from mpssl_fed.models import Classifier
 from mpssl_fed.runs import checkpoint
@@ -138,6 +140,18 @@ def refuse_occupied(folder: Path, *, resume: bool = False, overwrite: bool = Fal
     elif not resume:
         ways = f"{flag('resume')} continues it, {flag('overwrite')} deletes what it wrote"
         raise UserError(f"run directory {folder} exists; {ways}; or {elsewhere}")
+
+
+def refuse_within_data(folder: Path, configs: Iterable[Config]) -> None:
+    """Raise UserError where ``folder`` lies among the images of an image-folder: the next reader would take it for a class."""
+    for root in dict.fromkeys(one.data.root for one in configs if one.data.name == "image-folder" and one.data.root):
+        for part in ("train", "test"):
+            images = expanded(root) / part
+            if images.is_dir() and real(folder).is_relative_to(real(images)):
+                raise UserError(
+                    f"output.dir={folder}: lies among the images of data.root, in {images}, and would be read as a class; "
+                    f"choose another by {option('output', 'DIR')}"
+                )
 
 
 def _reopen(config: Config, folder: Path) -> RunDirectory:

@@ -21,7 +21,8 @@ from mpssl_fed.method import METHOD_VERSION
 from mpssl_fed.runs.reader import is_run
 from mpssl_fed.study.folder import cell_folder, log_file, version_file
 from mpssl_fed.study.grid import Cell, Settings
-from mpssl_fed.study.results import Row, failed_row, row_of_run, write_result
+from mpssl_fed.study.measured import failed_row, row_of_run
+from mpssl_fed.study.results import Row, write_result
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mpssl_fed.study.analysis import Arm, best_arm
+from mpssl_fed.study.arms import Arm, best_arm
 from mpssl_fed.study.folder import Outcome
 from mpssl_fed.study.grid import Cell
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from mpssl_fed.method import METHOD_VERSION
 from mpssl_fed.study.grid import Cell, Plan
-from mpssl_fed.study.results import FINISHED, Row, completed, read_csv, read_lines, read_result
+from mpssl_fed.study.measured import completed
+from mpssl_fed.study.result_table import read_csv, read_lines
+from mpssl_fed.study.results import FINISHED, Row, read_result
 from mpssl_fed.study.sequential import due
 
 

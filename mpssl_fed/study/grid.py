@@ -13,6 +13,7 @@ from typing import Any
 
 from mpssl_fed.config import Config, Override, from_mapping, to_yaml
 from mpssl_fed.config.overrides import drop_orphans
+from mpssl_fed.environment import expanded
 from mpssl_fed.errors import UserError, nearest
 from mpssl_fed.runs.reader import default_folder
 from mpssl_fed.study.cell_key import cell_key
@@ -97,7 +98,7 @@ class Plan:
 
     def folder(self) -> Path:
         """Return where the study is written."""
-        return Path(self.study.output) if self.study.output else default_folder(self.name, study=True)
+        return expanded(self.study.output) if self.study.output else default_folder(self.name, study=True)
 
     def shown(self) -> Cell | None:
         """Return the cell that the study itself chose to show; None where it is left to the results."""

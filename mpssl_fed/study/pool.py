@@ -16,7 +16,8 @@ from mpssl_fed import environment
 from mpssl_fed.method import METHOD_VERSION
 from mpssl_fed.study.cell import Task, run_cell
 from mpssl_fed.study.folder import log_file, stored_row
-from mpssl_fed.study.results import Row, failed_row
+from mpssl_fed.study.measured import failed_row
+from mpssl_fed.study.results import Row
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 

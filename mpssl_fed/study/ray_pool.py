@@ -10,8 +10,9 @@ from mpssl_fed.errors import UserError
 from mpssl_fed.federation.engines.simulation import short_folder_for_ray
 from mpssl_fed.method import METHOD_VERSION
 from mpssl_fed.study.cell import Task, run_cell
+from mpssl_fed.study.measured import failed_row
 from mpssl_fed.study.pool import ONE_THREAD
-from mpssl_fed.study.results import Row, failed_row
+from mpssl_fed.study.results import Row
 
 
 def run_on_ray(tasks: Sequence[Task], workers: int) -> Generator[Row]:

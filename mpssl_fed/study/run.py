@@ -13,6 +13,7 @@ from mpssl_fed.files import write_atomic
 from mpssl_fed.method import METHOD_VERSION
 from mpssl_fed.runs.lock import LOCK, holding, refuse_held
 from mpssl_fed.runs.reader import MANIFEST
+from mpssl_fed.runs.run_directory import refuse_within_data
 from mpssl_fed.runs.written import clear
 from mpssl_fed.study.analysis import arms_of
 from mpssl_fed.study.cell import Task
@@ -67,6 +68,7 @@ def run_study(
     ended, what is finished stays and the outcome says ``interrupted``. UserError when ``output`` is something else, or in
     use by another study.
     """
+    refuse_within_data(output, [cell.config for cell in plan.first])
     _check_output(output)
     with holding(output):
         rows, table = finished_rows(plan, output), {} if from_csv is None else table_rows(plan, from_csv)

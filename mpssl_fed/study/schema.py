@@ -92,7 +92,10 @@ class Study(Section):
     baseline: list[dict[str, Any]] = Field([], description="Settings of the arms that all others are compared with; one or more.")
     primary: list[Asked] = Field([], description="The few comparisons that the study is run for, tested apart from all others.")
     compare: list[Asked] = Field([], description="More comparisons, also between arms whose other settings differ.")
-    metric: Literal["accuracy", "best", "loss"] = Field("accuracy", description="accuracy and loss are of the last round.")
+    metric: Literal["accuracy", "balanced_accuracy", "auroc", "best", "loss"] = Field(
+        "accuracy",
+        description="best is of the best round, all others of the last; balanced_accuracy and auroc: classes count alike.",
+    )
     target_accuracy: float | None = Field(None, gt=0, lt=1, description="The cost table prints the time to reach it.")
     workers: int = Field(2, ge=1, le=1024, description="Cells at once.")
     output: str | None = Field(None, description="Folder of the study; default runs/STUDY-STEM.")

@@ -11,7 +11,8 @@ from mpssl_fed.errors import UserError
 from mpssl_fed.method import METHOD_VERSION
 from mpssl_fed.study.grid import Plan
 from mpssl_fed.study.keys import check_key, get_key, show_value
-from mpssl_fed.study.results import FINISHED, read_lines
+from mpssl_fed.study.result_table import read_lines
+from mpssl_fed.study.results import FINISHED
 from mpssl_fed.study.schema import Tuned
 from mpssl_fed.study.selection import matches
 

@@ -18,8 +18,9 @@ from torch import Tensor
 from mpssl_fed.data.preparation import Preparation
 from mpssl_fed.environment import expanded
 from mpssl_fed.errors import UserError, nearest
-from mpssl_fed.files import write_atomic
+from mpssl_fed.files import real, write_atomic
 from mpssl_fed.models import Classifier
+from mpssl_fed.runs.written import is_ours
 from mpssl_fed.seeds import torch_rng
 from mpssl_fed.trained.load import Trained
 
@@ -53,6 +54,10 @@ def export(trained: Trained, form: str = "torch-export", out: str | Path | None 
     file = expanded(out) if out else trained.file.with_suffix(SUFFIX[form])
     if file.is_dir() or (file.exists() and not overwrite):
         raise UserError(f"--out {file} exists; choose another file{'' if file.is_dir() else ' or add --overwrite'}")
+    place, home = real(file), real(trained.file.parent)
+    of_run = place.is_relative_to(home) and is_ours(place.relative_to(home))
+    if of_run or (file.exists() and file.samefile(trained.file)):
+        raise UserError(f"--out {file}: is a file of the run itself, which stays as it is; choose another file")
     classifier = copy.deepcopy(trained.classifier).cpu()
     to_bytes, reader = {"onnx": (_to_onnx, _read_onnx), "torch-export": (_to_program, _read_program)}[form]
     write_atomic(file, to_bytes(classifier, metadata_of(trained)))

@@ -58,7 +58,9 @@ class Trained:
         where = next(self.classifier.parameters()).device
         images = Images(x, torch.zeros(len(x), dtype=torch.int64))
         with torch.no_grad():
-            parts = [self.classifier(images.take(rows).floats(where)).float().cpu() for rows in torch.arange(len(x)).split(BATCH)]
+            parts = [
+                self.classifier(images.take(rows).floats(where)).float().cpu() for rows in torch.split(torch.arange(len(x)), BATCH)
+            ]
         logits = torch.cat(parts)
         if not logits.isfinite().all():
             raise UserError(f"{self.file}: the classifier's output is not finite; its training diverged, so train again")

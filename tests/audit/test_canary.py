@@ -17,7 +17,8 @@ from mpssl_fed import config as configs
 from mpssl_fed.audit.canary import CanaryAudit, audit_config, audit_run
 from mpssl_fed.generators import load_generator
 from mpssl_fed.generators.base import Generator
-from mpssl_fed.privacy import per_unit
+from mpssl_fed.method.parts import Parts
+from mpssl_fed.privacy import clipping
 from mpssl_fed.privacy.noise import FastNoise, SecureNoise
 from tests.privacy.release_cases import Entropy, classifier, digits, fixed, unclipped
 
@@ -32,7 +33,7 @@ def generator() -> Generator:
 def audit(m: int, *overrides: str, noise: Any = None) -> CanaryAudit:
     base = {"method": {"name": "mp-ssl", "batch": 4, "lmo_batch": 4}}
     config = audit_config(configs.from_mapping(configs.override(base, overrides)))
-    return audit_run(config, classifier(), generator(), digits(20), False, m, noise=noise or fixed("canaries"))
+    return audit_run(config, Parts(digits(20), classifier(), generator(), False), m, noise=noise or fixed("canaries"))
 
 
 class HalfNoise(SecureNoise):
@@ -58,7 +59,7 @@ def test_fast_noise_stays_below_its_claim() -> None:
 
 @pytest.mark.parametrize("method", ["name: base", "name: mp-ssl, batch: 4, lmo_batch: 4"])
 def test_a_missing_clip_is_caught(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
-    monkeypatch.setattr(per_unit, "clip_and_sum", unclipped)
+    monkeypatch.setattr(clipping, "clip_and_sum", unclipped)
     found = audit(10_000, f"method={{{method}}}")
     assert found.lower_bound > found.claimed
     assert not found.passed

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mpssl_fed.audit.mechanism import CUTS, MechanismAudit, audit_release, epsilon_lower_bound
 from mpssl_fed.models import Params
-from mpssl_fed.privacy import accounting, per_unit
+from mpssl_fed.privacy import accounting, clipping
 from mpssl_fed.privacy.mechanism import Kind
 from mpssl_fed.privacy.releases import DPPrivateData
 from tests.privacy.release_cases import KINDS, clipped_sum, digits, make, unclipped
@@ -34,7 +34,7 @@ def audit(kind: Kind, cls: type[DPPrivateData] = DPPrivateData, sigma: float = 2
     changes = {f"sigma_{kind}": sigma, f"clip_{kind}": raw / 3, "q": q}
     private = make(digits(1), cls=cls, **changes)
     claimed = accounting.epsilon({(sigma, q): 1}, DELTA)
-    return audit_release(private, kind, private.classifier.theta(), claimed, DELTA)
+    return audit_release(private, kind, claimed, DELTA)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -60,7 +60,7 @@ def test_half_the_noise_is_caught(kind: Kind) -> None:
 
 @pytest.mark.parametrize("kind", ["gradient", "meta"])
 def test_a_missing_clip_is_caught(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(per_unit, "clip_and_sum", unclipped)
+    monkeypatch.setattr(clipping, "clip_and_sum", unclipped)
     found = audit(kind)
     assert found.lower_bound > found.claimed + 1.0
 

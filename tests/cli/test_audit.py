@@ -11,7 +11,8 @@ from typer.testing import CliRunner, Result
 
 from clients.app import app
 from mpssl_fed.audit import canary as audit_of_runs
-from mpssl_fed.audit.sections import Audited, canary
+from mpssl_fed.audit.audited import Audited
+from mpssl_fed.audit.release_sections import canary
 from mpssl_fed.cli import build
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation.engines.simulation import preflight, simulate

@@ -7,7 +7,8 @@ from typer.testing import CliRunner
 
 from mpssl_fed.cli import build
 from mpssl_fed.errors import UserError
-from mpssl_fed.generators import broad, load_generator, script_bank
+from mpssl_fed.generators import load_generator
+from mpssl_fed.generators.broad import bank, pretrain
 
 FONTS = f"{get_data_path()}/fonts/ttf"
 
@@ -40,8 +41,8 @@ def test_pretrain_generator_errors(tmp_path):
 
 
 def test_pretrain_generator_of_scripts(tmp_path, monkeypatch):
-    monkeypatch.setattr(script_bank, "scripts", lambda: {"digits": ("2", "7"), "latin": ("K", "Q")})  # enough for the seconds
-    monkeypatch.setattr(broad, "SETTINGS", replace(broad.SETTINGS, bake_images=60, n_stats=3))
+    monkeypatch.setattr(bank, "scripts", lambda: {"digits": ("2", "7"), "latin": ("K", "Q")})  # enough for the seconds
+    monkeypatch.setattr(pretrain, "SETTINGS", replace(pretrain.SETTINGS, bake_images=60, n_stats=3))
     (tmp_path / "fonts").mkdir()
     for name in ("cmr10.ttf", "cmb10.ttf"):
         (tmp_path / "fonts" / name).symlink_to(f"{FONTS}/{name}")

@@ -17,7 +17,7 @@ from mpssl_fed.cli.ledger import app, gap_history
 from mpssl_fed.errors import UserError
 from mpssl_fed.privacy.accounting import epsilon, merge
 from mpssl_fed.privacy.filter import RenyiFilter, rounded_up
-from mpssl_fed.privacy.ledger import Ledger
+from mpssl_fed.privacy.ledger import Ledger, PlannedRun
 from mpssl_fed.privacy.ledger_files import LedgerWriteError
 
 ROUND = {(1.5, 0.02): 12}
@@ -31,9 +31,7 @@ def call(*words: object, catch: bool = True) -> Result:
 def ledger(tmp_path: Path) -> Ledger:
     ledger = Ledger.create(tmp_path / "site.sqlite")
     plan = {key: 10 * n for key, n in ROUND.items()}
-    ledger.begin_run(
-        "digits", "run-1", plan={"rounds": 10}, commitment="c", history=plan, scope="end-to-end", judge=lambda spent: "shared"
-    )
+    ledger.begin_run("digits", "run-1", PlannedRun({"rounds": 10}, "c", plan, "end-to-end"), lambda spent: "shared")
     ledger.add_records("digits", [b"one", b"two"])
     for number in (1, 2):
         ledger.reserve("digits", "run-1", number, ROUND, lambda spent: None)
@@ -81,23 +79,14 @@ def test_without_a_policy_show_never_tells_less_than_was_spent(ledger: Ledger) -
 def test_the_limit_that_runs_put_down_tells_what_is_left_and_at_which_delta(tmp_path: Path) -> None:
     ledger, plan = Ledger.create(tmp_path / "l"), {"delta": 1e-7, "unit": "subject"}
     for run, limit in (("a", {"max_epsilon": 3.0, "delta": 1e-6}), ("b", {"max_epsilon": 3.0, "delta": 1e-6})):
-        ledger.begin_run(
-            "d", run, plan=plan, commitment="c", history=ROUND, scope="end-to-end", judge=lambda spent: "shared", limit=limit
-        )
+        ledger.begin_run("d", run, PlannedRun(plan, "c", ROUND, "end-to-end"), lambda spent: "shared", limit=limit)
         ledger.reserve("d", run, 1, ROUND, lambda spent: None)
     told = json.loads(call("ledger", "show", tmp_path / "l", "--json").output)["data_sets"][0]
     assert told["epsilon"] == RenyiFilter(3, 1e-6).epsilon({(1.5, 0.02): 24})
     assert (told["delta"], told["max_epsilon"], told["unit"]) == (1e-6, 3, "subject")
     assert {run["delta"] for run in told["runs"]} == {1e-7}
     ledger.begin_run(
-        "d",
-        "c",
-        plan=plan,
-        commitment="c",
-        history={},
-        scope="end-to-end",
-        judge=lambda s: "shared",
-        limit={"max_epsilon": 9, "delta": 1e-6},
+        "d", "c", PlannedRun(plan, "c", {}, "end-to-end"), lambda s: "shared", limit={"max_epsilon": 9, "delta": 1e-6}
     )  # the owner's policy has changed: no one limit is known any more
     other = json.loads(call("ledger", "show", tmp_path / "l", "--json").output)["data_sets"][0]
     assert "max_epsilon" not in other
@@ -107,7 +96,7 @@ def test_the_limit_that_runs_put_down_tells_what_is_left_and_at_which_delta(tmp_
 def test_a_simulated_ledger_gives_no_number_over_runs(tmp_path: Path) -> None:
     simulated = Ledger.create(tmp_path / "s", simulated=True)
     assert "simulated: runs do not compose" in call("ledger", "show", tmp_path / "s").output
-    simulated.begin_run("d", "r", plan={}, commitment="c", history=ROUND, scope="end-to-end", judge=lambda spent: "shared")
+    simulated.begin_run("d", "r", PlannedRun({}, "c", ROUND, "end-to-end"), lambda spent: "shared")
     simulated.reserve("d", "r", 1, ROUND, lambda spent: None)
     text = call("ledger", "show", tmp_path / "s").output
     assert "d: by run" in text
@@ -163,7 +152,7 @@ def sites_of(run: Path, *names: str) -> list[Ledger]:
     ledgers = []
     for name in names:
         ledger = Ledger.create(run / "sites" / name / "ledger.sqlite", simulated=True)
-        ledger.begin_run("d", "r", plan={}, commitment="c", history=ROUND, scope="end-to-end", judge=lambda spent: "shared")
+        ledger.begin_run("d", "r", PlannedRun({}, "c", ROUND, "end-to-end"), lambda spent: "shared")
         ledger.reserve("d", "r", 1, ROUND, lambda spent: None)
         ledgers.append(ledger)
     return ledgers

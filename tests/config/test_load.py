@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -163,9 +164,9 @@ SECTIONS = {
 
 
 def agrees(fields: dict[str, Any]) -> bool:
-    """Whether the method does not name another strategy than the one given, which is refused."""
-    named = fields.get("federation", {}).get("strategy", {}).get("name", "fedprox")
-    return bool(fields.get("method", {}).get("name") != "fedprox" or named == "fedprox")
+    """Whether the method goes with the rest: it may name another strategy, or hold images out, which no private run does."""
+    name, named = fields.get("method", {}).get("name"), fields.get("federation", {}).get("strategy", {}).get("name", "fedprox")
+    return (name != "fedprox" or named == "fedprox") and not (name == "base-train-only" and "privacy" in fields)
 
 
 @settings(max_examples=60, deadline=None)
@@ -195,3 +196,12 @@ def test_a_config_is_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         config.seed = 3  # type: ignore[misc]
     assert isinstance(config, Config)
+
+
+@pytest.mark.parametrize(
+    ("fields", "cure"),
+    [({"privacy.epsilon": 2}, "privacy: {epsilon: ...}"), ({"privacy": {"clip.gradient": 2}}, "clip: {gradient: ...}")],
+)
+def test_the_dots_of_a_command_line_are_told_to_nest_in_a_file(fields: dict[str, object], cure: str) -> None:
+    with pytest.raises(UserError, match="nested, so write " + re.escape(cure)):
+        configs.from_mapping(fields)

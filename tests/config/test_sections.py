@@ -190,7 +190,9 @@ def test_what_differential_privacy_refuses(words: list[str], message: str) -> No
 
 
 def test_what_is_refused_under_privacy_is_fine_without() -> None:
-    config = _config("optim.batch_size=32", "model.norm=batch", "privacy.public_size=1001", "privacy.delta=0.01")
+    config = _config(
+        "optim.batch_size=32", "model.norm=batch", "privacy.public_size=1001", "privacy.delta=0.01", "privacy.scope=off"
+    )
     assert (config.optim.batch_size, config.model.norm) == (32, "batch")
 
 

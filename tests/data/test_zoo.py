@@ -17,7 +17,7 @@ from mpssl_fed.data.decode import read_image, read_images
 from mpssl_fed.data.folder import load_site_csv
 from mpssl_fed.data.preparation import Preparation
 from mpssl_fed.errors import UserError
-from mpssl_fed.models import build_classifier
+from mpssl_fed.models import Architecture, build_classifier
 from mpssl_fed.trained import Trained, predict
 from tests.data.zoo import COLOUR, SIDE, WIDE, ZOO, Animal, pil, png, save, tiff
 
@@ -27,7 +27,7 @@ CLASSES = ("cat", "dog")
 @pytest.fixture(scope="module")
 def trained() -> Trained:
     """Any classifier: what it is given matters here, not what it says."""
-    return Trained(build_classifier("pixels", CLASSES, 3, SIDE).eval(), Path("model.safetensors"))
+    return Trained(build_classifier(Architecture("pixels", CLASSES, 3, SIDE)).eval(), Path("model.safetensors"))
 
 
 def same(x: torch.Tensor, expected: np.ndarray) -> None:

@@ -18,7 +18,7 @@ from mpssl_fed.federation import parts
 from mpssl_fed.federation.server.deployed_run import with_task
 from mpssl_fed.privacy.accounting import epsilon
 from mpssl_fed.privacy.filter import EXCLUSIVE, SHARED, RenyiFilter, admit_round, admit_run, rounded_up
-from mpssl_fed.privacy.ledger import Ledger
+from mpssl_fed.privacy.ledger import Ledger, PlannedRun
 from mpssl_fed.privacy.policy import load_policy
 from mpssl_fed.report.privacy_section import spent_by_site
 from tests.federation.test_privacy import private_config
@@ -41,7 +41,7 @@ def page_and_ledger(folder: Path, max_epsilon: float, unaccounted: bool = False)
     policy, ledger = load_policy(policy_file), Ledger.create(folder / "ledger.sqlite")
     limit = RenyiFilter(policy.max_epsilon, policy.delta)
     judge = admit_run(limit, "run", PLAN)
-    ledger.begin_run("chest", "run", plan={}, commitment="c", history=PLAN, scope="end-to-end", judge=judge)
+    ledger.begin_run("chest", "run", PlannedRun({}, "c", PLAN, "end-to-end"), judge)
     for number in range(1, ROUNDS):
         ledger.reserve("chest", "run", number, ROUND, admit_round(limit, "run", ROUND))
     if unaccounted:
@@ -115,7 +115,7 @@ def test_the_report_of_a_run_tells_what_its_sites_ledgers_do(tmp_path: Path) -> 
     folder = tmp_path / "run" / "sites" / "0"
     ledger, limit = Ledger.create(folder / "ledger.sqlite"), RenyiFilter(policy.max_epsilon, policy.delta)
     judge, put_down = admit_run(limit, "run", PLAN), asdict(limit)
-    ledger.begin_run(name, "run", plan={}, commitment="c", history=PLAN, scope="end-to-end", judge=judge, limit=put_down)
+    ledger.begin_run(name, "run", PlannedRun({}, "c", PLAN, "end-to-end"), judge, limit=put_down)
     ledger.reserve(name, "run", 1, ROUND, admit_round(limit, "run", ROUND))
     (own,) = spent_by_site(tmp_path / "run", config, 1e-3)
     assert own.releases == 40

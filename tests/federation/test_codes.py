@@ -19,12 +19,11 @@ import mpssl_fed
 from clients.app import app
 from mpssl_fed.codes import By, Code
 from mpssl_fed.config import Config
-from mpssl_fed.deployment import relay, wire, worker
+from mpssl_fed.deployment import relay, resident, wire, worker
 from mpssl_fed.deployment.own_data import OwnData
 from mpssl_fed.deployment.own_generator import OwnGenerator
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.messages import SentConfig, TrainReply, TrainRequest
-from mpssl_fed.federation.parts import Parts
 from mpssl_fed.federation.refusal import Refusal, code_of, to_error
 from mpssl_fed.federation.server import collect
 from mpssl_fed.federation.site.budget import Budget, policy_budget, simulated_budget
@@ -129,6 +128,10 @@ def taken() -> None:
     raise Refusal("number-taken")  # what the round loop counts them as
 
 
+def resnet(weights: str) -> Config:
+    return tiny_config("model.name=resnet18", f"model.pretrained={weights}")
+
+
 def granted(policy: Policy | None, folder: Path, **more: Any) -> None:
     policy_budget(policy, over_the_wire(private_config()), folder / "ledger.sqlite", **more)
 
@@ -149,9 +152,10 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "size": lambda _: TrainReply.from_record(reply(**{"num-examples": 0}), LIKE),
     "round-lost": lost,
     "no-site": lambda _: at_a_node(ask()),
-    "policy": lambda _: Parts.own(tiny_config("method.name=ssl-real"), parts.dataset(tiny_config()).train, None),
+    "policy": lambda _: parts.own(tiny_config("method.name=ssl-real"), parts.dataset(tiny_config()).train, None),
     "classes": lambda _: own(classes=("cat", "dog")),
     "image-shape": lambda _: own(channels=3),
+    "model": lambda _: resident._parts(resnet("/nowhere/w.pth"), parts.dataset(tiny_config()).train, None),
     "no-daemon": lambda folder: relay._ask(_node(folder), "GET", wire.CARD),
     "busy": lambda _: busy(),
     "time-limit": lambda _: overdue(),

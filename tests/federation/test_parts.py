@@ -17,7 +17,6 @@ from mpssl_fed.deployment.own_data import OwnData
 from mpssl_fed.deployment.private_shares import write_share
 from mpssl_fed.deployment.resident import Resident
 from mpssl_fed.federation import parts
-from mpssl_fed.federation.parts import Parts
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.privacy.policy import Policy
 from tests.real.sites import POLICY, equal, message, tiny, weights
@@ -72,16 +71,16 @@ def test_two_sites_in_one_process_at_once_do_not_mix(tmp_path: Path) -> None:
 def test_no_message_names_the_images_of_a_site_that_brings_its_own() -> None:
     """Neither the data set that the config names nor ``ssl-real`` reaches a site's parts."""
     images = parts.dataset(CONFIG).train.take(range(7))
-    mine = Parts.own(CONFIG, images, None)
+    mine = parts.own(CONFIG, images, None)
     assert mine.labelled is images
     assert mine.unlabeled is None
     with pytest.raises(Refusal, match="policy"):
-        Parts.own(CONFIG.model_copy(update={"method": CONFIG.method.model_copy(update={"source": "real"})}), images, None)
+        parts.own(CONFIG.model_copy(update={"method": CONFIG.method.model_copy(update={"source": "real"})}), images, None)
 
 
 def test_each_site_has_a_classifier_of_its_own(tiny: Callable[..., Config]) -> None:
     config = tiny()
-    one, two = Parts.simulated(config, 0), Parts.simulated(config, 0)
+    one, two = parts.simulated(config, 0), parts.simulated(config, 0)
     with torch.no_grad():
         one.classifier.head.weight.zero_()
     assert bool(two.classifier.head.weight.any())

@@ -24,7 +24,7 @@ from mpssl_fed.data.datasets import Images
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.engines.simulation import preflight, simulate
 from mpssl_fed.federation.messages import EXAMPLES, SentConfig, TrainReply, TrainRequest
-from mpssl_fed.federation.parts import Parts, task_of
+from mpssl_fed.federation.parts import task_of
 from mpssl_fed.federation.refusal import Refusal, to_error
 from mpssl_fed.federation.site.budget import simulated_budget
 from mpssl_fed.federation.site.client import answer_request
@@ -279,7 +279,7 @@ def one_site(folder: Path, images: Images, noise: Any, *overrides: str) -> Trace
     config = config.model_copy(update={"data": config.data.model_copy(update={"task": task_of(parts.dataset(config))})})
     site, replies, weights = Site(0, folder, noise), [], None
     for number in (1, 2):
-        mine, budget = Parts.own(config, images, parts.generator(config)), simulated_budget(config, folder)
+        mine, budget = parts.own(config, images, parts.generator(config)), simulated_budget(config, folder)
         replies.append(site.train_round("run1", number, config, ask(config, number, weights).weights, mine, budget))
         weights = replies[-1].weights
     stored = load_file(next(folder.glob("run1-000002.safetensors")))

@@ -59,7 +59,7 @@ def test_one_site_and_one_round_is_centralised_training(run_tiny: Callable[..., 
     """The paper's setting: nothing of the federation is left in the numbers."""
     run = run_tiny(MP_SSL, "federation.sites=1", "federation.rounds=1", "federation.local_steps=5")
     config = run.config
-    learner = build_site_learner(config, parts.Parts.simulated(config, 0), 0)
+    learner = build_site_learner(config, parts.simulated(config, 0), 0)
     learner.classifier.load_shared(parts.initial_classifier(config).shared_state())
     learner.train(1)
     trained = load_file(run.folder / "model.safetensors")

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
 from mpssl_fed.config import from_mapping
+from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.server import warm
-from mpssl_fed.method.warm_start import warm_start
+from mpssl_fed.method.warm_start import body_classes, warm_start
 
 FIELDS = {
     "data": {"labels_per_class": 1},
@@ -40,6 +42,42 @@ def test_another_seed_or_another_warm_start_is_trained_anew() -> None:
         config = from_mapping(fields)
         warm.start_warm(config, parts.initial_classifier(config))
     assert warm._trained.cache_info().misses == 3
+
+
+def test_a_body_learns_no_class_that_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of digits and letters the digits are left out: none of them is ever drawn, nor named by the throw-away head's targets."""
+    config = from_mapping(
+        {"model": {"name": "small-cnn"}, "generator": {"name": "glyphs-digits"}}
+        | {"warm_start": {"part": "body", "steps": 3, "batch": 64, "without": ["[0-5]", "6", "7", "8", "9"]}}
+    )
+    generator = parts.generator(config)
+    assert generator is not None
+    drawn: set[str] = set()
+    forward = generator.forward
+
+    def watched(z: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        drawn.update(generator.classes[i] for i in label.argmax(1).tolist())
+        return forward(z, label)
+
+    monkeypatch.setattr(generator, "forward", watched)
+    classifier = parts.initial_classifier(config)
+    warm_start(config, classifier, generator, flip=False)
+    assert len(drawn) > 10
+    assert not drawn & set("0123456789")
+    assert body_classes(generator.classes, ()).tolist() == list(range(len(generator.classes)))
+
+
+@pytest.mark.parametrize(
+    ("without", "words"),
+    [
+        (("greek *",), "no class of the generator fits 'greek [*]'"),
+        (("*",), r"leaves 0 .* want two or more"),
+        (("[!a]",), "leaves 1"),
+    ],
+)
+def test_what_cannot_be_left_out_is_said(without: tuple[str, ...], words: str) -> None:
+    with pytest.raises(UserError, match=rf"warm_start\.without.*{words}"):
+        body_classes(("a", "b", "c"), without)
 
 
 def test_no_warm_start_leaves_the_weights() -> None:

@@ -22,10 +22,10 @@ from mpssl_fed.config.plain import parse, to_yaml
 from mpssl_fed.method import METHOD_VERSION
 from mpssl_fed.privacy.policy import load_policy
 from mpssl_fed.study.analysis import analyse
-from mpssl_fed.study.dry_run import estimate
-from mpssl_fed.study.finding import study_finding
+from mpssl_fed.study.dry_run.estimate import estimate
 from mpssl_fed.study.folder import Outcome
 from mpssl_fed.study.grid import Cell, load_study
+from mpssl_fed.study.report.finding import study_finding
 from mpssl_fed.study.results import FINISHED, Row
 from mpssl_fed.study.sequential import due
 from tests.fuzz.ended import wrong_with, wrong_with_command

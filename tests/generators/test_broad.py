@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 
 from mpssl_fed.errors import UserError
 from mpssl_fed.generators import foundation_classifier, load_generator
-from mpssl_fed.generators.broad import Gate, Made, _fewer, _kept, pass_gate, pretrain_scripts
-from mpssl_fed.generators.distil import DistilSettings, distil
+from mpssl_fed.generators.broad.bank import load_scripts
+from mpssl_fed.generators.broad.gate import Gate, Made, _fewer, _kept, pass_gate
+from mpssl_fed.generators.broad.pretrain import ScriptSource, pretrain_scripts
+from mpssl_fed.generators.distil import distil
 from mpssl_fed.generators.foundation import train_glyph_classifier
-from mpssl_fed.generators.script_bank import load_scripts
+from mpssl_fed.generators.settings import DistilSettings
 
 LETTERS = {"greek": tuple("αβΣ"), "cyrillic": tuple("ДЖЩ")}
 SMALL = DistilSettings(iterations=3, channel_width=4, batch=6, bake_images=60, n_stats=3)
@@ -31,9 +33,12 @@ def made(fonts) -> Made:
 def test_short_run_writes_a_folder_that_loads_and_says_what_was_dropped(fonts, tmp_path):
     stages = set()
     manifest = pretrain_scripts(
-        fonts, tmp_path / "broad", SMALL, gate=Gate(0.9, fewest=7, per_class=4), classifier_steps=5, letters=LETTERS,
+        ScriptSource(fonts, LETTERS),
+        tmp_path / "broad",
+        SMALL,
+        gate=Gate(0.9, fewest=7, per_class=4, classifier_steps=5),
         report=lambda stage, *_: stages.add(stage),
-    )  # fmt: skip
+    )
     assert stages == {"scripts", "distil", "foundation classifier"}
     assert [path.name for path in tmp_path.iterdir()] == ["broad"]
     assert json.loads((tmp_path / "broad" / "manifest.json").read_text()) == json.loads(json.dumps(manifest))
@@ -48,7 +53,7 @@ def test_short_run_writes_a_folder_that_loads_and_says_what_was_dropped(fonts, t
     assert foundation_classifier("broad", tmp_path / "broad").classes == generator.classes
     assert all(len(font["sha256"]) == 64 for key in ("fonts", "classifier_fonts") for font in manifest[key])
     with pytest.raises(UserError, match="exists"):
-        pretrain_scripts(fonts, tmp_path / "broad", SMALL, letters=LETTERS)
+        pretrain_scripts(ScriptSource(fonts, LETTERS), tmp_path / "broad", SMALL)
 
 
 def test_a_gate_that_holds_drops_nothing(made):

@@ -6,8 +6,11 @@ import signal
 import pytest
 import torch
 
-from mpssl_fed.generators.distil import DistilSettings, FontEmbedding, RenderStream, batch_statistics, distil, truncated_normal
+from mpssl_fed.generators.batch_statistics import batch_statistics
+from mpssl_fed.generators.distil import distil
 from mpssl_fed.generators.glyphs import load_glyphs
+from mpssl_fed.generators.renders import FontEmbedding, RenderStream, truncated_normal
+from mpssl_fed.generators.settings import DistilSettings
 
 SMALL = DistilSettings(iterations=30, channel_width=4, batch=6, bake_images=240, n_stats=3)
 

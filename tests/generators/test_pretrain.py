@@ -6,16 +6,16 @@ import pytest
 
 from mpssl_fed.errors import UserError
 from mpssl_fed.generators import foundation_classifier, load_generator
-from mpssl_fed.generators.distil import DistilSettings
-from mpssl_fed.generators.pretrain import pretrain
+from mpssl_fed.generators.pretrain import GlyphSource, pretrain
+from mpssl_fed.generators.settings import DistilSettings
 
 SMALL = DistilSettings(iterations=3, channel_width=4, batch=6, bake_images=24, n_stats=3)
 
 
 def run(fonts, out, **changes):
     stages = []
-    options = {"min_fonts": 3, "foundation_steps": 5, **changes}
-    manifest = pretrain(fonts, "chars:TLV", out, SMALL, report=lambda *step: stages.append(step), **options)
+    source, options = GlyphSource(fonts, "chars:TLV", 3), {"foundation_steps": 5, **changes}
+    manifest = pretrain(source, out, SMALL, report=lambda *step: stages.append(step), **options)
     return manifest, stages
 
 
@@ -67,14 +67,14 @@ def test_ctrl_c_outside_training_writes_nothing(fonts, tmp_path, stage):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pretrain(fonts, "chars:TLV", tmp_path / "mine", SMALL, min_fonts=3, foundation_steps=5, report=interrupt)
+        pretrain(GlyphSource(fonts, "chars:TLV", 3), tmp_path / "mine", SMALL, foundation_steps=5, report=interrupt)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_too_large_a_generator_is_refused(fonts, tmp_path):
     wide = DistilSettings(iterations=1, channel_width=48, batch=6, bake_images=6, n_stats=2)
     with pytest.raises(UserError, match=r"over 3000000; lower --channel-width"):
-        pretrain(fonts, "chars:TLV", tmp_path / "w", wide, min_fonts=3, foundation_steps=5, report=lambda *_: None)
+        pretrain(GlyphSource(fonts, "chars:TLV", 3), tmp_path / "w", wide, foundation_steps=5, report=lambda *_: None)
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(UserError, match="--iterations is 0"):
-        pretrain(fonts, "chars:TLV", tmp_path / "w", DistilSettings(iterations=0), min_fonts=3)
+        pretrain(GlyphSource(fonts, "chars:TLV", 3), tmp_path / "w", DistilSettings(iterations=0))

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from mpssl_fed.errors import UserError
-from mpssl_fed.generators import script_bank
+from mpssl_fed.generators.broad import bank as script_bank
+from mpssl_fed.generators.broad.bank import keep_classes, load_scripts, script_of
+from mpssl_fed.generators.broad.scripts import RANGES, TEXTURES, VARIATIONS, scripts, textures
 from mpssl_fed.generators.glyphs import draw_font
-from mpssl_fed.generators.script_bank import keep_classes, load_scripts, script_of
-from mpssl_fed.generators.scripts import RANGES, TEXTURES, VARIATIONS, scripts, textures
 
 LETTERS = {"greek": tuple("αβΣ"), "cyrillic": tuple("ДЖΣ")}
 

@@ -14,18 +14,19 @@ from mpssl_fed.data.partition import choose_labelled
 from mpssl_fed.errors import UserError
 from mpssl_fed.generators import foundation_classifier, load_generator
 from mpssl_fed.generators.biggan import embedded_folder
-from mpssl_fed.generators.distil import truncated_normal
-from mpssl_fed.generators.pretrain import pretrain
+from mpssl_fed.generators.pretrain import GlyphSource, pretrain
+from mpssl_fed.generators.renders import truncated_normal
+from mpssl_fed.generators.settings import SmallSettings
 from mpssl_fed.generators.small import KINDS, SMALL
-from mpssl_fed.generators.train_small import SmallSettings
 from mpssl_fed.generators.vqvae import VQSampler, nearest
 from mpssl_fed.method import build_learner
-from mpssl_fed.models import build_classifier
+from mpssl_fed.method.parts import Parts
+from mpssl_fed.models import Architecture, build_classifier
 
 
 def made(fonts, out, kind, iterations=3, report=lambda *_: None):
     settings = SmallSettings(kind, iterations, batch=8, renders=60)
-    return pretrain(fonts, "chars:TLV", out, settings, min_fonts=3, foundation_steps=5, report=report)
+    return pretrain(GlyphSource(fonts, "chars:TLV", 3), out, settings, foundation_steps=5, report=report)
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -141,7 +142,9 @@ def test_one_step_of_mp_ssl_moves_the_latents_and_not_the_generator(shipped):
     data = load_dataset("mnist-5k")
     config = configs.from_mapping({"method": {"name": "mp-ssl"}, "generator": {"name": generator.name}, "federation": {"sites": 1}})
     chosen = data.train.take(choose_labelled(data.train.y.numpy(), 2, None, 0))
-    learner = build_learner(config, build_classifier("small-cnn", data.classes, 1, 32), generator, chosen, flip=False, site=0)
+    learner = build_learner(
+        config, Parts(chosen, build_classifier(Architecture("small-cnn", data.classes, 1, 32)), generator, False), site=0
+    )
     learner._begin(1)
     before = {key: value.clone() for key, value in learner.source.latents.state_dict().items()}
     learner.step(5)  # at step 0 lambda is 0: nothing is optimised

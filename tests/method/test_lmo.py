@@ -21,11 +21,11 @@ from mpssl_fed.method.lmo import InnerStep, MetaAnswer, MetaSettings, meta_gradi
 from mpssl_fed.method.losses import LOSSES, UnsupervisedLoss
 from mpssl_fed.method.meta_optimised import MetaOptimised
 from mpssl_fed.method.optimiser import Optimiser
-from mpssl_fed.method.private_data import ExactPrivateData
+from mpssl_fed.method.private_data import ExactPrivateData, LabelledViews
 from mpssl_fed.method.sources import Task
 from mpssl_fed.method.validation import Split
 from mpssl_fed.method.views import Views
-from mpssl_fed.models import Classifier, build_classifier
+from mpssl_fed.models import Architecture, Classifier, build_classifier
 from tests.method import oracles
 from tests.method.test_step import config, learner
 
@@ -65,9 +65,11 @@ class Bed:
         some = torch.randperm(len(data.train), generator=rng)[:30]
         digits = data.train.take(some[data.train.y[some] != 3])
         self.generator: Generator = load_generator("glyphs-digits").to(double)
-        self.classifier: Classifier = build_classifier("small-cnn", data.classes, 1, 32, norm=self.norm).to(double)
+        self.classifier: Classifier = build_classifier(Architecture("small-cnn", data.classes, 1, 32, norm=self.norm)).to(double)
         views = Views(flip=False, size=32)
-        self.private = ExactPrivateData(self.classifier, Split.none(digits), lambda x, _: x, views.plain, 64, self.per_class)
+        self.private = ExactPrivateData(
+            self.classifier, Split.none(digits), LabelledViews(lambda x, _: x, views.plain), 64, self.per_class
+        )
         task = Task(data.classes, 1, 32, 0, views, torch.ones(10), dtype=double)
         self.source = MetaOptimised(self.config.method, task, self.generator)
         with torch.no_grad():  # away from the symmetric start

@@ -19,8 +19,9 @@ from mpssl_fed.method import Learner, build_learner
 from mpssl_fed.method.latent import LatentDraw
 from mpssl_fed.method.lmo import InnerStep, MetaSettings, Pair, meta_gradient
 from mpssl_fed.method.meta_optimised import MetaOptimised
+from mpssl_fed.method.parts import Parts
 from mpssl_fed.method.private_data import ExactPrivateData
-from mpssl_fed.models import build_classifier
+from mpssl_fed.models import Architecture, build_classifier
 
 SEEDS, FRESH, STEPS_BEFORE = 20, 4, 5
 SIZE, CLASSES, RELEVANT = 16, 20, {"a": "class 4", "b": "class 13"}
@@ -68,8 +69,8 @@ def planted(seed: int, **method: Any) -> Learner:
     wanted = F.one_hot(torch.tensor([4, 13])[labels], CLASSES).float()
     x = generator(generator.sample_z(16, rng), wanted)[:, :1] + 0.1 * torch.randn(16, 1, SIZE, SIZE, generator=rng)
     images = Images(((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8), labels)
-    model = build_classifier("small-cnn", ("a", "b"), 1, SIZE, seed=seed)
-    return build_learner(cfg, model, generator, images, flip=False, site=0)
+    model = build_classifier(Architecture("small-cnn", ("a", "b"), 1, SIZE), seed=seed)
+    return build_learner(cfg, Parts(images, model, generator, False), site=0)
 
 
 def test_a_step_along_the_validation_part_lowers_the_loss_of_the_look_ahead_on_fresh_draws() -> None:

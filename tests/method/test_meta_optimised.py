@@ -15,8 +15,9 @@ from mpssl_fed.errors import UserError
 from mpssl_fed.generators.base import load_generator
 from mpssl_fed.method import Learner, build_learner
 from mpssl_fed.method.meta_optimised import MetaOptimised
+from mpssl_fed.method.parts import Parts
 from mpssl_fed.method.selection import stratified
-from mpssl_fed.models import build_classifier
+from mpssl_fed.models import Architecture, build_classifier
 from mpssl_fed.privacy.releases import public_weights
 from tests.method.test_step import config
 
@@ -25,9 +26,9 @@ def at_a_site_of(digits: dict[int, int], **more: Any) -> Learner:
     """Return the learner of a site that holds so many images of each of these digits."""
     data, cfg = load_dataset("mnist-5k"), config("mp-ssl", **more)
     index = [i for digit, n in digits.items() for i in torch.nonzero(data.train.y == digit).flatten()[:n].tolist()]
-    model = build_classifier("small-cnn", data.classes, 1, 32, norm=cfg.model.norm)
+    model = build_classifier(Architecture("small-cnn", data.classes, 1, 32, norm=cfg.model.norm))
     generator = load_generator("glyphs-digits", truncation=cfg.generator.truncation)
-    return build_learner(cfg, model, generator, data.train.take(index), flip=False, site=0)
+    return build_learner(cfg, Parts(data.train.take(index), model, generator, False), site=0)
 
 
 def source_of(one: Learner) -> MetaOptimised:

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpssl_fed.data.datasets import Images
-from mpssl_fed.method.private_data import ExactPrivateData
+from mpssl_fed.method.private_data import ExactPrivateData, LabelledViews
 from mpssl_fed.method.validation import Split, split_validation
 from mpssl_fed.method.views import Views
-from mpssl_fed.models import build_classifier
+from mpssl_fed.models import Architecture, build_classifier
 from tests.method.test_step import config, learner
 
 LABELS = st.lists(st.integers(0, 4), min_size=1, max_size=60)
@@ -113,8 +113,8 @@ def test_images_of_both_kinds_stand_in_one_batch() -> None:
     x = torch.randint(0, 255, (3, 1, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     split = Split.of(Images(x, y), 0.1, np.random.default_rng(0))
     assert split.again.tolist() == [True, False]
-    views, model = Views(False, 32), build_classifier("small-cnn", ("a", "b"), 1, 32)
-    private = ExactPrivateData(model, split, views.labelled("weak"), views.plain, 8)
+    views, model = Views(False, 32), build_classifier(Architecture("small-cnn", ("a", "b"), 1, 32))
+    private = ExactPrivateData(model, split, LabelledViews(views.labelled("weak"), views.plain), 8)
     seen = private._validated(torch.arange(2))
     assert not torch.equal(seen[0], private.val[0][0])
     assert torch.equal(seen[1], private.val[0][1])

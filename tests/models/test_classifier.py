@@ -15,7 +15,7 @@ import torchvision
 
 from mpssl_fed.errors import UserError
 from mpssl_fed.files import sha256
-from mpssl_fed.models import build_classifier
+from mpssl_fed.models import Architecture, build_classifier
 from mpssl_fed.models.fetch import fetch_resnet
 
 CLASSES = ("a", "b", "c")
@@ -25,7 +25,7 @@ CLASSES = ("a", "b", "c")
                                                    ("pixels", 28, 256), ("hog", 28, 1764), ("random", 32, 256)])  # fmt: skip
 @pytest.mark.parametrize("channels", [1, 3])
 def test_shapes(name: str, size: int, dim: int, channels: int) -> None:
-    model = build_classifier(name, CLASSES, channels, size)
+    model = build_classifier(Architecture(name, CLASSES, channels, size))
     x = torch.rand(2, channels, size, size) * 2 - 1
     features = model.features(model.theta(), x)
     assert features.shape == (2, dim * channels if name == "pixels" else dim)
@@ -35,40 +35,43 @@ def test_shapes(name: str, size: int, dim: int, channels: int) -> None:
 
 def test_resnet50_builds_with_either_norm() -> None:
     for norm, kind in (("group", torch.nn.GroupNorm), ("batch", torch.nn.BatchNorm2d)):
-        model = build_classifier("resnet50", CLASSES, 3, 64, norm=norm)
+        model = build_classifier(Architecture("resnet50", CLASSES, 3, 64, norm=norm))
         assert sum(isinstance(m, kind) for m in model.modules()) == 53
         assert model.feature_dim == 2048
 
 
 def test_initial_weights_depend_on_the_seed_alone() -> None:
     torch.manual_seed(1)
-    one = build_classifier("small-cnn", CLASSES, 1, 32, seed=4)
+    one = build_classifier(Architecture("small-cnn", CLASSES, 1, 32), seed=4)
     torch.manual_seed(2)
-    same, other = build_classifier("small-cnn", CLASSES, 1, 32, seed=4), build_classifier("small-cnn", CLASSES, 1, 32, seed=5)
+    same, other = (
+        build_classifier(Architecture("small-cnn", CLASSES, 1, 32), seed=4),
+        build_classifier(Architecture("small-cnn", CLASSES, 1, 32), seed=5),
+    )
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), same.parameters(), strict=True))
     assert not torch.equal(one.body.stem.weight, other.body.stem.weight)
 
 
 @pytest.mark.parametrize(("trainable", "body"), [("all", True), ("norm", True), ("head", False)])
 def test_what_is_trained_is_what_is_shared(trainable: str, body: bool) -> None:
-    model = build_classifier("small-cnn", CLASSES, 1, 32, trainable=trainable)
+    model = build_classifier(Architecture("small-cnn", CLASSES, 1, 32, trainable=trainable))
     assert model.shared_state().keys() == model.theta().keys()
     assert any(name.startswith("body.") for name in model.theta()) == body
     if trainable == "norm":
         assert all("norm" in name or name.startswith("head.") for name in model.theta())
-    whole = build_classifier("small-cnn", CLASSES, 1, 32, trainable=trainable, share_frozen=True)
+    whole = build_classifier(Architecture("small-cnn", CLASSES, 1, 32, trainable=trainable, share_frozen=True))
     assert whole.shared_state().keys() == dict(whole.named_parameters()).keys()
 
 
 def test_batchnorm_shares_its_statistics_and_never_its_counter() -> None:
-    shared = build_classifier("small-cnn", CLASSES, 1, 32, norm="batch").shared_state()
+    shared = build_classifier(Architecture("small-cnn", CLASSES, 1, 32, norm="batch")).shared_state()
     assert any(key.endswith("running_mean") for key in shared)
     assert not any("num_batches" in key for key in shared)
     assert all(value.dtype == torch.float32 for value in shared.values())
 
 
 def test_weights_that_do_not_fit_change_nothing() -> None:
-    model = build_classifier("small-cnn", CLASSES, 1, 32)
+    model = build_classifier(Architecture("small-cnn", CLASSES, 1, 32))
     before = model.shared_state()
     missing = {key: value + 1 for key, value in before.items() if key != "head.bias"}
     with pytest.raises(UserError, match=r"missing \['head.bias'\]"):
@@ -79,7 +82,7 @@ def test_weights_that_do_not_fit_change_nothing() -> None:
 
 
 def test_statistics_stand_still_where_asked() -> None:
-    model = build_classifier("small-cnn", CLASSES, 1, 32, norm="batch").train()
+    model = build_classifier(Architecture("small-cnn", CLASSES, 1, 32, norm="batch")).train()
     before = {name: b.clone() for name, b in model.named_buffers()}
     x = torch.rand(4, 1, 32, 32)
     with model.still_statistics():
@@ -90,7 +93,7 @@ def test_statistics_stand_still_where_asked() -> None:
 
 
 def test_hog_is_bounded_and_blind_to_brightness() -> None:
-    model = build_classifier("hog", CLASSES, 1, 32)
+    model = build_classifier(Architecture("hog", CLASSES, 1, 32))
     x = torch.rand(3, 1, 32, 32)
     features = model.body(x)
     assert float(features.view(3, 36, 49).norm(dim=1).max()) <= 1 + 1e-5
@@ -101,18 +104,18 @@ def test_hog_is_bounded_and_blind_to_brightness() -> None:
 def test_imagenet_weights_load_and_misfits_are_refused(norm: str, tmp_path: Path) -> None:
     net = torchvision.models.resnet18()
     torch.save(net.state_dict(), tmp_path / "weights.pth")
-    model = build_classifier("resnet18", CLASSES, 3, 64, norm=norm, pretrained=str(tmp_path / "weights.pth"))
+    model = build_classifier(Architecture("resnet18", CLASSES, 3, 64, norm=norm), pretrained=str(tmp_path / "weights.pth"))
     assert torch.equal(model.body.net.layer1[0].conv1.weight, net.layer1[0].conv1.weight)
     state = net.state_dict()
     del state["layer1.0.conv1.weight"]
     torch.save(state, tmp_path / "short.pth")
     with pytest.raises(UserError, match=r"short\.pth: keys or shapes.*layer1\.0\.conv1\.weight"):
-        build_classifier("resnet18", CLASSES, 3, 64, norm=norm, pretrained=str(tmp_path / "short.pth"))
+        build_classifier(Architecture("resnet18", CLASSES, 3, 64, norm=norm), pretrained=str(tmp_path / "short.pth"))
     bad = net.state_dict()
     bad["fc.bias"][0] = float("nan")
     torch.save(bad, tmp_path / "nan.pth")
     with pytest.raises(UserError, match="not finite"):
-        build_classifier("resnet18", CLASSES, 3, 64, norm=norm, pretrained=str(tmp_path / "nan.pth"))
+        build_classifier(Architecture("resnet18", CLASSES, 3, 64, norm=norm), pretrained=str(tmp_path / "nan.pth"))
 
 
 def test_pretrained_files_that_are_none_or_not_what_their_name_says(tmp_path: Path) -> None:
@@ -125,20 +128,20 @@ def test_pretrained_files_that_are_none_or_not_what_their_name_says(tmp_path: Pa
         ("resnet18-00000000", "does not begin with"),
     ):
         with pytest.raises(UserError, match=words):
-            build_classifier("resnet18", CLASSES, 3, 64, pretrained=str(tmp_path / f"{name}.pth"))
+            build_classifier(Architecture("resnet18", CLASSES, 3, 64), pretrained=str(tmp_path / f"{name}.pth"))
 
 
 def test_names_sizes_and_pretrained_that_cannot_be() -> None:
     with pytest.raises(UserError, match=r"unknown models 'resnet19'.*Did you mean 'resnet18'"):
-        build_classifier("resnet19", CLASSES, 3, 64)
+        build_classifier(Architecture("resnet19", CLASSES, 3, 64))
     with pytest.raises(UserError, match=r"data\.size=8: small-cnn"):
-        build_classifier("small-cnn", CLASSES, 1, 8)
+        build_classifier(Architecture("small-cnn", CLASSES, 1, 8))
     with pytest.raises(UserError, match=r"'small-cnn' has no pre-trained weights"):
-        build_classifier("small-cnn", CLASSES, 1, 32, pretrained="x.pth")
+        build_classifier(Architecture("small-cnn", CLASSES, 1, 32), pretrained="x.pth")
     with pytest.raises(UserError, match=r"nowhere\.pth: no such file"):
-        build_classifier("resnet18", CLASSES, 3, 64, pretrained="nowhere.pth")
+        build_classifier(Architecture("resnet18", CLASSES, 3, 64), pretrained="nowhere.pth")
     with pytest.raises(UserError, match=r"ImageNet weights need data\.size of 64"):
-        build_classifier("resnet18", CLASSES, 3, 32, pretrained="nowhere.pth")
+        build_classifier(Architecture("resnet18", CLASSES, 3, 32), pretrained="nowhere.pth")
 
 
 @pytest.fixture

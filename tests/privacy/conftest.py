@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from mpssl_fed.privacy.ledger import Ledger
+from mpssl_fed.privacy.ledger import Ledger, PlannedRun
 
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
     ledger = Ledger.create(tmp_path / "site.sqlite")
     plan = {(1.5, 0.02): 12_000}
-    ledger.begin_run("chest", "run", plan={}, commitment="c", history=plan, scope="end-to-end", judge=lambda spent: "shared")
+    ledger.begin_run("chest", "run", PlannedRun({}, "c", plan, "end-to-end"), lambda spent: "shared")
     return ledger
 
 

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mpssl_fed.data.datasets import Dataset, Images, load_dataset
-from mpssl_fed.models import Classifier, build_classifier
+from mpssl_fed.models import Architecture, Classifier, build_classifier
 from mpssl_fed.privacy.mechanism import Kind
 from mpssl_fed.privacy.noise import SecureNoise, Tape
 from mpssl_fed.privacy.plan import Plan
-from mpssl_fed.privacy.releases import DPPrivateData, ReleaseSettings, Speed, secret_rows
+from mpssl_fed.privacy.releases import DPPrivateData, ReleasedImages, ReleaseSettings, Speed, secret_rows
 
 SIZE = 32  # of mnist-5k
 KINDS: tuple[Kind, ...] = ("gradient", "meta", "feature")
@@ -64,8 +64,8 @@ def middle(images: Images, size: int) -> Images:
     return replace(images, x=images.x[..., edge : edge + size, edge : edge + size].contiguous())
 
 
-def classifier(name: str = "small-cnn", size: int = SIZE, **options: Any) -> Classifier:
-    return build_classifier(name, dataset().classes, 1, size, **options)
+def classifier(name: str = "small-cnn", size: int = SIZE, seed: int = 0, **options: Any) -> Classifier:
+    return build_classifier(Architecture(name, dataset().classes, 1, size, **options), seed=seed)
 
 
 class Entropy:
@@ -139,8 +139,9 @@ def make(
         changes["per_class_gap"] = changes.pop("per_class")
     lives = {key: changes.pop(key) for key in ("meta_params", "count_floor") if key in changes}
     fast = {"max_physical_batch": 8} | {key: changes.pop(key) for key in ("max_physical_batch", "backend") if key in changes}
-    settings, noise = ReleaseSettings(replace(SETTINGS, **changes), **lives), noise or SecureNoise()
-    return cls(model or classifier(), images, augment, identity, settings, charge, noise, rows, weights, Speed(**fast))
+    settings = ReleaseSettings(replace(SETTINGS, **changes), class_weights=weights, **lives)
+    seen = ReleasedImages(images, augment, identity, rows)
+    return cls(model or classifier(), seen, settings, charge, noise or SecureNoise(), Speed(**fast))
 
 
 def ask(private: DPPrivateData, kind: Kind) -> Any:

@@ -16,7 +16,8 @@ from mpssl_fed.data import augment
 from mpssl_fed.data.datasets import Images
 from mpssl_fed.generators import load_generator
 from mpssl_fed.method import build_learner
-from mpssl_fed.method.private_data import ExactPrivateData, PrivateData
+from mpssl_fed.method.parts import Parts
+from mpssl_fed.method.private_data import ExactPrivateData, LabelledViews, PrivateData
 from mpssl_fed.method.validation import Split
 from mpssl_fed.method.views import Views
 from mpssl_fed.models import Classifier
@@ -43,7 +44,9 @@ GRID = 1e-6  # relative; contributions lie on a grid of 2^-36 of so wide a clip
 
 def exact(model: Classifier, images: Images, per_class: bool = False) -> ExactPrivateData:
     views = Views(flip=False, size=SIZE)
-    return ExactPrivateData(model, Split.none(images), views.labelled("half-strong"), views.plain, len(images), per_class)
+    return ExactPrivateData(
+        model, Split.none(images), LabelledViews(views.labelled("half-strong"), views.plain), len(images), per_class
+    )
 
 
 def release(model: Classifier, images: Images, rows: torch.Generator, **changes: Any) -> DPPrivateData:
@@ -94,7 +97,7 @@ def test_whole_steps_are_the_exact_ones() -> None:
     ):
         model = classifier(seed=config.seed).double()
         private: PrivateData = private_of(model)
-        learner = build_learner(config, model, generator, images, flip=False, site=0, private=private)
+        learner = build_learner(config, Parts(images, model, generator, False), site=0, private=private)
         learner.train(1)
         found.append((model.shared_state(), {name: s for name, s in learner.state().items() if "latents.mapper" in name}))
     same(found[1][0], found[0][0], 1e-6)  # shared in float32

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mpssl_fed.data.datasets import Images
 from mpssl_fed.errors import UserError
-from mpssl_fed.method.private_data import ExactPrivateData
+from mpssl_fed.method.private_data import ExactPrivateData, LabelledViews
 from mpssl_fed.method.validation import Split
 from mpssl_fed.privacy.mechanism import Kind
 from mpssl_fed.privacy.noise import SecureNoise
@@ -197,7 +197,7 @@ def test_foundation_labels_stand_in_the_released_proportions() -> None:
 
 def test_labelled_step_is_a_release_beside_exact_reads() -> None:
     model, images = classifier(), digits(20)
-    exact = ExactPrivateData(model, Split.none(images), lambda x, rng: x, identity, batch_size=20)
+    exact = ExactPrivateData(model, Split.none(images), LabelledViews(lambda x, rng: x, identity), batch_size=20)
     private = LabelledStepPrivateData(make(images, model=model, noise=SecureNoise()), exact)
     private.begin_round(torch.Generator(), torch.Generator())
     theta = model.theta()

@@ -17,7 +17,8 @@ from mpssl_fed.data.datasets import Images
 from mpssl_fed.generators import load_generator
 from mpssl_fed.generators.base import Generator
 from mpssl_fed.method import build_learner, needs_generator
-from mpssl_fed.models import build_classifier
+from mpssl_fed.method.parts import Parts
+from mpssl_fed.models import Architecture, build_classifier
 from mpssl_fed.privacy.build import private_data
 from mpssl_fed.privacy.noise import FastNoise, SecureNoise, Tape
 from mpssl_fed.privacy.plan import plan_for
@@ -68,12 +69,12 @@ def config_of(method: str, *overrides: str) -> Config:
 def train(config: Config, images: Images, tape: Any, spoil: bool = False) -> Trace:
     """Train two rounds of one site whose releases come from ``tape``; ``spoil``: some pixels are NaN."""
     charges: list[tuple[str, float, float]] = []
-    classifier = build_classifier(config.model.name, dataset().classes, 1, SIZE, trainable=config.model.trainable, seed=config.seed)
+    classifier = build_classifier(
+        Architecture(config.model.name, dataset().classes, 1, SIZE, trainable=config.model.trainable), seed=config.seed
+    )
     private = private_data(
         config,
-        classifier,
-        images,
-        flip=False,
+        Parts(images, classifier, None, False),
         plan=plan_for(config),
         charge=lambda *release: charges.append(release),
         noise=tape,
@@ -83,7 +84,7 @@ def train(config: Config, images: Images, tape: Any, spoil: bool = False) -> Tra
         inner.x[0, 0, 3, 3] = torch.nan
         inner.x[1] = torch.inf
     world = generator() if needs_generator(config) else None
-    learner = build_learner(config, classifier, world, images, flip=False, site=0, private=private)
+    learner = build_learner(config, Parts(images, classifier, world, False), site=0, private=private)
     trace = Trace([], {}, [], charges)
     for number in (1, 2):
         metrics = learner.train(number)
@@ -184,5 +185,5 @@ def test_a_plan_pays_for_what_is_released(method: str, trainable: str) -> None:
 def test_no_private_metric_exists(scope: str) -> None:
     config = config_of("base", f"privacy.scope={scope}")
     assert all("loss" not in metrics for metrics in train(config, digits(20), FastNoise()).metrics)
-    assert not hasattr(DPPrivateData, "last_loss")
-    assert not hasattr(LabelledStepPrivateData, "last_loss")
+    assert DPPrivateData.last_loss is None
+    assert LabelledStepPrivateData.last_loss is None

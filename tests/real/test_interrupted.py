@@ -72,7 +72,8 @@ def test_superlink_is_restarted_with_its_database(tmp_path: Path) -> None:
         serving.end()
         assert serving.failed
         assert "finished:failed" in str(serving.failed[0])
-        submit(up.flower, up.config, run, up.home / "again", Progress(), resume=True)
+        resumed = up.config.model_copy(update={"output": up.config.output.model_copy(update={"resume": True})})
+        submit(up.flower, resumed, run, up.home / "again", Progress())
     assert read_manifest(run)["status"] == "finished"
     assert [record.number for record in read_history(run)] == [0, 1, 2, 3]
     assert read_history(run)[-1].answered == 2

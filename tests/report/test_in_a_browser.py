@@ -17,8 +17,9 @@ from mpssl_fed.method import METHOD_VERSION
 from mpssl_fed.privacy.policy import load_policy
 from mpssl_fed.report.run_report import write_run_report
 from mpssl_fed.study.folder import STUDY_FILE, read_outcome
-from mpssl_fed.study.report import write_report
-from mpssl_fed.study.results import row_of_run, write_result
+from mpssl_fed.study.measured import row_of_run
+from mpssl_fed.study.report.page import write_report
+from mpssl_fed.study.results import write_result
 from tests.audit.test_words import facts, sections
 from tests.federation.test_privacy import private_config
 from tests.study.browser import Browser, find_browser

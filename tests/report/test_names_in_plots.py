@@ -11,7 +11,7 @@ from rich.console import Console
 
 from mpssl_fed.report import plots
 from mpssl_fed.report.table import TableCell, make_table, to_markdown, to_terminal
-from mpssl_fed.study import plots as study_plots
+from mpssl_fed.study.report import plots as study_plots
 
 ODD = ["$a$ and $b$", "_hidden", "图像", "[bold]x[/bold]", "a\nb", "\u202eab", "50 % $", "\x1b[31m", "🫠"]
 IN_PLOTS = ["$a$ and $b$", "_hidden", r"\u56fe\u50cf", "[bold]x[/bold]", r"a\nb", r"\u202eab", "50 % $", r"\x1b[31m", r"\U0001fae0"]

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from mpssl_fed.report import plots, svg
-from mpssl_fed.study import pareto
-from mpssl_fed.study import plots as study_plots
+from mpssl_fed.study.report import pareto_plot
+from mpssl_fed.study.report import plots as study_plots
+from mpssl_fed.study.report.points import Point
 from mpssl_fed.study.statistics import Estimate, estimate
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -28,7 +29,7 @@ FAR_APART = [[0.0, 100.0], [98.0, 100.0], [100.0, 100.0], [1.0, 2.0]]
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures that were saved, still open to questions."""
     kept: list[Figure] = []
-    for module in (plots, study_plots, pareto):
+    for module in (plots, study_plots, pareto_plot):
         monkeypatch.setattr(module, "save", lambda figure, *args: (kept.append(figure), svg.save(figure, *args))[1])
     return kept
 
@@ -37,8 +38,8 @@ def test_bands_and_intervals_stay_within_a_hundred_percent(tmp_path: Path, drawn
     points = [(n, values) for n, values in enumerate(FAR_APART, 1)]
     study_plots.series_panels(tmp_path, "p", {"": {"base": points}}, "Round", "Test accuracy (%)")
     study_plots.intervals(tmp_path, {"": {str(n): values for n, values in points}}, "Test accuracy (%)")
-    point = pareto.Point("a", "digits", 1.0, estimate([0.0, 1.0]), True, True)
-    pareto.plot(tmp_path, [point, pareto.Point("b", "digits", 2.0, estimate([0.9, 1.0]), False, True, on_front=True)])
+    point = Point("a", "digits", 1.0, estimate([0.0, 1.0]), True, True)
+    pareto_plot.plot(tmp_path, [point, Point("b", "digits", 2.0, estimate([0.9, 1.0]), False, True, on_front=True)])
     bands, bars = 0, 0
     for figure in drawn:
         for axes in figure.axes:
@@ -99,13 +100,13 @@ def all_plots(folder: Path, values: Sequence[float]) -> list[str]:
     curve: list[Any] = [(n, value / 100) for n, value in enumerate(values)]
     points = [(n + 1, [value]) for n, value in enumerate(values)]
     means = [Estimate(value / 100, None, 1) for value in values]
-    own = [pareto.Point(str(n), "d", float(n), mean, bool(n % 2), True, 0.9, True) for n, mean in enumerate(means)]
+    own = [Point(str(n), "d", float(n), mean, bool(n % 2), True, 0.9, True) for n, mean in enumerate(means)]
     return [
         *plots.run_curves(folder, curve, {"test": curve, "training": curve}, "test"),
         study_plots.series_panels(folder, "p", {"": {"base": points}}, "Round", "Accuracy (%)"),
         study_plots.series_panels(folder, "q", {"": {"base": points}}, "Labels", "Loss", log_x=True),
         study_plots.intervals(folder, {"": {"base": list(values)}}, "Accuracy (%)"),
-        pareto.plot(folder, own),
+        pareto_plot.plot(folder, own),
     ]
 
 

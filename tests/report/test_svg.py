@@ -10,7 +10,7 @@ from PIL import Image
 
 from mpssl_fed.report import plots
 from mpssl_fed.report.svg import INK, SERIES, style
-from mpssl_fed.study import plots as study_plots
+from mpssl_fed.study.report import plots as study_plots
 
 CURVE = [(0, 0.1), (1, 0.5), (2, 0.8)]
 

@@ -13,11 +13,12 @@ from mpssl_fed.cli import build
 from mpssl_fed.errors import UserError
 from mpssl_fed.method import METHOD_VERSION
 from mpssl_fed.study.analysis import analyse
-from mpssl_fed.study.finding import study_finding
 from mpssl_fed.study.folder import STUDY_FILE, Outcome
 from mpssl_fed.study.grid import load_study
-from mpssl_fed.study.report import write_study_report
-from mpssl_fed.study.results import FINISHED, Row, write_csv
+from mpssl_fed.study.report.finding import study_finding
+from mpssl_fed.study.report.page import write_study_report
+from mpssl_fed.study.result_table import write_csv
+from mpssl_fed.study.results import FINISHED, Row
 from mpssl_fed.study.statistics import holm, paired_p, q_values
 from tests.report.test_terms import PLAIN, read, unexplained
 from tests.study.runs import plan_of, write_study

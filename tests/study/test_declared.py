@@ -15,7 +15,7 @@ from mpssl_fed.method import METHOD_VERSION
 from mpssl_fed.study.declared import DECLARED, declare, late_words, read_declared
 from mpssl_fed.study.folder import STUDY_FILE, Outcome, cell_folder, finished_rows
 from mpssl_fed.study.grid import Plan
-from mpssl_fed.study.report import write_study_report
+from mpssl_fed.study.report.page import write_study_report
 from mpssl_fed.study.results import FINISHED, Row, write_result
 from tests.study.runs import plan_of, write_study
 

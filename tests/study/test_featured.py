@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from mpssl_fed.method import METHOD_VERSION
-from mpssl_fed.study.analysis import arms_of, best_arm
+from mpssl_fed.study.analysis import arms_of
+from mpssl_fed.study.arms import best_arm
 from mpssl_fed.study.featured import featured
 from mpssl_fed.study.folder import STUDY_FILE, Outcome, read_outcome
-from mpssl_fed.study.report import write_study_report
-from mpssl_fed.study.results import row_of_run, write_result
+from mpssl_fed.study.measured import row_of_run
+from mpssl_fed.study.report.page import write_study_report
+from mpssl_fed.study.results import write_result
 from mpssl_fed.study.run import show_run_files
 from tests.study.runs import plan_of, write_run
 

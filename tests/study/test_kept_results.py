@@ -13,8 +13,8 @@ import pytest
 from mpssl_fed.method import METHOD_VERSION
 from mpssl_fed.study.folder import STUDY_FILE, Outcome, read_outcome, table_rows, taken_words
 from mpssl_fed.study.grid import load_study
-from mpssl_fed.study.report import write_study_report
-from mpssl_fed.study.results import row_of_run
+from mpssl_fed.study.measured import row_of_run
+from mpssl_fed.study.report.page import write_study_report
 from tests.study.runs import plan_of, write_run
 
 ROOT = Path(__file__).parents[2]

@@ -13,8 +13,10 @@ from mpssl_fed.errors import UserError
 from mpssl_fed.method import METHOD_VERSION
 from mpssl_fed.study.analysis import analyse
 from mpssl_fed.study.folder import STUDY_FILE, Outcome
-from mpssl_fed.study.report import write_study_report
-from mpssl_fed.study.results import completed, failed_row, read_csv, read_result, row_of_run, write_csv, write_result
+from mpssl_fed.study.measured import completed, failed_row, row_of_run
+from mpssl_fed.study.report.page import write_study_report
+from mpssl_fed.study.result_table import read_csv, write_csv
+from mpssl_fed.study.results import read_result, write_result
 from tests.study.runs import plan_of, write_run
 
 GRID = {"method.name": ["base", "vic-gssl"]}

@@ -19,8 +19,8 @@ from mpssl_fed.errors import UserError
 from mpssl_fed.study.cell import Task, run_cell
 from mpssl_fed.study.folder import finished_rows, read_outcome, stored_row
 from mpssl_fed.study.grid import Plan, load_study
-from mpssl_fed.study.report import write_study_report
-from mpssl_fed.study.results import read_csv
+from mpssl_fed.study.report.page import write_study_report
+from mpssl_fed.study.result_table import read_csv
 from mpssl_fed.study.run import run_study
 from tests.patience import PATIENCE_S, wait_for
 from tests.study.runs import plan_of, write_study

@@ -18,8 +18,10 @@ from mpssl_fed.method import METHOD_VERSION
 from mpssl_fed.study.analysis import analyse
 from mpssl_fed.study.folder import STUDY_FILE, Outcome
 from mpssl_fed.study.grid import Cell, Plan, load_study
-from mpssl_fed.study.report import write_study_report
-from mpssl_fed.study.results import FINISHED, Row, failed_row, write_csv
+from mpssl_fed.study.measured import failed_row
+from mpssl_fed.study.report.page import write_study_report
+from mpssl_fed.study.result_table import write_csv
+from mpssl_fed.study.results import FINISHED, Row
 from mpssl_fed.study.run import run_study
 from mpssl_fed.study.schema import SeedRule
 from mpssl_fed.study.sequential import due, seeds_for, wanted

@@ -18,9 +18,10 @@ from mpssl_fed.config.learning import BUNDLES
 from mpssl_fed.data import fine_grained
 from mpssl_fed.data.datasets import load_dataset, validation_split
 from mpssl_fed.errors import UserError
-from mpssl_fed.study.dry_run import LAYERS, estimate
+from mpssl_fed.study.dry_run.built import LAYERS
+from mpssl_fed.study.dry_run.estimate import estimate
+from mpssl_fed.study.dry_run.known_data import KNOWN
 from mpssl_fed.study.grid import Plan, arm_of, load_study
-from mpssl_fed.study.known_data import KNOWN
 from mpssl_fed.study.selection import baseline_of
 from tests.study.runs import plan_of
 
@@ -84,7 +85,12 @@ def test_a_method_is_compared_with_each_of_its_ablations(name: str) -> None:
         for one in plan.study.baseline
         if (rival := baseline_of(own, one, arms))
     }
-    pairs = [(a, b) for a in arms for b in arms if ABLATIONS.get(methods[a]) == methods[b] and other[a] == other[b]]
+    pairs = [
+        (a, b)
+        for a in arms
+        for b in arms
+        if methods[a] in ABLATIONS and ABLATIONS[methods[a]] == methods[b] and other[a] == other[b]
+    ]
     assert len(pairs) == {"methods-one-site": 2 * 16, "paper-10pct": 2 * 6}.get(name, 0)
     assert [pair for pair in pairs if frozenset(pair) not in named] == []
 

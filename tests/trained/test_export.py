@@ -17,7 +17,7 @@ from torch import nn
 import mpssl_fed
 from mpssl_fed.data.datasets import Images
 from mpssl_fed.errors import UserError
-from mpssl_fed.models import Classifier, build_classifier
+from mpssl_fed.models import Architecture, Classifier, build_classifier
 from mpssl_fed.trained import Trained, export
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -64,7 +64,7 @@ def test_torch_export_through_the_command(cli: Cli, run: mpssl_fed.Run, trained:
     ],
 )
 def test_every_kind_of_body(name: str, channels: int, size: int, norm: str, tmp_path: Path) -> None:
-    model = build_classifier(name, ("a", "b", "c"), channels, size, norm).eval()
+    model = build_classifier(Architecture(name, ("a", "b", "c"), channels, size, norm)).eval()
     assert export(Trained(model, tmp_path / "model.safetensors", None), "torch-export").difference < 1e-4
     assert (tmp_path / "model.pt2").is_file()
 
@@ -72,13 +72,13 @@ def test_every_kind_of_body(name: str, channels: int, size: int, norm: str, tmp_
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["hog", "pixels", "resnet18", "resnet50"])
 def test_every_kind_of_body_in_onnx(name: str, tmp_path: Path) -> None:
-    model = build_classifier(name, ("a", "b", "c"), 3, 64, "batch").eval()
+    model = build_classifier(Architecture(name, ("a", "b", "c"), 3, 64, "batch")).eval()
     assert export(Trained(model, tmp_path / "model.safetensors", None), "onnx").difference < 1e-3
 
 
 def test_a_file_that_computes_something_else_is_removed(tmp_path: Path) -> None:
     body = nn.Sequential(nn.Flatten(), nn.Dropout(0.5))
-    model = Classifier(body, 1024, "dropout left on", ("a", "b"), 1, 32).train()
+    model = Classifier(body, 1024, Architecture("dropout left on", ("a", "b"), 1, 32)).train()
     with pytest.raises(UserError, match=r"--format torch-export: logits differ by .* was removed"):
         export(Trained(model, tmp_path / "model.safetensors", None), "torch-export")
     assert list(tmp_path.iterdir()) == []

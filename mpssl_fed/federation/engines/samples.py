@@ -38,7 +38,7 @@ def write_samples(run: RunDirectory) -> None:
         latents = SiteState(run.sites / str(site)).latest(run.run_id)
         if latents is None:
             continue
-        learner = build_site_learner(run.config, parts.Parts.simulated(run.config, site), site)
+        learner = build_site_learner(run.config, parts.simulated(run.config, site), site)
         learner.load_state(latents)
         samples = learner.samples(SHOWN_IMAGES)
         if samples is not None:

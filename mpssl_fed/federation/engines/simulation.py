@@ -55,7 +55,7 @@ def preflight(config: Config) -> None:
             f"sites {empty[:8]} hold no labelled image with data.partition={config.data.partition.name}; "
             "lower federation.sites, raise data.labels_per_class or set data.partition.min_per_site=1"
         )
-    build_site_learner(config, parts.Parts.simulated(config, 0), 0)
+    build_site_learner(config, parts.simulated(config, 0), 0)
 
 
 def simulate(run: RunDirectory, client_app: AppFactory, progress: Progress) -> None:

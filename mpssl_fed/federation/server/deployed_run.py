@@ -10,6 +10,7 @@ from mpssl_fed.config import Config
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.server.rounds import Job, serve
+from mpssl_fed.models.efficientnet import NAME as EFFICIENTNET
 from mpssl_fed.runs.lock import holding
 from mpssl_fed.runs.progress import Lines
 from mpssl_fed.runs.run_directory import open_run, refuse_occupied
@@ -45,8 +46,14 @@ def with_task(config: Config) -> Config:
 def for_sites(config: Config) -> Config:
     """Return what travels to deployed sites: no path, no plug-in option, nothing about the server's disk.
 
-    UserError where the sites would train another model than the server's: a body from a file that stays frozen never travels.
+    UserError where the sites would train another model than the server's: a body from a file that stays frozen never travels, and
+    of efficientnet-lite0 the normalisation's statistics never do. What each site's own package holds is fine.
     """
+    if config.model.pretrained is not None and config.model.name == EFFICIENTNET:
+        raise UserError(
+            f"model.pretrained={config.model.pretrained}: deployed sites start {EFFICIENTNET} from the weights of their installed "
+            "package (extra [imagenet]), never from a file of this machine; leave model.pretrained out"
+        )
     if config.model.pretrained is not None and config.model.trainable != "all" and config.warm_start.part not in ("body", "both"):
         raise UserError(
             f"model.pretrained={config.model.pretrained} with model.trainable={config.model.trainable}: the frozen body stays on "

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
-import torch.nn.functional as F
 
 from mpssl_fed.config import Config
 from mpssl_fed.data.datasets import Images
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
 from mpssl_fed.models import Classifier
+from mpssl_fed.models.scores import Scores, scores
 from mpssl_fed.seeds import torch_rng
 
 BATCH = 500
@@ -40,23 +38,15 @@ def guessing(images: Images | None) -> dict[str, int] | None:
     return None if images is None else {"images": len(images), "largest_class": int(torch.bincount(images.y).max())}
 
 
-def evaluate(classifier: Classifier, images: Images | None) -> tuple[float | None, float | None]:
-    """Return (accuracy in 0..1, mean cross-entropy) of ``classifier`` on ``images``, in eval mode on its own device.
-
-    (None, None) without images; no loss where it is not finite.
-    """
+def evaluate(classifier: Classifier, images: Images | None) -> Scores:
+    """Return the scores of ``classifier`` on ``images``, in eval mode on its own device; empty ones without images."""
     if images is None:
-        return None, None
+        return Scores()
     where = next(classifier.parameters()).device
     was_training = classifier.training
     classifier.eval()
-    correct, loss = 0, 0.0
     with torch.no_grad():
-        for first in range(0, len(images), BATCH):
-            rows = torch.arange(first, min(first + BATCH, len(images)))
-            batch = images.take(rows)
-            logits = classifier(batch.floats(where)).float().cpu()
-            correct += int((logits.argmax(1) == batch.y).sum())
-            loss += float(F.cross_entropy(logits, batch.y, reduction="sum"))
+        batches = torch.split(torch.arange(len(images)), BATCH)
+        parts = [classifier(images.take(rows).floats(where)).float().cpu() for rows in batches]
     classifier.train(was_training)
-    return correct / len(images), loss / len(images) if math.isfinite(loss) else None
+    return scores(torch.cat(parts), images.y)

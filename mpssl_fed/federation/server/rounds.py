@@ -6,7 +6,8 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from flwr.app import MessageType, RecordDict
@@ -23,6 +24,7 @@ from mpssl_fed.federation.server.strategy import Aggregator
 from mpssl_fed.federation.server.warm import start_warm
 from mpssl_fed.federation.weights import to_record, usable
 from mpssl_fed.models import Weights
+from mpssl_fed.models.scores import Scores
 from mpssl_fed.runs.checkpoint import Checkpoint
 from mpssl_fed.runs.events import Events
 from mpssl_fed.runs.manifest import now
@@ -57,6 +59,8 @@ def serve(grid: Grid, job: Job) -> None:
     torch.set_num_threads(config.runtime.threads)
     server = _Server(grid, job, config)
     job.progress.start(config, str(run.folder))
+    if config.privacy.idle():
+        job.progress.note(config.privacy.idle())
     try:
         run.update_manifest(held_out=guessing(server.test))
         state = run.checkpoint() or server.begin()
@@ -109,10 +113,9 @@ class _Server:
         if generator is not None:
             self.job.run.update_manifest(generator={"name": self.config.generator.name, "sha256": generator.state_hash()})
             self._warm_start()
-        accuracy, loss = evaluate(self.classifier, self.test)
+        found = evaluate(self.classifier, self.test)
         spent = time.perf_counter() - start
-        evaluated, timings = self._evaluated(accuracy), _timings([], evaluate=spent)
-        record = Round(0, accuracy, loss, seconds=spent, evaluated=evaluated, timings=timings)
+        record = Round(0, seconds=spent, timings=_timings([], evaluate=spent), **self._told(found))
         state = Checkpoint(self.job.run.run_id, 0, self.classifier.shared_state(), {}, [record])
         self.job.run.save(state)
         self.job.progress.round(record)
@@ -152,7 +155,7 @@ class _Server:
             weights, self.aggregator = state.weights, Aggregator(federation)
             self.aggregator.load_state(state.strategy)
         aggregated = time.perf_counter()
-        accuracy, loss = self._evaluate(number, weights)
+        found = self._evaluate(number, weights)
         ended = time.perf_counter()
         timings = _timings(
             replies, serialise=packed + reading.seconds, aggregate=aggregated - collected, evaluate=ended - aggregated
@@ -161,11 +164,8 @@ class _Server:
             answers.rejected["number-taken"] = taken
         record = Round(
             number,
-            accuracy,
-            loss,
             train_loss=_mean_loss(replies),
             seconds=ended - start,
-            evaluated=self._evaluated(accuracy),
             asked=len(asked),
             answered=len(answers.good),
             missing=answers.missing,
@@ -173,6 +173,7 @@ class _Server:
             generated=_generated(replies),
             timings=timings,
             failed=failed,
+            **self._told(found),
         )
         return Checkpoint(state.run_id, number, weights, self.aggregator.state(), [*state.history, record])
 
@@ -192,15 +193,16 @@ class _Server:
         chosen = numpy_rng(self.config.seed, "sites", number).choice(len(sites), size=count, replace=False)
         return sorted(sites[int(i)] for i in chosen)
 
-    def _evaluate(self, number: int, weights: Weights) -> tuple[float | None, float | None]:
+    def _evaluate(self, number: int, weights: Weights) -> Scores:
         federation = self.config.federation
         if number % federation.eval_every and number != federation.rounds:
-            return None, None
+            return Scores()
         self.classifier.load_shared(weights)
         return evaluate(self.classifier, self.test)
 
-    def _evaluated(self, accuracy: float | None) -> str | None:
-        return None if accuracy is None else str(self.config.data.held_out)
+    def _told(self, found: Scores) -> dict[str, Any]:
+        """Return the fields of a round that say how good the model is, and on which images."""
+        return asdict(found) | {"evaluated": None if found.accuracy is None else str(self.config.data.held_out)}
 
 
 class _Reader:

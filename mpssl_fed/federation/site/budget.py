@@ -13,18 +13,19 @@ from typing import Protocol
 from mpssl_fed.config import Config
 from mpssl_fed.data.datasets import Images
 from mpssl_fed.errors import UserError
-from mpssl_fed.federation.parts import Parts
 from mpssl_fed.federation.refusal import Refusal
+from mpssl_fed.method.parts import Parts
 from mpssl_fed.method.private_data import PrivateData
 from mpssl_fed.privacy.build import private_data
-from mpssl_fed.privacy.filter import BudgetExceededError, RenyiFilter, admit_round, admit_run
-from mpssl_fed.privacy.ledger import Identities, Ledger
+from mpssl_fed.privacy.filter import EXCLUSIVE, BudgetExceededError, RenyiFilter, admit_round, admit_run, refuse_taken
+from mpssl_fed.privacy.ledger import Identities, Ledger, PlannedRun
 from mpssl_fed.privacy.ledger_files import LedgerError, OutsidePlanError
+from mpssl_fed.privacy.ledger_rows import Spent
 from mpssl_fed.privacy.mechanism import Charge, Kind
 from mpssl_fed.privacy.noise import Noise
 from mpssl_fed.privacy.per_unit import units_of
 from mpssl_fed.privacy.plan import Plan, plan_for
-from mpssl_fed.privacy.policy import Decision, Policy, Request, decide
+from mpssl_fed.privacy.policy import Granted, Policy, Request, decide
 
 log = logging.getLogger("mpssl_fed.site")
 
@@ -49,6 +50,11 @@ class Books:
                     raise
         return ledger
 
+    def spent(self) -> Spent:
+        """Return what the data has spent over its life; nothing where there is no ledger yet, and none is made."""
+        ledger = self.ledger if isinstance(self.ledger, Ledger) else Ledger(self.ledger)
+        return Spent(self.dataset) if ledger.files.absent else ledger.spent(self.dataset)
+
 
 class Spending(Protocol):
     """What stands between a round and the images: it records the round before its first read and says how it may read."""
@@ -62,6 +68,9 @@ class Spending(Protocol):
 
         noise: where draws and noise come from, by default what the config names.
         """
+
+    def foresee(self, run: str, number: int, first: bool) -> None:
+        """Raise the Refusal ``plan`` or ``budget`` that :meth:`reserve` would, before anything is built; nothing is written."""
 
     def reserve(self, run: str, number: int, first: bool, labelled: Images) -> Charge:
         """Return the charge of round ``number`` once it is recorded on disk; Refusal where the round is not to be.
@@ -86,18 +95,33 @@ class Budget:
 
     def open_round(self, run: str, parts: Parts, charge: Charge, noise: Noise | None) -> PrivateData:
         """Return the private data whose releases pass ``charge``."""
-        return private_data(
-            self.config, parts.classifier, parts.labelled, flip=parts.flip, plan=self.plan, charge=charge, noise=noise
-        )
+        return private_data(self.config, parts, plan=self.plan, charge=charge, noise=noise)
+
+    def foresee(self, run: str, number: int, first: bool) -> None:
+        """Refuse what :meth:`reserve` would for the plan or the budget: a look at the books, for what is costly to build."""
+        self._require_planned(number)
+        end_to_end, releases = self.plan.scope == "end-to-end", self.plan.round_history(number, first)
+        with _coded():
+            spent = self.books.spent()
+            known = spent.runs.get(run)
+            if known is not None:
+                known.require_plan(run, self.plan.commitment())
+                known.require_left(run, number, releases)
+            elif admit_run(self.limit, run, self.plan.history(), end_to_end)(spent) == EXCLUSIVE:
+                return
+            admit_round(self.limit, run, releases, end_to_end)(spent)
+
+    def _require_planned(self, number: int) -> None:
+        if not 1 <= number <= self.plan.rounds:
+            log.warning("declined (plan): round %d is outside the plan of %d rounds", number, self.plan.rounds)
+            raise Refusal("plan")
 
     def reserve(self, run: str, number: int, first: bool, labelled: Images) -> Charge:
         """Reserve all releases of round ``number`` on disk and return the charge that each private read must pass.
 
         Raises Refusal ``budget``, ``plan``, ``unit`` or ``ledger``; the text goes to the operator's log.
         """
-        if not 1 <= number <= self.plan.rounds:
-            log.warning("declined (plan): round %d is outside the plan of %d rounds", number, self.plan.rounds)
-            raise Refusal("plan")
+        self._require_planned(number)
         if self.plan.unit == "subject" and labelled.subjects is None:
             log.warning("declined (unit): the images name no subjects")
             raise Refusal("unit")
@@ -109,10 +133,7 @@ class Budget:
             ledger.begin_run(
                 dataset,
                 run,
-                plan=asdict(self.plan),
-                commitment=self.plan.commitment(),
-                history=self.plan.history(),
-                scope=self.plan.scope,
+                PlannedRun(asdict(self.plan), self.plan.commitment(), self.plan.history(), self.plan.scope),
                 judge=admit_run(self.limit, run, self.plan.history(), end_to_end),
                 limit=asdict(self.limit),
             )
@@ -131,6 +152,9 @@ class Unaccounted:
     def open_round(self, run: str, parts: Parts, charge: Charge, noise: Noise | None) -> None:
         """Record that the round reads exactly, from its first look at the images on. Refusal ``ledger`` as :meth:`mark` has it."""
         self.mark(run, parts.labelled)
+
+    def foresee(self, run: str, number: int, first: bool) -> None:
+        """Refuse nothing: there is no plan and no budget."""
 
     def reserve(self, run: str, number: int, first: bool, labelled: Images) -> Charge:
         """Return a charge that allows no release: there is none."""
@@ -164,6 +188,53 @@ def simulated_budget(config: Config, folder: Path) -> Budget | None:
     return Budget(config, books, plan, RenyiFilter(plan.epsilon, plan.delta))
 
 
+def decided(
+    policy: Policy | None,
+    config: Config,
+    parameters: int | None = None,
+    generator_sha256: str | None = None,
+    metrics: tuple[str, ...] = (),
+    sigma: float | None = None,
+) -> tuple[Policy, Granted]:
+    """Return the policy and what it grants; Refusal with the first code of what it declines. Quick: nothing is priced.
+
+    parameters: entries of the classifier; generator_sha256: state hash of the generator this site loads; metrics: numbers
+    asked for beside the weights; sigma: the smallest of the plan, where it is known.
+    """
+    decision = decide(policy, Request.of(config, sigma, parameters, generator_sha256, metrics))
+    for refusal in decision.refusals:
+        log.warning("declined (%s): %s", refusal.code.value, refusal.text)
+    if policy is None or decision.granted is None:
+        raise Refusal(decision.codes[0])
+    return policy, decision.granted
+
+
+def refuse_hopeless(policy: Policy | None, config: Config, ledger: Path | Ledger, run: str) -> None:
+    """Refuse, with the code that it would get in the end, what no noise can make fit: before its noise is solved, which may take
+    minutes at the corners of a policy.
+
+    A new run is held against what is left of the budget, and every sigma against the least permitted, as if the plan cost as
+    little as the quickest bound allows (:func:`mpssl_fed.privacy.plan.plan_for`, rough); a run on record against its own plan.
+    """
+    policy, limits = decided(policy, config)
+    if not config.privacy.on:
+        return
+    least = _planned(config, limits, rough=True)
+    end_to_end, limit = least.scope == "end-to-end", RenyiFilter(policy.max_epsilon, policy.delta)
+    with _coded():
+        spent = Books(ledger, limits.dataset).spent()
+        known = spent.runs.get(run)
+        if known is not None:
+            asked = {key: value for key, value in asdict(least).items() if not key.startswith("sigma_")}
+            if any(known.plan[key] != value for key, value in asked.items() if key in known.plan):
+                raise OutsidePlanError(f"run '{run}' committed to another plan: start a new run")
+            return
+        refuse_taken(spent, run, end_to_end)
+        if spent.runs or spent.history:  # else the whole plan may be taken at its exact price
+            admit_run(limit, run, least.history(), end_to_end)(spent)
+    decided(policy, config, sigma=_least_sigma(least))
+
+
 def policy_budget(
     policy: Policy | None,
     config: Config,
@@ -172,33 +243,26 @@ def policy_budget(
     generator_sha256: str | None = None,
     metrics: tuple[str, ...] = (),
 ) -> Budget | Unaccounted:
-    """Return what a deployed site's policy grants to ``config``; Refusal with the first code of what it declines.
-
-    parameters: entries of the classifier; generator_sha256: state hash of the generator this site loads; metrics: numbers
-    asked for beside the weights.
-    """
-
-    def granted(sigma: float | None) -> Decision:
-        decision = decide(policy, Request.of(config, sigma, parameters, generator_sha256, metrics))
-        for refusal in decision.refusals:
-            log.warning("declined (%s): %s", refusal.code.value, refusal.text)
-        if decision.granted is None:
-            raise Refusal(decision.codes[0])
-        return decision
-
-    limits = granted(None).granted
-    assert limits is not None
-    assert policy is not None
+    """Return what a deployed site's policy grants to ``config``; Refusal and arguments as :func:`decided` has them."""
+    policy, limits = decided(policy, config, parameters, generator_sha256, metrics)
     books = Books(ledger, limits.dataset)
     if not config.privacy.on:
         return Unaccounted(config, books)
+    plan = _planned(config, limits)
+    decided(policy, config, parameters, generator_sha256, metrics, _least_sigma(plan))
+    return Budget(config, books, plan, RenyiFilter(policy.max_epsilon, policy.delta))
+
+
+def _planned(config: Config, limits: Granted, rough: bool = False) -> Plan:
     try:
-        plan = plan_for(config, delta=limits.delta, public_size=limits.public_size, unit=limits.unit)
+        return plan_for(config, delta=limits.delta, public_size=limits.public_size, unit=limits.unit, rough=rough)
     except (UserError, ArithmeticError, ValueError) as error:  # an accountant at the edge of its numbers: no price, no plan
         log.warning("declined (plan): %s", error)
         raise Refusal("plan") from error
-    granted(min(one.sigma for one in plan.mechanisms().values()))
-    return Budget(config, books, plan, RenyiFilter(policy.max_epsilon, policy.delta))
+
+
+def _least_sigma(plan: Plan) -> float:
+    return min(one.sigma for one in plan.mechanisms().values())
 
 
 def _allowance(releases: dict[tuple[float, float], int]) -> Charge:

@@ -9,8 +9,8 @@ from pathlib import Path
 from flwr.app import Context, Message, RecordDict
 
 from mpssl_fed import environment
+from mpssl_fed.federation import parts
 from mpssl_fed.federation.messages import SiteCard, TrainReply, TrainRequest
-from mpssl_fed.federation.parts import Parts
 from mpssl_fed.federation.refusal import Refusal, to_error
 from mpssl_fed.federation.site.budget import simulated_budget
 from mpssl_fed.federation.site.site import Site
@@ -40,7 +40,7 @@ def answer_query(message: Message, context: Context) -> Message:
 def answer_request(site: Site, request: TrainRequest) -> TrainReply:
     """Return a simulated site's reply: its parts and its budget follow from the config of the request."""
     config = request.config()
-    made, budget = Parts.simulated(config, site.partition), simulated_budget(config, site.folder)
+    made, budget = parts.simulated(config, site.partition), simulated_budget(config, site.folder)
     return site.train_round(request.sent.run_id, request.round, config, request.weights, made, budget)
 
 

