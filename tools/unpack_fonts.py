@@ -1,7 +1,8 @@
 """Fetch the Debian font packages that the shipped generators were trained on and unpack them, without installing any.
 
-Usage: python tools/unpack_fonts.py FOLDER [PACKAGE ...]. Needs Debian or Ubuntu with apt's package lists in place
-(`apt-get update`). Each package ends in FOLDER/PACKAGE; FOLDER/packages.json records its version and licence text.
+Usage: python tools/unpack_fonts.py FOLDER [--scripts] [PACKAGE ...]; --scripts adds those of the broad generator. Needs Debian or
+Ubuntu with apt's package lists in place (`apt-get update`). Each package ends in FOLDER/PACKAGE; FOLDER/packages.json records its
+version and licence text.
 """
 
 from __future__ import annotations
@@ -28,6 +29,20 @@ fonts-oflb-asana-math fonts-okolaks fonts-open-sans fonts-opendyslexic fonts-par
 fonts-roboto-unhinted fonts-roboto-slab fonts-sil-andika fonts-sil-charis fonts-sil-gentiumplus fonts-sjfonts fonts-stix
 fonts-texgyre fonts-tuffy fonts-ubuntu-title fonts-vollkorn fonts-yanone-kaffeesatz
 """
+SCRIPTS = """
+culmus fonts-baekmuk fonts-beng-extra fonts-bpg-georgian fonts-deva-extra fonts-dotgothic16 fonts-farsiweb fonts-gargi
+fonts-gfs-olga fonts-gfs-porson fonts-gfs-solomos fonts-gfs-theokritos fonts-gujr-extra fonts-hosny-amiri
+fonts-ipafont-gothic fonts-ipafont-mincho fonts-junicode fonts-kacst fonts-khmeros fonts-kiloji fonts-klee
+fonts-lg-aboriginal fonts-lohit-beng-bengali fonts-lohit-deva fonts-lohit-gujr fonts-lohit-taml fonts-motoya-l-cedar
+fonts-motoya-l-maruberi fonts-mph-2b-damase fonts-mplus fonts-nakula fonts-nanum fonts-noto-extra fonts-reggae
+fonts-rocknroll fonts-sahadeva fonts-samyak-deva fonts-samyak-gujr fonts-samyak-taml fonts-sarai fonts-sawarabi-gothic
+fonts-sawarabi-mincho fonts-senamirmir-washra fonts-seto fonts-sil-abyssinica fonts-sil-annapurna fonts-sil-ezra
+fonts-sil-harmattan fonts-sil-lateef fonts-sil-mondulkiri fonts-sil-scheherazade fonts-sil-sophia-nubian fonts-stick
+fonts-tagbanwa fonts-thai-tlwg-ttf fonts-tlwg-garuda-ttf fonts-tlwg-kinnari-ttf fonts-tlwg-loma-ttf
+fonts-tlwg-mono-ttf fonts-tlwg-norasi-ttf fonts-tlwg-purisa-ttf fonts-tlwg-sawasdee-ttf fonts-tlwg-umpush-ttf
+fonts-tlwg-waree-ttf fonts-unfonts-core fonts-vlgothic fonts-yusei-magic
+"""
+"""Fonts of other scripts, which the broad generator was trained on besides."""
 LICENCE = re.compile(r"^License:\s*(\S.*)$", re.MULTILINE)
 
 
@@ -56,14 +71,16 @@ def main() -> int:
     """Unpack every package; report those that apt does not know, and fail only when none could be had."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("packages", nargs="*", default=PACKAGES.split())
+    parser.add_argument("packages", nargs="*", help="Debian packages; default those of the digits and letters")
+    parser.add_argument("--scripts", action="store_true", help="those of the broad generator too")
     arguments = parser.parse_args()
+    packages = [*(arguments.packages or PACKAGES.split()), *(SCRIPTS.split() if arguments.scripts else ())]
     folder: Path = arguments.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     record = folder / "packages.json"
     known: dict[str, object] = json.loads(record.read_text()) if record.is_file() else {}
     missing = []
-    for package in arguments.packages:
+    for package in packages:
         if package in known and (folder / package).is_dir():
             continue
         try:

@@ -51,51 +51,79 @@ class Steps:
 def pretrain_generator(
     fonts: Annotated[Path, typer.Option(help="Folder with font files (.ttf, .otf, .ttc, .pfb), searched in depth.")],
     out: Annotated[Path, typer.Option(help="Folder to write: config.json, pytorch_model.bin, manifest.json, ...")],
-    classes: Annotated[str, typer.Option(help="'digits' (0-9, A-Z), 'letters' (no digits), or chars:ABC.")] = "digits",
+    classes: Annotated[
+        str, typer.Option(help="digits (0-9, A-Z), letters (no digits), scripts (many, and textures), or chars:ABC.")
+    ] = "digits",
     kind: Annotated[str, typer.Option(help="biggan, vqvae or diffusion (a few-step rectified flow).")] = "biggan",
-    iterations: Annotated[int | None, typer.Option(help="Training steps; default 6000, vqvae 4000, diffusion 12000.")] = None,
+    iterations: Annotated[
+        int | None, typer.Option(help="Training steps; default 6000, vqvae 4000, diffusion 12000, scripts 13000.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of initial weights and renders.")] = 0,
-    channel_width: Annotated[int | None, typer.Option(help="BigGAN's channel width; at least 4, default 16.")] = None,
-    min_fonts: Annotated[int, typer.Option(help="Fewer usable fonts than this are an error.")] = 100,
+    channel_width: Annotated[int | None, typer.Option(help="BigGAN's channel width; at least 4, default 16, scripts 24.")] = None,
+    min_fonts: Annotated[int | None, typer.Option(help="Fewer usable fonts than this are an error; default 100.")] = None,
     max_fonts: Annotated[int | None, typer.Option(help="Read at most this many font files.")] = None,
-    foundation_steps: Annotated[int, typer.Option(help="Training steps of the foundation classifier.")] = 3000,
+    foundation_steps: Annotated[
+        int | None, typer.Option(help="Training steps of the foundation classifier; default 3000, scripts 8000.")
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the generator in the folder --out, and nothing else there.")
     ] = False,
 ) -> None:
     """Train a small class-conditional generator on glyphs rendered from fonts. Ctrl-C keeps what it has learned so far."""
+    from dataclasses import replace
+
     from mpssl_fed.errors import UserError
+    from mpssl_fed.generators.broad.gate import GATE, Gate
+    from mpssl_fed.generators.broad.pretrain import SETTINGS, ScriptSource, pretrain_scripts
     from mpssl_fed.generators.pretrain import GlyphSource, pretrain
     from mpssl_fed.generators.settings import DistilSettings, SmallSettings
 
     kinds = {"biggan": 6000, "vqvae": 4000, "diffusion": 12000}
     if kind not in kinds:
         raise UserError(f"--kind is '{kind}'; it must be {', '.join(kinds)}.")
-    iterations = kinds[kind] if iterations is None else iterations
     if channel_width is not None and kind != "biggan":
         raise UserError(f"--channel-width is {channel_width}, which only --kind biggan has; leave it out with --kind {kind}.")
     if channel_width is not None and channel_width < 4:
         raise UserError(f"--channel-width is {channel_width}; it must be 4 or more.")
-    settings: DistilSettings | SmallSettings
-    if kind == "biggan":
-        settings = DistilSettings(iterations=iterations, seed=seed, channel_width=channel_width or DistilSettings.channel_width)
-    else:
-        settings = SmallSettings(kind, iterations, seed)
+    if classes == "scripts":
+        for option, given in (("--kind", kind != "biggan"), ("--min-fonts", min_fonts), ("--max-fonts", max_fonts)):
+            if given not in (False, None):
+                raise UserError(f"{option} does not go with --classes scripts, a BigGAN of 2 to 32 fonts a script; leave it out.")
     with Steps() as steps:
-        manifest = pretrain(
-            GlyphSource(fonts, classes, min_fonts, max_fonts),
-            out,
-            settings,
-            foundation_steps=foundation_steps,
-            overwrite=overwrite,
-            report=steps.show,
-        )
+        if classes == "scripts":
+            wanted = {"iterations": iterations, "channel_width": channel_width, "seed": seed}
+            manifest = pretrain_scripts(
+                ScriptSource(fonts),
+                out,
+                replace(SETTINGS, **{key: value for key, value in wanted.items() if value is not None}),
+                gate=GATE if foundation_steps is None else Gate(classifier_steps=foundation_steps),
+                overwrite=overwrite,
+                report=steps.show,
+            )
+        else:
+            count = kinds[kind] if iterations is None else iterations
+            settings: DistilSettings | SmallSettings = SmallSettings(kind, count, seed)
+            if kind == "biggan":
+                settings = DistilSettings(count, seed, channel_width or DistilSettings.channel_width)
+            manifest = pretrain(
+                GlyphSource(fonts, classes, GlyphSource.least if min_fonts is None else min_fonts, max_fonts),
+                out,
+                settings,
+                foundation_steps=3000 if foundation_steps is None else foundation_steps,
+                overwrite=overwrite,
+                report=steps.show,
+            )
     quality, training = manifest["quality"], manifest["training"]
     early = f" (stopped early, after {training['iterations_done']} iterations)" if training["interrupted"] else ""
     typer.echo(
         f"{out}{early}: {len(manifest['fonts'])} fonts, {training['training_cpu_seconds']} CPU seconds; a classifier of "
         f"renders names {quality['sample_accuracy']:.1%} of the samples and {quality['render_accuracy']:.1%} of renders."
     )
+    gate = manifest.get("gate")
+    if gate:
+        outcome = "holds" if gate["held"] else "DOES NOT HOLD"
+        left = f"{sum(manifest['classes_by_script'].values())} classes left, {len(gate['dropped'])} dropped"
+        typer.echo(f"The gate of {gate['asked']:.0%} {outcome}: {gate['read']:.1%} read, {left}.")
 
 
 @app.command()

@@ -66,7 +66,7 @@ def class_set(name: str) -> tuple[str, ...]:
     characters = name.removeprefix("chars:") if name.startswith("chars:") else CLASS_SETS.get(name)
     if characters is None:
         raise UserError(
-            f"--classes '{name}' is no class set.{nearest(name, CLASS_SETS)} Use {', '.join(CLASS_SETS)}, "
+            f"--classes '{name}' is no class set.{nearest(name, (*CLASS_SETS, 'scripts'))} Use {', '.join(CLASS_SETS)}, scripts, "
             "or chars:ABC to name the characters."
         )
     if len(set(characters)) != len(characters) or len(characters) < 2:
@@ -92,7 +92,7 @@ def load_glyphs(
     for index, path in enumerate(files[:max_fonts]):
         if progress:
             progress(index, len(files))
-        drawn = _draw_font(path, classes)
+        drawn = draw_font(path, classes)
         if drawn is None or drawn[1].sum() < len(classes) / 2:
             continue
         digest = hashlib.sha256((drawn[0][:, ::4, ::4] >> 6).tobytes()).hexdigest()
@@ -101,7 +101,7 @@ def load_glyphs(
             glyphs.append(drawn[0])
             present.append(drawn[1])
             kept.append(path)
-    usable = _plausible(np.stack(glyphs), np.stack(present)) if glyphs else np.zeros(0, bool)
+    usable = plausible(np.stack(glyphs), np.stack(present)) if glyphs else np.zeros(0, bool)
     if usable.sum() < min_fonts:
         raise UserError(
             f"--fonts {folder}: {len(files)} font files found, {int(usable.sum())} usable for these {len(classes)} "
@@ -112,7 +112,7 @@ def load_glyphs(
     lonely = [name for name, count in zip(classes, bank[1].sum(0), strict=True) if count == 0]
     if lonely:
         raise UserError(f"--fonts {folder}: no usable font draws {' '.join(lonely)}.")
-    records = tuple(_record(path, folder) for path, ok in zip(kept, usable, strict=True) if ok)
+    records = tuple(record_of(path, folder) for path, ok in zip(kept, usable, strict=True) if ok)
     return GlyphBank(*bank, records, classes)
 
 
@@ -150,8 +150,11 @@ def render(glyphs: Tensor, nuisance: Tensor) -> Tensor:
     return 2 * (torch.sigmoid(9 * (ink - threshold)) - low) / (top - low) - 1
 
 
-def _draw_font(path: Path, classes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return glyphs uint8 [classes, 48, 48] and which the font draws, or None for a file FreeType cannot use."""
+def draw_font(path: Path, classes: tuple[str, ...], least: float = 0.0) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return glyphs uint8 [classes, 48, 48] and which the font draws.
+
+    None for a file FreeType cannot use, and as soon as it is clear that the font draws less than the share ``least``.
+    """
     try:
         font = ImageFont.truetype(str(path), 96)
         tofu = {
@@ -161,6 +164,8 @@ def _draw_font(path: Path, classes: tuple[str, ...]) -> tuple[np.ndarray, np.nda
         glyphs = np.zeros((len(classes), GLYPH_SIZE, GLYPH_SIZE), np.uint8)
         present = np.zeros(len(classes), bool)
         for index, character in enumerate(classes):
+            if present.sum() + len(classes) - index < least * len(classes):
+                return None
             mask = font.getmask(character, mode="L")
             width, height = mask.size
             if min(width, height) == 0 or max(width, height) > 400 or tofu.get(mask.size) == bytes(mask):
@@ -172,7 +177,7 @@ def _draw_font(path: Path, classes: tuple[str, ...]) -> tuple[np.ndarray, np.nda
             glyphs[index], present[index] = _centred(ink.crop(box)), True
     except (OSError, ValueError):  # a bitmap-only, broken or unsupported font file
         return None
-    return glyphs, present
+    return (glyphs, present) if present.sum() >= least * len(classes) else None
 
 
 def _centred(ink: Image.Image) -> np.ndarray:
@@ -183,7 +188,7 @@ def _centred(ink: Image.Image) -> np.ndarray:
     return np.asarray(canvas)
 
 
-def _plausible(glyphs: np.ndarray, present: np.ndarray) -> np.ndarray:
+def plausible(glyphs: np.ndarray, present: np.ndarray) -> np.ndarray:
     """Return which fonts [fonts] draw at least 70 % of their classes nearest (cosine) to that class' mean over fonts.
 
     Hairline fonts are left out too: at 32 pixels their strokes would be pale grey.
@@ -202,7 +207,7 @@ def _plausible(glyphs: np.ndarray, present: np.ndarray) -> np.ndarray:
     return np.asarray(bold & (right.sum(1) >= 0.7 * present.sum(1)))
 
 
-def _record(path: Path, folder: Path) -> FontRecord:
+def record_of(path: Path, folder: Path) -> FontRecord:
     relative = path.relative_to(folder)
     index = folder / "packages.json"  # written by tools/unpack_fonts.py
     packages = json.loads(index.read_text()) if index.is_file() else {}
@@ -219,7 +224,7 @@ def look_alike(bank: GlyphBank, others: GlyphBank) -> dict[str, tuple[str, float
     """
     place = {font: index for index, font in enumerate(others.fonts)}
     shared = np.array([(i, place[font]) for i, font in enumerate(bank.fonts) if font in place])
-    mine, theirs = (_stretched(b.glyphs[shared[:, k]]) for k, b in enumerate((bank, others)))
+    mine, theirs = (stretched(b.glyphs[shared[:, k]]) for k, b in enumerate((bank, others)))
     result = {}
     for c, name in enumerate(bank.classes):
         drawn = bank.present[shared[:, 0], c]
@@ -228,7 +233,7 @@ def look_alike(bank: GlyphBank, others: GlyphBank) -> dict[str, tuple[str, float
     return result
 
 
-def _stretched(glyphs: np.ndarray) -> np.ndarray:
+def stretched(glyphs: np.ndarray) -> np.ndarray:
     """Return glyphs [..., 48, 48] cropped, stretched to 12 x 12, centred and of unit length: [..., 144]."""
     flat = np.zeros((int(np.prod(glyphs.shape[:-2])), 144))
     for row, glyph in zip(flat, glyphs.reshape(-1, GLYPH_SIZE, GLYPH_SIZE), strict=True):

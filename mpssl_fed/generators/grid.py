@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -34,19 +35,21 @@ def sample_grid(generator: Generator, per_class: int, seed: int, classes: Sequen
         if name not in generator.classes:
             raise UserError(f"generator '{generator.name}' has no class '{name}'.{nearest(name, generator.classes)}")
     font = _label_font()
-    margin = GAP + max(int(font.getlength(shown(name))) for name in chosen) + 3 * GAP
-    cell, columns = generator.size + GAP, 1 if len(chosen) <= 12 else 3
+    labels = [_label(name, font) for name in chosen]
+    margin = GAP + max(int(font.getlength(label)) for label in labels) + 3 * GAP
+    cell = generator.size + GAP
+    width, height = margin + per_class * cell, max(cell, TEXT + 2 * GAP)
+    columns = 1 if len(chosen) <= 12 else 3 if len(chosen) <= 100 else max(3, round(math.sqrt(len(chosen) * height / width)))
     rows = -(-len(chosen) // columns)
-    width = margin + per_class * cell
-    sheet = Image.new("RGB", (columns * width + GAP, rows * max(cell, TEXT + 2 * GAP) + GAP), "white")
+    sheet = Image.new("RGB", (columns * width + GAP, rows * height + GAP), "white")
     pen, rng = ImageDraw.Draw(sheet), torch_rng(seed, "grid")
     device = next(generator.parameters()).device
     for index, name in enumerate(chosen):
         label = torch.full((per_class,), generator.classes.index(name), device=device)
         images = generator(generator.sample_z(per_class, rng), F.one_hot(label, len(generator.classes)).float())
         pixels = ((images.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-        left, top = index // rows * width, index % rows * max(cell, TEXT + 2 * GAP) + GAP
-        pen.text((left + 2 * GAP, top + generator.size // 2), shown(name), fill="black", font=font, anchor="lm")
+        left, top = index // rows * width, index % rows * height + GAP
+        pen.text((left + 2 * GAP, top + generator.size // 2), labels[index], fill="black", font=font, anchor="lm")
         for i, image in enumerate(pixels):
             sheet.paste(Image.fromarray(image), (left + margin + i * cell, top))
     return sheet
@@ -63,6 +66,12 @@ def write_grid(
     blob = BytesIO()
     sample_grid(generator, per_class, seed, classes).save(blob, format="PNG")
     return write_atomic(path, blob.getvalue())
+
+
+def _label(name: str, font: ImageFont.FreeTypeFont) -> str:
+    """Return ``name``, each character that ``font`` has no glyph for as its code point: "khmer U+1780"."""
+    lacking = bytes(font.getmask("\uffff"))
+    return "".join(c if c.isspace() or bytes(font.getmask(c)) != lacking else f"U+{ord(c):04X}" for c in shown(name))
 
 
 def _label_font() -> ImageFont.FreeTypeFont:

@@ -29,7 +29,7 @@ from mpssl_fed.generators.small import load_any_folder
 from mpssl_fed.generators.train_small import train_small
 from mpssl_fed.seeds import torch_rng
 
-MAX_BYTES = 2_000_000
+MAX_BYTES = 3_000_000
 Report = Callable[[str, int, int, float | None], None]
 """(stage, done, total, mean loss or None)."""
 
@@ -96,9 +96,9 @@ def pretrain(
     }
     report("foundation classifier", 0, 1, None)
     foundation = train_glyph_classifier(bank, foundation_steps, settings.seed)
-    manifest = write_folder(bank, model, foundation, settings, manifest, out)
+    written = write_folder(bank, model, foundation, settings, manifest, out)
     report("foundation classifier", 1, 1, None)
-    return manifest
+    return written
 
 
 def refuse_occupied(out: Path, overwrite: bool) -> None:
@@ -126,7 +126,10 @@ def write_folder(
     manifest: dict[str, Any],
     out: Path,
 ) -> dict[str, Any]:
-    """Measure, and put every file of ``out`` in place at once; return the manifest. foundation: its classifier, and its record."""
+    """Measure, and put every file of ``out`` in place at once; return the manifest. foundation: its classifier, and its record.
+
+    UserError where the weights take more than MAX_BYTES, or ``out`` has meanwhile become what is no generator's folder.
+    """
     classifier, record = foundation
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
@@ -157,9 +160,7 @@ def write_folder(
             "versions": {name: version(name) for name in ("torch", "pytorch-pretrained-biggan", "pillow")},
             "fonts": [asdict(font) for font in bank.fonts],
         }
-        text = json.dumps({**manifest, "fonts": []}, indent=2, ensure_ascii=False)
-        lines = ",\n".join("    " + json.dumps(font, ensure_ascii=False) for font in manifest["fonts"])
-        write_atomic(work / MANIFEST, text.replace('"fonts": []', f'"fonts": [\n{lines}\n  ]') + "\n")
+        write_atomic(work / MANIFEST, _a_font_a_line(manifest))
         refuse_occupied(out, overwrite=True)
         if out.exists():  # file by file, the manifest last: what others put there stays where it is
             for name in (CONFIG, CLASSES, FILE, CARD, WEIGHTS, MANIFEST):
@@ -168,6 +169,15 @@ def write_folder(
         else:
             work.rename(out)
     return manifest
+
+
+def _a_font_a_line(manifest: dict[str, Any]) -> str:
+    lists = [key for key in ("fonts", "classifier_fonts") if manifest.get(key)]
+    text = json.dumps({**manifest, **{key: [] for key in lists}}, indent=2, ensure_ascii=False)
+    for key in lists:
+        lines = ",\n".join("    " + json.dumps(font, ensure_ascii=False) for font in manifest[key])
+        text = text.replace(f'  "{key}": []', f'  "{key}": [\n{lines}\n  ]')
+    return text + "\n"
 
 
 @torch.no_grad()
@@ -179,22 +189,37 @@ def quality(generator: Generator, classifier: nn.Module, bank: GlyphBank, seed: 
     """
     count = len(generator.classes)
     rng = torch_rng(seed, "pretrain", "quality")
-    y = torch.arange(count).repeat(per_class)
-    labels = F.one_hot(y, count).float()
-    z = generator.sample_z(len(y), rng)
-    samples = torch.cat([generator(a, b) for a, b in zip(torch.split(z, 256), torch.split(labels, 256), strict=True)]).mean(
-        1, keepdim=True
-    )
-    right = (torch.cat([classifier(part) for part in torch.split(samples, 256)]).argmax(1) == y).float()
+    samples, y = _samples(generator, rng, per_class)
+    by_class = _right(classifier, samples, y).view(per_class, count).mean(0)
     renders, truth, _, _ = RenderStream(bank, rng).draw(len(y))
-    rendered = (torch.cat([classifier(part) for part in torch.split(renders, 256)]).argmax(1) == truth).float()
-    by_class = torch.stack([right[y == c].mean() for c in range(count)])
+    rendered = _right(classifier, renders, truth)
     return {
-        "sample_accuracy": round(right.mean().item(), 4),
+        "sample_accuracy": round(by_class.mean().item(), 4),
         "render_accuracy": round(rendered.mean().item(), 4),
         "worst_class": [generator.classes[int(by_class.argmin())], round(by_class.min().item(), 4)],
         "spread": round(_spread(samples, y, count) / _spread(renders, truth, count), 4),
     }
+
+
+@torch.no_grad()
+def read_rates(generator: Generator, classifier: nn.Module, rng: torch.Generator, per_class: int) -> Tensor:
+    """Return for each class the share of ``per_class`` samples that the classifier names rightly, [K]."""
+    samples, y = _samples(generator, rng, per_class)
+    return _right(classifier, samples, y).view(per_class, -1).mean(0)
+
+
+def _samples(generator: Generator, rng: torch.Generator, per_class: int) -> tuple[Tensor, Tensor]:
+    """Return grey images [per_class K, 1, size, size] and labels: 0 .. K - 1, and again."""
+    count = len(generator.classes)
+    y = torch.arange(count).repeat(per_class)
+    z = generator.sample_z(len(y), rng)
+    parts = zip(torch.split(z, 256), torch.split(y, 256), strict=True)
+    drawn = [generator(a, F.one_hot(b, count).float()).mean(1, keepdim=True) for a, b in parts]
+    return torch.cat(drawn), y
+
+
+def _right(classifier: nn.Module, images: Tensor, y: Tensor) -> Tensor:
+    return (torch.cat([classifier(part) for part in torch.split(images, 256)]).argmax(1) == y).float()
 
 
 def _spread(images: Tensor, y: Tensor, count: int) -> float:

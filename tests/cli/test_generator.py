@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from matplotlib import get_data_path
 from typer.testing import CliRunner
 
 from mpssl_fed.cli import build
 from mpssl_fed.errors import UserError
 from mpssl_fed.generators import load_generator
+from mpssl_fed.generators.broad import bank, pretrain
 
 FONTS = f"{get_data_path()}/fonts/ttf"
 
@@ -35,6 +38,24 @@ def test_pretrain_generator_errors(tmp_path):
     other = call("pretrain-generator", "--fonts", FONTS, "--out", tmp_path / "g", "--channel-width", 8, "--kind", "vqvae")
     assert isinstance(other.exception, UserError)
     assert "only --kind biggan" in str(other.exception)
+
+
+def test_pretrain_generator_of_scripts(tmp_path, monkeypatch):
+    monkeypatch.setattr(bank, "scripts", lambda: {"digits": ("2", "7"), "latin": ("K", "Q")})  # enough for the seconds
+    monkeypatch.setattr(pretrain, "SETTINGS", replace(pretrain.SETTINGS, bake_images=60, n_stats=3))
+    (tmp_path / "fonts").mkdir()
+    for name in ("cmr10.ttf", "cmb10.ttf"):
+        (tmp_path / "fonts" / name).symlink_to(f"{FONTS}/{name}")
+    words = ("pretrain-generator", "--fonts", tmp_path / "fonts", "--out", tmp_path / "g", "--classes", "scripts")
+    result = call(*words, "--iterations", 2, "--channel-width", 4, "--foundation-steps", 2)
+    assert result.exception is None, result.output
+    assert "The gate of 60% DOES NOT HOLD" in result.output
+    classes = load_generator("biggan", tmp_path / "g").classes
+    assert {"digits 7", "latin Q", "texture rings-1"} <= set(classes)
+    for option, value in (("--min-fonts", 3), ("--max-fonts", 3), ("--kind", "vqvae")):
+        wrong = call(*words, "--overwrite", option, value)
+        assert isinstance(wrong.exception, UserError)
+        assert f"{option} does not go with --classes scripts" in str(wrong.exception)
 
 
 def test_fetch_names_what_can_be_fetched():

@@ -6,7 +6,7 @@ from PIL import Image
 
 from mpssl_fed.errors import UserError
 from mpssl_fed.generators import load_generator
-from mpssl_fed.generators.grid import sample_grid, write_grid
+from mpssl_fed.generators.grid import _label, _label_font, sample_grid, write_grid
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +29,18 @@ def test_written_file_is_a_png(generator, tmp_path):
     with Image.open(path) as image:
         assert image.format == "PNG"
         assert image.width > 2 * 32
+
+
+def test_a_sheet_of_many_classes_is_about_square(generator):
+    sheet = sample_grid(generator, 1, seed=1, classes=list(generator.classes) * 4)
+    assert 0.5 < sheet.width / sheet.height < 2
+
+
+def test_a_letter_that_the_label_font_lacks_is_named_by_its_code_point():
+    font = _label_font()
+    assert _label("khmer \u1780", font) == "khmer U+1780"
+    assert _label("greek \u03b1", font) == "greek \u03b1"
+    assert _label("a\nb", font) == "a\\nb"
 
 
 def test_bad_arguments(generator):

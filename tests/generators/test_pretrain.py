@@ -72,8 +72,8 @@ def test_ctrl_c_outside_training_writes_nothing(fonts, tmp_path, stage):
 
 
 def test_too_large_a_generator_is_refused(fonts, tmp_path):
-    wide = DistilSettings(iterations=1, channel_width=32, batch=6, bake_images=6, n_stats=2)
-    with pytest.raises(UserError, match=r"over 2000000; lower --channel-width"):
+    wide = DistilSettings(iterations=1, channel_width=48, batch=6, bake_images=6, n_stats=2)
+    with pytest.raises(UserError, match=r"over 3000000; lower --channel-width"):
         pretrain(GlyphSource(fonts, "chars:TLV", 3), tmp_path / "w", wide, foundation_steps=5, report=lambda *_: None)
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(UserError, match="--iterations is 0"):
