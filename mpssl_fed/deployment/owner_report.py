@@ -78,7 +78,7 @@ def write_site_report(site: Owned, config: Config, run_id: str) -> Path:
         title=f"Site {site.number}: {site.policy.dataset}",
         subtitle="For the owner of this site alone: nothing on this page has left it.",
         finding=_spent(life, site.policy),
-        warnings=site.warnings,
+        warnings=[f"{words[:1].upper()}{words[1:]}." for words in site.warnings],  # lines of a log, sentences on a page
         facts=[
             ("written", f"{written:%Y-%m-%d %H:%M} UTC"),
             ("run", run_id),

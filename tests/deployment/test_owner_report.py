@@ -96,7 +96,7 @@ def test_a_data_sets_name_is_shown_as_it_is(tmp_path: Path) -> None:
     owned = Owned(tmp_path, 0, parts.labelled(config, 0), policy, tmp_path / "none.sqlite", ("trusts <bundles>",))
     page = write_site_report(owned, config, "run").read_text(encoding="utf-8")
     assert "a&lt;b&gt;&amp;c" in page
-    assert "trusts &lt;bundles&gt;" in page
+    assert "<strong>Trusts &lt;bundles&gt;.</strong>" in page
     assert "<b>&c" not in page
 
 
