@@ -1,4 +1,4 @@
-"""Frozen public image generators: the protocol, three kinds of them from a folder or by name, and four shipped small ones."""
+"""Frozen public image generators: the protocol, three kinds of them from a folder or by name, and five shipped small ones."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pytorch_pretrained_biggan import BigGAN
 
 CONFIG, WEIGHTS, CLASSES, MANIFEST, SUMS = ("config.json", "pytorch_model.bin", "classes.json", "manifest.json", "sha256.json")
-EMBEDDED = ("glyphs-digits", "glyphs-letters")
+EMBEDDED = ("glyphs-digits", "glyphs-letters", "glyphs-broad")
 PUBLISHED = ("biggan-deep-128", "biggan-deep-256", "biggan-deep-512")
 
 

@@ -23,8 +23,10 @@ def name(request) -> str:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_small_enough_and_made_of_listed_fonts(name):
     folder = embedded_folder(name)
-    assert (folder / "pytorch_model.bin").stat().st_size <= 2_000_000
-    assert (folder / "foundation.safetensors").stat().st_size <= 300_000
+    weights, classifier = (folder / file for file in ("pytorch_model.bin", "foundation.safetensors"))
+    assert weights.stat().st_size <= 2_000_000
+    assert classifier.stat().st_size <= (450_000 if name == "glyphs-broad" else 300_000)
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= 3_000_000
     manifest = json.loads((folder / "manifest.json").read_text())
     assert len(manifest["fonts"]) >= 100
     assert all(len(font["sha256"]) == 64 and font["licences"] for font in manifest["fonts"])
@@ -57,12 +59,15 @@ def test_samples_are_what_their_label_says(name, truncation):
     generator, classifier = load_generator(name, truncation=truncation), foundation_classifier(name)
     count = len(generator.classes)
     assert classifier.classes == generator.classes
-    y = torch.arange(count).repeat(8)
+    many = 8 if count < 100 else 3
+    y = torch.arange(count).repeat(many)
+    z = generator.sample_z(len(y), torch.Generator().manual_seed(3))
     with torch.no_grad():
-        x = generator(generator.sample_z(len(y), torch.Generator().manual_seed(3)), F.one_hot(y, count).float())
+        parts = zip(torch.split(z, 256), torch.split(y, 256), strict=True)
+        x = torch.cat([generator(a, F.one_hot(b, count).float()) for a, b in parts])
         accuracy = (classifier(x).argmax(1) == y).float().mean().item()
-    assert x.shape == (8 * count, 3, 32, 32)
-    assert accuracy > 0.9
+    assert x.shape == (many * count, 3, 32, 32)
+    assert accuracy > (0.55 if name == "glyphs-broad" else 0.9)  # 0.6 less four standard errors of three samples a class
     # White on black, and varied: paper dominates, ink is there, no class is one image.
     assert x.median() < -0.9
     assert (x.amax((1, 2, 3)) > 0.5).float().mean() > 0.95
@@ -77,6 +82,22 @@ def test_variants_know_what_they_claim():
     assert len(letters) >= 60
     manifest = json.loads((embedded_folder("glyphs-letters") / "manifest.json").read_text())
     assert max(likeness for _, likeness in manifest["nearest_digit"].values()) < 0.65
+
+
+def test_the_broad_one_passed_its_gate_with_classes_of_many_scripts():
+    manifest = json.loads((embedded_folder("glyphs-broad") / "manifest.json").read_text())
+    classes = load_generator("glyphs-broad").classes
+    assert 300 <= len(classes) <= 1000
+    assert manifest["gate"]["held"]
+    assert manifest["gate"]["read"] >= 0.6
+    assert manifest["quality"]["sample_accuracy"] >= 0.58  # of other samples, so that it may miss by chance what the gate just held
+    assert {"digits 7", "greek \u03b2", "texture rings-1"} <= set(classes)
+    assert len(manifest["classes_by_script"]) >= 15
+    training = manifest["training"]
+    assert training["iterations_done"] == manifest["settings"]["iterations"]
+    assert training["training_cpu_seconds"] + training["baking_cpu_seconds"] <= 3600
+    taught, unseen = ({font["sha256"] for font in manifest[key]} for key in ("fonts", "classifier_fonts"))
+    assert len(unseen - taught) >= 100  # what judges was taught by fonts of its own, wherever a script has more
 
 
 def test_classifier_knows_real_digits():
