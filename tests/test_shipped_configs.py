@@ -75,6 +75,7 @@ MINIATURE = ("aircraft", "birds", "bloodmnist", "cars", "cifar10", "dtd", "flowe
 few for a floor."""
 
 NOT_HERE = {
+    "studies/selection": "needs Omniglot: tests/study/test_studies_of_other_data.py runs arms of it on drawings of its own",
     "policies/site": "is a site's policy, not a run: tests/privacy/test_policy.py holds it against the configs",
     "studies/cells": "needs blood cells and ImageNet weights: tests/study/test_studies_of_other_data.py runs it on files it writes",
     "studies/paper-10pct": "needs six data sets, BigGAN-deep and a pretrained ResNet: tests/study/test_shipped_studies.py plans it",

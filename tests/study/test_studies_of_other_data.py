@@ -9,9 +9,13 @@ import pytest
 from PIL import Image
 
 import mpssl_fed
+from mpssl_fed.method.selection import relevance
 from mpssl_fed.runs.reader import RunReader
 from mpssl_fed.study.grid import Plan, load_study
 from mpssl_fed.study.measured import row_of_run
+from tests.data.test_omniglot import LETTERS, files, pack
+
+SOURCES = ("random", "oracle", "anti-oracle", "closed-form")
 
 
 def cells_folder(root: Path, slides: int = 12) -> Path:
@@ -58,3 +62,34 @@ def test_an_arm_of_cells_runs_on_slides_and_is_scored_by_class(variant: str, tmp
     assert 0 <= row.value(plan.study.metric) <= 1
     if variant == "hog":
         assert row.value("auroc") > 0.7  # chance is 1/2
+
+
+def test_the_study_of_selection_is_the_gate_alone() -> None:
+    plan = load_study("selection")
+    assert arms(plan) == {"base", *(f"{source} + {loss}" for source in SOURCES for loss in ("scr", "vicreg"))}
+    assert len(plan.cells) == 9 * 10
+    for cell in plan.cells:
+        assert cell.config.warm_start.without == ("greek *",)
+        assert cell.config.federation.rounds * cell.config.federation.local_steps >= 2 * 500
+    named = [(plan.arms()[one]["variant"], plan.arms()[other]["variant"]) for one, other in plan.primary()]
+    assert named == [(f"oracle + {loss}", f"random + {loss}") for loss in ("scr", "vicreg")]
+    known = (*(f"greek {letter}" for letter in "Ααβω"), "texture dots-1")
+    assert relevance(known, LETTERS["Greek"], {}).any(0).tolist() == [False, True, True, True, False]
+
+
+def test_its_arms_run_on_drawings(tmp_path: Path) -> None:
+    """With a generator of letters in the broad one's place, three of which are said to show the drawings."""
+    pack(tmp_path, "images_background", files("Greek", 3))
+    show = "{β: 'Greek 01', λ: 'Greek 02', μ: 'Greek 03'}"
+    short = [
+        "federation.rounds=1",
+        "federation.local_steps=2",
+        "warm_start.steps=2",
+        "warm_start.without=[β, λ, μ]",
+        "method.batch=8",
+    ]
+    plan = load_study("selection", [f"data.root={tmp_path}", "generator.name=glyphs-letters", f"method.relevant={show}", *short])
+    for variant in ("random + scr", "oracle + vicreg", "closed-form + scr"):
+        cell = next(one for one in plan.cells if one.settings["variant"] == variant)
+        run = mpssl_fed.simulate(cell.config, output=tmp_path / variant)
+        assert run.history[-1].generated
