@@ -33,9 +33,9 @@ def write_atomic(path: str | Path, content: bytes | str, mode: int = 0o644) -> P
     """Write ``content`` so that a reader, a crash or a full disk sees the old file or the new one, never a part.
 
     The bytes go to a temporary file in the same folder, are fsynced and renamed over ``path``; the folder is fsynced too.
-    Missing parent folders are made; the user's umask may take more of
-    ``mode`` away. Raises OSError, of a full disk FullDiskError, with the old file untouched; so too where a
-    folder, a device, a FIFO or a socket stands there, which a rename by root would put away (/dev/null for the whole machine).
+    Missing parent folders are made; the user's umask may take more of ``mode`` away. Raises OSError, of a full disk FullDiskError,
+    with the old file untouched; so too where a folder, a device, a FIFO or a socket stands there, which a rename by root would put
+    away (/dev/null for the whole machine).
     """
     path = Path(path)
     refuse_special(path)

@@ -208,6 +208,7 @@ def plausible(glyphs: np.ndarray, present: np.ndarray) -> np.ndarray:
 
 
 def record_of(path: Path, folder: Path) -> FontRecord:
+    """Return what a manifest says of the font file ``path`` below ``folder``: its package and licences where they are known."""
     relative = path.relative_to(folder)
     index = folder / "packages.json"  # written by tools/unpack_fonts.py
     packages = json.loads(index.read_text()) if index.is_file() else {}

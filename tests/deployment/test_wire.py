@@ -60,6 +60,7 @@ def test_a_peer_waits_for_its_place_in_the_queue(crowded: tuple[Path, socket.soc
     later.start()
     one.connect()
     later.join()
+    assert one.sock.getpeername() == str(path)
     one.close()
 
 

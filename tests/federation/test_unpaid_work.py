@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -51,20 +52,25 @@ def corner(**changes: Any) -> Config:
     return private_config(*(f"{key}={value}" for key, value in changes.items()))
 
 
+def counted(monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str) -> list[object]:
+    """Return the list to which each call of a module's function adds its arguments; the function does what it did."""
+    calls: list[object] = []
+    real = getattr(module, name)
+
+    def call(*asked: Any) -> Any:
+        calls.append(asked)
+        return real(*asked)
+
+    monkeypatch.setattr(module, name, call)
+    return calls
+
+
 @pytest.fixture
 def composed(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """What was composed numerically so far; nothing is remembered from before."""
     for cache in (accounting._trajectory, plan._solved, plan._bounded):
         cache.cache_clear()
-    calls: list[object] = []
-    real = accounting._discretise
-
-    def counted(*asked: Any) -> Any:
-        calls.append(asked)
-        return real(*asked)
-
-    monkeypatch.setattr(accounting, "_discretise", counted)
-    return calls
+    return counted(monkeypatch, accounting, "_discretise")
 
 
 def spend(path: Path, runs: int) -> Budget:
@@ -152,14 +158,7 @@ def test_a_daemon_refuses_before_it_solves_and_builds(
     data = OwnData(write_share(tmp_path / "images", config, 0), config.data.task.classes, channels=1)
     policy = Policy.model_validate(FIELDS | {"scope": "end-to-end", "max_epsilon": 2.1, "metrics": []})
     daemon = Resident(0, tmp_path / "state", data, policy)
-    built: list[object] = []
-    real = site_module.build_site_learner
-
-    def build(*asked: Any) -> Any:
-        built.append(asked)
-        return real(*asked)
-
-    monkeypatch.setattr(site_module, "build_site_learner", build)
+    built = counted(monkeypatch, site_module, "build_site_learner")
     start = weights(config)
 
     def ask(asked: Config = config, number: int = 2, run: str = "first", moved: float = 0.0) -> None:
