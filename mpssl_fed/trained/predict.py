@@ -12,7 +12,10 @@ from mpssl_fed.data.decode import SUFFIXES, check_regular
 from mpssl_fed.data.walk import Skipped, walk
 from mpssl_fed.errors import UserError
 from mpssl_fed.names import shown
+from mpssl_fed.runs.reader import STUDY, is_run
 from mpssl_fed.trained.load import Trained
+
+OF_RUNS = "plots and samples of a run or study (name its folder to read them)"
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ def image_files(paths: Iterable[str | Path], skipped: Skipped | None = None) -> 
             files.append(path)
             continue
         here = Skipped()
-        found = walk(path, here)
+        found = _not_of_runs(path, walk(path, here), here)
         if not found:
             left = f"; left out: {here.counts()}" if here.found else ""
             raise UserError(f"folder {shown(path)} has no image file ({', '.join(SUFFIXES)}){left}")
@@ -53,6 +56,16 @@ def image_files(paths: Iterable[str | Path], skipped: Skipped | None = None) -> 
         for reason, items in here.found.items():
             skipped.add(reason, *items)
     return files
+
+
+def _not_of_runs(root: Path, images: list[Path], skipped: Skipped) -> list[Path]:
+    """Return ``images`` without the plots of runs and studies below ``root``; a run that is itself the folder asked for is read."""
+    folders = {folder for image in images for folder in image.parents if root in folder.parents}
+    runs = {folder for folder in folders if is_run(folder) or ((folder / STUDY).is_file() and (folder / "cells").is_dir())}
+    of_runs = [image for image in images if not runs.isdisjoint(image.parents)]
+    skipped.add(OF_RUNS, *of_runs)
+    left = set(of_runs)
+    return [image for image in images if image not in left]
 
 
 def _predictions(trained: Trained, files: Sequence[Path], logits: Tensor) -> Iterator[Prediction]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,9 +16,11 @@ from PIL import Image
 
 import mpssl_fed
 from mpssl_fed.data.datasets import Images
+from mpssl_fed.data.walk import Skipped
 from mpssl_fed.errors import UserError
 from mpssl_fed.trained import Trained, predict
 from mpssl_fed.trained.load import BATCH
+from mpssl_fed.trained.predict import OF_RUNS
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -109,3 +112,19 @@ def test_the_three_outputs_agree(cli: Cli, run: mpssl_fed.Run, folder: Path) -> 
         assert f" {record['class']} " in line
         assert f"{record['probability']:.4f}" in line
     assert cli("predict", run.folder, files[0], "--csv", "--json")[0] == 2
+
+
+def test_plots_of_runs_below_a_folder_are_no_images_to_name(trained: Trained, folder: Path, tmp_path: Path) -> None:
+    image = tmp_path / "scan.png"
+    shutil.copy(next(folder.rglob("*.png")), image)
+    run, study = tmp_path / "runs" / "demo", tmp_path / "runs" / "study"
+    for plot in (run / "plots", study / "plots", study / "cells", tmp_path / "own"):
+        plot.mkdir(parents=True)
+        shutil.copy(image, plot / "accuracy.png")
+    (run / "manifest.json").write_text(json.dumps({"run_id": "1"}))
+    (study / "study.yaml").touch()
+    (tmp_path / "own" / "study.yaml").touch()  # of whatever else the user has
+    left_out = Skipped()
+    assert [one.file for one in predict(trained, [tmp_path], left_out)] == [tmp_path / "own" / "accuracy.png", image]
+    assert set(left_out.found[OF_RUNS]) == {place / "accuracy.png" for place in (run / "plots", study / "plots", study / "cells")}
+    assert len(list(predict(trained, [run]))) == 1  # asked for by name
