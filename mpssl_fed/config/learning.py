@@ -328,7 +328,9 @@ class WarmStart(Section):
         "steps batch lr class_map without": ignored(AT_SERVER),
     }
 
-    part: Literal["none", "body", "head", "both"] = Field("none", description="What starts warm.")
+    part: Literal["none", "body", "head", "both", "auto"] = Field(
+        "none", description="What starts warm; auto: both where each task class is one of the generator's, else body."
+    )
     steps: int = Field(200, ge=1, description="Steps of classifying synthetic images.")
     batch: int = Field(64, ge=2, description="Images a step.")
     lr: float = Field(3e-3, gt=0, description="AdamW step size.")
@@ -336,3 +338,8 @@ class WarmStart(Section):
     without: tuple[str, ...] = Field(
         (), description="Generator classes that the body does not learn, by name or pattern: greek * leaves a script out."
     )
+
+    @property
+    def of_body(self) -> bool:
+        """Whether the body starts warm, so that all its weights come from the server."""
+        return self.part in ("body", "both", "auto")

@@ -88,7 +88,7 @@ def draws(config: Config) -> bool:
 def initial_classifier(config: Config) -> Classifier:
     """Return a new classifier of the run, on its device, with the seeded initial weights: nobody else holds it."""
     data, model = task(config), config.model
-    share_frozen = config.warm_start.part in ("body", "both")
+    share_frozen = config.warm_start.of_body
     asked = Architecture(model.name, data.classes, data.channels, data.size, model.norm, model.trainable, share_frozen)
     return copy.deepcopy(_pattern(asked, model.pretrained, config.seed)).to(device(config))
 

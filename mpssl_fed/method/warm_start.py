@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mpssl_fed.config import Config
+from mpssl_fed.config.learning import WarmStart
 from mpssl_fed.errors import UserError, nearest
 from mpssl_fed.generators.base import Generator, fit_images
 from mpssl_fed.method.views import Views
@@ -28,24 +29,36 @@ def warm_start(
 
     body: the body and a throw-away head learn to name all classes of the generator, but those of ``warm_start.without``. head: the
     head alone learns the task's classes from images of the generator's classes that map to them (``warm_start.class_map``, else
-    equal names); a task class without one keeps its initial weights. both: body, then head. Seeded by the run. Raises UserError
-    where the body has nothing to train or no class maps.
+    equal names); a task class without one keeps its initial weights. both: body, then head. auto: `taught`. Seeded by the run.
+    Raises UserError where the body has nothing to train or no class maps.
     """
     settings = config.warm_start
+    part = taught(settings, generator.classes, classifier.classes)
     trainer = _Trainer(config, classifier, generator, Views(flip, classifier.size), report)
-    if settings.part in ("body", "both"):
+    if part in ("body", "both"):
         body = list(classifier.body.parameters())
         if not body:
-            raise UserError(f"warm_start.part={settings.part}: model '{classifier.name}' has no body to train; use part: head")
+            raise UserError(f"warm_start.part={part}: model '{classifier.name}' has no body to train; use part: head")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             throw_away = nn.Linear(classifier.feature_dim, len(generator.classes)).to(classifier.head.weight)
         learnt = body_classes(generator.classes, settings.without)
         trainer.run("body", learnt, learnt, throw_away, [*body, *throw_away.parameters()])
-    if settings.part in ("head", "both"):
+    if part in ("head", "both"):
         sources, targets = class_pairs(generator.classes, classifier.classes, settings.class_map)
         trainer.run("head", sources, targets, classifier.head, list(classifier.head.parameters()))
     return classifier
+
+
+def taught(settings: WarmStart, generator_classes: tuple[str, ...], task_classes: tuple[str, ...]) -> str:
+    """Return ``settings.part``; for ``auto``, both where each task class has one of the generator's, and body elsewhere.
+
+    A head that knows some classes alone would begin biased against the others.
+    """
+    if settings.part != "auto":
+        return settings.part
+    named = set(settings.class_map.values() or generator_classes)
+    return "both" if named.issuperset(task_classes) else "body"
 
 
 def body_classes(generator_classes: tuple[str, ...], without: tuple[str, ...]) -> Tensor:

@@ -7,7 +7,7 @@ from mpssl_fed.config import from_mapping
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.server import warm
-from mpssl_fed.method.warm_start import body_classes, warm_start
+from mpssl_fed.method.warm_start import body_classes, taught, warm_start
 
 FIELDS = {
     "data": {"labels_per_class": 1},
@@ -78,6 +78,38 @@ def test_a_body_learns_no_class_that_is_left_out(monkeypatch: pytest.MonkeyPatch
 def test_what_cannot_be_left_out_is_said(without: tuple[str, ...], words: str) -> None:
     with pytest.raises(UserError, match=rf"warm_start\.without.*{words}"):
         body_classes(("a", "b", "c"), without)
+
+
+@pytest.mark.parametrize(
+    ("class_map", "task", "part"),
+    [
+        ({}, ("0", "1"), "both"),
+        ({}, ("1", "zero"), "body"),
+        ({"0": "zero", "1": "one"}, ("one", "zero"), "both"),
+        ({"0": "zero"}, ("one", "zero"), "body"),
+    ],
+)
+def test_auto_teaches_the_head_where_the_generator_knows_every_class(
+    class_map: dict[str, str], task: tuple[str, ...], part: str
+) -> None:
+    settings = from_mapping({"warm_start": {"part": "auto", "class_map": class_map}}).warm_start
+    assert taught(settings, ("0", "1", "2"), task) == part
+    for told in ("none", "body", "head", "both"):
+        assert taught(settings.model_copy(update={"part": told}), ("0", "1", "2"), task) == told
+
+
+@pytest.mark.parametrize(("generator", "moved"), [("glyphs-digits", {"body", "head"}), ("glyphs-letters", {"body"})])
+def test_a_run_told_auto_starts_what_the_generator_can_teach(generator: str, moved: set[str]) -> None:
+    fields = {"generator": {"name": generator}, "warm_start": {"part": "auto", "steps": 2, "batch": 4}}
+    config = from_mapping(fields)
+    classifier = parts.initial_classifier(config)
+    before = {name: p.detach().clone() for name, p in classifier.named_parameters()}
+    warm.start_warm(config, classifier)
+    assert {name.split(".")[0] for name, p in classifier.named_parameters() if not torch.equal(p, before[name])} == moved
+    told = from_mapping(fields | {"warm_start": {"part": "body" if moved == {"body"} else "both", "steps": 2, "batch": 4}})
+    as_told = parts.initial_classifier(told)
+    warm.start_warm(told, as_told)
+    assert all(torch.equal(a, b) for a, b in zip(classifier.parameters(), as_told.parameters(), strict=True))
 
 
 def test_no_warm_start_leaves_the_weights() -> None:

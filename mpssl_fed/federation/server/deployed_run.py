@@ -54,7 +54,7 @@ def for_sites(config: Config) -> Config:
             f"model.pretrained={config.model.pretrained}: deployed sites start {EFFICIENTNET} from the weights of their installed "
             "package (extra [imagenet]), never from a file of this machine; leave model.pretrained out"
         )
-    if config.model.pretrained is not None and config.model.trainable != "all" and config.warm_start.part not in ("body", "both"):
+    if config.model.pretrained is not None and config.model.trainable != "all" and not config.warm_start.of_body:
         raise UserError(
             f"model.pretrained={config.model.pretrained} with model.trainable={config.model.trainable}: the frozen body stays on "
             "this machine, so deployed sites would train on another one; set model.trainable=all, or warm_start.part=body"

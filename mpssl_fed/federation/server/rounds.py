@@ -23,6 +23,7 @@ from mpssl_fed.federation.server.evaluate import evaluate, guessing, test_images
 from mpssl_fed.federation.server.strategy import Aggregator
 from mpssl_fed.federation.server.warm import start_warm
 from mpssl_fed.federation.weights import to_record, usable
+from mpssl_fed.method.warm_start import taught
 from mpssl_fed.models import Weights
 from mpssl_fed.models.scores import Scores
 from mpssl_fed.runs.checkpoint import Checkpoint
@@ -112,7 +113,7 @@ class _Server:
         generator = parts.generator(self.config)
         if generator is not None:
             self.job.run.update_manifest(generator={"name": self.config.generator.name, "sha256": generator.state_hash()})
-            self._warm_start()
+            self._warm_start(taught(self.config.warm_start, generator.classes, self.classifier.classes))
         found = evaluate(self.classifier, self.test)
         spent = time.perf_counter() - start
         record = Round(0, seconds=spent, timings=_timings([], evaluate=spent), **self._told(found))
@@ -121,8 +122,7 @@ class _Server:
         self.job.progress.round(record)
         return state
 
-    def _warm_start(self) -> None:
-        part = self.config.warm_start.part
+    def _warm_start(self, part: str) -> None:
         if part == "none":
             return
         self.job.progress.note(f"warm start of {part} from {self.config.generator.name}, {self.config.warm_start.steps} steps")

@@ -22,7 +22,7 @@ def generated_images(config: Config, learner: Learner, steps: int) -> int:
         own += (math.ceil(steps / method.lmo_every) - idle) * method.lmo_batch
     own += _probed(config, learner) * method.latent.probes if steps else 0
     anchor = federation.anchor.images if federation.anchor.weight > 0 and steps else 0
-    stages = {"none": 0, "body": 1, "head": 1, "both": 2}[warm.part]
+    stages = {"none": 0, "body": 1, "head": 1}.get(warm.part, 2)  # auto: at most, since its classes are not read here
     return own * federation.sites + anchor + stages * warm.steps * warm.batch
 
 
