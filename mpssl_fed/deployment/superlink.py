@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import ssl
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from mpssl_fed.errors import UserError
 from mpssl_fed.files import write_atomic
 
 CONNECTION = "federation"
+OTHER_HOST = (62, 64)
+"""OpenSSL's codes of a certificate that is of another host name or address."""
 Runner = Callable[[Sequence[str], dict[str, str]], "subprocess.CompletedProcess[str]"]
 
 PYPROJECT = """\
@@ -68,11 +71,32 @@ def healthy(address: str, ca: Path) -> bool:
         return False
 
 
+def unreachable(address: str, ca: Path) -> str:
+    """Return why no TLS connection to HOST:PORT comes about under ``ca``, and the cure; empty where one does."""
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    try:
+        context = ssl.create_default_context(cafile=str(ca))
+        with socket.create_connection((host, int(port)), timeout=5) as plain, context.wrap_socket(plain, server_hostname=host):
+            return ""
+    except ssl.SSLCertVerificationError as error:
+        if error.verify_code in OTHER_HOST:
+            return f"the certificate of {address} does not name {host}; make one that does: mpssl-fed certs server KEYS {host}"
+        return (
+            f"the certificate of {address} is not trusted under {ca} ({error.verify_message}); "
+            "take the ca.crt of the machine that made the SuperLink's keys"
+        )
+    except ssl.SSLError as error:
+        return f"{address} or {ca} does not speak TLS as a SuperLink does ({error.reason or error})"
+    except OSError as error:
+        return f"no connection to {address} ({error.strerror or error}); is the SuperLink up, and the port open?"
+
+
 class FlowerCommand:
     """``flwr`` against one SuperLink. ``run`` starts a process; ``home`` keeps Flower's files."""
 
     def __init__(self, address: str, ca: Path, home: Path, run: Runner | None = None) -> None:
-        self._run, self.home, self.address = run or _run, home, address
+        self._run, self.home, self.address, self.ca = run or _run, home, address, ca
         config = f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\naddress = "{address}"\n'
         write_atomic(home / "config.toml", f'{config}root-certificates = "{ca.resolve()}"\n')
 
@@ -107,8 +131,8 @@ class FlowerCommand:
         except ValueError:
             answer = {}
         if done.returncode or not answer.get("success"):
-            detail = answer.get("error-message") or (done.stderr or done.stdout).strip()[-600:]
-            raise UserError(f"{failure}: {detail}")
+            theirs = answer.get("error-message") or (done.stderr or done.stdout).strip()[-600:]
+            raise UserError(f"{failure}: {unreachable(self.address, self.ca) or theirs}")
         return answer
 
 
