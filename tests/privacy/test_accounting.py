@@ -9,6 +9,8 @@ from dp_accounting import dp_event, pld
 from dp_accounting import rdp as google_rdp
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from opacus.accountants import RDPAccountant
+from opacus.accountants.analysis import prv
 from scipy import integrate
 
 from mpssl_fed.errors import UserError
@@ -202,3 +204,26 @@ def test_a_budget_beyond_reach_is_refused_and_one_beyond_use_stops_at_the_smalle
 def test_delta_outside_is_refused(delta: float) -> None:
     with pytest.raises(ValueError, match="delta"):
         epsilon({(1.0, 0.1): 1}, delta)
+
+
+MIXES = [
+    ({(0.2, 0.5): 4}, 1e-3),
+    ({(0.7942, 0.1): 40, (3.1768, 0.1): 8}, 1e-5),
+    ({(1.7, 0.5): 4, (30.0, 1.0): 2}, 1e-9),
+    ({(0.5, 1.0): 1}, 1e-2),
+    ({(900.0, 0.003): 20_000}, 1e-12),
+    ({(2e4, 0.9): 3}, 1e-5),
+    ({(0.9, 1e-4): 5_000, (0.3, 0.02): 2, (6.0, 0.99): 300}, 1e-7),
+]
+
+
+@pytest.mark.parametrize(("history", "delta"), MIXES)
+def test_orders_that_are_not_looked_at_are_never_the_best(history: accounting.History, delta: float) -> None:
+    """To the last bit the least over all orders, Opacus' own too, whose grid we take."""
+    for orders in (accounting.ORDERS, tuple(sorted(RDPAccountant.DEFAULT_ALPHAS))):
+        every = rdp(history, orders) + np.array([accounting.conversion(order, delta) for order in orders])
+        assert accounting.best_order(history, delta, orders) == (every.min(), orders[int(every.argmin())])
+    variables = [prv.PoissonSubsampledGaussianPRV(q, sigma) for sigma, q in history]
+    with accounting._quiet():
+        theirs = prv.compute_safe_domain_size(variables, list(history.values()), 0.01, delta)
+    assert accounting._safe_half(dict(history), 0.01, delta) == pytest.approx(theirs, rel=1e-12)
