@@ -152,7 +152,8 @@ def read_config(folder: Path) -> Config:
     file = folder / CONFIG
     if not file.is_file():
         raise UserError(f"{folder}: not a run directory (no {CONFIG})")
-    cut = [key for key in Config.model_fields if key not in read_mapping(file)]
+    there = read_mapping(file)
+    cut = [key for key in Config.model_fields if key not in there]
     if cut or not read_text(file).endswith("\n"):
         raise UserError(
             f"{file}: it is cut or was edited: {f'no {cut[0]}' if cut else 'its last line has no end'}; a run spells every key out"
