@@ -55,11 +55,12 @@ of a random network, on raw pixels or on HOG; `generator-only` asks no site and 
 `base-train-only` leaves out of training the images that the other methods keep for validation."""
 
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
-    "federated-gssl": {"warm_start": {"part": "body"}, "federation": {"anchor": {"weight": 1.0}}},
+    "federated-gssl": {"warm_start": {"part": "auto"}, "federation": {"anchor": {"weight": 0.3}}},
 }
 """Recipe -> what its name says beside source and loss, unless the config says how else. `federated-gssl`, not the paper's, is what
-paid where sites hold different classes (benchmarks/results/methods-federated-half-strong.md): the public generator's images
-warm-start the body and hold sites together through the anchor; no loss of a site's own is asked of them."""
+was best on validation images where sites hold different classes (benchmarks/results/recipe-tuning.md): the public generator's
+images warm-start the body, and the head where they show the task's classes, and hold sites together through the anchor; no loss of
+a site's own is asked of them."""
 
 BUNDLES = CONTROLS | RECIPES
 """Method name -> the keys of other sections that it sets."""

@@ -32,7 +32,7 @@ METHODS = {
     "linear-random": "A linear head on the features of a random network.",
     "linear-pixels": "A linear head on raw pixels.",
     "linear-hog": "A linear head on HOG features (histograms of edge directions).",
-    "federated-gssl": "`base` whose body starts warm from the public generator and whose sites are held together by an anchor.",
+    "federated-gssl": "`base` that starts warm from the public generator and whose sites are held together by an anchor.",
 }
 AUGMENTATIONS = {
     "weak": "Labelled images are shifted, turned and scaled a little in each step.",

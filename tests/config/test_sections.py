@@ -59,10 +59,10 @@ def test_controls_are_methods_that_set_more() -> None:
         assert configs.from_json(config.canonical_json()).canonical_json() == config.canonical_json()
 
 
-def test_the_recipe_is_a_warm_body_and_an_anchor_which_the_user_may_tune() -> None:
+def test_the_recipe_is_a_warm_start_and_an_anchor_which_the_user_may_tune() -> None:
     recipe = _config("method.name=federated-gssl")
-    assert (recipe.method.source, recipe.warm_start.part, recipe.federation.anchor.weight) == ("none", "body", 1.0)
-    spelt = _config("method.name=base", "warm_start.part=body", "federation.anchor.weight=1")
+    assert (recipe.method.source, recipe.warm_start.part, recipe.federation.anchor.weight) == ("none", "auto", 0.3)
+    spelt = _config("method.name=base", "warm_start.part=auto", "federation.anchor.weight=0.3")
     assert (recipe.warm_start, recipe.federation) == (spelt.warm_start, spelt.federation)
     own = _config("method.name=federated-gssl", "warm_start.part=both", "federation.anchor={weight: 0.5, images: 64}")
     assert (own.warm_start.part, own.federation.anchor.weight, own.federation.anchor.images) == ("both", 0.5, 64)
@@ -81,8 +81,8 @@ def test_a_study_or_command_line_may_turn_any_config_into_the_recipe_and_back() 
     }
     there = configs.override(file, ["method.name=federated-gssl"])
     config = configs.from_mapping(there)
-    assert (config.warm_start.part, config.warm_start.steps) == ("body", 50)
-    assert (config.federation.sites, config.federation.anchor.weight, config.federation.anchor.images) == (3, 1.0, 64)
+    assert (config.warm_start.part, config.warm_start.steps) == ("auto", 50)
+    assert (config.federation.sites, config.federation.anchor.weight, config.federation.anchor.images) == (3, 0.3, 64)
     back = configs.from_mapping(configs.override(config.dump(), ["method.name=base"]))
     assert (back.warm_start.part, back.federation.anchor.weight, back.federation.anchor.images) == ("none", 0.0, 64)
     kept = configs.from_mapping(configs.override(config.dump(), ["method.name=base", "federation.anchor.weight=1"]))

@@ -192,6 +192,6 @@ def test_controls_stand_in_one_grid_with_the_methods(tmp_path: Path) -> None:
         name: "fedprox" if name == "fedprox" else "fedavgm" for name in names
     }
     assert got["generator-only"].warm_start.part == "both"
-    assert (got["federated-gssl"].warm_start.part, got["federated-gssl"].federation.anchor.weight) == ("body", 1.0)
+    assert (got["federated-gssl"].warm_start.part, got["federated-gssl"].federation.anchor.weight) == ("auto", 0.3)
     with pytest.raises(UserError, match=r"method.name=linear-hog means model.name=hog, but model.name=resnet18 is given"):
         plan_of(tmp_path, grid={"method.name": ["linear-hog"], "model.name": ["resnet18"]})
