@@ -6,8 +6,8 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-# Two workers, a file to a worker; in the order of collection, which begins with what takes long.
-TWO := -n 2 --dist loadfile --no-loadscope-reorder
+# Three workers, since what takes long waits for other processes too; a file to a worker, in the order of collection, longest first.
+WORKERS := -n 3 --dist loadfile --no-loadscope-reorder
 
 # Nothing phones home, and no thread pool fights another.
 export FLWR_TELEMETRY_ENABLED := 0
@@ -41,19 +41,22 @@ $(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
 demo: $(VENV)/.base
 	$(BIN)/mpssl-fed study demo --output runs/demo
 
-lint: $(VENV)/.dev
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+LINT := $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-test: $(VENV)/.dev lint
-	$(BIN)/python -m pytest $(TWO) --durations 25
+lint: $(VENV)/.dev
+	$(LINT)
+
+test: CHOICE :=
+test-all: CHOICE := -m "slow or not slow"
+
+# The linters run beside the tests and speak after them.
+test test-all: $(VENV)/.dev
+	@( $(LINT) ) > $(VENV)/lint.log 2>&1 & lint=$$!; \
+	$(BIN)/python -m pytest $(WORKERS) --durations 25 $(CHOICE); tests=$$?; \
+	wait $$lint; linters=$$?; cat $(VENV)/lint.log; exit $$(( tests || linters ))
 
 check: $(VENV)/.dev
-	$(BIN)/python -m pytest $(TWO) tests/config tests/data tests/models tests/method tests/privacy
-
-test-all: $(VENV)/.dev lint
-	$(BIN)/python -m pytest $(TWO) --durations 25 -m "slow or not slow"
+	$(BIN)/python -m pytest $(WORKERS) tests/config tests/data tests/models tests/method tests/privacy
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache

@@ -22,7 +22,7 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes long, so that two workers end together."""
+    """Begin with what takes long, so that the workers end together."""
     items.sort(key=lambda item: not item.path.is_relative_to(LONG))
 
 
