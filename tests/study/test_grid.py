@@ -97,8 +97,8 @@ def test_show_names_one_cell(tmp_path: Path) -> None:
 
 def test_the_demo_is_the_promised_grid() -> None:
     plan = load_study("demo")
-    assert len(plan.cells) == 9
-    assert [cell.config.method.name for cell in plan.cells[:3]] == ["base", "mp-ssl", "federated-gssl"]
+    assert len(plan.cells) == 12
+    assert [cell.config.method.name for cell in plan.cells[:4]] == ["base", "mp-ssl", "federated-gssl", "generator-only"]
     assert plan.folder() == Path("runs/demo")
     assert plan.study.show == "best"
 
