@@ -38,7 +38,7 @@ TWO: Settings = {"data.partition": "pathological classes_per_site=2"}
 DIRICHLET: Settings = {"data.partition": "dirichlet alpha=0.3 min_per_site=1"}
 IID: Settings = {"data.partition": "iid"}
 RECIPE: tuple[Settings, Settings] = {"variant": "base"}, {"variant": "base + anchor + warm"}
-NAMES, HOW = ("`base`", "`federated-gssl`"), "`method.name=federated-gssl`"
+NAMES, HOW = ("`base`", "`base`, anchor, warm body"), "`warm_start.part=body federation.anchor.weight=1`"
 SITES = "methods-federated-half-strong"
 DIGITS: Settings = {"generator.name": "glyphs-digits"}
 LETTERS: Settings = {"generator.name": "glyphs-letters"} | TWO
