@@ -126,6 +126,7 @@ def server(
     for name in (certs.CA_CERT, certs.SERVER_CERT, certs.SERVER_KEY):
         if not (keys / name).is_file():
             raise UserError(f"--keys {keys}: has no {name}; make it by `mpssl-fed certs ca` and `mpssl-fed certs server`")
+    certs.require_pair(keys)
     if host == "127.0.0.1":
         free_ports(1, port)
     os.environ.update(environment.of_flower(database.absolute().parent / "flower"))
