@@ -1,7 +1,7 @@
 """A process that is killed at its n-th change of the disk, played in this one: from that moment on nothing is written any more.
 
-Not even by what cleans up behind an error, which a killed process never reaches. Python tells an audit hook of every change before it
-is made, and takes it back when the hook raises. SQLite writes past it: ledgers have kills of their own (``privacy/ledger``).
+Not even by what cleans up behind an error, which a killed process never reaches. Python tells an audit hook of every change before
+it is made, and takes it back when the hook raises. SQLite writes past it: ledgers have kills of their own (``privacy/ledger``).
 """
 
 from __future__ import annotations

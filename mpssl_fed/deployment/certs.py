@@ -134,7 +134,7 @@ def _read_ca(folder: Path) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate
 
 
 def require_pair(folder: Path) -> None:
-    """Raise UserError unless ``server.key`` is the key of ``server.crt``: a renewal that was cut short leaves the old certificate."""
+    """Raise UserError unless ``server.key`` is the key of ``server.crt``: a renewal that was cut short leaves the old one."""
     cure = "renew them: mpssl-fed certs server, where the CA's key is"
     try:
         key = serialization.load_pem_private_key(plain_file(folder / SERVER_KEY).read_bytes(), password=None)
