@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mpssl_fed.caller import apart_from_caller
 from mpssl_fed.environment import expanded, have_home
 from mpssl_fed.errors import UserError, option
 
@@ -74,7 +75,8 @@ def simulate(
     config: a Config, the path or name of a YAML file, or a mapping of config keys; overrides: ``key.path=value``. The run
     directory is ``output``, else ``output.dir``, else ``runs/CONFIG-STEM`` (``runs/CONFIG-STEM-run`` where that holds a study); one
     that exists is refused unless ``resume`` (continue it) or ``overwrite`` (delete what it wrote; what others put there stays).
-    Raises UserError for bad input, for a folder that another run is writing and for a run in which no site answered.
+    Raises UserError for bad input, for a folder that another run is writing and for a run in which no site answered. What torch is
+    set to around the call (:mod:`mpssl_fed.caller`) does not matter to the run, and is afterwards what it was.
     """
     resolved, stem = _resolve(config, overrides)
     folder = _folder(output, resolved, stem)
@@ -85,6 +87,12 @@ def simulate(
 
     # From here on torch and Flower come in: a misspelt key was refused without them.
     have_home()
+    with apart_from_caller():
+        _simulate(resolved, folder, resume, overwrite, progress, command)
+    return Run.open(folder)
+
+
+def _simulate(resolved: Config, folder: Path, resume: bool, overwrite: bool, progress: Progress | None, command: str) -> None:
     from mpssl_fed.federation.engines.simulation import preflight
     from mpssl_fed.federation.engines.simulation import simulate as run_sites
     from mpssl_fed.runs.lock import holding
@@ -102,7 +110,6 @@ def simulate(
         if run.kept:
             progress.note(f"kept in {folder}, as no run wrote it: {in_words(run.kept)}")
         run_sites(run, client_app, progress)
-    return Run.open(folder)
 
 
 def load(run: Run | str | Path) -> Classifier:
@@ -110,9 +117,10 @@ def load(run: Run | str | Path) -> Classifier:
 
     Raises UserError when the file is missing (an unfinished run) or is not one of ours.
     """
-    from mpssl_fed.runs.model_file import read_model
+    with apart_from_caller():
+        from mpssl_fed.runs.model_file import read_model
 
-    return read_model(run.folder if isinstance(run, Run) else expanded(run))
+        return read_model(run.folder if isinstance(run, Run) else expanded(run))
 
 
 def client_app() -> ClientApp:

@@ -65,6 +65,8 @@ def _transfer(url: str, part: Path, notes: Path, resumable: bool) -> None:
         # Weak ETags may name different bytes, so they cannot guard a continuation.
         etag = response.headers.get("ETag") or ""
         fresh = response.headers.get("Last-Modified", "") if etag.startswith("W/") or not etag else etag
+        if not done:  # before the notes: killed in between, they would vouch for bytes of another file
+            part.unlink(missing_ok=True)
         write_json(notes, {"url": url, "validator": fresh})
         _append(response, part, done)
 

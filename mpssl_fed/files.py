@@ -49,6 +49,13 @@ def write_atomic(path: str | Path, content: bytes | str, mode: int = 0o644) -> P
     return path
 
 
+def write_new(path: Path, content: bytes, mode: int = 0o644) -> Path:
+    """Write ``content`` as :func:`write_atomic` does, where nothing is yet; FileExistsError where another process came first."""
+    refuse_special(path)
+    _replace(path, content, mode, new=True)
+    return path
+
+
 def refuse_special(path: Path) -> None:
     """Raise OSError where ``path`` is there, or is a link to something, and is no plain file; and for links such as /dev/stdout."""
     if path.is_symlink() and path.parent.resolve().parts[1:2] in (("dev",), ("proc",)):
@@ -57,7 +64,7 @@ def refuse_special(path: Path) -> None:
         plain_file(path)
 
 
-def _replace(path: Path, data: bytes, mode: int) -> None:
+def _replace(path: Path, data: bytes, mode: int, new: bool = False) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = _temporary(path, mode)
     try:
@@ -65,7 +72,10 @@ def _replace(path: Path, data: bytes, mode: int) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        if new:
+            _name_once(temporary, path)
+        else:
+            temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -74,6 +84,19 @@ def _replace(path: Path, data: bytes, mode: int) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _name_once(temporary: Path, path: Path) -> None:
+    try:
+        os.link(temporary, path)  # unlike a rename, it fails where a file is
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
+        temporary.replace(path)  # a file system without links
+        return
+    temporary.unlink()
 
 
 def _temporary(path: Path, mode: int) -> tuple[int, Path]:

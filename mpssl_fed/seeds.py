@@ -7,9 +7,14 @@ that knows the run seed could recompute them.
 from __future__ import annotations
 
 import hashlib
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
+
+_GLOBAL = threading.RLock()
 
 
 def seed_of(run_seed: int, *path: str | int) -> int:
@@ -32,3 +37,14 @@ def torch_rng(run_seed: int, *path: str | int) -> torch.Generator:
 def numpy_rng(run_seed: int, *path: str | int) -> np.random.Generator:
     """Return a numpy generator for the stream."""
     return np.random.default_rng(seed_of(run_seed, *path))
+
+
+@contextmanager
+def initialising(seed: int = 0) -> Iterator[None]:
+    """Let torch's modules draw their initial weights from ``seed``, and leave the global stream, the only one they know, as it was.
+
+    One thread at a time: two that build would draw from each other's seeds.
+    """
+    with _GLOBAL, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

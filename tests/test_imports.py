@@ -17,7 +17,20 @@ HOUSE = PACKAGE.parent
 FILES = sorted([*PACKAGE.rglob("*.py"), *(HOUSE / "clients").glob("*.py"), *(HOUSE / "server").glob("*.py")])
 
 LEVELS = (
-    {"errors", "files", "names", "seeds", "registry", "environment", "download", "page", "watch", "codes", "reply_metrics"},
+    {
+        "errors",
+        "files",
+        "names",
+        "seeds",
+        "registry",
+        "environment",
+        "caller",
+        "download",
+        "page",
+        "watch",
+        "codes",
+        "reply_metrics",
+    },
     {"config"},
     {"models", "generators", "data"},
     {"method"},

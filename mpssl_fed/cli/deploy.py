@@ -115,10 +115,12 @@ def server(
     from mpssl_fed import environment
     from mpssl_fed.deployment import certs
     from mpssl_fed.deployment import superlink as control
+    from mpssl_fed.deployment.address import is_loopback, listening
     from mpssl_fed.deployment.rehearsal import free_ports
     from mpssl_fed.errors import UserError
 
-    if host not in ("127.0.0.1", "::1", "localhost") and not allow_open_control:
+    host = listening(host, "--host")
+    if not is_loopback(host) and not allow_open_control:
         raise UserError(
             f"--host {host}: the SuperLink's port takes runs and registrations from anyone who reaches it, without a password. "
             "Keep it on 127.0.0.1 behind deploy/nginx.conf, or accept that with --allow-open-control"
@@ -126,8 +128,8 @@ def server(
     for name in (certs.CA_CERT, certs.SERVER_CERT, certs.SERVER_KEY):
         if not (keys / name).is_file():
             raise UserError(f"--keys {keys}: has no {name}; make it by `mpssl-fed certs ca` and `mpssl-fed certs server`")
-    if host == "127.0.0.1":
-        free_ports(1, port)
+    free_ports(1, port, host)
+    certs.require_pair(keys)
     os.environ.update(environment.of_flower(database.absolute().parent / "flower"))
     command = control.superlink_command(keys, database.absolute(), host, port)
     os.execv(command[0], command)

@@ -24,6 +24,16 @@ def host(text: str, option: str = "host") -> str:
     return str(ipaddress.ip_address(text)) if _is_address(text) else text.lower()
 
 
+def listening(text: str, option: str) -> str:
+    """Return a host to listen on: one of :func:`host`, or all addresses (0.0.0.0, ::); UserError for anything else."""
+    return text if text in ("0.0.0.0", "::") else host(text, option)
+
+
+def is_loopback(name: str) -> bool:
+    """Whether a host (as :func:`host` returns it) is this machine alone."""
+    return ipaddress.ip_address(name).is_loopback if _is_address(name) else name == "localhost"
+
+
 def host_and_port(text: str, option: str, usual_port: int) -> str:
     """Return ``HOST:PORT`` (an IPv6 address in brackets); UserError for a URL, a missing or impossible port, or a bad host."""
     if "://" in text:

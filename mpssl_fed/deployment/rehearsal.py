@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import socket
@@ -131,6 +132,7 @@ class Deployment:
         link = control.superlink_command(keys, self.home / "superlink.db", HOST, link_port)
         self.children.start("superlink", link, environment.of_flower(self.home / "flower", address))
         (self.home / "sites").mkdir()
+        _finish_keeping(self.run / "sites")
         if self.resume and (self.run / "sites").is_dir():
             shutil.copytree(self.run / "sites", self.home / "sites", dirs_exist_ok=True)
         policy = self._policy()
@@ -208,26 +210,36 @@ class Deployment:
             raise UserError(f"{name} ended by itself. The end of its log:\n{self.children.log_tail(name)}")
 
 
-def free_ports(count: int, first: int | None = None) -> list[int]:
-    """Return ``count`` free TCP ports on loopback; UserError when ``first`` is asked for and taken."""
+def free_ports(count: int, first: int | None = None, host: str = HOST) -> list[int]:
+    """Return ``count`` free TCP ports on ``host``; UserError when ``first`` is asked for and cannot be had, with the reason."""
     with ExitStack() as held:
         ports = []
         for number in [first or 0, *[0] * (count - 1)]:
-            listener = held.enter_context(socket.socket())
             try:
-                listener.bind((HOST, number))
+                family, kind, _, _, place = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM)[0]
+                listener = held.enter_context(socket.socket(family, kind))
+                listener.bind(place)
             except OverflowError as error:
                 raise UserError(f"--port {number}: want a number from 1 to 65535") from error
             except OSError as error:
-                raise UserError(f"--port {number}: in use on {HOST}; choose another or leave it out") from error
+                raise UserError(f"--port {number}: {_unbound(error, host)}") from error
             ports.append(int(listener.getsockname()[1]))
     return ports
+
+
+def _unbound(error: OSError, host: str) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"in use on {host}; choose another or leave it out"
+    if error.errno == errno.EACCES:
+        return f"this user may not listen there on {host}; choose one from 1024 on"
+    return f"nobody can listen on {host} here ({error.strerror or error}); give an address of this machine"
 
 
 def _keep(source: Path, target: Path) -> None:
     """Put a copy of a folder into the run directory, closed to other users: a whole one, or the one that was there stays."""
     if not source.is_dir():
         return
+    _finish_keeping(target)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as fresh:
         shutil.copytree(source, fresh, dirs_exist_ok=True)
         _carry_over(target, Path(fresh))
@@ -236,6 +248,16 @@ def _keep(source: Path, target: Path) -> None:
             target.rename(old)
         Path(fresh).rename(target)
         target.chmod(0o700)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _finish_keeping(target: Path) -> None:
+    """End what a kill cut short in :func:`_keep`: once the old folder has been moved aside the fresh one beside it is whole."""
+    for old in sorted(target.parent.glob(f".{target.name}.*.old")):
+        fresh = old.with_suffix("")
+        if not target.exists():
+            (fresh if fresh.is_dir() else old).rename(target)
+            target.chmod(0o700)
         shutil.rmtree(old, ignore_errors=True)
 
 

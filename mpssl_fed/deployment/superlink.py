@@ -24,6 +24,8 @@ from mpssl_fed.files import write_atomic
 CONNECTION = "federation"
 OTHER_HOST = (62, 64)
 """OpenSSL's codes of a certificate that is of another host name or address."""
+OTHER_TIME = (9, 10)
+"""OpenSSL's codes of one that is not valid yet, and of one that is no longer."""
 Runner = Callable[[Sequence[str], dict[str, str]], "subprocess.CompletedProcess[str]"]
 
 PYPROJECT = """\
@@ -82,6 +84,11 @@ def unreachable(address: str, ca: Path) -> str:
     except ssl.SSLCertVerificationError as error:
         if error.verify_code in OTHER_HOST:
             return f"the certificate of {address} does not name {host}; make one that does: mpssl-fed certs server KEYS {host}"
+        if error.verify_code in OTHER_TIME:
+            return (
+                f"the certificate of {address}, or {ca}, is not of this time ({error.verify_message}); set the clocks of "
+                "this machine and of the one that made it right, or renew it: mpssl-fed certs server"
+            )
         return (
             f"the certificate of {address} is not trusted under {ca} ({error.verify_message}); "
             "take the ca.crt of the machine that made the SuperLink's keys"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mpssl_fed.errors import UserError
 from mpssl_fed.registry import Registry
+from mpssl_fed.seeds import initialising
 
 CUT = 2.0  # latents are cut at two standard deviations, as BigGAN's truncated noise is
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, what PIL's "L" uses
@@ -75,7 +76,8 @@ def load_generator(
     """
     if not 0 < truncation <= 1:
         raise UserError(f"generator.truncation is {truncation}; it must be above 0 and at most 1.")
-    generator = GENERATORS[name](path, truncation)
+    with initialising():  # weights are drawn before those of the files replace them
+        generator = GENERATORS[name](path, truncation)
     if GENERATORS.is_plugin(name):
         check_generator(f"generator '{name}' of another package", generator)
     generator.eval().requires_grad_(False)

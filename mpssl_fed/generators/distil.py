@@ -18,7 +18,7 @@ from mpssl_fed.generators.fit import Course, Report, fit, ink_loss
 from mpssl_fed.generators.glyphs import GlyphBank
 from mpssl_fed.generators.renders import EMBEDDING_NOISE, FontEmbedding, RenderStream, truncated_normal
 from mpssl_fed.generators.settings import DistilSettings
-from mpssl_fed.seeds import seed_of, torch_rng
+from mpssl_fed.seeds import initialising, seed_of, torch_rng
 
 
 def distil(bank: GlyphBank, settings: DistilSettings, report: Report) -> tuple[BigGAN, dict[str, Any]]:
@@ -27,8 +27,7 @@ def distil(bank: GlyphBank, settings: DistilSettings, report: Report) -> tuple[B
     Ctrl-C during training ends it early with what has been learned; the record says so.
     """
     started = time.process_time()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(settings.seed, "distil", "initial weights") % 2**63)
+    with initialising(seed_of(settings.seed, "distil", "initial weights")):
         model = BigGAN(BigGANConfig.from_dict(settings.config(len(bank.classes))))
         fonts = FontEmbedding(bank, settings.embedding)
     nn.init.ones_(model.generator.bn.weight)

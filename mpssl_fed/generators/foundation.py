@@ -18,7 +18,7 @@ from mpssl_fed.files import write_atomic, write_json
 from mpssl_fed.generators.base import fit_images
 from mpssl_fed.generators.biggan import PUBLISHED, embedded_folder, load_checked, read_json, read_weights
 from mpssl_fed.generators.small import SHIPPED
-from mpssl_fed.seeds import seed_of, torch_rng
+from mpssl_fed.seeds import initialising, seed_of, torch_rng
 
 if TYPE_CHECKING:
     from mpssl_fed.generators.glyphs import GlyphBank
@@ -103,8 +103,7 @@ def train_glyph_classifier(
     from mpssl_fed.generators.baking import round_to_half  # here: it imports BigGAN's package, which takes seconds
     from mpssl_fed.generators.renders import RenderStream
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(seed, "foundation", "initial weights"))
+    with initialising(seed_of(seed, "foundation", "initial weights")):
         model = GlyphClassifier(bank.classes)
     held_out = np.zeros(len(bank.fonts), bool)
     if unseen is None and len(bank.fonts) >= 20:

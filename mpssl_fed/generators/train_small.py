@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import torch
 from torch import nn
 
 from mpssl_fed.generators.baking import round_to_half
@@ -16,7 +15,7 @@ from mpssl_fed.generators.small import build_sampler
 from mpssl_fed.generators.train_flow import FlowTraining
 from mpssl_fed.generators.train_vqvae import VQVAETraining
 from mpssl_fed.generators.vqvae import VQSampler
-from mpssl_fed.seeds import seed_of
+from mpssl_fed.seeds import initialising, seed_of
 
 
 def train_small(bank: GlyphBank, settings: SmallSettings, report: Report) -> tuple[nn.Module, dict[str, Any]]:
@@ -25,8 +24,7 @@ def train_small(bank: GlyphBank, settings: SmallSettings, report: Report) -> tup
     Ctrl-C while the last network trains ends it early with what has been learned; the record says so.
     """
     started = time.process_time()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(settings.seed, settings.kind, "initial weights") % 2**63)
+    with initialising(seed_of(settings.seed, settings.kind, "initial weights")):
         sampler = build_sampler(settings.config(len(bank.classes)))
         work = VQVAETraining(sampler, bank, settings) if isinstance(sampler, VQSampler) else FlowTraining(sampler, bank, settings)
     record = work.train(report)

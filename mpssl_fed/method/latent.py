@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mpssl_fed.config.learning import Latent
-from mpssl_fed.seeds import seed_of
+from mpssl_fed.seeds import initialising, seed_of
 
 EDGE = 1 - 1e-6  # of the bound: where a z at the very bound is taken to lie
 
@@ -72,8 +72,7 @@ class Latents(nn.Module):
 
     def __init__(self, z_dim: int, classes: int, foundation_classes: int, bound: float, settings: Latent, seed: int = 0) -> None:
         super().__init__()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_of(seed, "latents"))
+        with initialising(seed_of(seed, "latents")):
             self.mapper = Mapper(z_dim, classes, settings.hidden, bound)
             self.converter = Converter(classes, foundation_classes, settings.temperature, settings.hard)
         self.rates = [settings.mapper_lr] * len(list(self.mapper.parameters())) + [settings.converter_lr]

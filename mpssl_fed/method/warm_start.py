@@ -16,7 +16,7 @@ from mpssl_fed.errors import UserError, nearest
 from mpssl_fed.generators.base import Generator, fit_images
 from mpssl_fed.method.views import Views
 from mpssl_fed.models import Classifier
-from mpssl_fed.seeds import torch_rng
+from mpssl_fed.seeds import initialising, torch_rng
 
 Report = Callable[[str, int, int], None]
 """(stage, step, steps) -> shown progress."""
@@ -39,8 +39,7 @@ def warm_start(
         body = list(classifier.body.parameters())
         if not body:
             raise UserError(f"warm_start.part={part}: model '{classifier.name}' has no body to train; use part: head")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
+        with initialising(config.seed):
             throw_away = nn.Linear(classifier.feature_dim, len(generator.classes)).to(classifier.head.weight)
         learnt = body_classes(generator.classes, settings.without)
         trainer.run("body", learnt, learnt, throw_away, [*body, *throw_away.parameters()])

@@ -14,7 +14,7 @@ from torch.func import functional_call
 from mpssl_fed.errors import UserError
 from mpssl_fed.models.backbones import build_body
 from mpssl_fed.models.norms import NORMS
-from mpssl_fed.seeds import seed_of
+from mpssl_fed.seeds import initialising, seed_of
 
 Params = dict[str, Tensor]
 """Parameters by their name in the classifier: ``body.…`` (psi) and ``head.…`` (omega)."""
@@ -165,8 +165,7 @@ def build_classifier(asked: Architecture, pretrained: str | None = None, seed: i
     package's). blank: weights do not matter, a state dict is loaded next. Raises UserError for an unknown name, a size
     that the body cannot take or weights that do not fit.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(seed, "classifier"))
+    with initialising(seed_of(seed, "classifier")):
         body, feature_dim = build_body(asked.name, asked.channels, asked.size, asked.norm, pretrained, blank)
         only_head = asked.name == "random" or not any(True for _ in body.parameters())
         return Classifier(body, feature_dim, replace(asked, trainable="head") if only_head else asked)

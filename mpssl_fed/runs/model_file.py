@@ -16,7 +16,7 @@ from mpssl_fed.files import readable
 from mpssl_fed.models import Architecture, Classifier, build_classifier
 from mpssl_fed.models.backbones import BODIES
 from mpssl_fed.models.efficientnet import EfficientNetLite0
-from mpssl_fed.runs.reader import MODEL
+from mpssl_fed.runs.reader import MODEL, refuse_half_cleared
 
 
 class SavedArchitecture(Closed):
@@ -96,6 +96,7 @@ def read_preparation(path: Path) -> Preparation | None:
 
 def _file(path: Path) -> Path:
     file = path / MODEL if path.is_dir() else path
+    refuse_half_cleared(file.parent)
     if not file.is_file():
         raise UserError(
             f"{file}: no such file. A run has it when its last round is done; {flag('resume')} finishes an interrupted one"

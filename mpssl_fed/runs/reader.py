@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from mpssl_fed.config import Config, load, read_mapping
-from mpssl_fed.errors import UserError
+from mpssl_fed.errors import UserError, flag
 from mpssl_fed.files import parse_json, read_text
 from mpssl_fed.runs.rounds import Round, is_number, read_rounds
 
 MANIFEST, CONFIG, MODEL = "manifest.json", "config.yaml", "model.safetensors"
 METRICS = "metrics.jsonl"
 DIAGNOSIS_FILE = "diagnosis.json"
+
+CLEARING = "clearing"
+"""The manifest's status while ``overwrite`` deletes the run before; what else lies there may be of that one."""
 
 STUDY = "study.yaml"
 """In a study's folder, whose top shows the files of one of its runs."""
@@ -124,6 +127,19 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def refuse_half_cleared(folder: Path) -> None:
+    """Raise UserError where a process was ended while it deleted an earlier run: what is left of it is not this run's."""
+    try:
+        status = read_manifest(folder).get("status")
+    except UserError:  # no run, which is for others to say
+        return
+    if status == CLEARING:
+        raise UserError(
+            f"{folder}: a process was ended while it deleted the run before, of which files are left; start again with "
+            f"{flag('resume')} or {flag('overwrite')}"
+        )
+
+
 def is_run(folder: Path) -> bool:
     """Return whether ``folder`` is a run: another program's manifest.json does not make it one."""
     try:
@@ -150,6 +166,7 @@ def read_history(folder: Path) -> list[Round]:
 def read_config(folder: Path) -> Config:
     """Return the resolved config of the run in ``folder``; UserError when it is missing, damaged or cut."""
     file = folder / CONFIG
+    refuse_half_cleared(folder)
     if not file.is_file():
         raise UserError(f"{folder}: not a run directory (no {CONFIG})")
     there = read_mapping(file)

@@ -25,7 +25,7 @@ from mpssl_fed.runs import checkpoint
 from mpssl_fed.runs.checkpoint import Checkpoint
 from mpssl_fed.runs.lock import LOCK, refuse_held
 from mpssl_fed.runs.manifest import facts, now
-from mpssl_fed.runs.reader import CONFIG, MANIFEST, MODEL, STUDY, read_config, read_manifest
+from mpssl_fed.runs.reader import CLEARING, CONFIG, MANIFEST, MODEL, STUDY, read_config, read_manifest
 from mpssl_fed.runs.rounds import History
 from mpssl_fed.runs.written import clear, refuse_to_clear
 
@@ -109,10 +109,14 @@ def open_run(config: Config, folder: Path, *, resume: bool = False, overwrite: b
     if resume and (folder / MANIFEST).is_file():
         return _reopen(config, folder)
     run = RunDirectory(folder, secrets.token_hex(8), config)
-    # The new manifest before the old run goes: killed in between, the folder is still a run that may be overwritten.
-    write_json(folder / MANIFEST, {"run_id": run.run_id, "status": "running", "command": command} | facts(config))
+    # The new manifest before the old run goes: killed in between, the folder is still a run that may be overwritten or begun.
+    occupied = (folder / MANIFEST).is_file()
+    manifest = {"run_id": run.run_id, "status": CLEARING if occupied else "running", "command": command} | facts(config)
+    write_json(folder / MANIFEST, manifest)
     run.kept = clear(folder, keep=(MANIFEST,))
     write_atomic(folder / CONFIG, config.to_yaml())
+    if occupied:
+        run.update_manifest(status="running")
     return run
 
 
@@ -128,7 +132,7 @@ def refuse_occupied(folder: Path, *, resume: bool = False, overwrite: bool = Fal
     names = [item.name for item in folder.iterdir() if item.name != LOCK] if folder.is_dir() else []
     if folder.is_dir():
         refuse_held(folder)
-    if not names or (resume and all(name.startswith(f".{MANIFEST}.") for name in names)):  # killed while it wrote its first file
+    if all(name.startswith(f".{MANIFEST}.") for name in names):  # killed while it wrote its first file
         return
     if STUDY in names:
         raise UserError(f"run directory {folder} holds a study with all its runs; {elsewhere}")
@@ -167,8 +171,11 @@ def _reopen(config: Config, folder: Path) -> RunDirectory:
             f"run directory {folder} was made with another config: {_difference(folder, config)}. "
             f"{flag('resume')} continues the same run; choose another {option('output', 'DIR')} for a new one"
         )
-    write_atomic(folder / CONFIG, config.to_yaml())
     run = RunDirectory(folder, manifest["run_id"], config)
+    if manifest.get("status") == CLEARING:
+        refuse_to_clear(folder)
+        run.kept = clear(folder, keep=(MANIFEST,))
+    write_atomic(folder / CONFIG, config.to_yaml())
     before = manifest.get("resumed")
     run.update_manifest(status="running", resumed=[*(before if isinstance(before, list) else []), now()])
     return run

@@ -120,8 +120,9 @@ def show_run_files(outcome: Outcome) -> None:
     cell, output = cell_folder(outcome.output, chosen.cell), outcome.output
     if _same_file(cell / MANIFEST, output / MANIFEST):
         return
+    (output / MANIFEST).unlink(missing_ok=True)  # it goes first and comes last: it says that all else is there
     clear(output, keep=("report.html",))
-    for name in (*(name for name in RUN_FILES if name != MANIFEST), MANIFEST):  # the manifest last: it says that all is there
+    for name in (*(name for name in RUN_FILES if name != MANIFEST), MANIFEST):
         source, target = cell / name, output / name
         if target.is_symlink():
             target.unlink()  # the link alone: nothing is written through it
@@ -181,7 +182,9 @@ def _check_output(output: Path) -> None:
     if not output.is_dir():
         return
     refuse_held(output)
-    if any(item.name != LOCK for item in output.iterdir()) and not (output / STUDY_FILE).is_file():
+    # a temporary file of STUDY_FILE is all that is there of a study that was killed while it wrote its first file
+    others = [item for item in output.iterdir() if item.name != LOCK and not item.name.startswith(f".{STUDY_FILE}.")]
+    if others and not (output / STUDY_FILE).is_file():
         raise UserError(f"{where}: exists and is no study; give another folder or remove it")
 
 

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mpssl_fed.caller import apart_from_caller
 from mpssl_fed.data.folder import check_subjects, list_classes
 from mpssl_fed.data.listing import once
 from mpssl_fed.data.walk import Skipped
@@ -67,6 +68,7 @@ class Evaluation:
         return asdict(self)
 
 
+@apart_from_caller()
 def evaluate_folder(
     trained: Trained, folder: str | Path, bins: int = BINS, subjects: str | None = None, skipped: Skipped | None = None
 ) -> Evaluation:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mpssl_fed.caller import apart_from_caller
 from mpssl_fed.data.preparation import Preparation
 from mpssl_fed.environment import expanded
 from mpssl_fed.errors import UserError, nearest
@@ -40,6 +41,7 @@ class Exported:
     difference: float
 
 
+@apart_from_caller()
 def export(trained: Trained, form: str = "torch-export", out: str | Path | None = None, overwrite: bool = False) -> Exported:
     """Write the classifier as ``onnx`` or ``torch-export``, read the file back and compare the two on random images.
 

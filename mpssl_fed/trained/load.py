@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mpssl_fed.caller import apart_from_caller
 from mpssl_fed.data.base import Images
 from mpssl_fed.data.decode import has_side, read_images
 from mpssl_fed.data.fine_grained import STORED
@@ -41,6 +42,7 @@ class Trained:
         """Names of the K classes, in the order of the logits."""
         return self.classifier.classes
 
+    @apart_from_caller()
     def read(self, paths: Sequence[Path]) -> Tensor:
         """Return image files of any size, grey or colour, as uint8 [n, C, S, S], in the way the run read its test images.
 
@@ -53,6 +55,7 @@ class Trained:
         rows = [read_images([path], size, channels, how) if x is None else x for path, x in zip(paths, small, strict=True)]
         return torch.cat(rows)
 
+    @apart_from_caller()
     def logits(self, x: Tensor) -> Tensor:
         """Return float32 logits [n, K] on the CPU for uint8 images [n, C, S, S], in batches on the classifier's device."""
         where = next(self.classifier.parameters()).device
@@ -73,6 +76,7 @@ class Trained:
             yield some, self.logits(self.read(some))
 
 
+@apart_from_caller()
 def load_trained(run: str | Path, device: str = "auto", white_level: float | None = None) -> Trained:
     """Return the trained classifier of a run directory or a ``model.safetensors`` file, on ``device``.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shutil
 import tarfile
 import threading
 import zipfile
@@ -17,6 +18,7 @@ import pytest
 from mpssl_fed.data.fetch import ARCHIVES, Archive, fetch_dataset
 from mpssl_fed.download import download
 from mpssl_fed.errors import UserError
+from tests.killed import every_kill
 
 BODY = bytes(range(256)) * 40_000  # 10 MB, so that a broken transfer leaves whole chunks behind
 
@@ -31,6 +33,9 @@ class Server(ThreadingHTTPServer):
         self.break_after: int | None = None
         self.ranges: list[str | None] = []
         self.honour_range = True
+
+    def handle_error(self, *_: object) -> None:
+        """Say nothing of a reader that was killed."""
 
     def url(self, name: str) -> str:
         return f"http://127.0.0.1:{self.server_port}/{name}"
@@ -114,6 +119,21 @@ def test_a_changed_file_starts_anew(server: Server, tmp_path: Path) -> None:
     broken_off(server, path)
     server.files["data.bin"], server.etag = BODY[::-1], '"two"'
     assert download(server.url("data.bin"), path).read_bytes() == BODY[::-1]
+
+
+def test_a_kill_before_a_changed_file_never_joins_the_old_bytes_to_the_new(server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "there" / "data.bin"
+    old, new = BODY[:3_000_000], BODY[:3_000_000][::-1]
+
+    def prepare() -> None:
+        shutil.rmtree(path.parent, ignore_errors=True)
+        server.files["data.bin"], server.etag, server.break_after = old, '"one"', 2_500_000
+        with pytest.raises(UserError, match="the connection ended"):
+            download(server.url("data.bin"), path)
+        server.files["data.bin"], server.etag, server.break_after = new, '"two"', None
+
+    for _ in every_kill(path.parent, prepare, lambda: download(server.url("data.bin"), path)):
+        assert download(server.url("data.bin"), path).read_bytes() == new
 
 
 def test_a_server_without_range_or_etag(server: Server, tmp_path: Path) -> None:

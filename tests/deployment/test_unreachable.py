@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -72,6 +74,22 @@ def test_what_stands_between_is_said_with_its_cure(serve: Callable[[ssl.SSLConte
         port = free.getsockname()[1]
     assert "is the SuperLink up" in unreachable(f"127.0.0.1:{port}", ca)
     assert "is the SuperLink up" in unreachable("nowhere.invalid:9093", ca)
+
+
+@pytest.mark.parametrize(("ahead", "said"), [(2, "not yet valid"), (-500, "expired")])
+def test_a_clock_that_is_wrong_is_no_wrong_ca(
+    serve: Callable[[ssl.SSLContext | None], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: int, said: str
+) -> None:
+    class Clock(datetime.datetime):
+        @classmethod
+        def now(cls, tz: datetime.tzinfo | None = None) -> datetime.datetime:  # type: ignore[override]
+            return datetime.datetime.now(tz) + datetime.timedelta(days=ahead)
+
+    monkeypatch.setattr(certs, "datetime", SimpleNamespace(datetime=Clock, timedelta=datetime.timedelta, UTC=datetime.UTC))
+    found = unreachable(serve(keys(tmp_path)), tmp_path / certs.CA_CERT)
+    assert said in found
+    assert "set the clocks" in found
+    assert "take the ca.crt" not in found
 
 
 def test_a_wrong_certificate_is_named_where_a_site_is_registered(

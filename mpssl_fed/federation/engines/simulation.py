@@ -18,6 +18,7 @@ from flwr.app.user_config import UserConfig
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
+from mpssl_fed.caller import Shared
 from mpssl_fed.config import Config
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
@@ -67,7 +68,7 @@ def simulate(run: RunDirectory, client_app: AppFactory, progress: Progress) -> N
     for line in parts.dataset(run.config).skipped.lines():
         progress.note(line)
     job = Job(run, progress, expected_sites=run.config.federation.sites)
-    with _quiet_flower():
+    with _QUIET_FLOWER.held():
         {"inprocess": _inprocess, "ray": _ray}[run.config.federation.backend](job, client_app)
     write_samples(run)
 
@@ -82,6 +83,9 @@ def _quiet_flower() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+_QUIET_FLOWER = Shared(_quiet_flower)
 
 
 def _server_app(job: Job) -> ServerApp:

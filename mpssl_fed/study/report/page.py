@@ -8,7 +8,7 @@ from mpssl_fed.errors import UserError
 from mpssl_fed.page import write_page
 from mpssl_fed.report.run_report import write_run_report
 from mpssl_fed.report.run_sections import run_sections
-from mpssl_fed.runs.reader import RunReader
+from mpssl_fed.runs.reader import RunReader, refuse_half_cleared
 from mpssl_fed.study.analysis import analyse
 from mpssl_fed.study.featured import featured
 from mpssl_fed.study.folder import STUDY_FILE, Outcome, cell_folder, read_outcome
@@ -32,6 +32,7 @@ def write_report(folder: str | Path) -> Path:
     folder = Path(folder)
     if (folder / STUDY_FILE).is_file():
         return write_study_report(read_outcome(load_study(folder / "study.yaml"), folder))
+    refuse_half_cleared(folder)
     if not (folder / "config.yaml").is_file():
         raise UserError(f"{folder}: neither a run (no config.yaml) nor a study (no study.yaml); give the folder of one")
     return write_run_report(folder)
