@@ -126,18 +126,20 @@ def _split(config: Config) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ..
 @lru_cache(maxsize=4)
 def _cached_split(config_json: str) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
     config = from_json(config_json)
-    data, sites = config.data, config.federation.sites
-    y = dataset(config).train.y.numpy()
+    data, sites, pool = config.data, config.federation.sites, dataset(config).train
+    y = pool.y.numpy()
     per_class = data.labels_per_class
     if per_class is not None and data.labels_over == "site":
         per_class *= sites
     try:
-        chosen = choose_labelled(y, per_class, data.label_fraction, config.seed)
+        chosen = choose_labelled(y, per_class, data.label_fraction, config.seed, pool.subjects, sites)
     except UnfitClassError as error:
         raise UserError(f"{error.named(dataset(config).classes)}{_what_fits(config, y)}") from error
     try:
-        mine = _deal(config, y, chosen)
-        rest = _deal(config, y, np.setdiff1d(np.arange(len(y)), chosen)) if config.method.source == "real" else ()
+        mine = _deal(config, pool, chosen)
+        # A subject's other images are unlabeled images of the site that has the labelled ones.
+        at = {pool.subjects[i]: site for site, part in enumerate(mine) for i in part.tolist()} if pool.subjects else {}
+        rest = _deal(config, pool, np.setdiff1d(np.arange(len(y)), chosen), at) if config.method.source == "real" else ()
     except UnfitClassError as error:
         raise UserError(error.named(dataset(config).classes)) from error
     return mine, rest
@@ -153,11 +155,13 @@ def _what_fits(config: Config, y: np.ndarray) -> str:
     return f"{said}: set it to {least // sites}" if least >= sites else f"{said}: lower federation.sites"
 
 
-def _deal(config: Config, y: np.ndarray, pool: np.ndarray) -> tuple[np.ndarray, ...]:
-    section = config.data.partition
+def _deal(config: Config, pool: Images, some: np.ndarray, at: dict[str, int] | None = None) -> tuple[np.ndarray, ...]:
+    """Deal the images ``some`` of ``pool``; at: subjects that stand at a site already."""
+    section, y = config.data.partition, pool.y.numpy()[some]
+    subjects = None if pool.subjects is None else [pool.subjects[i] for i in some.tolist()]
     options = section.model_dump(exclude={"name", "options"}, exclude_none=True) | section.options
-    parts = partition(y[pool], config.federation.sites, section.name, config.seed, **options)
-    return tuple(pool[part] for part in parts)
+    parts = partition(y, config.federation.sites, section.name, config.seed, subjects, at, **options)
+    return tuple(some[part] for part in parts)
 
 
 @dataclass(frozen=True)
