@@ -17,8 +17,8 @@ def subjects_of(config: Config) -> dict[str, Any] | None:
     """Return what a simulation's manifest says of subjects, None where its images name none.
 
     ``{"count": at all sites, "sites_disjoint": True, "test": in the test part, "test_disjoint": True}``; the last two are None
-    where the test images name none. UserError for subjects at two sites, in train and test, or in two spellings: each is told by what it
-    looks like (:func:`mpssl_fed.data.subjects.likeness`), so that no form of a number parts a person.
+    where the test images name none. UserError for subjects at two sites, in train and test, or in two spellings: they are told by
+    :func:`mpssl_fed.data.subjects.likeness`, so that no form of a number parts a person.
     """
     data = parts.dataset(config)
     if data.train.subjects is None:
