@@ -26,10 +26,13 @@ __all__ = [
 Partitioner = Callable[..., list[np.ndarray]]
 """(y [n], sites, rng, **options) -> one index array per site; UserError where the options cannot be met."""
 
+COLUMN = "column"
+"""The partitioner that deals each image to the site that the data name for it."""
+
 PARTITIONERS: Registry[Partitioner] = Registry("partitioners")
 
-LEAST = "min_per_site"
-"""Option of a partitioner that says how many images a site gets at least."""
+HOLDERS, LEAST = "holders", "min_per_site"
+"""What a partitioner may take: each image's site, where the data name one; how many images a site gets at least."""
 EXACT = frozenset({"pathological"})
 """Partitioners whose sites hold just the classes that they were given, or nothing is dealt."""
 
@@ -84,31 +87,45 @@ def partition(
     seed: int,
     subjects: Sequence[str] | None = None,
     at: Mapping[str, int] | None = None,
+    holders: np.ndarray | None = None,
     **params: Any,
 ) -> list[np.ndarray]:
     """Return each site's sorted indices into ``y`` [n]: disjoint, nothing dropped, the same for the same seed.
 
     With ``subjects`` [n] each stays whole: sites come as near as subjects let them to what the partitioner, which knows nothing of
     subjects, gave them. at: subject -> its site, of those who stand somewhere already; nothing but that is then insisted on.
+    holders: the number of each image's site [n] where the data name one, which ``column`` deals by; it tears whom the data tear.
     Raises UserError for an unknown partitioner or option, and for demands that cannot be met, saying what would fit.
     """
     y, partitioner = np.asarray(y), PARTITIONERS[name]
     known = inspect.signature(partitioner).parameters
-    options = list(known)[3:]
+    options = [option for option in list(known)[3:] if option != HOLDERS]
     for key in params:
         if key not in options:
             others = ", ".join(options) or "none"
             raise UserError(f"partitioner '{name}' has no option '{key}'.{nearest(key, options)} Known: {others}")
+    if HOLDERS in known:
+        params[HOLDERS] = holders
     if sites < 1:
         raise UserError(f"federation.sites is {sites}; at least 1 is needed")
     parts = [np.sort(part) for part in partitioner(y, sites, numpy_rng(seed, "partition", name), **params)]
     if len(parts) != sites or not np.array_equal(np.sort(np.concatenate(parts)), np.arange(len(y))):
         raise UserError(f"partitioner '{name}' does not deal each of the {len(y)} images to exactly one of {sites} sites")
-    if subjects is None or not len(y):
+    if subjects is None or name == COLUMN or not len(y):
         return parts
     least = params.get(LEAST, known[LEAST].default) if LEAST in known else 1
     aim = Aim(name, least, name in EXACT, at)
     return deal_whole(y, subjects, parts, aim, numpy_rng(seed, "partition", name, "subjects"))
+
+
+@PARTITIONERS.add(COLUMN)
+def _column(y: np.ndarray, sites: int, rng: np.random.Generator, *, holders: np.ndarray | None = None) -> list[np.ndarray]:  # noqa: ARG001
+    """Give each image to the site that the data name for it."""
+    if holders is None:
+        raise UserError(
+            "data.partition.name=column deals by the column site of a list (data.name=image-csv); these data name no site"
+        )
+    return [np.flatnonzero(holders == site) for site in range(sites)]
 
 
 @PARTITIONERS.add("iid")
