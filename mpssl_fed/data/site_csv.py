@@ -97,10 +97,14 @@ def read_list(path: str | Path, classes: Sequence[str] | None = None) -> List:
         _refuse_parted([(rows[i], at[i]) for i in train], [(rows[i], at[i]) for i in test])
     sites = _sites(lines, at, train) if "site" in columns else None
     digests: Digests = {}
-    kept = [once([rows[i] for i in side], skipped, known, lambda j, side=side: at[side[j]], digests) for side in (train, test)]
-    note_leaks(*kept, skipped, digests)
+
+    def counted(side: list[int]) -> Listing:
+        return once([rows[i] for i in side], skipped, known, lambda j: at[side[j]], digests)
+
+    trained, tested = counted(train), counted(test)
+    note_leaks(trained, tested, skipped, digests)
     of_site = None if sites is None else {rows[i][0]: site for i, site in sites.items()}
-    return List(known, kept[0], kept[1] if "split" in columns else None, of_site, "subject" in columns, skipped)
+    return List(known, trained, tested if "split" in columns else None, of_site, "subject" in columns, skipped)
 
 
 def natural_order(names: Iterable[str]) -> list[str]:

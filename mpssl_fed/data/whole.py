@@ -75,7 +75,8 @@ class _Queue:
         cost = 2 * self.given + (labelled[self.subjects] != prefer)
         i = int(np.where(self.given < self.size, cost, np.iinfo(np.int64).max).argmin())
         self.given[i] += 1
-        return self.images[i][self.given[i] - 1]
+        image: int = self.images[i][self.given[i] - 1]
+        return image
 
 
 def deal_whole(
@@ -121,7 +122,8 @@ class _Table:
     @property
     def sizes(self) -> Ints:
         """Images of each subject [m]."""
-        return self.subjects.sum(1)
+        sizes: Ints = self.subjects.sum(1)
+        return sizes
 
     def held(self, site_of: Ints) -> Ints:
         """Return what each site holds [sites, K]."""
@@ -132,7 +134,8 @@ class _Table:
     def gain(self, subject: int, held: Ints) -> NDArray[np.float64]:
         """Return by how much the subject lowers each site's squared distance to what is asked [sites]."""
         mine = self.subjects[subject]
-        return ((2 * (self.asked - held) - mine) * mine / np.maximum(1, self.asked.sum(0))).sum(1)
+        gain: NDArray[np.float64] = ((2 * (self.asked - held) - mine) * mine / np.maximum(1, self.asked.sum(0))).sum(1)
+        return gain
 
 
 def _greedy(table: _Table, fixed: Ints, aim: Aim, rng: np.random.Generator) -> Ints:
