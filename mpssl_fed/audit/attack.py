@@ -26,16 +26,18 @@ class Estimate:
 
 @dataclass(frozen=True)
 class AttackSuccess:
-    """auroc: 0.5 is a coin; true_positives: {false positive rate allowed: rate of members found}."""
+    """auroc: 0.5 is a coin; true_positives: {false positive rate allowed: rate of members found}; unit: who is told from others, an
+    image or a subject."""
 
     attack: str
     members: int
     others: int
     auroc: Estimate
     true_positives: dict[float, Estimate]
+    unit: str = "image"
 
 
-def success(attack: str, members: Floats, others: Floats, seed: int = 0) -> AttackSuccess:
+def success(attack: str, members: Floats, others: Floats, seed: int = 0, unit: str = "image") -> AttackSuccess:
     """Return how well scores, larger for a member, separate ``members`` [n] from ``others`` [m]; both non-empty.
 
     The area's interval is a bootstrap over both groups, a true positive rate's is Clopper-Pearson at the threshold chosen.
@@ -45,7 +47,7 @@ def success(attack: str, members: Floats, others: Floats, seed: int = 0) -> Atta
     low, high = np.quantile(areas, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     area = Estimate(auroc(members, others), float(low), float(high))
     rates = {rate: true_positive_rate(members, others, rate) for rate in FALSE_POSITIVE_RATES}
-    return AttackSuccess(attack, len(members), len(others), area, rates)
+    return AttackSuccess(attack, len(members), len(others), area, rates, unit)
 
 
 def auroc(members: Floats, others: Floats) -> float:

@@ -13,6 +13,7 @@ from mpssl_fed.audit.mechanism import TRIALS
 from mpssl_fed.audit.uncharged import Uncharged
 from mpssl_fed.config import Config
 from mpssl_fed.data.datasets import Images
+from mpssl_fed.data.whole import numbered
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
 from mpssl_fed.method.parts import Parts
@@ -68,10 +69,13 @@ class Audited:
         return self.config if self.config.privacy.on else audit_config(self.config)
 
     def held_out(self) -> Images:
-        """Return images that no site was given: of the training pool where some are left, else the test set."""
+        """Return images of nobody of whom a site was given any: of the training pool where some are left, else the test set."""
         data = parts.dataset(self.config)
         given = np.concatenate(parts.shares(self.config))
         left = np.setdiff1d(np.arange(len(data.train)), given)
+        if data.train.subjects is not None:
+            subject = numbered(data.train.subjects)
+            left = left[~np.isin(subject[left], subject[given])]
         return data.train.take(left) if len(left) >= len(given) else data.test
 
 
@@ -85,5 +89,9 @@ def releases_of(audited: Audited, plan: Plan, images: Images | None = None, mode
 
 
 def some_of(images: Images, most: int, rng: np.random.Generator) -> Images:
-    """Return at most ``most`` of the images, drawn by ``rng``, in their order."""
-    return images.take(np.sort(rng.permutation(len(images))[:most]))
+    """Return at most ``most`` of the images, drawn by ``rng``, in their order; whole subjects, one at least, if named."""
+    unit = np.arange(len(images)) if images.subjects is None else numbered(images.subjects)
+    sizes = np.bincount(unit)
+    drawn = rng.permutation(len(sizes))
+    fits = max(1, int((np.cumsum(sizes[drawn]) <= most).sum()))
+    return images.take(np.flatnonzero(np.isin(unit, drawn[:fits])))

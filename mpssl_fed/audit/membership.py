@@ -13,6 +13,7 @@ from mpssl_fed.audit.attack import AttackSuccess, success
 from mpssl_fed.audit.uncharged import Uncharged
 from mpssl_fed.config import Config
 from mpssl_fed.data.datasets import Images
+from mpssl_fed.data.whole import numbered
 from mpssl_fed.generators.base import Generator
 from mpssl_fed.method.build import build_learner
 from mpssl_fed.method.parts import Parts
@@ -35,17 +36,32 @@ def infer(
     """Return the success of the loss threshold, and of LiRA where ``train`` can make shadow models.
 
     members: images that ``classifier`` was trained on; others: of the same source, not trained on. Each shadow is trained on a
-    random half of both, so that every image is in half of them.
+    random half of both, so that every image is in half of them. Where both sides name subjects, shadows hold whole ones and it is
+    subjects that are told apart, by the mean score of their images: a person's images are no independent finds.
     """
     if not len(members) or not len(others):
         raise ValueError(f"{len(members)} members and {len(others)} others: both are needed")
     n = len(members)
     target = np.concatenate([confidence(classifier, members), confidence(classifier, others)])
-    found = [success("loss threshold", target[:n], target[n:], seed)]
+    known = members.subjects is not None and others.subjects is not None
+    unit = "subject" if known else "image"
+
+    def judged(attack: str, scores: NDArray[np.float64]) -> AttackSuccess:
+        sides = (_of_units(scores[:n], members), _of_units(scores[n:], others)) if known else (scores[:n], scores[n:])
+        return success(attack, *sides, seed, unit)
+
+    found = [judged("loss threshold", target)]
     if train is not None:
         scores = lira(target, members, others, train, shadows, seed)
-        found.append(success(f"LiRA, {shadows} shadow models", scores[:n], scores[n:], seed))
+        found.append(judged(f"LiRA, {shadows} shadow models", scores))
     return found
+
+
+def _of_units(scores: NDArray[np.float64], images: Images) -> NDArray[np.float64]:
+    """Return the mean score of each subject's images, in order of their first ones."""
+    subject = numbered(images.subjects or ())
+    mean: NDArray[np.float64] = np.bincount(subject, scores) / np.bincount(subject)
+    return mean
 
 
 @torch.no_grad()
@@ -68,9 +84,12 @@ def lira(
 ) -> NDArray[np.float64]:
     """Return the likelihood ratio of each image [n + m] (Carlini et al., arXiv 2112.03570, online, one spread for all
     images, as they advise for few shadow models)."""
-    pool = Images(torch.cat([members.x, others.x]), torch.cat([members.y, others.y]))
+    known = members.subjects is not None and others.subjects is not None
+    subjects = (*(members.subjects or ()), *(others.subjects or ())) if known else None
+    pool = Images(torch.cat([members.x, others.x]), torch.cat([members.y, others.y]), subjects)
+    unit = np.arange(len(pool)) if subjects is None else numbered(subjects)
     rng = numpy_rng(seed, "shadow sets")
-    inside = np.stack([rng.permutation(shadows) < shadows // 2 for _ in range(len(pool))])  # [images, shadows]
+    inside = np.stack([rng.permutation(shadows) < shadows // 2 for _ in range(unit.max() + 1)])[unit]  # [images, shadows]
     seen = np.stack([confidence(train(pool.take(np.flatnonzero(inside[:, k])), k), pool) for k in range(shadows)], axis=1)
     means, spread = [], []
     for side in (inside, ~inside):

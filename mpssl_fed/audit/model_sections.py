@@ -55,12 +55,16 @@ def membership(audited: Audited) -> Section:
         )
         area = attack.auroc
         success = f"AUROC {area.value:.3f} [{area.low:.3f}, {area.high:.3f}]; {rates}"
-        lines.append(Line(f"membership by {attack.attack}", claimed, None, success))
+        # An epsilon per image bounds nothing of a subject with several.
+        bound = None if attack.unit == "subject" and config.privacy.unit == "image" else claimed
+        lines.append(Line(f"membership by {attack.attack}", bound, None, success))
     note = (
         "Who sees the published classifier tells its training images from others of the same source. Shadow models are trained at "
         f"one place on half of both, with the run's method and privacy, {total} steps. Fewer others than 1000 put the threshold of "
         "0.1 % above them all."
     )
+    if found[0].unit == "subject":
+        note += " Whole subjects are told from others, by the mean score of their images."
     numbers = [asdict(attack) for attack in found]
     return Section("membership", lines, note, numbers, verdict=words.of_membership(found), table=words.membership_table(found))
 

@@ -53,8 +53,8 @@ def of_membership(attacks: Sequence[AttackSuccess]) -> Verdict:
     area = best.auroc
     numbers = f"{best.attack}: AUROC {area.value:.2f}, 95 % interval {area.low:.2f} to {area.high:.2f}; 0.5 is a coin"
     if area.low > 0.5:
-        return Verdict(f"The classifier tells its training images from others better than a coin would ({numbers}).", True)
-    return Verdict(f"No attack told training images from others better than a coin would ({numbers}).")
+        return Verdict(f"The classifier tells its training {best.unit}s from others better than a coin would ({numbers}).", True)
+    return Verdict(f"No attack told training {best.unit}s from others better than a coin would ({numbers}).")
 
 
 def of_samples(found: MemorisationAudit) -> Verdict:
@@ -85,13 +85,14 @@ def _rebuilt(found: Inversion, source: str) -> str:
 
 
 def membership_table(attacks: Sequence[AttackSuccess]) -> Table:
-    """Return one line per attack: AUROC, and the share of training images found at few false alarms."""
+    """Return one line per attack: AUROC, and the share of training images or subjects found at few false alarms."""
     rates, lines = list(attacks[0].true_positives), []
     for attack in attacks:
         area = f"{attack.auroc.value:.3f} [{attack.auroc.low:.3f}, {attack.auroc.high:.3f}]"
         found = [_share(estimate) for estimate in attack.true_positives.values()]
         lines.append([attack.attack, str(attack.members), str(attack.others), area, *found])
-    columns = ["attack", "training images", "others", "AUROC", *(f"found at {100 * rate:g} % false alarms" for rate in rates)]
+    members = f"training {attacks[0].unit}s"
+    columns = ["attack", members, "others", "AUROC", *(f"found at {100 * rate:g} % false alarms" for rate in rates)]
     return make_table(columns, lines, ["attack"])
 
 

@@ -26,6 +26,7 @@ def data(
 
     from mpssl_fed.data.label_table import describe_partition
     from mpssl_fed.federation import parts
+    from mpssl_fed.names import shown
     from mpssl_fed.report.plots import label_distribution
 
     dataset, shares = parts.dataset(resolved), parts.shares(resolved)
@@ -38,6 +39,8 @@ def data(
         print(line)
     print(f"{sum(map(len, shares))} are labelled and dealt out: {resolved.data.partition.name}, seed {resolved.seed}\n")
     print(describe_partition(labels, shares, dataset.classes))
+    for number, name in enumerate(parts.site_names(resolved) or ()):
+        print(f"site {number}: {shown(name)}")
     if plot is not None:
         counts = parts.label_counts(resolved)
         label_distribution(plot, counts["sites"], counts["classes"])

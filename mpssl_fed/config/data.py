@@ -40,6 +40,7 @@ class Runtime(Section):
 
 PARTITION_OPTIONS: dict[str, dict[str, Any]] = {
     "iid": {},
+    "column": {},
     "dirichlet": {"alpha": 0.3, "min_per_site": 1},
     "pathological": {"classes_per_site": 2},
     "quantity": {"skew": 1.0, "min_per_site": 1},
@@ -51,7 +52,7 @@ class Partition(Section):
 
     marks: ClassVar[Marks] = {"name alpha min_per_site classes_per_site skew options": ignored(OWN_IMAGES)}
 
-    name: str = Field("iid", description="iid, dirichlet, pathological, quantity, or a plug-in.")
+    name: str = Field("iid", description="iid, column (of image-csv), dirichlet, pathological, quantity, or a plug-in.")
     alpha: float | None = Field(None, gt=0, description="dirichlet: concentration; small is skewed (default 0.3).")
     min_per_site: int | None = Field(None, ge=0, description="dirichlet, quantity: fewest images per site (default 1).")
     classes_per_site: int | None = Field(None, ge=1, description="pathological: classes per site (default 2).")
@@ -95,17 +96,20 @@ class Data(Section):
     }
 
     name: str = Field(
-        "mnist-5k", description="mnist-5k, fashion-mnist, cifar10, medmnist/NAME, omniglot/ALPHABET, image-folder, aircraft, ..."
+        "mnist-5k",
+        description="mnist-5k, fashion-mnist, cifar10, medmnist/NAME, omniglot/ALPHABET, image-folder, image-csv, aircraft, ...",
     )
-    root: str | None = Field(None, description="Folder that holds the data set; default: where it is usually found.")
+    root: str | None = Field(
+        None, description="Folder of the data set, for image-csv the file; default: where it is usually found."
+    )
     size: int | None = Field(None, ge=8, le=1024, description="Height and width in pixels; default: the data set's own.")
     fit: Fit = Field(
-        "crop", description="image-folder: crop cuts the longer side off, pad adds black, squash changes the aspect ratio."
+        "crop", description="image-folder, -csv: crop cuts the longer side off, pad adds black, squash changes the aspect ratio."
     )
     white_level: float | None = Field(
         None,
         gt=0,
-        description="image-folder: white in grey files of 16 or 32 bits or floats (12 bits: 4095); null: the type's own.",
+        description="image-folder, -csv: white in grey files of 16 or 32 bits or floats (12 bits: 4095); null: the type's own.",
     )
     labels_per_class: int | None = Field(10, ge=1, description="Labelled images per class; null: see label_fraction.")
     labels_over: Literal["site", "all-sites"] = Field(

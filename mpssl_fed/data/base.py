@@ -21,13 +21,15 @@ from mpssl_fed.registry import Registry
 class Images:
     """Labelled images in memory: x uint8 [n, C, H, W] (C 1 or 3), y int64 [n], and each image's subject where known.
 
-    digests: SHA-256 (hex) of the file that each image was decoded from, where each image has one.
+    digests: SHA-256 (hex) of the file that each image was decoded from, where each image has one. sites: who holds each image,
+    where the data say so (multi-centre data).
     """
 
     x: Tensor
     y: Tensor
     subjects: tuple[str, ...] | None = None
     digests: tuple[str, ...] | None = None
+    sites: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.x.dtype != torch.uint8 or self.x.ndim != 4 or self.x.shape[1] not in (1, 3):
@@ -38,6 +40,8 @@ class Images:
             raise UserError(f"{len(self.x)} images come with {len(self.subjects)} subjects; one each is needed")
         if self.digests is not None and len(self.digests) != len(self.x):
             raise UserError(f"{len(self.x)} images come with {len(self.digests)} digests of files; one each is needed")
+        if self.sites is not None and len(self.sites) != len(self.x):
+            raise UserError(f"{len(self.x)} images come with {len(self.sites)} sites; one each is needed")
 
     def __len__(self) -> int:
         return len(self.x)
@@ -45,8 +49,8 @@ class Images:
     def take(self, index: np.ndarray | Tensor | Sequence[int]) -> Images:
         """Return the images at ``index`` [m] (integers), in that order."""
         rows = torch.as_tensor(np.asarray(index, dtype=np.int64))
-        subjects, digests = (None if of is None else tuple(of[i] for i in rows.tolist()) for of in (self.subjects, self.digests))
-        return Images(self.x[rows], self.y[rows], subjects, digests)
+        kept = (None if of is None else tuple(of[i] for i in rows.tolist()) for of in (self.subjects, self.digests, self.sites))
+        return Images(self.x[rows], self.y[rows], *kept)
 
     def contents(self) -> list[bytes]:
         """Return what tells each image from any other, whatever its name, class or place among them: its file's SHA-256.

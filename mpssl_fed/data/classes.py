@@ -10,6 +10,18 @@ from mpssl_fed.errors import UserError
 from mpssl_fed.names import as_text, shown
 
 
+class UnfitClassError(UserError):
+    """A class has too few images. Its text has the class' number, and with :meth:`named` its name."""
+
+    def __init__(self, label: int, text: str) -> None:
+        super().__init__(text.format(cls=f"class {label}"))
+        self.label, self.text = int(label), text
+
+    def named(self, classes: Sequence[str]) -> str:
+        """Return the text with the name of the class."""
+        return self.text.format(cls=f"class '{shown(classes[self.label])}'")
+
+
 def class_name(folder: Path) -> str:
     """Return the class that a folder stands for: its name, with bytes that are not UTF-8 escaped."""
     return as_text(folder.name) if any(0xD800 <= ord(c) <= 0xDFFF for c in folder.name) else folder.name

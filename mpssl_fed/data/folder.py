@@ -69,7 +69,7 @@ def image_folder(
         absent = [name for label, name in enumerate(classes) if not any(row[1] == label for row in held_out)]
         note = f"{shown(root / 'test')} has no image of {some(absent)}" if absent else ""
     else:
-        listing, held_out = _hold_out(listing, len(classes))
+        listing, held_out = hold_out(listing, len(classes), "or a folder test/CLASS beside it")
         said = shown(root / "test")
         note = f"no folder {said}: {len(held_out)} of the {len(listing) + len(held_out)} images in train are held out"
     both = to_images(listing + held_out, size, None, subjects is not None, prepared)
@@ -203,14 +203,13 @@ def _note_beside(root: Path, skipped: Skipped) -> None:
     skipped.add(BESIDE_PARTS, *(item for item in folders if item.name not in ("train", "test")), *images)
 
 
-def _hold_out(listing: Listing, classes: int) -> tuple[Listing, Listing]:
-    # Keys: the subject, else the content, so that no copy of a training image is tested on.
+def hold_out(listing: Listing, classes: int, instead: str) -> tuple[Listing, Listing]:
+    """Return (train, test) by subject, else by content, so that no copy of a training image is tested on."""
     keys = [subject or sha256(path) for path, _, subject in listing]
     train, test = split_by_key(np.array([label for _, label, _ in listing]), keys, TEST_FRACTION)
     if not len(test):
         raise UserError(
-            f"{len(listing)} images in {classes} classes are too few to hold out a test part; add images to train, or "
-            "a folder test/CLASS beside it"
+            f"{len(listing)} images in {classes} classes are too few to hold out a test part; add images to train, {instead}"
         )
     return [listing[i] for i in train], [listing[i] for i in test]
 

@@ -1,17 +1,21 @@
-"""Which labelled images there are, and which site holds which of them: disjoint, nothing dropped, fixed by a seed."""
+"""Which labelled images there are, and which site holds which of them: disjoint, nothing dropped, fixed by a seed.
+
+Where images name subjects, these stay whole (:mod:`mpssl_fed.data.whole`).
+"""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mpssl_fed.data.classes import UnfitClassError
 from mpssl_fed.data.label_table import describe_partition, label_table
+from mpssl_fed.data.whole import Aim, choose_by_subject, deal_whole, numbered
 from mpssl_fed.errors import UserError, nearest
-from mpssl_fed.names import shown
 from mpssl_fed.registry import Registry
 from mpssl_fed.seeds import numpy_rng
 
@@ -22,26 +26,31 @@ __all__ = [
 Partitioner = Callable[..., list[np.ndarray]]
 """(y [n], sites, rng, **options) -> one index array per site; UserError where the options cannot be met."""
 
+COLUMN = "column"
+"""The partitioner that deals each image to the site that the data name for it."""
+
 PARTITIONERS: Registry[Partitioner] = Registry("partitioners")
 
-
-class UnfitClassError(UserError):
-    """A class has too few images. Its text has the class' number, and with :meth:`named` its name."""
-
-    def __init__(self, label: int, text: str) -> None:
-        super().__init__(text.format(cls=f"class {label}"))
-        self.label, self.text = int(label), text
-
-    def named(self, classes: Sequence[str]) -> str:
-        """Return the text with the name of the class."""
-        return self.text.format(cls=f"class '{shown(classes[self.label])}'")
+HOLDERS, LEAST = "holders", "min_per_site"
+"""What a partitioner may take: each image's site, where the data name one; how many images a site gets at least."""
+EXACT = frozenset({"pathological"})
+"""Partitioners whose sites hold just the classes that they were given, or nothing is dealt."""
 
 
-def choose_labelled(y: np.ndarray, per_class: int | None, fraction: float | None, seed: int) -> np.ndarray:
+def choose_labelled(
+    y: np.ndarray,
+    per_class: int | None,
+    fraction: float | None,
+    seed: int,
+    subjects: Sequence[str] | None = None,
+    spread: int = 1,
+) -> np.ndarray:
     """Return the sorted indices of the labelled images: ``per_class`` of each class, or a ``fraction`` of each, or all.
 
     A fraction keeps at least one image a class. For one seed a larger choice contains every smaller one, so curves over
-    the number of labels compare like with like. Raises UserError if a class has too few images.
+    the number of labels compare like with like. With ``subjects`` [n] the numbers are the same and the images of as few subjects
+    as give all classes alike (:func:`choose_by_subject`), though of ``spread``, the sites that each need one, where there are.
+    Raises UserError if a class has too few images.
     """
     if per_class is not None and fraction is not None:
         raise UserError("labels per class and a label fraction are both set; give one of them")
@@ -49,7 +58,7 @@ def choose_labelled(y: np.ndarray, per_class: int | None, fraction: float | None
         raise UserError(f"data.labels_per_class is {per_class}; at least 1 is needed")
     if fraction is not None and not 0 < fraction <= 1:
         raise UserError(f"data.label_fraction is {fraction}; it must be above 0 and at most 1")
-    y, chosen = np.asarray(y), []
+    y, found, number = np.asarray(y), [], []
     for label in np.unique(y).tolist():
         members = numpy_rng(seed, "choose-labelled", label).permutation(np.flatnonzero(y == label))
         wanted = len(members) if per_class is None else per_class
@@ -61,27 +70,62 @@ def choose_labelled(y: np.ndarray, per_class: int | None, fraction: float | None
                 f"{wanted} labelled images of {{cls}} are asked for in all, but it has {len(members)}; at most "
                 f"{int(np.unique(y, return_counts=True)[1].min())} of each class would fit",
             )
-        chosen.append(members[:wanted])
+        found.append(members)
+        number.append(wanted)
+    if subjects is None or number == [len(members) for members in found]:
+        chosen = [members[:wanted] for members, wanted in zip(found, number, strict=True)]
+    else:
+        pace = [1 if fraction is None else len(members) for members in found]
+        chosen = choose_by_subject(found, number, pace, numbered(subjects), spread)
     return np.sort(np.concatenate(chosen)) if chosen else np.empty(0, np.int64)
 
 
-def partition(y: np.ndarray, sites: int, name: str, seed: int, **params: Any) -> list[np.ndarray]:
+def partition(
+    y: np.ndarray,
+    sites: int,
+    name: str,
+    seed: int,
+    subjects: Sequence[str] | None = None,
+    at: Mapping[str, int] | None = None,
+    holders: np.ndarray | None = None,
+    **params: Any,
+) -> list[np.ndarray]:
     """Return each site's sorted indices into ``y`` [n]: disjoint, nothing dropped, the same for the same seed.
 
+    With ``subjects`` [n] each stays whole: sites come as near as subjects let them to what the partitioner, which knows nothing of
+    subjects, gave them. at: subject -> its site, of those who stand somewhere already; nothing but that is then insisted on.
+    holders: the number of each image's site [n] where the data name one, which ``column`` deals by; it tears whom the data tear.
     Raises UserError for an unknown partitioner or option, and for demands that cannot be met, saying what would fit.
     """
     y, partitioner = np.asarray(y), PARTITIONERS[name]
-    options = list(inspect.signature(partitioner).parameters)[3:]
+    known = inspect.signature(partitioner).parameters
+    options = [option for option in list(known)[3:] if option != HOLDERS]
     for key in params:
         if key not in options:
-            known = ", ".join(options) or "none"
-            raise UserError(f"partitioner '{name}' has no option '{key}'.{nearest(key, options)} Known: {known}")
+            others = ", ".join(options) or "none"
+            raise UserError(f"partitioner '{name}' has no option '{key}'.{nearest(key, options)} Known: {others}")
+    if HOLDERS in known:
+        params[HOLDERS] = holders
     if sites < 1:
         raise UserError(f"federation.sites is {sites}; at least 1 is needed")
     parts = [np.sort(part) for part in partitioner(y, sites, numpy_rng(seed, "partition", name), **params)]
     if len(parts) != sites or not np.array_equal(np.sort(np.concatenate(parts)), np.arange(len(y))):
         raise UserError(f"partitioner '{name}' does not deal each of the {len(y)} images to exactly one of {sites} sites")
-    return parts
+    if subjects is None or name == COLUMN or not len(y):
+        return parts
+    least = params.get(LEAST, known[LEAST].default) if LEAST in known else 1
+    aim = Aim(name, least, name in EXACT, at)
+    return deal_whole(y, subjects, parts, aim, numpy_rng(seed, "partition", name, "subjects"))
+
+
+@PARTITIONERS.add(COLUMN)
+def _column(y: np.ndarray, sites: int, rng: np.random.Generator, *, holders: np.ndarray | None = None) -> list[np.ndarray]:  # noqa: ARG001
+    """Give each image to the site that the data name for it."""
+    if holders is None:
+        raise UserError(
+            "data.partition.name=column deals by the column site of a list (data.name=image-csv); these data name no site"
+        )
+    return [np.flatnonzero(holders == site) for site in range(sites)]
 
 
 @PARTITIONERS.add("iid")

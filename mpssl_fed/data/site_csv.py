@@ -1,36 +1,47 @@
-"""The images of a site as a CSV file: ``path,label[,subject]``, each fault named by its line."""
+"""Images as a CSV file, of one site or of many: ``path,label[,subject][,site][,split]``, each fault named by its line."""
 
 from __future__ import annotations
 
-import csv
-import io
+import re
 import stat
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mpssl_fed.data.base import Images
 from mpssl_fed.data.classes import class_of
-from mpssl_fed.data.decode import check_regular
-from mpssl_fed.data.listing import Files, Listing, once
+from mpssl_fed.data.csv_lines import Line, read_lines
+from mpssl_fed.data.listing import Digests, Files, Listing, Row, note_leaks, once
 from mpssl_fed.data.preparation import Preparation
-from mpssl_fed.data.subjects import refuse_lookalikes, subject_name
-from mpssl_fed.data.walk import Skipped
+from mpssl_fed.data.subjects import MISSING, likeness, refuse_lookalikes, subject_name
+from mpssl_fed.data.walk import HELD_OUT, Skipped
 from mpssl_fed.environment import expanded
 from mpssl_fed.errors import UserError, nearest
 from mpssl_fed.names import brief, shown, some
 
-REQUIRED, OPTIONAL = ("path", "label"), ("subject",)
-DELIMITERS = (",", ";", "\t", "|")
-"""Told apart by the header: the first of them that finds the required columns in it."""
+REQUIRED, OPTIONAL = ("path", "label"), ("subject", "site", "split")
+TRAIN, TEST = "train", "test"
+NO_LABEL = MISSING - {"none", "nil", "-"}
+"""What stands for a missing label; the others may well be the name of a class."""
 
 
 @dataclass(frozen=True)
-class Line:
-    """One record of a CSV file: the line on which it begins and its value of each column, "" where it has none."""
+class List:
+    """What a list names. test: None where it has no column ``split``; site: of each training image, None without such a column;
+    with_subjects: whether it has a column ``subject``; names: of the sites, as a person would sort them."""
 
-    number: int
-    values: dict[str, str]
+    classes: tuple[str, ...]
+    train: Listing
+    test: Listing | None
+    site: dict[Path, str] | None
+    with_subjects: bool
+    skipped: Skipped
+
+    @property
+    def names(self) -> list[str]:
+        """The sites that the list names."""
+        return [] if self.site is None else natural_order(self.site.values())
 
 
 def load_site_csv(
@@ -41,107 +52,120 @@ def load_site_csv(
 
 
 def site_csv(path: str | Path, classes: Sequence[str]) -> Files:
-    """Return the images that a CSV file names: columns ``path,label[,subject]``, paths relative to the file's folder.
+    """Return the images of one site that a CSV file names for training; those of its test split are held out.
 
-    Raises UserError with the line number for an unknown label, a missing file or one that is no regular file, a subject that is
-    empty or looks like another, and a file named twice, be it by a link (it would count double under differential privacy).
+    Raises UserError as :func:`read_list`, and for a list that names several sites: each reads its own images alone.
+    """
+    found = read_list(path, classes)
+    if len(found.names) > 1:
+        raise UserError(
+            f"{shown(path)} is a list of {len(found.names)} sites ({some(found.names, 3)}); a deployed site reads its own images "
+            "alone: give it the lines of its own"
+        )
+    if not found.train:
+        raise UserError(f"{shown(path)} names no image to train on; its column split says test everywhere")
+    found.skipped.add(HELD_OUT, *(row[0] for row in found.test or ()))
+    return Files(found.train, found.with_subjects, found.skipped)
+
+
+def read_list(path: str | Path, classes: Sequence[str] | None = None) -> List:
+    """Return the images that a CSV file names: columns ``path,label``, paths absolute or relative to the file's folder.
+
+    ``subject``: whose images must not be parted; ``site``: who holds it; ``split``: train or test. classes: by default those of
+    the training images, sorted. Raises UserError with the line number for an unknown label, a missing file or one that is no
+    regular file, a value that is empty or looks like another, a subject in train and test, and a file named twice, be it by a link
+    (it would count double under differential privacy).
     """
     path, skipped = expanded(path), Skipped()
     columns, lines = read_lines(path, REQUIRED, OPTIONAL)
     if not lines:
         raise UserError(f"{shown(path)} names no image; expected one line per file under the header path,label")
+    at = [f"{shown(path)}, line {line.number}" for line in lines]
+    split = [_split(line.values, where) for line, where in zip(lines, at, strict=True)]
+    train, test = ([i for i, one in enumerate(split) if one == side] for side in (TRAIN, TEST))
+    known = tuple(_classes(lines, at, train) if classes is None else classes)
     rows: Listing = []
     seen: dict[tuple[int, int], int] = {}
-    for line in lines:
-        where = f"{shown(path)}, line {line.number}"
-        row, identity = _row(line.values, path.parent, classes, where)
+    for line, where in zip(lines, at, strict=True):
+        row, identity = _row(line.values, path.parent, known, where)
         if identity in seen:
             raise UserError(f"{where}: {shown(line.values['path'])} is already named on line {seen[identity]}; remove one")
         seen[identity] = line.number
         rows.append(row)
     if "subject" in columns:
-        refuse_lookalikes((row[2], f"{shown(path)}, line {line.number}") for row, line in zip(rows, lines, strict=True))
-    kept = once(rows, skipped, classes, lambda i: f"{shown(path)}, line {lines[i].number}")
-    return Files(kept, "subject" in columns, skipped)
+        refuse_lookalikes((row[2], where) for row, where in zip(rows, at, strict=True))
+        _refuse_parted([(rows[i], at[i]) for i in train], [(rows[i], at[i]) for i in test])
+    sites = _sites(lines, at, train) if "site" in columns else None
+    digests: Digests = {}
+
+    def counted(side: list[int]) -> Listing:
+        return once([rows[i] for i in side], skipped, known, lambda j: at[side[j]], digests)
+
+    trained, tested = counted(train), counted(test)
+    note_leaks(trained, tested, skipped, digests)
+    of_site = None if sites is None else {rows[i][0]: site for i, site in sites.items()}
+    return List(known, trained, tested if "split" in columns else None, of_site, "subject" in columns, skipped)
+
+
+def natural_order(names: Iterable[str]) -> list[str]:
+    """Return the names once each, with numbers in them in the order of numbers: 2 before 10."""
+
+    def key(name: str) -> list[tuple[int, str]]:
+        return [(int(word), "") if word.isdecimal() else (-1, word) for word in re.split(r"(\d+)", name)]
+
+    return sorted(set(names), key=key)
+
+
+def _split(values: dict[str, str], where: str) -> str:
+    said = values.get("split", TRAIN).strip().casefold()
+    if said not in (TRAIN, TEST):
+        shows = f"'{brief(values['split'])}'" if said else "the split is empty"
+        raise UserError(f"{where}: {shows}; want train or test for each image, or drop the column to hold out a part")
+    return said
+
+
+def _classes(lines: Sequence[Line], at: Sequence[str], train: Sequence[int]) -> list[str]:
+    """Return the labels of training images, sorted; UserError for one that is missing, two that look alike, or fewer than two."""
+    first: dict[str, tuple[str, str]] = {}
+    for i in train:
+        label = unicodedata.normalize("NFC", lines[i].values["label"]).strip()
+        if label.casefold() in NO_LABEL:
+            said = f"'{brief(label)}' stands for no label" if label else "the label is empty"
+            raise UserError(f"{at[i]}: {said}; name the class of each image, or remove the line")
+        known, there = first.setdefault(likeness(label), (label, at[i]))
+        if known != label:
+            raise UserError(f"{at[i]}: the label '{shown(label)}' looks like '{shown(known)}' of {there}; write one class alike")
+    if len(first) < 2:
+        raise UserError(f"{at[0].rpartition(', ')[0]}: {len(first)} class(es) in the training images; at least two are needed")
+    return sorted(label for label, _ in first.values())
+
+
+def _sites(lines: Sequence[Line], at: Sequence[str], train: Sequence[int]) -> dict[int, str]:
+    """Return the site of each training image; of a test image none need be known."""
+    found: dict[int, str] = {}
+    for i in train:
+        name = subject_name(lines[i].values["site"])
+        if name is None:
+            said = f"'{brief(lines[i].values['site'])}' names no site" if lines[i].values["site"].strip() else "the site is empty"
+            raise UserError(f"{at[i]}: {said}; name one for each training image, or drop the column")
+        found[i] = name
+    refuse_lookalikes(((name, at[i]) for i, name in found.items()), "site")
+    return found
+
+
+def _refuse_parted(train: Sequence[tuple[Row, str]], test: Sequence[tuple[Row, str]]) -> None:
+    known = {row[2]: where for row, where in reversed(train)}
+    for row, where in test:
+        if row[2] in known:
+            raise UserError(
+                f"{where}: the subject '{shown(row[2])}' is tested on here and trained on in {known[row[2]]}; put all of "
+                "a subject's images into one split"
+            )
 
 
 def named_files(path: Path) -> list[Path]:
     """Return every file that a site's list names, there or not; UserError where the list itself cannot be read."""
     return [path.parent / line.values["path"] for line in read_lines(path, REQUIRED, OPTIONAL)[1]]
-
-
-def read_lines(path: Path, required: Sequence[str], optional: Sequence[str]) -> tuple[tuple[str, ...], list[Line]]:
-    """Return the columns and the records of a CSV file in UTF-8, whatever its delimiter (``, ; | tab``), line ends and BOM.
-
-    Blank lines are passed over. Raises UserError with the line number for a column that is missing, unknown or there twice, a
-    header that comes again, more values than columns, a quote that is not closed, NUL, and bytes that are not UTF-8.
-    """
-    text = _text(path)
-    head = text.split("\n", 1)[0].rstrip("\r")
-    delimiter = next((mark for mark in DELIMITERS if set(required) <= set(_columns(head, mark))), ",")
-    records = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
-    columns: tuple[str, ...] = ()
-    lines: list[Line] = []
-    number = 1
-    try:
-        for values in records:
-            where, number = f"{shown(path)}, line {number}", records.line_num + 1
-            begins = number - 1 - sum(value.count("\n") for value in values)
-            if not columns:
-                columns = _header([value.strip().casefold() for value in values], required, optional, path)
-            elif values:
-                lines.append(Line(begins, _record(values, columns, where)))
-    except csv.Error as error:
-        raise UserError(f"{shown(path)}, line {number}: {error}; is a quote left open?") from error
-    if not columns:
-        _header([], required, optional, path)
-    return columns, lines
-
-
-def _text(path: Path) -> str:
-    what = "the site's list"
-    try:
-        check_regular(path, "file")
-        content = path.read_bytes()
-    except (OSError, UserError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"cannot read {what} {shown(path)}: {reason}; expected UTF-8 CSV with path,label") from error
-    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise UserError(f"cannot read {what} {shown(path)}: it is UTF-16; expected UTF-8 CSV with path,label, so save it as that")
-    if b"\0" in content:
-        line = content[: content.index(b"\0")].count(b"\n") + 1
-        raise UserError(f"{shown(path)}, line {line}: a NUL byte, which no file name has; write the list anew")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise UserError(
-            f"cannot read {what} {shown(path)}: line {line} is not UTF-8; expected UTF-8 CSV with path,label, so save it as that"
-        ) from error
-
-
-def _columns(head: str, delimiter: str) -> list[str]:
-    return [value.strip().strip('"').strip().casefold() for value in head.split(delimiter)]
-
-
-def _header(columns: list[str], required: Sequence[str], optional: Sequence[str], path: Path) -> tuple[str, ...]:
-    twice = [column for column in dict.fromkeys(columns) if columns.count(column) > 1]
-    if twice:
-        raise UserError(
-            f"{shown(path)}: line 1 names the column '{shown(twice[0])}' {columns.count(twice[0])} times; which is meant?"
-        )
-    if not set(required) <= set(columns) <= {*required, *optional}:
-        wanted = ",".join(required) + "".join(f"[,{column}]" for column in optional)
-        raise UserError(f"{shown(path)}: line 1 must name the columns {wanted}, not {','.join(map(brief, columns))}")
-    return tuple(columns)
-
-
-def _record(values: list[str], columns: Sequence[str], where: str) -> dict[str, str]:
-    if len(values) > len(columns):
-        raise UserError(f"{where}: more columns than the header names; quote a name that holds a comma")
-    if [value.strip().casefold() for value in values] == list(columns):
-        raise UserError(f"{where}: the header again; were two lists joined? Remove this line")
-    return dict(zip(columns, [*values, *[""] * (len(columns) - len(values))], strict=True))
 
 
 def _row(values: dict[str, str], folder: Path, classes: Sequence[str], where: str) -> tuple[tuple[Path, int, str], tuple[int, int]]:

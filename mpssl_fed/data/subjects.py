@@ -39,14 +39,14 @@ def likeness(subject: str) -> str:
     return re.sub(r"(?<!\d)0+(?=\d)", "", text)
 
 
-def refuse_lookalikes(subjects: Iterable[tuple[str, str]]) -> None:
+def refuse_lookalikes(subjects: Iterable[tuple[str, str]], what: str = "subject") -> None:
     """Raise UserError for two spellings of what may be one subject. ``subjects``: (subject, where it is named)."""
     first: dict[str, tuple[str, str]] = {}
     for subject, where in subjects:
         known, there = first.setdefault(likeness(subject), (subject, where))
         if known != subject:
             raise UserError(
-                f"{where}: the subject '{shown(subject)}' looks like '{shown(known)}' of {there}; if they are one, write it alike "
+                f"{where}: the {what} '{shown(subject)}' looks like '{shown(known)}' of {there}; if they are one, write it alike "
                 "everywhere, else give them names that differ by more than blanks, case, dashes or the form of a number"
             )
 

@@ -25,6 +25,7 @@ FAR = "links to folders too deep (not looked into)"
 BESIDE = "beside the class folders"
 COPY = "links to or copies of an image that counts already"
 LEAK = "test images that are copies of training images (used all the same, so accuracy flatters)"
+HELD_OUT = "of the test split, so not trained on"
 SHARED = "copies of an image of another subject (used all the same)"
 
 NOTED = (LEAK, SHARED)

@@ -17,7 +17,7 @@ from mpssl_fed.data.folder import site_csv, site_folder
 from mpssl_fed.data.listing import Files
 from mpssl_fed.data.preparation import Preparation
 from mpssl_fed.data.site_csv import named_files
-from mpssl_fed.data.walk import COPY
+from mpssl_fed.data.walk import COPY, HELD_OUT
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.files import parse_json
@@ -29,7 +29,7 @@ ERASED = ("rounds", "audit", "cache", "site-report.html", "samples.png")
 
 @dataclass
 class OwnData:
-    """A site's own images: ``path`` is a folder CLASS/* or a CSV file ``path,label[,subject]``.
+    """A site's own images: ``path`` is a folder CLASS/* or a CSV file ``path,label[,subject][,site][,split]``.
 
     classes, size, stored_size, channels, fit: what the owner agreed to; a task with other names, in another order or of another
     shape is refused. white_level: as :class:`Preparation` has it. Images are read once and kept, so that a file which changes
@@ -45,6 +45,7 @@ class OwnData:
     fit: Fit = "crop"
     white_level: float | None = None
     _loaded: Images | None = field(default=None, repr=False)
+    _tested: bool = field(default=False, repr=False)
 
     def check(self) -> str:
         """Read everything: an unknown class, a broken file or an empty folder is an error now, not in round 7.
@@ -52,8 +53,14 @@ class OwnData:
         Returns in one line how much was left out by reason, empty for nothing: no name, so that a log may hold it.
         """
         files = self._listed()
-        self._loaded = self._decoded(files)
+        self._loaded, self._tested = self._decoded(files), HELD_OUT in files.skipped.found
         return files.skipped.counts()
+
+    def subjects_found(self) -> dict[str, int | bool | None] | None:
+        """Return how many subjects :meth:`check` found, and that none is also in the test split (None: there is none); None where
+        the images name no subject."""
+        subjects = self.images().subjects
+        return None if subjects is None else {"count": len(set(subjects)), "test_disjoint": True if self._tested else None}
 
     def images(self) -> Images:
         """Return the images, at stored_size or size, and channels."""

@@ -157,6 +157,7 @@ def serve_site(settings: SiteSettings, node: Companion | None = None) -> None:
         "scope": policy.scope,
         "supernode_uid": user.uid,
         "state": str(state),
+        "subjects": data.subjects_found(),
         **settings.facts,
     }
     most_bytes = 4 * policy.max_parameters + 2 * wire.MOST_HEADER

@@ -14,14 +14,16 @@ import torch
 from mpssl_fed.config import Config, from_json
 from mpssl_fed.config.data import Task
 from mpssl_fed.data.datasets import Dataset, Images, load_dataset, validation_split
-from mpssl_fed.data.partition import UnfitClassError, choose_labelled, partition
+from mpssl_fed.data.partition import COLUMN, UnfitClassError, choose_labelled, partition
 from mpssl_fed.data.preparation import Preparation
+from mpssl_fed.data.site_csv import natural_order
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.generators.base import Generator, load_generator
 from mpssl_fed.method import needs_generator
 from mpssl_fed.method.parts import Parts
 from mpssl_fed.models import Architecture, Classifier, build_classifier
+from mpssl_fed.names import shown, some
 
 NO_DATA = "none"
 """``data.name`` of a server that holds no images at all: the sites train, nobody tests."""
@@ -112,11 +114,37 @@ def unlabeled(config: Config, site: int) -> Images | None:
 
 
 def label_counts(config: Config) -> dict[str, Any]:
-    """Return ``{"classes": [...], "sites": {"0": [images of each class], ...}}`` of a simulation."""
+    """Return ``{"classes": [...], "sites": {"0": [images of each class], ...}}`` of a simulation, and where the data name the
+    sites ``"names": [...]``."""
     data = dataset(config)
     y = data.train.y.numpy()
     counts = {str(site): np.bincount(y[mine], minlength=len(data.classes)).tolist() for site, mine in enumerate(shares(config))}
-    return {"classes": list(data.classes), "sites": counts}
+    names = site_names(config)
+    return {"classes": list(data.classes), "sites": counts, **({} if names is None else {"names": names})}
+
+
+def site_names(config: Config) -> list[str] | None:
+    """Return the names of the sites in their order where ``data.partition.name=column`` takes them from the data, else None.
+
+    UserError where there are not ``federation.sites`` of them, or a subject is at two.
+    """
+    pool, data, sites = dataset(config).train, config.data, config.federation.sites
+    if data.partition.name != COLUMN or pool.sites is None:
+        return None
+    names = natural_order(pool.sites)
+    where = shown(data.root or data.name)
+    if len(names) != sites:
+        raise UserError(
+            f"federation.sites={sites}, but {where} names {len(names)} sites ({some(names)}); set federation.sites={len(names)}"
+        )
+    at: dict[str, str] = {}
+    for subject, site in zip(pool.subjects or (), pool.sites, strict=False):
+        if at.setdefault(subject, site) != site:
+            raise UserError(
+                f"{where}: the subject '{shown(subject)}' is at the sites '{shown(at[subject])}' and '{shown(site)}'; give all "
+                "of a subject's images to one site, or deal by another data.partition"
+            )
+    return names
 
 
 def _split(config: Config) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
@@ -126,18 +154,20 @@ def _split(config: Config) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ..
 @lru_cache(maxsize=4)
 def _cached_split(config_json: str) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
     config = from_json(config_json)
-    data, sites = config.data, config.federation.sites
-    y = dataset(config).train.y.numpy()
+    data, sites, pool = config.data, config.federation.sites, dataset(config).train
+    y = pool.y.numpy()
     per_class = data.labels_per_class
     if per_class is not None and data.labels_over == "site":
         per_class *= sites
     try:
-        chosen = choose_labelled(y, per_class, data.label_fraction, config.seed)
+        chosen = choose_labelled(y, per_class, data.label_fraction, config.seed, pool.subjects, sites)
     except UnfitClassError as error:
         raise UserError(f"{error.named(dataset(config).classes)}{_what_fits(config, y)}") from error
     try:
-        mine = _deal(config, y, chosen)
-        rest = _deal(config, y, np.setdiff1d(np.arange(len(y)), chosen)) if config.method.source == "real" else ()
+        mine = _deal(config, pool, chosen)
+        # A subject's other images are unlabeled images of the site that has the labelled ones.
+        at = {pool.subjects[i]: site for site, part in enumerate(mine) for i in part.tolist()} if pool.subjects else {}
+        rest = _deal(config, pool, np.setdiff1d(np.arange(len(y)), chosen), at) if config.method.source == "real" else ()
     except UnfitClassError as error:
         raise UserError(error.named(dataset(config).classes)) from error
     return mine, rest
@@ -153,11 +183,15 @@ def _what_fits(config: Config, y: np.ndarray) -> str:
     return f"{said}: set it to {least // sites}" if least >= sites else f"{said}: lower federation.sites"
 
 
-def _deal(config: Config, y: np.ndarray, pool: np.ndarray) -> tuple[np.ndarray, ...]:
-    section = config.data.partition
+def _deal(config: Config, pool: Images, some: np.ndarray, at: dict[str, int] | None = None) -> tuple[np.ndarray, ...]:
+    """Deal the images ``some`` of ``pool``; at: subjects that stand at a site already."""
+    section, y = config.data.partition, pool.y.numpy()[some]
+    subjects = None if pool.subjects is None else [pool.subjects[i] for i in some.tolist()]
     options = section.model_dump(exclude={"name", "options"}, exclude_none=True) | section.options
-    parts = partition(y[pool], config.federation.sites, section.name, config.seed, **options)
-    return tuple(pool[part] for part in parts)
+    number = {name: i for i, name in enumerate(site_names(config) or ())}
+    holders = None if pool.sites is None or not number else np.array([number[pool.sites[i]] for i in some.tolist()])
+    parts = partition(y, config.federation.sites, section.name, config.seed, subjects, at, holders, **options)
+    return tuple(some[part] for part in parts)
 
 
 @dataclass(frozen=True)

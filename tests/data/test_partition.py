@@ -87,7 +87,7 @@ def test_quantity_sizes_follow_the_power_law() -> None:
 
 def test_seed_changes_the_partition() -> None:
     y = np.repeat(np.arange(10), 20)
-    for name in PARTITIONERS.names():
+    for name in set(PARTITIONERS.names()) - {"column"}:
         one, other = (np.concatenate(partition(y, 5, name, seed)) for seed in (0, 1))
         assert not np.array_equal(one, other), name
 

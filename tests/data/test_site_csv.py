@@ -127,7 +127,7 @@ REFUSED = [
     Odd("NUL at the end", HEAD + b"a.png,cat\n\0", refused="line 3: a NUL byte"),
     Odd("UTF-16", "path,label\na.png,cat\n".encode("utf-16"), refused="it is UTF-16; expected UTF-8 CSV"),
     Odd("Latin-1", HEAD + "a.png,cat\nb.png,größe\n".encode("latin-1"), refused="line 3 is not UTF-8; expected UTF-8 CSV"),
-    Odd("a stray byte", b"path,label\n\xff,cat\n", refused="cannot read the site's list .*line 2.*expected UTF-8 CSV"),
+    Odd("a stray byte", b"path,label\n\xff,cat\n", refused="cannot read the list .*line 2.*expected UTF-8 CSV"),
     Odd("too many values", HEAD + b"a.png,cat,dog\n", refused="line 2: more columns than the header names"),
     Odd("a comma in a name", HEAD + b"a,png,cat\n", refused="line 2: more columns"),
     Odd("too few values", HEAD + b"a.png\n", refused="line 2: '' is not a class"),
@@ -211,5 +211,5 @@ def test_absolute_paths_are_read_as_they_are(place: Path, tmp_path: Path) -> Non
 
 def test_no_pipe_and_no_folder_is_a_list(place: Path) -> None:
     for name in ("pipe.png", "sub"):
-        with pytest.raises(UserError, match="cannot read the site's list"):
+        with pytest.raises(UserError, match="cannot read the list"):
             site_csv(place / name, CLASSES)

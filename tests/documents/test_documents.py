@@ -173,6 +173,11 @@ def _furnish(page: str, folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
     for name in ("DIR", "photos"):
         shapes_folder(folder / name)
+    lines = [
+        f"{image.relative_to(folder)},{image.parent.name},{('Basel', 'Lyon')[number % 2]},{image.parent.parent.name}\n"
+        for number, image in enumerate(sorted((folder / "photos").rglob("*.png")))
+    ]
+    (folder / "list.csv").write_text("".join(("path,label,site,split\n", *lines)))
     shutil.copy(folder / "photos/test/circle/000.png", folder / "new-image.png")
     for step in steps(page):
         if step.kind == "file" and step.page == "docs/deploy.md":

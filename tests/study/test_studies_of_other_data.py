@@ -9,8 +9,11 @@ import pytest
 from PIL import Image
 
 import mpssl_fed
+from mpssl_fed.federation import parts
 from mpssl_fed.method.selection import relevance
 from mpssl_fed.runs.reader import RunReader
+from mpssl_fed.study.dry_run.built import smallest_share
+from mpssl_fed.study.dry_run.known_data import known_data
 from mpssl_fed.study.grid import Plan, load_study
 from mpssl_fed.study.measured import row_of_run
 from tests.data.test_omniglot import LETTERS, files, pack
@@ -93,3 +96,14 @@ def test_its_arms_run_on_drawings(tmp_path: Path) -> None:
         cell = next(one for one in plan.cells if one.settings["variant"] == variant)
         run = mpssl_fed.simulate(cell.config, output=tmp_path / variant)
         assert run.history[-1].generated
+
+
+def test_a_dry_run_deals_whole_slides_as_the_run_does(tmp_path: Path) -> None:
+    cell = load_study("cells", [f"data.root={cells_folder(tmp_path / 'cells', slides=9)}", "data.partition.name=quantity"]).cells[0]
+    known = known_data(cell.config)
+    assert known is not None
+    assert known.subjects is not None
+    assert known.labels().tolist() == parts.dataset(cell.config).train.y.tolist()
+    assert smallest_share(cell.config, known) == min(map(len, parts.shares(cell.config)))
+    tuned = cell.config.model_copy(update={"data": cell.config.data.model_copy(update={"held_out": "validation"})})
+    assert known.validation_split(tuned.data.held_out_fraction).counts == tuple(parts.dataset(tuned).train.y.bincount().tolist())

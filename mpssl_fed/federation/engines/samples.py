@@ -12,6 +12,7 @@ from mpssl_fed.config import Config
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.site.site import build_site_learner
 from mpssl_fed.federation.site.state import SiteState
+from mpssl_fed.federation.whole import subjects_of
 from mpssl_fed.files import write_atomic, write_json
 from mpssl_fed.runs.run_directory import RunDirectory
 from mpssl_fed.seeds import torch_rng
@@ -22,8 +23,10 @@ COLUMNS = 8
 
 
 def write_labels(run: RunDirectory) -> None:
-    """Write labels.json: the images of each class at each simulated site."""
+    """Write labels.json, the images of each class at each simulated site; the manifest says how many subjects there are, and that
+    none of them is at two sites or both trained and tested on."""
     write_json(run.folder / "labels.json", parts.label_counts(run.config))
+    run.update_manifest(subjects=subjects_of(run.config))
 
 
 def write_samples(run: RunDirectory) -> None:

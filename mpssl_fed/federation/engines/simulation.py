@@ -28,6 +28,7 @@ from mpssl_fed.federation.server.collect import Stopped
 from mpssl_fed.federation.server.rounds import Job, serve
 from mpssl_fed.federation.server.strategy import STRATEGIES
 from mpssl_fed.federation.site.site import build_site_learner
+from mpssl_fed.federation.whole import subjects_of
 from mpssl_fed.files import short_folder
 from mpssl_fed.runs.progress import Progress
 from mpssl_fed.runs.run_directory import RunDirectory
@@ -43,7 +44,8 @@ ENGINES = ("inprocess", "ray")
 
 
 def preflight(config: Config) -> None:
-    """Raise UserError now for whatever would make the sites fail later: names, files, shares, privacy, a missing Ray."""
+    """Raise UserError now for whatever would make the sites fail later: names, files, shares, torn subjects, privacy,
+    a missing Ray."""
     torch.set_num_threads(config.runtime.threads)
     parts.device(config)
     if config.federation.backend == "ray" and importlib.util.find_spec("ray") is None:
@@ -56,6 +58,7 @@ def preflight(config: Config) -> None:
             f"sites {empty[:8]} hold no labelled image with data.partition={config.data.partition.name}; "
             "lower federation.sites, raise data.labels_per_class or set data.partition.min_per_site=1"
         )
+    subjects_of(config)
     build_site_learner(config, parts.simulated(config, 0), 0)
 
 

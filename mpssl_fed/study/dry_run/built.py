@@ -29,14 +29,15 @@ LAYERS = {
 
 def smallest_share(config: Config, data: KnownData) -> int:
     """Choose and deal labels as a run would, and return the smallest site's number of them."""
-    y = data.labels()
+    y, sites = data.labels(), config.federation.sites
     per_class = config.data.labels_per_class
     if per_class is not None and config.data.labels_over == "site":
-        per_class *= config.federation.sites
-    chosen = choose_labelled(y, per_class, config.data.label_fraction, config.seed)
+        per_class *= sites
+    chosen = choose_labelled(y, per_class, config.data.label_fraction, config.seed, data.subjects, sites)
     section = config.data.partition
     options = section.model_dump(exclude={"name", "options"}, exclude_none=True) | section.options
-    sizes = [len(part) for part in partition(y[chosen], config.federation.sites, section.name, config.seed, **options)]
+    subjects = None if data.subjects is None else [data.subjects[i] for i in chosen.tolist()]
+    sizes = [len(part) for part in partition(y[chosen], sites, section.name, config.seed, subjects, **options)]
     if not min(sizes) and not config.privacy.on:
         raise UserError(f"data.partition={section.name}: a site would hold no labelled image; lower federation.sites")
     if config.method.source == "real" and len(chosen) == len(y):

@@ -10,11 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from mpssl_fed.config import Config
+from mpssl_fed.data.base import split_by_key
 from mpssl_fed.data.decode import SUFFIXES
 from mpssl_fed.data.folder import TEST_FRACTION
 from mpssl_fed.data.omniglot import DRAWERS, LAST_TRAINED, find
@@ -35,6 +37,8 @@ class KnownData:
     flip: bool = True
     counts: tuple[int, ...] = ()
     """Training images of each class, where they are known one by one."""
+    subjects: tuple[str, ...] | None = None
+    """The subject of each of these, class by class, where they name any."""
 
     def labels(self) -> np.ndarray:
         """Return training labels [train]: as counted, else as even as they go; the official ones differ by a few images."""
@@ -44,10 +48,20 @@ class KnownData:
 
     def validation_split(self, fraction: float) -> KnownData:
         """Return the set with ``fraction`` of each training class held out in place of the test set."""
+        if self.subjects is not None:
+            return self._without(split_by_key(self.labels(), self.subjects, fraction)[1])
         counts = np.bincount(self.labels(), minlength=self.classes).tolist()
         held_out = [max(0, min(round(fraction * count), count - 1)) for count in counts]
         left = tuple(count - out for count, out in zip(counts, held_out, strict=True)) if self.counts else ()
         return replace(self, train=self.train - sum(held_out), test=sum(held_out), counts=left)
+
+    def _without(self, tested: np.ndarray) -> KnownData:
+        """Return the set with the training images ``tested`` held out in place of the test set."""
+        assert self.subjects is not None
+        rest = np.setdiff1d(np.arange(self.train), tested)
+        counts = np.bincount(self.labels()[rest], minlength=self.classes).tolist()
+        subjects = tuple(self.subjects[i] for i in rest.tolist())
+        return replace(self, train=len(rest), test=len(tested), counts=tuple(counts), subjects=subjects)
 
     def stored_bytes(self, size: int) -> int:
         """Return the bytes of all images in memory at ``size`` x ``size`` pixels."""
@@ -84,7 +98,9 @@ def _of_alphabet(root: Path, alphabet: str) -> KnownData | None:
         return None
     classes = len({character for character, _, _ in found[0].alphabets[found[1]]})
     train, test = classes * LAST_TRAINED, classes * (DRAWERS - LAST_TRAINED)
-    return KnownData(classes, train, test, channels=1, size=32, stored=1, flip=False)
+    drawers = tuple(str(drawer) for drawer in range(LAST_TRAINED)) * classes
+    counts = (LAST_TRAINED,) * classes
+    return KnownData(classes, train, test, channels=1, size=32, stored=1, flip=False, counts=counts, subjects=drawers)
 
 
 @cache
@@ -94,14 +110,18 @@ def _of_folder(root: Path, subjects: str | None) -> KnownData | None:
     train = {folder.name: _images(folder, subjects) for folder in _folders(root / "train")}
     test = sum(len(_images(folder, subjects)) for folder in _folders(root / "test"))
     counts = [len(files) for files in train.values()]
+    people = tuple(file.parent.name for files in train.values() for file in files) if subjects else None
     if len(counts) < 2 or not min(counts):
         return None  # the run will say what is wrong with the folder
+    grey = all(_is_grey(files[0]) for files in train.values())
+    shape: dict[str, Any] = {"channels": 1 if grey else 3, "size": 32, "stored": 1.0, "flip": False, "subjects": people}
+    if not test and people is not None:
+        whole = KnownData(len(counts), sum(counts), 0, **shape, counts=tuple(counts))
+        return whole.validation_split(TEST_FRACTION)
     if not test:
         held_out = [min(round(TEST_FRACTION * count), count - 1) for count in counts]
         counts, test = [count - out for count, out in zip(counts, held_out, strict=True)], sum(held_out)
-    grey = all(_is_grey(files[0]) for files in train.values())
-    shape = {"channels": 1 if grey else 3, "size": 32, "stored": 1.0, "flip": False}
-    return KnownData(len(counts), sum(counts), test, **shape, counts=tuple(counts))  # type: ignore[arg-type]
+    return KnownData(len(counts), sum(counts), test, **shape, counts=tuple(counts))
 
 
 def _folders(folder: Path) -> list[Path]:

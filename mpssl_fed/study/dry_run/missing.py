@@ -11,6 +11,9 @@ from mpssl_fed.method import needs_generator
 from mpssl_fed.models.efficientnet import NAME as EFFICIENTNET
 from mpssl_fed.models.efficientnet import packaged_weights
 
+OWN = {"image-folder": "folder", "image-csv": "list"}
+"""Data sets that are the user's own, and what ``data.root`` is of each."""
+
 
 def missing(config: Config) -> tuple[str, ...]:
     """Return, in words, the files that a run of ``config`` needs and that are not there."""
@@ -18,9 +21,9 @@ def missing(config: Config) -> tuple[str, ...]:
     data, generator, method = config.data, config.generator, config.method
     if data.root is not None and not expanded(data.root).exists():
         archive = data.name.partition("/")[0]
-        words.append(f"data.root {data.root}" + ("" if archive == "image-folder" else f" (mpssl-fed fetch {archive})"))
-    if data.root is None and data.name == "image-folder":
-        words.append("data.root, the folder of the images")
+        words.append(f"data.root {data.root}" + ("" if archive in OWN else f" (mpssl-fed fetch {archive})"))
+    if data.root is None and data.name in OWN:
+        words.append(f"data.root, the {OWN[data.name]} of the images")
     if uses_generator(config) and generator.name in PUBLISHED:
         folder = Path(generator.path) if generator.path else cache_folder(generator.name)
         if not (folder / "pytorch_model.bin").is_file():

@@ -1,0 +1,45 @@
+"""`image-csv`: images of one or many sites as a list ``path,label[,subject][,site][,split]``, as multi-centre data come."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from mpssl_fed.config.data import Fit
+from mpssl_fed.data.base import DATASETS, Dataset
+from mpssl_fed.data.folder import hold_out
+from mpssl_fed.data.listing import to_images
+from mpssl_fed.data.preparation import Preparation
+from mpssl_fed.data.site_csv import read_list
+from mpssl_fed.errors import UserError
+from mpssl_fed.names import shown, some
+
+
+@DATASETS.add("image-csv")
+def image_csv(root: Path | None = None, size: int | None = None, fit: Fit = "crop", white_level: float | None = None) -> Dataset:
+    """Return the images that the CSV file ``root`` names (:func:`mpssl_fed.data.site_csv.read_list`).
+
+    Its column ``split`` says what is tested on; without one a fifth is held out, by subject where the list names them, else by
+    content. Images know the ``site`` that holds them, for data.partition.name=column. Images are grey if all of them are; mirroring
+    is off, since it may change a label.
+    """
+    if root is None or root.is_dir():
+        raise UserError("data set 'image-csv' needs data.root, a CSV file with the columns path,label[,subject][,site][,split]")
+    found, note = read_list(root), ""
+    train, test = found.train, found.test
+    if test is None:
+        train, test = hold_out(train, len(found.classes), "or a column split")
+        note = f"{shown(root)} has no column split: {len(test)} of its {len(found.train)} images are held out"
+    elif not test:
+        raise UserError(f"{shown(root)}: its column split says train everywhere; name test images, or drop the column")
+    else:
+        absent = [name for label, name in enumerate(found.classes) if not any(row[1] == label for row in test)]
+        note = f"{shown(root)} has no test image of {some(absent)}" if absent else ""
+    prepared = Preparation(fit=fit, white_level=white_level)
+    both = to_images(train + test, 32 if size is None else size, None, found.with_subjects, prepared)
+    trained, tested = (both.take(rows) for rows in np.split(np.arange(len(both)), [len(train)]))
+    if found.site is not None:
+        trained = replace(trained, sites=tuple(found.site[path] for path, _, _ in train))
+    return Dataset("image-csv", found.classes, trained, tested, flip=False, note=note, preparation=prepared, skipped=found.skipped)
