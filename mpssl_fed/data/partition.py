@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,18 @@ HOLDERS, LEAST = "holders", "min_per_site"
 """What a partitioner may take: each image's site, where the data name one; how many images a site gets at least."""
 EXACT = frozenset({"pathological"})
 """Partitioners whose sites hold just the classes that they were given, or nothing is dealt."""
+
+
+@dataclass(frozen=True, eq=False)
+class Standing:
+    """Who stands somewhere already. at: subject -> its site, and nothing but that is then insisted on; holders: the number of each
+    image's site [n], where the data name one."""
+
+    at: Mapping[str, int] | None = None
+    holders: np.ndarray | None = None
+
+
+NOWHERE = Standing()
 
 
 def choose_labelled(
@@ -86,16 +99,14 @@ def partition(
     name: str,
     seed: int,
     subjects: Sequence[str] | None = None,
-    at: Mapping[str, int] | None = None,
-    holders: np.ndarray | None = None,
+    standing: Standing = NOWHERE,
     **params: Any,
 ) -> list[np.ndarray]:
     """Return each site's sorted indices into ``y`` [n]: disjoint, nothing dropped, the same for the same seed.
 
     With ``subjects`` [n] each stays whole: sites come as near as subjects let them to what the partitioner, which knows nothing of
-    subjects, gave them. at: subject -> its site, of those who stand somewhere already; nothing but that is then insisted on.
-    holders: the number of each image's site [n] where the data name one, which ``column`` deals by; it tears whom the data tear.
-    Raises UserError for an unknown partitioner or option, and for demands that cannot be met, saying what would fit.
+    subjects, gave them. ``column`` deals by ``standing.holders`` and tears whom the data tear. Raises UserError for an unknown
+    partitioner or option, and for demands that cannot be met, saying what would fit.
     """
     y, partitioner = np.asarray(y), PARTITIONERS[name]
     known = inspect.signature(partitioner).parameters
@@ -105,7 +116,7 @@ def partition(
             others = ", ".join(options) or "none"
             raise UserError(f"partitioner '{name}' has no option '{key}'.{nearest(key, options)} Known: {others}")
     if HOLDERS in known:
-        params[HOLDERS] = holders
+        params[HOLDERS] = standing.holders
     if sites < 1:
         raise UserError(f"federation.sites is {sites}; at least 1 is needed")
     parts = [np.sort(part) for part in partitioner(y, sites, numpy_rng(seed, "partition", name), **params)]
@@ -114,7 +125,7 @@ def partition(
     if subjects is None or name == COLUMN or not len(y):
         return parts
     least = params.get(LEAST, known[LEAST].default) if LEAST in known else 1
-    aim = Aim(name, least, name in EXACT, at)
+    aim = Aim(name, least, name in EXACT, standing.at)
     return deal_whole(y, subjects, parts, aim, numpy_rng(seed, "partition", name, "subjects"))
 
 

@@ -14,7 +14,7 @@ import torch
 from mpssl_fed.config import Config, from_json
 from mpssl_fed.config.data import Task
 from mpssl_fed.data.datasets import Dataset, Images, load_dataset, validation_split
-from mpssl_fed.data.partition import COLUMN, UnfitClassError, choose_labelled, partition
+from mpssl_fed.data.partition import COLUMN, Standing, UnfitClassError, choose_labelled, partition
 from mpssl_fed.data.preparation import Preparation
 from mpssl_fed.data.site_csv import natural_order
 from mpssl_fed.errors import UserError
@@ -190,7 +190,7 @@ def _deal(config: Config, pool: Images, some: np.ndarray, at: dict[str, int] | N
     options = section.model_dump(exclude={"name", "options"}, exclude_none=True) | section.options
     number = {name: i for i, name in enumerate(site_names(config) or ())}
     holders = None if pool.sites is None or not number else np.array([number[pool.sites[i]] for i in some.tolist()])
-    parts = partition(y, config.federation.sites, section.name, config.seed, subjects, at, holders, **options)
+    parts = partition(y, config.federation.sites, section.name, config.seed, subjects, Standing(at, holders), **options)
     return tuple(some[part] for part in parts)
 
 

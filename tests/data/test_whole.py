@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpssl_fed.data.label_table import label_table
-from mpssl_fed.data.partition import PARTITIONERS, choose_labelled, partition
+from mpssl_fed.data.partition import PARTITIONERS, Standing, choose_labelled, partition
 from mpssl_fed.errors import UserError
 from tests.data.test_partition import cases, labels
 
@@ -97,7 +97,9 @@ def test_unlabeled_images_stay_with_their_subject(y, owner, sites, case, seed) -
     try:
         mine = [chosen[part] for part in partition(y[chosen], sites, name, seed, [subjects[i] for i in chosen], **options)]
         at = {subjects[i]: site for site, part in enumerate(mine) for i in part.tolist()}
-        others = [rest[part] for part in partition(y[rest], sites, name, seed, [subjects[i] for i in rest], at, **options)]
+        others = [
+            rest[part] for part in partition(y[rest], sites, name, seed, [subjects[i] for i in rest], Standing(at), **options)
+        ]
     except UserError:
         return
     together = [np.concatenate(pair) for pair in zip(mine, others, strict=True)]
