@@ -159,7 +159,7 @@ def ends(folder: Path) -> list[float]:
     if table.is_file():
         with open(table, newline="", encoding="utf-8") as file:
             return [float(row["accuracy"]) for row in csv.DictReader(file) if row["status"] == "finished"]
-    return [RunReader(folder).evaluated("test_accuracy")[-1][1]]
+    return [RunReader(folder).accuracy[-1][1]]
 
 
 def _output(words: list[str]) -> Path:
