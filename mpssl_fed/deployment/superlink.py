@@ -139,7 +139,8 @@ class FlowerCommand:
             answer = {}
         if done.returncode or not answer.get("success"):
             theirs = answer.get("error-message") or (done.stderr or done.stdout).strip()[-600:]
-            raise UserError(f"{failure}: {unreachable(self.address, self.ca) or theirs}")
+            here = self._run is _run  # what is run elsewhere stands before another network
+            raise UserError(f"{failure}: {(here and unreachable(self.address, self.ca)) or theirs}")
         return answer
 
 

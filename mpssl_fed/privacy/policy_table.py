@@ -104,9 +104,13 @@ def table(policy: Policy, request: Request) -> tuple[Row, ...]:
 
 
 def to_agree(policy: Policy, request: Request) -> dict[str, Any]:
-    """Return what an owner would add to ``settings`` to take the request, as far as settings can: key -> the value asked."""
+    """Return what an owner would add to ``settings`` to take the request, as far as settings can: key -> the value asked.
+
+    A value that is itself a list stands in a list, or each of its items would be taken for a value.
+    """
     refused = [row for row in table(policy, request) if row.verdict == "refused" and row.key in LEAVES]
-    return {row.key: row.asked for row in refused if may_be_said(row.key, row.asked)}
+    asked = {row.key: row.asked for row in refused if may_be_said(row.key, row.asked)}
+    return {key: [value] if isinstance(value, list | tuple) else value for key, value in asked.items()}
 
 
 def _typed(policy: Policy) -> dict[str, Accepted]:

@@ -40,6 +40,7 @@ AUGMENTATIONS = {
 }
 SPLITS = {
     "iid": "Labelled images are dealt to the sites at random.",
+    "column": "Each image is at the site that the data name for it.",
     "dirichlet": "Sites hold different shares of each class, drawn from a Dirichlet distribution; a small alpha is far from even.",
     "pathological": "Each site holds a few classes only.",
     "quantity": "Sites hold different numbers of images.",

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mpssl_fed.config import from_mapping
@@ -107,6 +107,7 @@ def test_what_is_installed_is_taken_by_default(leaf: Any) -> None:
 NUMBERS = {key: leaf for key, leaf in LEAVES.items() if leaf.mark.low is not None and not leaf.mark.owner}
 
 
+@example("optim.betas", 0.8, True)
 @given(st.sampled_from(sorted(NUMBERS)), st.floats(allow_nan=True, allow_infinity=True), st.booleans())
 def test_no_value_beyond_what_owner_or_default_say_is_granted(key: str, value: float, agreed: bool) -> None:
     """Whatever is asked, and whether the owner adds what to_agree tells or not: what is taken is within the mark's reach."""

@@ -21,15 +21,15 @@ def call(*words: str | Path) -> Result:
 def test_dry_run_prints_the_plan_and_runs_nothing(tmp_path: Path) -> None:
     result = call("demo", "--dry-run", "--output", tmp_path / "out")
     assert result.exit_code == 0, result.exception
-    assert "9 cells: 3 arms x 3 seeds (0, 1, 2)" in result.output
+    assert "12 cells: 4 arms x 3 seeds (0, 1, 2)" in result.output
     assert "federated-gssl" in result.output
-    assert "0 finished already, 9 to run" in result.output
+    assert "0 finished already, 12 to run" in result.output
     assert not (tmp_path / "out").exists()
 
 
 def test_an_override_narrows_the_grid() -> None:
     result = call("demo", "method.augment=weak", "seeds=1", "--dry-run")
-    assert "3 cells: 3 arms x 1 seeds (0)" in result.output
+    assert "4 cells: 4 arms x 1 seeds (0)" in result.output
 
 
 @pytest.mark.parametrize(
