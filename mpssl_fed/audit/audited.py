@@ -13,7 +13,6 @@ from mpssl_fed.audit.mechanism import TRIALS
 from mpssl_fed.audit.uncharged import Uncharged
 from mpssl_fed.config import Config
 from mpssl_fed.data.datasets import Images
-from mpssl_fed.data.whole import numbered
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
 from mpssl_fed.method.parts import Parts
@@ -73,9 +72,8 @@ class Audited:
         data = parts.dataset(self.config)
         given = np.concatenate(parts.shares(self.config))
         left = np.setdiff1d(np.arange(len(data.train)), given)
-        if data.train.subjects is not None:
-            subject = numbered(data.train.subjects)
-            left = left[~np.isin(subject[left], subject[given])]
+        unit = data.train.units()
+        left = left[~np.isin(unit[left], unit[given])]
         return data.train.take(left) if len(left) >= len(given) else data.test
 
 
@@ -90,7 +88,7 @@ def releases_of(audited: Audited, plan: Plan, images: Images | None = None, mode
 
 def some_of(images: Images, most: int, rng: np.random.Generator) -> Images:
     """Return at most ``most`` of the images, drawn by ``rng``, in their order; whole subjects, one at least, if named."""
-    unit = np.arange(len(images)) if images.subjects is None else numbered(images.subjects)
+    unit = images.units()
     sizes = np.bincount(unit)
     drawn = rng.permutation(len(sizes))
     fits = max(1, int((np.cumsum(sizes[drawn]) <= most).sum()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,7 +14,6 @@ from mpssl_fed.audit.attack import AttackSuccess, success
 from mpssl_fed.audit.uncharged import Uncharged
 from mpssl_fed.config import Config
 from mpssl_fed.data.datasets import Images
-from mpssl_fed.data.whole import numbered
 from mpssl_fed.generators.base import Generator
 from mpssl_fed.method.build import build_learner
 from mpssl_fed.method.parts import Parts
@@ -43,12 +43,12 @@ def infer(
         raise ValueError(f"{len(members)} members and {len(others)} others: both are needed")
     n = len(members)
     target = np.concatenate([confidence(classifier, members), confidence(classifier, others)])
-    known = members.subjects is not None and others.subjects is not None
-    unit = "subject" if known else "image"
+    if members.subjects is None or others.subjects is None:
+        members, others = replace(members, subjects=None), replace(others, subjects=None)
+    unit = "image" if members.subjects is None else "subject"
 
     def judged(attack: str, scores: NDArray[np.float64]) -> AttackSuccess:
-        sides = (_of_units(scores[:n], members), _of_units(scores[n:], others)) if known else (scores[:n], scores[n:])
-        return success(attack, *sides, seed, unit)
+        return success(attack, _of_units(scores[:n], members), _of_units(scores[n:], others), seed, unit)
 
     found = [judged("loss threshold", target)]
     if train is not None:
@@ -58,9 +58,9 @@ def infer(
 
 
 def _of_units(scores: NDArray[np.float64], images: Images) -> NDArray[np.float64]:
-    """Return the mean score of each subject's images, in order of their first ones."""
-    subject = numbered(images.subjects or ())
-    mean: NDArray[np.float64] = np.bincount(subject, scores) / np.bincount(subject)
+    """Return the mean score of each unit's images, in order of their first ones."""
+    unit = images.units()
+    mean: NDArray[np.float64] = np.bincount(unit, scores) / np.bincount(unit)
     return mean
 
 
@@ -83,11 +83,10 @@ def lira(
     target: NDArray[np.float64], members: Images, others: Images, train: Train, shadows: int, seed: int
 ) -> NDArray[np.float64]:
     """Return the likelihood ratio of each image [n + m] (Carlini et al., arXiv 2112.03570, online, one spread for all
-    images, as they advise for few shadow models)."""
-    known = members.subjects is not None and others.subjects is not None
-    subjects = (*(members.subjects or ()), *(others.subjects or ())) if known else None
+    images, as they advise for few shadow models). Both sides name subjects, or neither."""
+    subjects = None if members.subjects is None or others.subjects is None else members.subjects + others.subjects
     pool = Images(torch.cat([members.x, others.x]), torch.cat([members.y, others.y]), subjects)
-    unit = np.arange(len(pool)) if subjects is None else numbered(subjects)
+    unit = pool.units()
     rng = numpy_rng(seed, "shadow sets")
     inside = np.stack([rng.permutation(shadows) < shadows // 2 for _ in range(unit.max() + 1)])[unit]  # [images, shadows]
     seen = np.stack([confidence(train(pool.take(np.flatnonzero(inside[:, k])), k), pool) for k in range(shadows)], axis=1)

@@ -64,6 +64,10 @@ class Partition(Section):
     def _only_its_own(cls, fields: Any) -> Any:
         return own_options(fields, "iid", PARTITION_OPTIONS)
 
+    def given(self) -> dict[str, Any]:
+        """Return the partitioner's options that are set, a plug-in's too."""
+        return self.model_dump(exclude={"name", "options"}, exclude_none=True) | self.options
+
 
 class Task(Section):
     """What sites that hold their own images agree on with the server."""

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mpssl_fed.data.preparation import Preparation
+from mpssl_fed.data.subjects import numbered
 from mpssl_fed.data.walk import Skipped
 from mpssl_fed.errors import UserError
 from mpssl_fed.registry import Registry
@@ -51,6 +53,10 @@ class Images:
         rows = torch.as_tensor(np.asarray(index, dtype=np.int64))
         kept = (None if of is None else tuple(of[i] for i in rows.tolist()) for of in (self.subjects, self.digests, self.sites))
         return Images(self.x[rows], self.y[rows], *kept)
+
+    def units(self) -> NDArray[np.int64]:
+        """Return the number of each image's unit [n]: of its subject, or where none are named its own."""
+        return np.arange(len(self)) if self.subjects is None else numbered(self.subjects)
 
     def contents(self) -> list[bytes]:
         """Return what tells each image from any other, whatever its name, class or place among them: its file's SHA-256.

@@ -53,15 +53,14 @@ def read_lines(path: Path, required: Sequence[str], optional: Sequence[str]) -> 
 
 
 def _text(path: Path) -> str:
-    what = "the list"
     try:
         check_regular(path, "file")
         content = path.read_bytes()
     except (OSError, UserError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"cannot read {what} {shown(path)}: {reason}; expected UTF-8 CSV with path,label") from error
+        raise UserError(f"cannot read the list {shown(path)}: {reason}; expected UTF-8 CSV with path,label") from error
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise UserError(f"cannot read {what} {shown(path)}: it is UTF-16; expected UTF-8 CSV with path,label, so save it as that")
+        raise UserError(f"cannot read the list {shown(path)}: it is UTF-16; expected UTF-8 CSV with path,label, so save it as that")
     if b"\0" in content:
         line = content[: content.index(b"\0")].count(b"\n") + 1
         raise UserError(f"{shown(path)}, line {line}: a NUL byte, which no file name has; write the list anew")
@@ -70,7 +69,7 @@ def _text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise UserError(
-            f"cannot read {what} {shown(path)}: line {line} is not UTF-8; expected UTF-8 CSV with path,label, so save it as that"
+            f"cannot read the list {shown(path)}: line {line} is not UTF-8; expected UTF-8 CSV with path,label, so save it as that"
         ) from error
 
 

@@ -11,7 +11,7 @@ from mpssl_fed.config.data import Fit
 from mpssl_fed.data.base import DATASETS, Dataset, Images, split_by_key
 from mpssl_fed.data.classes import class_name, class_of, refuse_alike
 from mpssl_fed.data.decode import SUFFIXES
-from mpssl_fed.data.listing import Digests, Files, Listing, note_leaks, once, to_images
+from mpssl_fed.data.listing import Digests, Files, Listing, note_leaks, once, to_parts, without_image
 from mpssl_fed.data.preparation import Preparation
 from mpssl_fed.data.site_csv import load_site_csv, site_csv
 from mpssl_fed.data.subjects import refuse_lookalikes, refuse_on_both_sides, subject_name
@@ -55,9 +55,8 @@ def image_folder(
         raise UserError(f"{shown(root / 'train')} has {len(classes)} class folder(s); at least two are needed, one per class")
     _note_beside(root, skipped)
     listing = once(list_classes(root / "train", classes, subjects, skipped), skipped, classes, digests=digests)
-    for label, name in enumerate(classes):
-        if not any(row[1] == label for row in listing):
-            raise UserError(f"class folder {shown(root / 'train' / name)} {_no_image()}; add or remove it")
+    for name in without_image(listing, classes):
+        raise UserError(f"class folder {shown(root / 'train' / name)} {_no_image()}; add or remove it")
     if _is_there(root / "test"):
         held_out = once(list_classes(root / "test", classes, subjects, skipped), skipped, classes, digests=digests)
         if not held_out:
@@ -66,14 +65,13 @@ def image_folder(
         if subjects is not None:
             refuse_lookalikes((subject, shown(path)) for path, _, subject in listing + held_out)
             refuse_on_both_sides((row[2] for row in listing), (row[2] for row in held_out), shown(root))
-        absent = [name for label, name in enumerate(classes) if not any(row[1] == label for row in held_out)]
+        absent = without_image(held_out, classes)
         note = f"{shown(root / 'test')} has no image of {some(absent)}" if absent else ""
     else:
         listing, held_out = hold_out(listing, len(classes), "or a folder test/CLASS beside it")
         said = shown(root / "test")
         note = f"no folder {said}: {len(held_out)} of the {len(listing) + len(held_out)} images in train are held out"
-    both = to_images(listing + held_out, size, None, subjects is not None, prepared)
-    train, test = (both.take(rows) for rows in np.split(np.arange(len(both)), [len(listing)]))
+    train, test = to_parts(listing, held_out, size, subjects is not None, prepared)
     return Dataset("image-folder", classes, train, test, flip=False, note=note, preparation=prepared, skipped=skipped)
 
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from mpssl_fed.config.data import Fit
 from mpssl_fed.data.base import DATASETS, Dataset
 from mpssl_fed.data.folder import hold_out
-from mpssl_fed.data.listing import to_images
+from mpssl_fed.data.listing import to_parts, without_image
 from mpssl_fed.data.preparation import Preparation
 from mpssl_fed.data.site_csv import read_list
 from mpssl_fed.errors import UserError
@@ -35,11 +33,10 @@ def image_csv(root: Path | None = None, size: int | None = None, fit: Fit = "cro
     elif not test:
         raise UserError(f"{shown(root)}: its column split says train everywhere; name test images, or drop the column")
     else:
-        absent = [name for label, name in enumerate(found.classes) if not any(row[1] == label for row in test)]
+        absent = without_image(test, found.classes)
         note = f"{shown(root)} has no test image of {some(absent)}" if absent else ""
     prepared = Preparation(fit=fit, white_level=white_level)
-    both = to_images(train + test, 32 if size is None else size, None, found.with_subjects, prepared)
-    trained, tested = (both.take(rows) for rows in np.split(np.arange(len(both)), [len(train)]))
+    trained, tested = to_parts(train, test, 32 if size is None else size, found.with_subjects, prepared)
     if found.site is not None:
         trained = replace(trained, sites=tuple(found.site[path] for path, _, _ in train))
     return Dataset("image-csv", found.classes, trained, tested, flip=False, note=note, preparation=prepared, skipped=found.skipped)

@@ -50,6 +50,20 @@ def to_images(
     return Images(x, torch.tensor(labels, dtype=torch.int64), tuple(subjects) if with_subjects else None, digests)
 
 
+def to_parts(
+    train: Listing, test: Listing, size: int, with_subjects: bool, prepared: Preparation | None = None
+) -> tuple[Images, Images]:
+    """Decode both parts of a data set, grey if all of their images are."""
+    both = to_images(train + test, size, None, with_subjects, prepared)
+    return both.take(range(len(train))), both.take(range(len(train), len(both)))
+
+
+def without_image(listing: Listing, classes: Sequence[str]) -> list[str]:
+    """Return the classes of which the listing has no image."""
+    there = {label for _, label, _ in listing}
+    return [name for label, name in enumerate(classes) if label not in there]
+
+
 def once(
     rows: Listing, skipped: Skipped, classes: Sequence[str], where: Where | None = None, digests: Digests | None = None
 ) -> Listing:

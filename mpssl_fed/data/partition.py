@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from mpssl_fed.data.classes import UnfitClassError
 from mpssl_fed.data.label_table import describe_partition, label_table
-from mpssl_fed.data.whole import Aim, choose_by_subject, deal_whole, numbered
+from mpssl_fed.data.subjects import numbered
+from mpssl_fed.data.whole import Aim, choose_by_subject, deal_whole
 from mpssl_fed.errors import UserError, nearest
 from mpssl_fed.registry import Registry
 from mpssl_fed.seeds import numpy_rng

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from decimal import Decimal, InvalidOperation, Overflow
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mpssl_fed.errors import UserError
 from mpssl_fed.names import shown, some
@@ -23,6 +26,12 @@ def subject_name(text: str) -> str | None:
     """Return the subject that ``text`` names, in Unicode's composed form and without blanks around it; None where it names none."""
     name = unicodedata.normalize("NFC", text).strip()
     return None if name.casefold() in MISSING else name
+
+
+def numbered(subjects: Sequence[str]) -> NDArray[np.int64]:
+    """Return the number of each image's subject [n], in order of their first images."""
+    first: dict[str, int] = {}
+    return np.array([first.setdefault(subject, len(first)) for subject in subjects], dtype=np.int64)
 
 
 def likeness(subject: str) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpssl_fed.data.classes import UnfitClassError
+from mpssl_fed.data.subjects import numbered
 from mpssl_fed.errors import UserError
 from mpssl_fed.names import shown
 
@@ -28,12 +29,6 @@ class Aim:
     least: int = 1
     exact: bool = False
     at: Mapping[str, int] | None = None
-
-
-def numbered(subjects: Sequence[str]) -> Ints:
-    """Return the number of each image's subject [n], in order of their first images."""
-    first: dict[str, int] = {}
-    return np.array([first.setdefault(subject, len(first)) for subject in subjects], dtype=np.int64)
 
 
 def choose_by_subject(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def make_ca(folder: Path) -> None:
 
     A key without its certificate, which a kill leaves, gets one. UserError where both are there.
     """
-    key = _own_key(folder / CA_KEY, folder / CA_CERT, _pem)
+    key = _own_key(folder / CA_KEY, folder / CA_CERT, serialization.PrivateFormat.PKCS8)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "mpssl-fed CA")])
     usage = {"key_cert_sign": True, "crl_sign": True}
     cert = (
@@ -72,13 +72,13 @@ def make_site_key(folder: Path, name: str) -> tuple[Path, Path]:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name):
         raise UserError(f"site name '{name}': want letters, digits, '-', '_' and '.', for example site-0")
     private, public = folder / f"{name}.key", folder / f"{name}.pub"
-    key = _own_key(private, public, _openssh)
+    key = _own_key(private, public, serialization.PrivateFormat.OpenSSH)
     openssh = serialization.PublicFormat.OpenSSH
     write_atomic(public, key.public_key().public_bytes(serialization.Encoding.OpenSSH, openssh) + b"\n")
     return private, public
 
 
-def _own_key(file: Path, public: Path, text: Callable[[ec.EllipticCurvePrivateKey], bytes]) -> ec.EllipticCurvePrivateKey:
+def _own_key(file: Path, public: Path, form: serialization.PrivateFormat) -> ec.EllipticCurvePrivateKey:
     """Return the key in ``file``, a new one where there is none yet; UserError where its ``public`` part is there, too.
 
     A key that is replaced by mistake locks a site out; of two processes that make one at once the second takes the first one's.
@@ -86,9 +86,10 @@ def _own_key(file: Path, public: Path, text: Callable[[ec.EllipticCurvePrivateKe
     if file.exists() and public.exists():
         raise UserError(f"{file} exists; move it away first if you mean to replace it")
     with suppress(FileExistsError):
-        write_new(file, text(ec.generate_private_key(ec.SECP384R1())), SECRET)
+        write_new(file, _pem(ec.generate_private_key(ec.SECP384R1()), form), SECRET)
     content = plain_file(file).read_bytes()
-    load = serialization.load_ssh_private_key if text is _openssh else serialization.load_pem_private_key
+    openssh = form is serialization.PrivateFormat.OpenSSH
+    load = serialization.load_ssh_private_key if openssh else serialization.load_pem_private_key
     try:
         key = load(content, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -145,9 +146,5 @@ def require_pair(folder: Path) -> None:
         raise UserError(f"{folder}: {SERVER_KEY} is not the key of {SERVER_CERT}; was a renewal cut short? {cure}")
 
 
-def _openssh(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption())
-
-
-def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+def _pem(key: ec.EllipticCurvePrivateKey, form: serialization.PrivateFormat = serialization.PrivateFormat.PKCS8) -> bytes:
+    return key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())

@@ -107,10 +107,13 @@ def labelled(config: Config, site: int) -> Images:
 
 def unlabeled(config: Config, site: int) -> Images | None:
     """Return a simulated site's real unlabeled images for ``ssl-real``, None for every other source."""
-    if config.method.source != "real":
-        return None
-    mine = _split(config)[1][site]
-    return dataset(config).train.take(mine[: config.data.unlabeled])
+    mine = unlabeled_shares(config)
+    return dataset(config).train.take(mine[site]) if mine else None
+
+
+def unlabeled_shares(config: Config) -> tuple[np.ndarray, ...]:
+    """Return, for each site of ``ssl-real``, the indices of its unlabeled images in ``dataset(config).train``; else nothing."""
+    return tuple(mine[: config.data.unlabeled] for mine in _split(config)[1])
 
 
 def label_counts(config: Config) -> dict[str, Any]:
@@ -187,10 +190,9 @@ def _deal(config: Config, pool: Images, some: np.ndarray, at: dict[str, int] | N
     """Deal the images ``some`` of ``pool``; at: subjects that stand at a site already."""
     section, y = config.data.partition, pool.y.numpy()[some]
     subjects = None if pool.subjects is None else [pool.subjects[i] for i in some.tolist()]
-    options = section.model_dump(exclude={"name", "options"}, exclude_none=True) | section.options
     number = {name: i for i, name in enumerate(site_names(config) or ())}
     holders = None if pool.sites is None or not number else np.array([number[pool.sites[i]] for i in some.tolist()])
-    parts = partition(y, config.federation.sites, section.name, config.seed, subjects, Standing(at, holders), **options)
+    parts = partition(y, config.federation.sites, section.name, config.seed, subjects, Standing(at, holders), **section.given())
     return tuple(some[part] for part in parts)
 
 

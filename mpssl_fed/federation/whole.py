@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import zip_longest
 from typing import Any
 
 from mpssl_fed.config import Config
-from mpssl_fed.data.datasets import Images
 from mpssl_fed.data.subjects import likeness, refuse_lookalikes, refuse_on_both_sides
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
@@ -27,7 +27,9 @@ def subjects_of(config: Config) -> dict[str, Any] | None:
     test = None if data.test.subjects is None else list(dict.fromkeys(data.test.subjects))
     refuse_on_both_sides(train, test or (), name)
     refuse_lookalikes((one, name) for one in (*train, *(test or ())))
-    count = count_apart(_at(config, site) for site in range(config.federation.sites))
+    subjects = data.train.subjects
+    held = zip_longest(parts.shares(config), parts.unlabeled_shares(config), fillvalue=())
+    count = count_apart({subjects[i] for share in shares for i in share} for shares in held)
     tested = {"test": None, "test_disjoint": None} if test is None else {"test": len(test), "test_disjoint": True}
     return {"count": count, "sites_disjoint": True, **tested}
 
@@ -43,9 +45,3 @@ def count_apart(sites: Iterable[Iterable[str]]) -> int:
                     "whole: give all of them to one site"
                 )
     return len(holder)
-
-
-def _at(config: Config, site: int) -> set[str]:
-    """Return the subjects of a simulated site, labelled or not."""
-    held: list[Images | None] = [parts.labelled(config, site), parts.unlabeled(config, site)]
-    return {subject for images in held if images is not None for subject in images.subjects or ()}

@@ -74,7 +74,7 @@ def _one_release(sigma: float, q: float, order: float) -> float:
 
     if order > ORDERS[-1]:
         return _large_order(sigma, q, int(order))
-    return float(np.asarray(compute_rdp(q=q, noise_multiplier=sigma, steps=1, orders=[order]))[0])
+    return float(compute_rdp(q=q, noise_multiplier=sigma, steps=1, orders=float(order)))
 
 
 def _large_order(sigma: float, q: float, order: int) -> float:
@@ -135,8 +135,8 @@ def rdp_epsilon(history: History, delta: float) -> float:
         return 0.0
     best, order = best_order(history, delta, ORDERS)
     if order == ORDERS[-1]:
-        for order in LARGE_ORDERS:
-            value = float(rdp(history, (order,))[0]) + conversion(order, delta)
+        for larger in LARGE_ORDERS:
+            value = float(_converted(history, delta, (larger,))[0])
             if value >= best:
                 break
             best = value

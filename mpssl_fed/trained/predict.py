@@ -62,10 +62,8 @@ def _not_of_runs(root: Path, images: list[Path], skipped: Skipped) -> list[Path]
     """Return ``images`` without the plots of runs and studies below ``root``; a run that is itself the folder asked for is read."""
     folders = {folder for image in images for folder in image.parents if root in folder.parents}
     runs = {folder for folder in folders if is_run(folder) or ((folder / STUDY).is_file() and (folder / "cells").is_dir())}
-    of_runs = [image for image in images if not runs.isdisjoint(image.parents)]
-    skipped.add(OF_RUNS, *of_runs)
-    left = set(of_runs)
-    return [image for image in images if image not in left]
+    skipped.add(OF_RUNS, *(image for image in images if not runs.isdisjoint(image.parents)))
+    return [image for image in images if runs.isdisjoint(image.parents)]
 
 
 def _predictions(trained: Trained, files: Sequence[Path], logits: Tensor) -> Iterator[Prediction]:

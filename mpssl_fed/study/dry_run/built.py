@@ -35,9 +35,8 @@ def smallest_share(config: Config, data: KnownData) -> int:
         per_class *= sites
     chosen = choose_labelled(y, per_class, config.data.label_fraction, config.seed, data.subjects, sites)
     section = config.data.partition
-    options = section.model_dump(exclude={"name", "options"}, exclude_none=True) | section.options
     subjects = None if data.subjects is None else [data.subjects[i] for i in chosen.tolist()]
-    sizes = [len(part) for part in partition(y[chosen], sites, section.name, config.seed, subjects, **options)]
+    sizes = [len(part) for part in partition(y[chosen], sites, section.name, config.seed, subjects, **section.given())]
     if not min(sizes) and not config.privacy.on:
         raise UserError(f"data.partition={section.name}: a site would hold no labelled image; lower federation.sites")
     if config.method.source == "real" and len(chosen) == len(y):

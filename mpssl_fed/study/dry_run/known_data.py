@@ -115,13 +115,8 @@ def _of_folder(root: Path, subjects: str | None) -> KnownData | None:
         return None  # the run will say what is wrong with the folder
     grey = all(_is_grey(files[0]) for files in train.values())
     shape: dict[str, Any] = {"channels": 1 if grey else 3, "size": 32, "stored": 1.0, "flip": False, "subjects": people}
-    if not test and people is not None:
-        whole = KnownData(len(counts), sum(counts), 0, **shape, counts=tuple(counts))
-        return whole.validation_split(TEST_FRACTION)
-    if not test:
-        held_out = [min(round(TEST_FRACTION * count), count - 1) for count in counts]
-        counts, test = [count - out for count, out in zip(counts, held_out, strict=True)], sum(held_out)
-    return KnownData(len(counts), sum(counts), test, **shape, counts=tuple(counts))
+    whole = KnownData(len(counts), sum(counts), test, **shape, counts=tuple(counts))
+    return whole if test else whole.validation_split(TEST_FRACTION)
 
 
 def _folders(folder: Path) -> list[Path]:
