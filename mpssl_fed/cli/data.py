@@ -10,6 +10,7 @@ import typer
 from mpssl_fed.cli.options import ConfigName, Overrides, Sites, words
 
 app = typer.Typer()
+PLOTS = Path("runs/data")  # where the plot goes unasked
 
 
 @app.command()
@@ -17,7 +18,7 @@ def data(
     config: ConfigName,
     overrides: Overrides = None,
     sites: Sites = None,
-    plot: Annotated[Path | None, typer.Option(help="Folder for labels.png and labels.svg.")] = Path("runs/data"),
+    plot: Annotated[Path | None, typer.Option(help=f"Folder for labels.png and labels.svg (default {PLOTS}).")] = None,
 ) -> None:
     """Print and plot who holds what: the labelled images of each class at each site."""
     from mpssl_fed.config import load
@@ -41,10 +42,17 @@ def data(
     print(describe_partition(labels, shares, dataset.classes))
     for number, name in enumerate(parts.site_names(resolved) or ()):
         print(f"site {number}: {shown(name)}")
-    if plot is not None:
-        counts = parts.label_counts(resolved)
-        label_distribution(plot, counts["sites"], counts["classes"])
-        print(f"\n{plot / 'labels.png'}")
+    counts = parts.label_counts(resolved)
+    try:
+        label_distribution(plot or PLOTS, counts["sites"], counts["classes"])
+    except OSError as error:
+        if plot is not None:
+            raise
+        print(
+            f"\nNo plot: {PLOTS}: {error.strerror or error}; choose a folder by --plot DIR"
+        )  # the table was asked for, and is there
+    else:
+        print(f"\n{(plot or PLOTS) / 'labels.png'}")
 
 
 @app.command()

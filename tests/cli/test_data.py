@@ -37,6 +37,17 @@ def test_data_tells_who_holds_what(tmp_path: Path) -> None:
     assert "Did you mean 'federation.sites'" not in str(result.exception)
 
 
+def test_the_table_stands_where_no_plot_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").write_text("in the way")
+    words = ("data", "demo", "federation.sites=2", "data.labels_per_class=1")
+    result = call(*words)
+    assert result.exit_code == 0, result.exception
+    assert "2 sites hold 20 labelled images" in result.output
+    assert "No plot: runs/data: " in result.output
+    assert isinstance(call(*words, "--plot", "runs/here").exception, OSError)  # asked for by name: an error
+
+
 def test_data_says_what_it_leaves_out(tmp_path: Path) -> None:
     root = tree(tmp_path / "photos", n=6)
     (root / "train" / "cat" / "x.gif").write_bytes(b"")
