@@ -220,7 +220,7 @@ def test_a_study_that_adds_seeds_runs_each_cell_once(tmp_path: Path) -> None:
     grid = {"method.name": ["base"], "method.augment": ["weak", "half-strong"]}
     primary = [{"arm": {"method.augment": "half-strong"}, "against": {"method.augment": "weak"}}]
     plan, output = plan_of(tmp_path, grid=grid, primary=primary, seeds=rule, metric="loss"), tmp_path / "out"
-    outcome = run_study(plan, output, 2)
+    outcome = run_study(plan, output, 1)
     assert [cell.seed for cell in plan.cells if cell.sha256 in outcome.rows] == [0, 0, 1, 1, 2, 2, 3, 3]
     assert not outcome.failed
     write_study_report(outcome)

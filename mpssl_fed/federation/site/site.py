@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +108,12 @@ class Site:
 def settings_of(config: Config) -> dict[str, Any]:
     """Return what a run may not change between its rounds: every key that a site reads, but where its files lie."""
     values = flat(config.dump(), Config)
-    read = (leaf for leaf in leaves(Config) if leaf.mark.who != "ignored" and leaf.mark.code != "path")
-    return {leaf.key: values[leaf.key] for leaf in read}
+    return {key: values[key] for key in _run_keys()}
+
+
+@cache
+def _run_keys() -> tuple[str, ...]:
+    return tuple(leaf.key for leaf in leaves(Config) if leaf.mark.who != "ignored" and leaf.mark.code != "path")
 
 
 def build_site_learner(config: Config, parts: Parts, site: int, private: PrivateData | None = None) -> Learner:
