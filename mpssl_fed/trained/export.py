@@ -1,4 +1,4 @@
-"""The classifier as a file for other runtimes: ONNX, or a torch.export program. Each is read back and compared."""
+"""The classifier as a file for other runtimes: ONNX, or a torch.export program. Each is read and compared before it is kept."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import copy
 import importlib.util
 import io
 import json
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,13 +44,13 @@ class Exported:
 
 @apart_from_caller()
 def export(trained: Trained, form: str = "torch-export", out: str | Path | None = None, overwrite: bool = False) -> Exported:
-    """Write the classifier as ``onnx`` or ``torch-export``, read the file back and compare the two on random images.
+    """Write the classifier as ``onnx`` or ``torch-export``, once it has been read back and compared on random images.
 
     Input ``images`` float32 [n, C, S, S] in [-1, 1] (pixel / 127.5 - 1; n is free), output ``logits`` float32 [n, K]; classes and
     all that makes an input of an image file are in the file (ONNX: metadata_props; torch.export: extra file ``metadata.json``;
     keys of :func:`metadata_of`). ``torch-export`` needs nothing but torch, ``onnx`` the extra of that name. Default
     ``out``: beside the model. Raises UserError for an unknown form, a file that exists, a missing extra, or a difference above
-    ``TOLERANCE`` (the file is then removed).
+    ``TOLERANCE``; what was there stays then.
     """
     if form not in SUFFIX:
         raise UserError(f"--format {form}: unknown.{nearest(form, SUFFIX)} Known: {', '.join(SUFFIX)}")
@@ -62,11 +63,14 @@ def export(trained: Trained, form: str = "torch-export", out: str | Path | None 
         raise UserError(f"--out {file}: is a file of the run itself, which stays as it is; choose another file")
     classifier = copy.deepcopy(trained.classifier).cpu()
     to_bytes, reader = {"onnx": (_to_onnx, _read_onnx), "torch-export": (_to_program, _read_program)}[form]
-    write_atomic(file, to_bytes(classifier, metadata_of(trained)))
-    difference, allowed = _compare(classifier, reader(file))
+    content = to_bytes(classifier, metadata_of(trained))
+    with tempfile.TemporaryDirectory() as scratch:
+        tried = Path(scratch) / f"model{SUFFIX[form]}"
+        tried.write_bytes(content)
+        difference, allowed = _compare(classifier, reader(tried))
     if difference > allowed:
-        file.unlink()
-        raise UserError(f"--format {form}: logits differ by {difference:.2g} (allowed {allowed:.2g}); {file} was removed")
+        raise UserError(f"--format {form}: logits differ by {difference:.2g} (allowed {allowed:.2g}); {file} was not written")
+    write_atomic(file, content)
     return Exported(file, difference)
 
 

@@ -76,12 +76,16 @@ def test_every_kind_of_body_in_onnx(name: str, tmp_path: Path) -> None:
     assert export(Trained(model, tmp_path / "model.safetensors", None), "onnx").difference < 1e-3
 
 
-def test_a_file_that_computes_something_else_is_removed(tmp_path: Path) -> None:
+def test_a_file_that_computes_something_else_never_takes_the_place_of_a_good_one(tmp_path: Path) -> None:
+    good = tmp_path / "model.pt2"
+    good.write_text("of before")
+    (tmp_path / "model.safetensors").touch()
     body = nn.Sequential(nn.Flatten(), nn.Dropout(0.5))
     model = Classifier(body, 1024, Architecture("dropout left on", ("a", "b"), 1, 32)).train()
-    with pytest.raises(UserError, match=r"--format torch-export: logits differ by .* was removed"):
-        export(Trained(model, tmp_path / "model.safetensors", None), "torch-export")
-    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(UserError, match=r"--format torch-export: logits differ by .* was not written"):
+        export(Trained(model, tmp_path / "model.safetensors", None), "torch-export", overwrite=True)
+    assert good.read_text() == "of before"
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_bad_arguments(cli: Cli, run: mpssl_fed.Run, trained: Trained, tmp_path: Path) -> None:
