@@ -54,7 +54,7 @@ def site_run(
     stored_size: Annotated[
         int | None, typer.Option(help="Side that images are kept at, to be cropped from; default --size; likewise.")
     ] = None,
-    subjects: Annotated[str | None, typer.Option(help="'parent': the images lie in CLASS/SUBJECT/.")] = None,
+    subjects: Annotated[str | None, typer.Option(help="'parent': the images lie in CLASS/SUBJECT/; or 'dicom-patient-id'.")] = None,
     fit: FitOption = "crop",
     white_level: WhiteLevel = None,
     ledger_head: Annotated[

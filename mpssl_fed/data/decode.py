@@ -21,12 +21,13 @@ import torch
 from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from mpssl_fed.data import dicom
 from mpssl_fed.data.eight_bits import NotReadError, check_frame, eight_bits
 from mpssl_fed.data.preparation import LUMA, Preparation
 from mpssl_fed.errors import UserError
 from mpssl_fed.names import printable, shown
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", *dicom.SUFFIXES)
 FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """Of Pillow's decoders those of plain pixels (JPEG with a phone's MPO): others start programs, as EPS does."""
 
@@ -99,6 +100,9 @@ def read_with_digests(
 
 def has_side(path: Path, side: int) -> bool:
     """Return whether a file holds just ``side`` x ``side`` pixels, which its header says. Raises UserError as read_image does."""
+    if _is_dicom(path):
+        with _named(path):
+            return dicom.dicom_shape(_bytes(path), MOST_PIXELS) == (side, side)
     with _opened(path) as file:
         return file.size == (side, side)
 
@@ -131,10 +135,32 @@ def _bytes(path: Path) -> bytes:
 
 def _decode(path: Path, size: int, white_level: float | None, content: bytes | None) -> Image.Image:
     """Return the whole image upright in mode L or RGB; a JPEG at a fraction of its size, never below 2 x ``size``."""
+    if _is_dicom(path, content):
+        with _named(path):
+            return dicom.dicom_image(_bytes(path) if content is None else content, MOST_PIXELS, white_level)
     with _opened(path, content) as file:
         frame = check_frame(file, MOST_PIXELS)
         file.draft(None, (2 * size, 2 * size))
         return eight_bits(ImageOps.exif_transpose(file), frame, white_level)
+
+
+def _is_dicom(path: Path, content: bytes | None = None) -> bool:
+    if content is not None:
+        return dicom.is_dicom(content[:132])
+    check_regular(path)
+    try:
+        with open(path, "rb") as file:
+            return dicom.is_dicom(file.read(132))
+    except OSError:
+        return False  # the reader of other formats says why
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except NotReadError as error:
+        raise UserError(f"image file {shown(path)}: {error}") from error.__cause__
 
 
 @contextmanager
@@ -157,6 +183,8 @@ def _opened(path: Path, content: bytes | None = None) -> Iterator[Image.Image]:
         kinds = f"none of {', '.join(FORMATS)} by its content"
         if path.suffix.lower() in (".tif", ".tiff"):
             kinds += ", or a TIFF of a kind that is not read: want integers of up to 16 bits, or floats of 32"
+        if path.suffix.lower() in dicom.SUFFIXES:
+            kinds += ", nor DICOM, which has DICM at byte 128"
         raise UserError(f"image file {name} cannot be decoded ({kinds}); replace or remove it") from error
     except PermissionError as error:
         raise UserError(f"image file {name} cannot be read ({_reason(error)}); let this user read it, or remove it") from error

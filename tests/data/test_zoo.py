@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from mpssl_fed.data import dicom
 from mpssl_fed.data.datasets import load_dataset
 from mpssl_fed.data.decode import read_image, read_images
 from mpssl_fed.data.folder import load_site_csv, load_site_folder
@@ -147,6 +148,13 @@ def test_a_spoilt_file_is_read_or_refused_and_nothing_else(bodies: list[bytes], 
         assert read_image(tmp_path / "x.png", 16).shape[1:] == (16, 16)
     except UserError as error:
         assert "x.png" in str(error)  # noqa: PT017
+
+
+def test_dicom_without_its_reader_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "scan.dcm").write_bytes(bytes(128) + b"DICM")
+    monkeypatch.setattr(dicom, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"scan\.dcm: a DICOM file; pip install 'mpssl-fed\[medical\]'"):
+        read_image(tmp_path / "scan.dcm", 8)
 
 
 def test_an_unreadable_file_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
