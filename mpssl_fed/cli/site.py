@@ -137,8 +137,9 @@ def site_status(
 
 @site_app.command("wipe")
 def site_wipe(name: Name = "site", state: State = None) -> None:
-    """Erase latents, caches, stored replies and audit output of a site; the ledger stays."""
+    """Erase latents, caches, stored replies and audit output of a site, and this user's decoded images; the ledger stays."""
+    from mpssl_fed.data.formats.pixel_cache import clear
     from mpssl_fed.deployment.own_data import state_folder, wipe
 
-    gone = wipe(state or state_folder(name))
+    gone = [*wipe(state or state_folder(name)), *(["decoded images"] if clear() else [])]
     typer.echo(f"erased: {', '.join(gone) or 'nothing was there'}; the ledger is kept")

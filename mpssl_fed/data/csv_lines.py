@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mpssl_fed.data.csv_text import csv_text
+from mpssl_fed.data.formats.csv_text import csv_text
 from mpssl_fed.errors import UserError
 from mpssl_fed.names import brief, shown
 

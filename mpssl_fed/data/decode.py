@@ -21,8 +21,9 @@ import torch
 from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from mpssl_fed.data import dicom
 from mpssl_fed.data.eight_bits import NotReadError, check_frame, eight_bits
+from mpssl_fed.data.formats import dicom
+from mpssl_fed.data.formats.pixel_cache import pixel_cache
 from mpssl_fed.data.preparation import LUMA, Preparation
 from mpssl_fed.errors import UserError
 from mpssl_fed.names import printable, shown
@@ -85,16 +86,26 @@ def read_with_digests(
     prepared: Preparation | None = None,
     title: str = "reading images",
 ) -> tuple[Tensor, tuple[str, ...]]:
-    """Return what :func:`read_images` does, and the SHA-256 (hex) of each file's bytes: the very ones that were decoded."""
+    """Return what :func:`read_images` does, and the SHA-256 (hex) of each file's bytes: the very ones that were decoded.
+
+    Of many files, those that were decoded before come from a cache of this user's (:mod:`mpssl_fed.data.formats.pixel_cache`).
+    """
     digests: list[str] = []
+    kept = pixel_cache(len(paths), f"{size} {(prepared or Preparation()).to_json()}")
     out = torch.empty(len(paths), channels or 3, size, size, dtype=torch.uint8)
     all_grey = True
     for row, path in zip(out, _progress(paths, title), strict=True):
         content = _bytes(path)
         digests.append(hashlib.sha256(content).hexdigest())
-        image = read_image(path, size, prepared, content)
+        image = None if kept is None else kept.get(digests[-1], size)
+        if image is None:
+            image = read_image(path, size, prepared, content)
+            if kept is not None:
+                kept.add(digests[-1], image)
         all_grey = all_grey and len(image) == 1
         row.copy_(_grey(image) if channels == 1 and len(image) == 3 else image)
+    if kept is not None:
+        kept.save()
     return (out[:, :1].clone() if channels is None and all_grey else out), tuple(digests)
 
 

@@ -11,7 +11,7 @@ from mpssl_fed.config.data import Fit
 from mpssl_fed.data.base import DATASETS, Dataset, Images, split_by_key
 from mpssl_fed.data.classes import class_name, class_of, refuse_alike
 from mpssl_fed.data.decode import SUFFIXES
-from mpssl_fed.data.dicom import PATIENT_ID, patient
+from mpssl_fed.data.formats.dicom import PATIENT_ID, patient
 from mpssl_fed.data.listing import Digests, Files, Listing, note_leaks, once, to_parts, without_image
 from mpssl_fed.data.preparation import Preparation
 from mpssl_fed.data.site_csv import load_site_csv, site_csv

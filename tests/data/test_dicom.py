@@ -18,8 +18,8 @@ import mpssl_fed
 from mpssl_fed.data import decode
 from mpssl_fed.data.datasets import load_dataset
 from mpssl_fed.data.decode import read_image
-from mpssl_fed.data.dicom import patient
 from mpssl_fed.data.folder import load_site_folder
+from mpssl_fed.data.formats.dicom import patient
 from mpssl_fed.data.preparation import Preparation
 from mpssl_fed.errors import UserError
 from mpssl_fed.models import Architecture, build_classifier

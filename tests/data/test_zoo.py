@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from mpssl_fed.data import dicom
 from mpssl_fed.data.datasets import load_dataset
 from mpssl_fed.data.decode import read_image, read_images
 from mpssl_fed.data.folder import load_site_csv, load_site_folder
+from mpssl_fed.data.formats import dicom
 from mpssl_fed.data.preparation import Preparation
 from mpssl_fed.errors import UserError
 from mpssl_fed.models import Architecture, build_classifier

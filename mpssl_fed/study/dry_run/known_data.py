@@ -18,9 +18,9 @@ from PIL import Image
 from mpssl_fed.config import Config
 from mpssl_fed.data.base import split_by_key
 from mpssl_fed.data.decode import SUFFIXES
-from mpssl_fed.data.dicom import PATIENT_ID, patient
-from mpssl_fed.data.dicom import SUFFIXES as OF_DICOM
 from mpssl_fed.data.folder import PARENT, TEST_FRACTION
+from mpssl_fed.data.formats.dicom import PATIENT_ID, patient
+from mpssl_fed.data.formats.dicom import SUFFIXES as OF_DICOM
 from mpssl_fed.data.omniglot import DRAWERS, LAST_TRAINED, find
 from mpssl_fed.environment import expanded
 from mpssl_fed.errors import UserError
