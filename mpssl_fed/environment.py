@@ -129,6 +129,22 @@ def cache_folder() -> Path:
     return _of_user("XDG_CACHE_HOME", platformdirs.user_cache_path)
 
 
+def image_cache_folder() -> Path | None:
+    """Return the folder of decoded images: ``images`` in :func:`cache_folder`, or what ``MPSSL_FED_IMAGE_CACHE`` names.
+
+    None where that says ``off``, or no home folder is known. UserError for a folder that is not absolute.
+    """
+    said = os.environ.get("MPSSL_FED_IMAGE_CACHE", "")
+    if said.lower() in ("off", "0", "no"):
+        return None
+    if said and not Path(said).is_absolute():
+        raise UserError(f"MPSSL_FED_IMAGE_CACHE={said}: want 'off', or the folder's whole path")
+    try:
+        return Path(said) if said else cache_folder() / "images"
+    except UserError:
+        return None
+
+
 def state_folder() -> Path:
     """Return the folder of what sites keep, ``$XDG_STATE_HOME/mpssl-fed``; UserError where no home folder is known."""
     return _of_user("XDG_STATE_HOME", platformdirs.user_state_path)

@@ -17,8 +17,8 @@ from mpssl_fed.data import mnist
 from mpssl_fed.report.chance import at_chance
 from mpssl_fed.runs.reader import RunReader
 from mpssl_fed.study.grid import Cell, load_study
-from tests.data.test_datasets import medmnist_file
 from tests.data.test_fine_grained import build
+from tests.data.test_medmnist import medmnist_file
 from tests.data.test_omniglot import files, pack
 from tests.documents.spelling import misspelt
 from tests.shapes import shapes_folder
@@ -155,7 +155,7 @@ def test_it_trains_on_miniature_files(name: str, tmp_path: Path, monkeypatch: py
     root = tmp_path / "images"
     root.mkdir()
     if name == "bloodmnist":
-        medmnist_file(root / "bloodmnist.npz")
+        medmnist_file(root / "bloodmnist.npz", (28, 28, 3))
     elif name == "omniglot":
         pack(root, "images_background_small2", files("Sanskrit"))
     elif name == "cifar10":

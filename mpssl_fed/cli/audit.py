@@ -41,7 +41,9 @@ def audit_command(
     ] = None,
     name: Annotated[str | None, typer.Option(help="With --data: the site, whose 0700 state folder takes the report.")] = None,
     generator_path: Annotated[str | None, typer.Option(help="With --data: this site's own copy of the run's generator.")] = None,
-    subjects: Annotated[str | None, typer.Option(help="With --data: 'parent', where the images lie in CLASS/SUBJECT/.")] = None,
+    subjects: Annotated[
+        str | None, typer.Option(help="With --data: 'parent', where the images lie in CLASS/SUBJECT/; or 'dicom-patient-id'.")
+    ] = None,
     white_level: WhiteLevel = None,
     output: Annotated[Path | None, typer.Option(help="Folder of the report, made 0700; default RUN/sites/SITE/audit.")] = None,
     seed: Annotated[int, typer.Option(help="Of all but draws and noise, which are those of real releases.")] = 0,

@@ -64,7 +64,8 @@ def fetch(
 ) -> None:
     """Download generator weights, ImageNet weights or a data set. An interrupted download continues where it stopped.
 
-    Checksums: the published ones where there are any, else --sha256, else BigGAN's weights are trusted on first use.
+    Checksums: the published ones where there are any, else --sha256, else BigGAN's weights are trusted on first use. MedMNIST
+    publishes MD5 alone: what passes it is trusted on first use too.
     """
     from mpssl_fed.generators.biggan import PUBLISHED
     from mpssl_fed.models.fetch import WEIGHTS, fetch_resnet
@@ -80,13 +81,16 @@ def fetch(
     else:
         import mpssl_fed.data.datasets  # noqa: F401  (registers the data sets' archives)
         from mpssl_fed.data.fetch import ARCHIVES, fetch_dataset
+        from mpssl_fed.data.formats import medmnist
         from mpssl_fed.data.omniglot import DATA_NAMES
         from mpssl_fed.errors import UserError, nearest
 
-        known = [*PUBLISHED, *WEIGHTS, *ARCHIVES.names()]
-        if name not in known:
+        known = [*PUBLISHED, *WEIGHTS, *(one for one in ARCHIVES.names() if "_" not in one)]
+        if name not in known and name not in ARCHIVES:
+            if reason := medmnist.refused(name):
+                raise UserError(f"nothing to fetch under the name '{name}': {reason}")
             raise UserError(f"nothing to fetch under the name '{name}'.{nearest(name, known)} Known: {', '.join(known)}")
         folder = root or Path("data")
         for path in fetch_dataset(name, folder, url, sha256):
             typer.echo(f"{name}: {path}")
-        typer.echo(f"Set data.name={DATA_NAMES.get(name, name)} data.root={folder}")
+        typer.echo(f"Set data.name={(DATA_NAMES | medmnist.DATA_NAMES).get(name, name)} data.root={folder}")

@@ -75,7 +75,7 @@ def evaluate(
     folder: Annotated[Path, typer.Argument(help="Folder with CLASS/*.png|jpg|...; the class names are the run's.")],
     as_json: AsJson = False,
     bins: Annotated[int, typer.Option(min=1, max=1000, help="Bins of the calibration table.")] = 10,
-    subjects: Annotated[str | None, typer.Option(help="'parent': the images lie in CLASS/SUBJECT/.")] = None,
+    subjects: Annotated[str | None, typer.Option(help="'parent': the images lie in CLASS/SUBJECT/; or 'dicom-patient-id'.")] = None,
     device: Device = "auto",
     white_level: WhiteLevel = None,
 ) -> None:

@@ -54,7 +54,7 @@ def site_run(
     stored_size: Annotated[
         int | None, typer.Option(help="Side that images are kept at, to be cropped from; default --size; likewise.")
     ] = None,
-    subjects: Annotated[str | None, typer.Option(help="'parent': the images lie in CLASS/SUBJECT/.")] = None,
+    subjects: Annotated[str | None, typer.Option(help="'parent': the images lie in CLASS/SUBJECT/; or 'dicom-patient-id'.")] = None,
     fit: FitOption = "crop",
     white_level: WhiteLevel = None,
     ledger_head: Annotated[
@@ -137,8 +137,9 @@ def site_status(
 
 @site_app.command("wipe")
 def site_wipe(name: Name = "site", state: State = None) -> None:
-    """Erase latents, caches, stored replies and audit output of a site; the ledger stays."""
+    """Erase latents, caches, stored replies and audit output of a site, and this user's decoded images; the ledger stays."""
+    from mpssl_fed.data.formats.pixel_cache import clear
     from mpssl_fed.deployment.own_data import state_folder, wipe
 
-    gone = wipe(state or state_folder(name))
+    gone = [*wipe(state or state_folder(name)), *(["decoded images"] if clear() else [])]
     typer.echo(f"erased: {', '.join(gone) or 'nothing was there'}; the ledger is kept")

@@ -136,7 +136,9 @@ class Data(Section):
     )
     test_limit: int | None = Field(None, ge=1, description="Evaluate on the first so many of the shuffled held-out images.")
     unlabeled: int | None = Field(None, ge=1, description="ssl-real: most real unlabeled images per site; null: all of its share.")
-    subjects: Literal["parent"] | None = Field(None, description="image-folder: the folder above an image names its subject.")
+    subjects: Literal["parent", "dicom-patient-id"] | None = Field(
+        None, description="image-folder: who is on an image, by the folder above it, or by the patient id of a DICOM file."
+    )
     download: bool = Field(False, description="Permit the download of a data set that is not found.")
     partition: Partition = Partition()
     task: Task | None = Field(None, description="Of a deployment; a server with a data set fills it in by itself.")

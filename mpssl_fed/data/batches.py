@@ -1,8 +1,7 @@
-"""Sets that come as whole arrays: CIFAR-10's official batches and MedMNIST's npz files."""
+"""CIFAR-10's official batches."""
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -35,45 +34,6 @@ def cifar10(root: Path | None = None, size: int | None = None, download: bool = 
         parts = [_python(root, train) for train in (True, False)]
     train, test = (Images(resize(part.x, size or 32), part.y) for part in parts)
     return Dataset("cifar10", CIFAR_CLASSES, train, test, flip=True)
-
-
-@DATASETS.add("medmnist")
-def medmnist(root: Path | None = None, size: int | None = None, variant: str | None = None) -> Dataset:
-    """Return ``root/VARIANT.npz`` of MedMNIST (https://medmnist.com), for example ``medmnist/bloodmnist``.
-
-    Its train and val parts are joined, since each site sets its own validation images aside. Default size: 32 for the
-    28-pixel files, else the file's own. Mirroring is off: it swaps the sides of a body.
-    """
-    if not variant or "/" in variant or root is None:
-        raise UserError(
-            f"data set 'medmnist{'/' + variant if variant else ''}': write data.name as medmnist/NAME (for example "
-            "medmnist/bloodmnist) and data.root as the folder that holds NAME.npz"
-        )
-    path = root / f"{variant}.npz"
-    if not path.is_file():
-        raise UserError(f"data set 'medmnist/{variant}': {path} does not exist; fetch it from https://medmnist.com")
-    parts = {}
-    try:
-        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-            for part in ("train", "val", "test"):
-                parts[part] = _medmnist_part(file[f"{part}_images"], file[f"{part}_labels"], path, part)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is not a MedMNIST file with train, val and test arrays ({error}); fetch it again") from error
-    side = parts["test"].x.shape[-1]
-    size = size or (32 if side == 28 else side)
-    x, y = (torch.cat([getattr(parts[part], key) for part in ("train", "val")]) for key in ("x", "y"))
-    test = Images(resize(parts["test"].x, size), parts["test"].y)
-    classes = tuple(str(label) for label in range(int(max(y.max(), test.y.max())) + 1))
-    return Dataset(f"medmnist/{variant}", classes, Images(resize(x, size), y), test, flip=False)
-
-
-def _medmnist_part(images: np.ndarray, labels: np.ndarray, path: Path, part: str) -> Images:
-    if labels.ndim != 2 or labels.shape[1] != 1:
-        raise UserError(f"{path}: {part}_labels {list(labels.shape)} are not one class an image; choose another set")
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] != 3):
-        raise UserError(f"{path}: {part}_images {images.dtype} {list(images.shape)} are not 2-D images, grey or colour")
-    x = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
-    return Images(torch.from_numpy(np.ascontiguousarray(x)), torch.from_numpy(labels[:, 0].astype(np.int64)))
 
 
 def _binary(paths: list[Path]) -> Images:

@@ -22,11 +22,13 @@ from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from mpssl_fed.data.eight_bits import NotReadError, check_frame, eight_bits
+from mpssl_fed.data.formats import dicom
+from mpssl_fed.data.formats.pixel_cache import pixel_cache
 from mpssl_fed.data.preparation import LUMA, Preparation
 from mpssl_fed.errors import UserError
 from mpssl_fed.names import printable, shown
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", *dicom.SUFFIXES)
 FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """Of Pillow's decoders those of plain pixels (JPEG with a phone's MPO): others start programs, as EPS does."""
 
@@ -84,21 +86,34 @@ def read_with_digests(
     prepared: Preparation | None = None,
     title: str = "reading images",
 ) -> tuple[Tensor, tuple[str, ...]]:
-    """Return what :func:`read_images` does, and the SHA-256 (hex) of each file's bytes: the very ones that were decoded."""
+    """Return what :func:`read_images` does, and the SHA-256 (hex) of each file's bytes: the very ones that were decoded.
+
+    Of many files, those that were decoded before come from a cache of this user's (:mod:`mpssl_fed.data.formats.pixel_cache`).
+    """
     digests: list[str] = []
+    kept = pixel_cache(len(paths), f"{size} {(prepared or Preparation()).to_json()}")
     out = torch.empty(len(paths), channels or 3, size, size, dtype=torch.uint8)
     all_grey = True
     for row, path in zip(out, _progress(paths, title), strict=True):
         content = _bytes(path)
         digests.append(hashlib.sha256(content).hexdigest())
-        image = read_image(path, size, prepared, content)
+        image = None if kept is None else kept.get(digests[-1], size)
+        if image is None:
+            image = read_image(path, size, prepared, content)
+            if kept is not None:
+                kept.add(digests[-1], image)
         all_grey = all_grey and len(image) == 1
         row.copy_(_grey(image) if channels == 1 and len(image) == 3 else image)
+    if kept is not None:
+        kept.save()
     return (out[:, :1].clone() if channels is None and all_grey else out), tuple(digests)
 
 
 def has_side(path: Path, side: int) -> bool:
     """Return whether a file holds just ``side`` x ``side`` pixels, which its header says. Raises UserError as read_image does."""
+    if _is_dicom(path):
+        with _named(path):
+            return dicom.dicom_shape(_bytes(path), MOST_PIXELS) == (side, side)
     with _opened(path) as file:
         return file.size == (side, side)
 
@@ -131,10 +146,32 @@ def _bytes(path: Path) -> bytes:
 
 def _decode(path: Path, size: int, white_level: float | None, content: bytes | None) -> Image.Image:
     """Return the whole image upright in mode L or RGB; a JPEG at a fraction of its size, never below 2 x ``size``."""
+    if _is_dicom(path, content):
+        with _named(path):
+            return dicom.dicom_image(_bytes(path) if content is None else content, MOST_PIXELS, white_level)
     with _opened(path, content) as file:
         frame = check_frame(file, MOST_PIXELS)
         file.draft(None, (2 * size, 2 * size))
         return eight_bits(ImageOps.exif_transpose(file), frame, white_level)
+
+
+def _is_dicom(path: Path, content: bytes | None = None) -> bool:
+    if content is not None:
+        return dicom.is_dicom(content[:132])
+    check_regular(path)
+    try:
+        with open(path, "rb") as file:
+            return dicom.is_dicom(file.read(132))
+    except OSError:
+        return False  # the reader of other formats says why
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except NotReadError as error:
+        raise UserError(f"image file {shown(path)}: {error}") from error.__cause__
 
 
 @contextmanager
@@ -157,6 +194,8 @@ def _opened(path: Path, content: bytes | None = None) -> Iterator[Image.Image]:
         kinds = f"none of {', '.join(FORMATS)} by its content"
         if path.suffix.lower() in (".tif", ".tiff"):
             kinds += ", or a TIFF of a kind that is not read: want integers of up to 16 bits, or floats of 32"
+        if path.suffix.lower() in dicom.SUFFIXES:
+            kinds += ", nor DICOM, which has DICM at byte 128"
         raise UserError(f"image file {name} cannot be decoded ({kinds}); replace or remove it") from error
     except PermissionError as error:
         raise UserError(f"image file {name} cannot be read ({_reason(error)}); let this user read it, or remove it") from error

@@ -102,21 +102,21 @@ def _scaled(values: np.ndarray, frame: Frame, white_level: float | None) -> Imag
     if white_level is not None and values.dtype.kind != "f" and frame.white is not None and white_level > frame.white:
         raise NotReadError(
             f"{kind} grey, whose largest value is {frame.white:g}, cannot have white at {white_level:g}; say what white is: "
-            f"{_level(high)}"
+            f"{level(high)}"
         )
     white = white_level or frame.white
     if white is None and low < 0:
         raise NotReadError(f"{kind} integers from {low:g} to {high:g}; black is 0: rescale them, with 0 as black")
     if white is None:
-        raise NotReadError(f"{kind} integers from {low:g} to {high:g}, whose white no type says; say it: {_level(high)}")
+        raise NotReadError(f"{kind} integers from {low:g} to {high:g}, whose white no type says; say it: {level(high)}")
     if low < 0 or high > white:
-        cure = f"rescale it to 0 to {white:g}" if low < 0 else f"set {_level(high)}"
+        cure = f"rescale it to 0 to {white:g}" if low < 0 else f"set {level(high)}"
         raise NotReadError(f"{kind} values from {low:g} to {high:g}, where 0 is black and {white:g} white; {cure}")
     declared = values.dtype.kind != "f" and frame.white != 65535  # a TIFF that says 12 bits
     if white_level is None and not declared and 0 < high < DARK * white:
         raise NotReadError(
             f"{kind} grey of which no pixel is above {high:g} of {white:g}, so it would be nearly black; say what white is: "
-            f"{_level(high)}, or {white:g} if it is that dark"
+            f"{level(high)}, or {white:g} if it is that dark"
         )
     out = np.empty(values.shape, np.uint8)
     for first in range(0, len(values), ROWS):
@@ -140,7 +140,7 @@ def _check_wide_colour(high: int, white_level: float | None) -> None:
         )
 
 
-def _level(high: float) -> str:
+def level(high: float) -> str:
     """Return how to state the white level, with the likely one: 1, 255, or that of the fewest bits."""
     guess = 1 if 0 < high <= 1 else next((2**bits - 1 for bits in (8, 10, 12, 14, 16) if high < 2**bits), int(high))
     return f"data.white_level={guess} (commands: --white-level {guess})"

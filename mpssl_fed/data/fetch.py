@@ -1,7 +1,7 @@
 """`mpssl-fed fetch NAME`: the public data sets' archives, in the layout that their readers expect.
 
-Addresses and MD5 sums are torchvision's own; Omniglot's SHA-256 are tensorflow-datasets'. Where torchvision has none, the
-user gives the address, or puts the files in place.
+Addresses and MD5 sums are torchvision's own, of MedMNIST its package's; Omniglot's SHA-256 are tensorflow-datasets'. Where
+torchvision has none, the user gives the address, or puts the files in place.
 """
 
 from __future__ import annotations
@@ -12,23 +12,31 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlparse
 
 from mpssl_fed.download import download
 from mpssl_fed.environment import expanded
 from mpssl_fed.errors import UserError
+from mpssl_fed.files import parse_json, read_text, write_json
+from mpssl_fed.files import sha256 as file_sha256
+from mpssl_fed.names import shown
 from mpssl_fed.registry import Registry
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A file to fetch into ``root/folder``: kept as it is, or unpacked, which makes ``unpacked`` appear there."""
+    """A file to fetch into ``root/folder``: kept as it is, or unpacked, which makes ``unpacked`` appear there.
+
+    first_use: nobody publishes its SHA-256, so that of what passed the MD5 is kept in sha256.json beside it and checked from then.
+    """
 
     url: str
     md5: str | None = None
     folder: str = "."
     unpacked: str = ""
     sha256: str | None = None
+    first_use: bool = False
 
     @property
     def filename(self) -> str:
@@ -38,6 +46,9 @@ class Archive:
         """What is there once the archive has been fetched."""
         return root / self.folder / (self.unpacked or self.filename)
 
+
+SUMS = "sha256.json"
+"""Beside files that were trusted on first use: name -> SHA-256."""
 
 ARCHIVES: Registry[Callable[[], list[Archive]]] = Registry("archives")
 
@@ -65,11 +76,39 @@ def fetch_dataset(name: str, root: str | Path, url: str | None = None, sha256: s
             )
         if urlparse(archive.url).scheme not in ("http", "https"):
             raise UserError(f"data set '{name}': '{archive.url}' is no http(s) address")
-        file = download(archive.url, root / archive.folder / archive.filename, archive.md5, archive.sha256)
+        known = archive.sha256 or (_recorded(target) if archive.first_use else None)
+        file = download(archive.url, root / archive.folder / archive.filename, archive.md5, known)
+        if archive.first_use:
+            write_json(target.parent / SUMS, {**_sums(target.parent), target.name: file_sha256(target)})
         if archive.unpacked:
             unpack(file, archive.unpacked)
             file.unlink()
     return [archive.target(root) for archive in archives]
+
+
+def check_first_use(file: Path) -> None:
+    """Raise UserError where ``file`` is not the one that was fetched, by sha256.json beside it; where that says nothing, pass."""
+    recorded = _recorded(file)
+    if recorded and (found := file_sha256(file)) != recorded:
+        raise UserError(
+            f"{shown(file)}: its SHA-256 is {found}, and was {recorded} when it was fetched; fetch it again, or, if you put "
+            f"another there, take its line out of {SUMS}"
+        )
+
+
+def _recorded(file: Path) -> str | None:
+    found = _sums(file.parent).get(file.name)
+    return found if isinstance(found, str) else None
+
+
+def _sums(folder: Path) -> dict[str, Any]:
+    if not (folder / SUMS).is_file():
+        return {}
+    try:
+        found = parse_json(read_text(folder / SUMS))
+    except ValueError as error:
+        raise UserError(f"{shown(folder / SUMS)}: no JSON ({error}); remove it, and the files are trusted anew") from error
+    return found if isinstance(found, dict) else {}
 
 
 def unpack(file: Path, expected: str) -> None:

@@ -11,6 +11,7 @@ from mpssl_fed.config.data import Fit
 from mpssl_fed.data.base import DATASETS, Dataset, Images, split_by_key
 from mpssl_fed.data.classes import class_name, class_of, refuse_alike
 from mpssl_fed.data.decode import SUFFIXES
+from mpssl_fed.data.formats.dicom import PATIENT_ID, patient
 from mpssl_fed.data.listing import Digests, Files, Listing, note_leaks, once, to_parts, without_image
 from mpssl_fed.data.preparation import Preparation
 from mpssl_fed.data.site_csv import load_site_csv, site_csv
@@ -27,6 +28,7 @@ __all__ = [
 
 TEST_FRACTION = 0.2
 BESIDE_PARTS = "beside the folders train and test"
+PARENT = "parent"
 LOST = (OTHER, DEAD, SPECIAL, DEEP, FAR, LOOP)
 """Reasons for which what a user takes for an image is left out."""
 
@@ -41,9 +43,10 @@ def image_folder(
 ) -> Dataset:
     """Return ``root/train/CLASS/*`` and ``root/test/CLASS/*``; without test, a fifth of train is held out by content.
 
-    ``subjects="parent"`` reads ``CLASS/SUBJECT/*`` and keeps each subject on one side of the split; a test folder that shares one
-    with train is refused. An image counts once, whatever links and copies there are. Images are grey if all of them are. Mirroring
-    is off, since it may change a label (letters, left and right of a body). ``skipped`` holds what was left out.
+    ``subjects="parent"`` reads ``CLASS/SUBJECT/*`` (``"dicom-patient-id"``: the patients of DICOM files) and keeps each subject on
+    one side of the split; a test folder that shares one with train is refused. An image counts once, whatever links and copies
+    there are. Images are grey if all of them are. Mirroring is off, since it may change a label (letters, left and right of a
+    body). ``skipped`` holds what was left out.
     """
     if root is None:
         raise UserError("data set 'image-folder' needs data.root, a folder with train/CLASS/*.png")
@@ -129,21 +132,23 @@ def list_classes(root: Path, classes: Sequence[str], subjects: str | None, skipp
 
 def check_subjects(subjects: str | None) -> None:
     """Raise UserError for a way of naming subjects that does not exist."""
-    if subjects not in (None, "parent"):
-        raise UserError(f"data.subjects is '{subjects}'; known: 'parent' (CLASS/SUBJECT/*.png), or leave it out")
+    if subjects not in (None, PARENT, PATIENT_ID):
+        raise UserError(
+            f"data.subjects is '{subjects}'; known: '{PARENT}' (CLASS/SUBJECT/*.png), '{PATIENT_ID}' (CLASS/*.dcm), or leave it out"
+        )
 
 
 def _of_class(root: Path, folder: Path, label: int, subjects: str | None, skipped: Skipped) -> Listing:
     folders, loose = entries(folder, skipped)
     folders = without_loops(folders, (root, folder), skipped)
-    if not subjects:
+    if subjects != PARENT:
         for inner in folders:
             _, images = entries(inner, Skipped())
             if images:
                 cure = f"set data.subjects=parent (at a site: --subjects parent) if '{shown(inner.name)}' is a subject"
                 raise UserError(f"{shown(images[0])} is one folder too deep; {cure}")
         deep_images(folders, skipped)
-        return [(path, label, "") for path in loose]
+        return [(path, label, patient(path) if subjects else "") for path in loose]
     if loose:
         raise UserError(f"{shown(loose[0])} lies in no subject folder; with data.subjects=parent expected {shown(folder)}/SUBJECT/")
     rows: Listing = []

@@ -6,6 +6,7 @@ import re
 import stat
 import unicodedata
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from mpssl_fed.data.classes import class_of
 from mpssl_fed.data.csv_lines import Line, read_lines
 from mpssl_fed.data.listing import Digests, Files, Listing, Row, note_leaks, once
 from mpssl_fed.data.preparation import Preparation
-from mpssl_fed.data.subjects import MISSING, likeness, refuse_lookalikes, subject_name
+from mpssl_fed.data.subjects import MISSING, likeness, refuse_lookalikes, scripts, subject_name
 from mpssl_fed.data.walk import HELD_OUT, Skipped
 from mpssl_fed.environment import expanded
 from mpssl_fed.errors import UserError, nearest
@@ -24,6 +25,20 @@ REQUIRED, OPTIONAL = ("path", "label"), ("subject", "site", "split")
 TRAIN, TEST = "train", "test"
 NO_LABEL = MISSING - {"none", "nil", "-"}
 """What stands for a missing label; the others may well be the name of a class."""
+
+COMMENT = " Is it a comment? A list has none: remove the line."
+
+WRONG = (
+    (r"(?i)^(#?n/a|nan|null|none|<na>)$", " Is it missing? Name the file, or remove the line."),
+    (r"\\", " Write folders with '/'."),
+    (r"^[A-Za-z]:/", " It begins with a drive of Windows: write it as this machine has it."),
+    (r"^[A-Za-z][A-Za-z0-9+.-]*://", " It is an address: name a file of this machine."),
+    (r"^[~$%]", " Nothing is put in for ~ and $: write the path out."),
+    ("[\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]", " It holds characters that do not show."),
+    (r"^#", COMMENT),
+    ("^['`\u201c\u201e\u2018]", ' Quotes of a list are ".'),
+)
+"""What a path may hold that leads nowhere, and what then is likely wrong with it."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +189,9 @@ def _row(values: dict[str, str], folder: Path, classes: Sequence[str], where: st
     known = class_of(label, classes) or class_of(label.strip(), classes)
     if known is None:
         hint = nearest(label.strip(), classes)
+        twins = [one for one in classes if likeness(one) == likeness(label)]
+        hint = f" It looks like '{shown(twins[0])}'{scripts(label.strip(), twins[0])}." if twins else hint
+        hint = COMMENT if name.startswith("#") and not (folder / name).exists() else hint
         raise UserError(f"{where}: '{brief(label)}' is not a class of this task.{hint} Classes: {some(classes)}")
     path, identity = _file(name, folder, where)
     subject = ""
@@ -191,13 +209,31 @@ def _file(name: str, folder: Path, where: str) -> tuple[Path, tuple[int, int]]:
         path = (folder / name).resolve()
         status = path.stat() if name else None
     except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, in older versions of Python
-        hint = " Write folders with '/'." if "\\" in name else " It has blanks at an end." if name != name.strip() else ""
         reason = (
             "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be reached ({getattr(error, 'strerror', error)})"
         )
-        raise UserError(f"{where}: image file '{brief(name)}' {reason} (relative paths start at {shown(folder)}).{hint}") from error
+        raise UserError(
+            f"{where}: image file '{brief(name)}' {reason} (relative paths start at {shown(folder)}).{_of_path(name, folder)}"
+        ) from error
     if status is None:
         raise UserError(f"{where}: image file '' does not exist (relative paths start at {shown(folder)})")
     if not stat.S_ISREG(status.st_mode):
         raise UserError(f"{where}: '{shown(name)}' is no regular file; name an image")
     return path, (status.st_dev, status.st_ino)
+
+
+def _of_path(name: str, folder: Path) -> str:
+    """Return what is likely wrong with a path that leads nowhere, as a sentence."""
+    if name != name.strip() and "\\" not in name:
+        return " It has blanks at an end."
+    return next((said for form, said in WRONG if re.search(form, name)), None) or _in_its_place(folder / name)
+
+
+def _in_its_place(path: Path) -> str:
+    """Return which file there has the name in other letters: another case, accents composed or apart."""
+    with suppress(OSError, ValueError):
+        wanted = likeness(path.name)
+        for item in sorted(path.parent.iterdir()):
+            if likeness(item.name) == wanted and item.is_file():
+                return f" There is '{shown(item.name)}' ({ascii(item.name)[1:-1]})."
+    return ""

@@ -19,6 +19,13 @@ MISSING = frozenset({"", "nan", "na", "n/a", "#n/a", "<na>", "nat", "none", "nul
 MARKS = {"\u2212": "-", **dict.fromkeys('"`\u00b4\u2018\u2019\u201a\u201b\u201c\u201d\u201e\u2032\u2033', "'")}
 """Signs that word processors and spreadsheets put for another: the minus, and quotes."""
 
+TWINS = str.maketrans(
+    "\u0430\u0432\u0435\u043a\u043c\u043d\u043e\u0440\u0441\u0442\u0443\u0445\u0455\u0456\u0458"
+    "\u03b1\u03b2\u03b5\u03b6\u03b7\u03b9\u03ba\u03bc\u03bd\u03bf\u03c1\u03c4\u03c5\u03c7\u0131",
+    "abekmhopctyxsijabezhikmnoptyxi",
+)
+"""Small letters of Cyrillic and Greek, and the i without a dot -> the Latin letter that looks like them, or like their capital."""
+
 NUMBER = re.compile(r"[+-]?\d{1,40}(?:[.,]\d{0,40})?(?:e[+-]?\d{1,3})?")
 
 
@@ -35,9 +42,10 @@ def numbered(subjects: Sequence[str]) -> NDArray[np.int64]:
 
 
 def likeness(subject: str) -> str:
-    """Return what subjects share that differ only by blanks, case, width of letters, the kind of dash or quote, or the way of
-    writing a number."""
+    """Return what subjects share that differ only by blanks, case, width or script of letters and digits that look alike, the
+    kind of dash or quote, or the way of writing a number."""
     text = "".join(c for c in unicodedata.normalize("NFKC", subject).casefold() if unicodedata.category(c) != "Cf")
+    text = "".join(str(unicodedata.decimal(c, c)) for c in text.translate(TWINS))
     text = "".join("-" if unicodedata.category(c) == "Pd" else MARKS.get(c, c) for c in "".join(text.split())).strip("'=")
     if NUMBER.fullmatch(text):
         try:
@@ -48,6 +56,15 @@ def likeness(subject: str) -> str:
     return re.sub(r"(?<!\d)0+(?=\d)", "", text)
 
 
+def scripts(one: str, other: str) -> str:
+    """Return which letter of ``one`` is of another script than its twin in ``other``, in brackets; "" where none is."""
+    for a, b in zip(unicodedata.normalize("NFC", one), unicodedata.normalize("NFC", other), strict=False):
+        here, there = (unicodedata.name(c, "?").split()[0].capitalize() for c in (a, b))
+        if a.isalpha() and b.isalpha() and here != there:
+            return f" (whose {ascii(b)[1:-1]} is {there}; here {ascii(a)[1:-1]} is {here})"
+    return ""
+
+
 def refuse_lookalikes(subjects: Iterable[tuple[str, str]], what: str = "subject") -> None:
     """Raise UserError for two spellings of what may be one subject. ``subjects``: (subject, where it is named)."""
     first: dict[str, tuple[str, str]] = {}
@@ -55,8 +72,9 @@ def refuse_lookalikes(subjects: Iterable[tuple[str, str]], what: str = "subject"
         known, there = first.setdefault(likeness(subject), (subject, where))
         if known != subject:
             raise UserError(
-                f"{where}: the {what} '{shown(subject)}' looks like '{shown(known)}' of {there}; if they are one, write it alike "
-                "everywhere, else give them names that differ by more than blanks, case, dashes or the form of a number"
+                f"{where}: the {what} '{shown(subject)}' looks like '{shown(known)}' of {there}{scripts(subject, known)}; if they "
+                "are one, write it alike everywhere, else give them names that differ by more than blanks, case, dashes or the "
+                "form of a number"
             )
 
 

@@ -14,6 +14,7 @@ from mpssl_fed.config import Config
 from mpssl_fed.config.data import Fit
 from mpssl_fed.data.datasets import Images
 from mpssl_fed.data.folder import site_csv, site_folder
+from mpssl_fed.data.formats.pixel_cache import place_of
 from mpssl_fed.data.listing import Files
 from mpssl_fed.data.preparation import Preparation
 from mpssl_fed.data.site_csv import named_files
@@ -81,9 +82,11 @@ class OwnData:
     def files(self) -> list[Path]:
         """Return every file and folder whose reading would show private data."""
         if self.is_csv:
-            return [self.path, *named_files(self.path)]
+            named = named_files(self.path)
+            return [self.path, *named, *place_of(len(named))]
         listed = self._listed()
-        return [self.path, *(row[0] for row in listed.rows), *listed.skipped.found.get(COPY, ())]
+        copies = listed.skipped.found.get(COPY, ())
+        return [self.path, *(row[0] for row in listed.rows), *copies, *place_of(len(listed.rows))]
 
     @property
     def is_csv(self) -> bool:

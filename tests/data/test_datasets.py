@@ -158,46 +158,6 @@ def test_cifar_python_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert np.array_equal(cifar.test.x.numpy().reshape(4, -1), pixels)
 
 
-def medmnist_file(path: Path, shape: tuple[int, ...] = (28, 28), **changes: np.ndarray) -> None:
-    arrays = {}
-    for part, n in (("train", 6), ("val", 2), ("test", 3)):
-        arrays[f"{part}_images"] = np.random.default_rng(n).integers(0, 256, (n, *shape), dtype=np.uint8)
-        arrays[f"{part}_labels"] = (np.arange(n) % 3)[:, None]
-    np.savez(path, **(arrays | changes))
-
-
-@pytest.mark.parametrize(("shape", "size", "channels"), [((28, 28), 32, 1), ((28, 28, 3), 32, 3), ((64, 64, 3), 64, 3)])
-def test_medmnist(tmp_path: Path, shape: tuple[int, ...], size: int, channels: int) -> None:
-    medmnist_file(tmp_path / "bloodmnist.npz", shape)
-    blood = load_dataset("medmnist/bloodmnist", root=tmp_path)
-    assert blood.train.x.shape == (8, channels, size, size)
-    assert (len(blood.test), blood.classes, blood.flip) == (3, ("0", "1", "2"), False)
-
-
-def test_bad_medmnist(tmp_path: Path) -> None:
-    for name in ("medmnist", "medmnist/", "medmnist/a/b"):
-        with pytest.raises(UserError, match="medmnist/NAME"):
-            load_dataset(name, root=tmp_path)
-    with pytest.raises(UserError, match=r"bloodmnist.npz does not exist; fetch it from https://medmnist.com"):
-        load_dataset("medmnist/bloodmnist", root=tmp_path)
-    bad = tmp_path / "bad.npz"
-    medmnist_file(bad, train_labels=np.zeros((6, 14), int))
-    with pytest.raises(UserError, match=r"train_labels \[6, 14\] are not one class an image"):
-        load_dataset("medmnist/bad", root=tmp_path)
-    medmnist_file(bad, (28, 28, 28))
-    with pytest.raises(UserError, match="are not 2-D images"):
-        load_dataset("medmnist/bad", root=tmp_path)
-    medmnist_file(bad, test_labels=np.array([[0], [-1], [1]]))
-    with pytest.raises(UserError, match=r"test part: image 1 has the label -1, out of range 0..2"):
-        load_dataset("medmnist/bad", root=tmp_path)
-    np.savez(bad, train_images=np.zeros(3))
-    with pytest.raises(UserError, match="is not a MedMNIST file"):
-        load_dataset("medmnist/bad", root=tmp_path)
-    bad.write_bytes(b"PK\3\4 not a zip")
-    with pytest.raises(UserError, match="is not a MedMNIST file"):
-        load_dataset("medmnist/bad", root=tmp_path)
-
-
 def test_bad_arguments(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Did you mean 'mnist-5k'"):
         load_dataset("mnist5k")

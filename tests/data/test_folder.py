@@ -213,7 +213,7 @@ def test_a_site_list(tmp_path: Path) -> None:
         ("", r"line 1 must name the columns"),
         ("path,label\n", r"names no image"),
         ("path,label\na.png,cat\nb.png,cta\n", r"list.csv, line 3: 'cta' is not a class .* Did you mean 'cat'\?"),
-        ("path,label\na.png\n", r"line 2: '' is not a class"),
+        ("path,label\na.png\n", r"line 2: no label in 'a.png'"),
         ("path,label\na.png,cat,extra\n", r"line 2: .*more columns than the header"),
         ("path,label\n\nc.png,cat\n", r"line 3: image file 'c.png' does not exist \(relative paths start at"),
         ("path,label\n,cat\n", r"line 2: image file '' does not exist"),

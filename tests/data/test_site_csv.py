@@ -79,7 +79,21 @@ READ = [
     ),
     Odd("a subject that is a number", WHO + b"a.png,cat,10\nb.png,dog,100\n", (("a.png", "cat", "10"), ("b.png", "dog", "100"))),
     Odd("a link to a file", HEAD + b"link.png,cat\n", (A,)),
-]
+    *[
+        Odd(f"{line!r} first {end!r}", bom + f"{line}{end}path{mark}label{end}a.png{mark}cat{end}".encode(), (A,))
+        for line, mark in (("sep=;", ";"), ('"sep=;"', ";"), ("SEP=,", ","), ("sep=\t", "\t"), ("sep=|", "|"))
+        for end, bom in (("\n", b""), ("\r\n", b"\xef\xbb\xbf"))
+    ],
+    Odd("sep and a blank line", b"sep=;\n\npath;label\na.png;cat\n", (A,)),
+    Odd("blank lines first", b"\n \n\npath,label\na.png,cat\n", (A,)),
+    Odd("lines of blanks", b"path,label\n   \na.png,cat\n\t\nb.png,dog\n", (A, B)),
+    Odd("delimiters at the end", b"path,label\na.png,cat,,\n", (A,)),
+    Odd("blanks before a quote", b'path,label\n "a.png", "cat"\n', (A,)),
+    Odd("line ends of all kinds", b"path,label\r\na.png,cat\nb.png,dog\r", (A, B)),
+    Odd("a file that begins with #", HEAD + b"#1.png,cat\n", (("#1.png", "cat", None),)),
+    Odd("names in one script each", WHO + "a.png,cat,\u0418\u0432\u0430\u043d\nb.png,dog,Ivan\n".encode(),
+        (("a.png", "cat", "\u0418\u0432\u0430\u043d"), ("b.png", "dog", "Ivan"))),
+]  # fmt: skip
 
 
 def _missing_words() -> list[Odd]:
@@ -95,7 +109,8 @@ def _alike() -> list[Odd]:
         ("1", "1.0"), ("1", "01"), ("1", "1."), ("1", "1,0"), ("1000", "1e3"), ("7", "007"), ("-1", "-1.0"), ("p1", "P1"),
         ("p 1", "p  1"), ("p1", "p1\u200b"), ("p1", "\uff501"), ("é", "É"), ("p1", "p01"), ("x-3", "x-003"), ("p1", "p1.0"),
         ("ß", "ss"), ("p 1", "p1"), ("p\u20111", "p-1"), ("p\u22121", "p-1"), ("O\u2019Brien", "O'Brien"), ("'7", "7"),
-        ("0", "0.00"), ("1e1000", "1E1000"), ("½", "1⁄2"),
+        ("0", "0.00"), ("1e1000", "1E1000"), ("½", "1⁄2"), ("A1", "\u04101"), ("\u04101", "\u03911"), ("CX-7", "\u0421\u0425-7"),
+        ("p\u04301", "pa1"), ("P 2", "\u03a12"), ("x1", "x\u0661"), ("\u0412-1", "\u0432-1"), ("M\u0131a", "mia"),
     ]  # fmt: skip
     return [
         Odd(
@@ -126,20 +141,58 @@ REFUSED = [
     Odd("NUL in the header", b"path\0,label\na.png,cat\n", refused="line 1: a NUL byte"),
     Odd("NUL at the end", HEAD + b"a.png,cat\n\0", refused="line 3: a NUL byte"),
     Odd("UTF-16", "path,label\na.png,cat\n".encode("utf-16"), refused="it is UTF-16; expected UTF-8 CSV"),
+    *[Odd(f"{code} {bom!r}", bom + "path,label\na.png,cat\n".encode(code), refused=f"it is {code[:6].upper()}; expected UTF-8 CSV")
+      for code, mark in (("utf-16-le", b"\xff\xfe"), ("utf-16-be", b"\xfe\xff"), ("utf-32-le", b"\xff\xfe\0\0"),
+                         ("utf-32-be", b"\0\0\xfe\xff")) for bom in (b"", mark)],
+    Odd("a workbook", b"PK\x03\x04\x14\0\0\0", refused="it is a workbook or an archive"),
+    Odd("compressed", b"\x1f\x8b\x08\0", refused="it is compressed"),
+    Odd("an image as a list", b"\x89PNG\r\n\x1a\n\0", refused="it is an image"),
+    Odd("a BOM twice", b"\xef\xbb\xbf\xef\xbb\xbf" + HEAD, refused="line 1 must .*a second BOM"),
+    Odd("a BOM between two lists", HEAD + b"\xef\xbb\xbfa.png,cat\n", refused="line 2: .*does not exist.*do not show"),
+    Odd("a comment first", b"# mine\npath,label\na.png,cat\n", refused="line 1 must .*It is a comment, of which a list has none"),
+    Odd("a comment as a header", b"#path,label\na.png,cat\n", refused="line 1 must .*Take the # away"),
+    Odd("a comment", HEAD + b"a.png,cat\n# mine\n", refused="line 3: no label in '# mine'.*is it a comment"),
+    Odd("a comment with a comma", HEAD + b"# this, that\n", refused="line 2: 'that' is not a class.*Is it a comment"),
+    Odd("a comment with a class", HEAD + b"# an old one,cat\n", refused="line 2: .*does not exist.*Is it a comment"),
+    Odd("a title first", b"My list\npath,label\na.png,cat\n", refused="line 1 must name .*, not my list, separated by one of"),
+    Odd("a header after blanks", b"\n\npath,class\n", refused="line 3 must name the columns"),
+    Odd("after sep", b"sep=;\npath;label\na.png;cow\n", refused="line 3: 'cow' is not a class"),
+    Odd("another sep than said", b"sep=;\npath,label\na.png,cat\n", refused="line 2 must name .*quote each name or none"),
+    Odd("a blank after a quote", HEAD + b'"a.png" ,cat\n', refused="line 2: .*nothing may stand between a closing quote"),
+    Odd("a blank at the end", HEAD + b'a.png,cat\nb.png,"dog" \n', refused="line 3: .*nothing may stand between a closing quote"),
+    Odd("a quote by a backslash", HEAD + b'"a\\".png",cat\n', refused="line 2: .*a quote in a name is doubled"),
+    Odd("quotes around all", HEAD + b'"a.png,cat"\n', refused="line 2: no label in 'a.png,cat'.*quotes around all"),
+    Odd("quotes around the header", b'"path,label"\n', refused="line 1 must .*quote each name or none"),
+    Odd("single quotes", HEAD + b"'a.png',cat\n", refused="line 2: .*does not exist.*Quotes of a list are"),
+    Odd("curly quotes", HEAD + "a.png,\u201ccat\u201d\n".encode(), refused="line 2: .*is not a class.*looks like 'cat'"),
+    Odd("another delimiter", b"path;label\na.png,cat\n", refused="line 2: no label in 'a.png,cat', .*by ';'.*another del"),
+    Odd("blanks as delimiters", b"path label\na.png cat\n", refused="line 1 must .*not path label, separated by one of"),
+    Odd("an index", b",path,label\n0,a.png,cat\n", refused="line 1 must .*index=False"),
+    Odd("an index with a name", b"Unnamed: 0,path,label\n0,a.png,cat\n", refused="line 1 must .*index=False"),
+    Odd("columns without names", b"path,label,,\na.png,cat,,\n", refused="line 1 must .*A column has no name"),
+    Odd("a footer", HEAD + b"a.png,cat\n(1 row)\n", refused=r"line 3: no label in '\(1 row\)'.*a note"),
+    Odd("DOS's end of a file", HEAD + b"a.png,cat\n\x1a\n", refused=r"line 3: no label in '\\x1a'"),
+    Odd("the header in another order", HEAD + b"a.png,cat\nLabel, path\n", refused="line 3: the header again"),
+    Odd("another script", HEAD + "a.png,\u0441\u0430t\n".encode(), refused=r"line 2: .*'cat' \(whose c is Latin; here \\u0441"),
+    Odd("another case of a file", HEAD + b"A.PNG,cat\n", refused="line 2: .*There is 'a.png'"),
+    Odd("a drive with slashes", HEAD + b"C:/scans/a.png,cat\n", refused="line 2: .*a drive of Windows"),
+    Odd("a variable", HEAD + b"$HOME/a.png,cat\n", refused="line 2: .*write the path out"),
+    Odd("a bucket", HEAD + b"s3://here/a.png,cat\n", refused="line 2: .*It is an address"),
     Odd("Latin-1", HEAD + "a.png,cat\nb.png,größe\n".encode("latin-1"), refused="line 3 is not UTF-8; expected UTF-8 CSV"),
     Odd("a stray byte", b"path,label\n\xff,cat\n", refused="cannot read the list .*line 2.*expected UTF-8 CSV"),
     Odd("too many values", HEAD + b"a.png,cat,dog\n", refused="line 2: more columns than the header names"),
     Odd("a comma in a name", HEAD + b"a,png,cat\n", refused="line 2: more columns"),
-    Odd("too few values", HEAD + b"a.png\n", refused="line 2: '' is not a class"),
-    Odd("delimiters alone", HEAD + b"a.png,cat\n,\n", refused="line 3: '' is not a class"),
+    Odd("too few values", HEAD + b"a.png\n", refused="line 2: no label in 'a.png', where the header names 2 columns"),
+    Odd("delimiters alone", HEAD + b"a.png,cat\n,\n", refused="line 3: nothing between the delimiters"),
     Odd("no path", HEAD + b",cat\n", refused="line 2: image file '' does not exist"),
+    Odd("a missing path", HEAD + b"#N/A,cat\n", refused="line 2: .*does not exist.*Is it missing"),
     Odd("no label", HEAD + b"a.png,\n", refused="line 2: '' is not a class"),
     Odd("no subject", WHO + b"a.png,cat\n", refused="line 2: the subject is empty"),
     Odd("an unknown class", HEAD + b"a.png,cat\n\nb.png,cta\n", refused=r"line 4: 'cta' is not a class .* Did you mean 'cat'\?"),
     Odd("another case", HEAD + b"a.png,Cat\n", refused="line 2: 'Cat' is not a class"),
     Odd("a number as a float", HEAD + b"a.png,1.0\n", refused="line 2: '1.0' is not a class"),
     Odd("an open quote", HEAD + b'a.png,cat\n"b.png,dog\na.png,cat\n', refused="line 3: .*is a quote left open"),
-    Odd("text after a quote", HEAD + b'"a".png,cat\n', refused="line 2: .*is a quote left open"),
+    Odd("text after a quote", HEAD + b'"a".png,cat\n', refused="line 2: .*nothing may stand between a closing quote"),
     Odd("a field without end", HEAD + b"a.png," + b"x" * 200_000 + b"\n", refused="line 2: field larger"),
     Odd("no such file", HEAD + b"a.png,cat\ngone.png,dog\n", refused="line 3: image file 'gone.png' does not exist"),
     Odd("blanks before the path", HEAD + b'" a.png",cat\n', refused="line 2: .*x20a.png' does not exist.*blanks at an end"),
@@ -173,7 +226,7 @@ LISTS = [*forms(), *READ, *REFUSED]
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site") / "list"
-    for i, name in enumerate(("a.png", "b.png", "sub/c d.png", "[x] $y$ :z:.png", "two\nlines.png")):
+    for i, name in enumerate(("a.png", "b.png", "sub/c d.png", "[x] $y$ :z:.png", "two\nlines.png", "#1.png")):
         picture(folder / name, seed=i)
     (folder / "copy-of-a.png").write_bytes((folder / "a.png").read_bytes())
     (folder / "link.png").symlink_to("a.png")

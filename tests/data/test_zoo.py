@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from mpssl_fed.data.datasets import load_dataset
 from mpssl_fed.data.decode import read_image, read_images
-from mpssl_fed.data.folder import load_site_csv
+from mpssl_fed.data.folder import load_site_csv, load_site_folder
+from mpssl_fed.data.formats import dicom
 from mpssl_fed.data.preparation import Preparation
 from mpssl_fed.errors import UserError
 from mpssl_fed.models import Architecture, build_classifier
-from mpssl_fed.trained import Trained, predict
+from mpssl_fed.trained import Trained, evaluate_folder, predict
 from tests.data.zoo import COLOUR, SIDE, WIDE, ZOO, Animal, pil, png, save, tiff
 
 CLASSES = ("cat", "dog")
@@ -63,6 +66,36 @@ def test_read_as_pil_reads_it_or_refused_by_name(animal: Animal, trained: Traine
     same(three, expected)
     assert torch.equal(trained.read([file])[0], three)
     assert torch.equal(load_site_csv(listing, CLASSES, SIDE, 3).x[0], three)
+
+
+FILES = [animal for animal in ZOO if animal.name != "folder.png"]  # an empty folder in a class is nothing lost
+
+
+@pytest.mark.parametrize("animal", FILES, ids=lambda animal: animal.name)
+def test_folders_of_it_are_treated_alike(animal: Animal, trained: Trained, tmp_path: Path) -> None:
+    """Training (which `data` shows), a site's folder, `evaluate` and `predict` of a folder: read alike, or refused alike."""
+    for file in (tmp_path / "train" / "cat" / animal.name, tmp_path / "train" / "dog" / "other.png", tmp_path / "test/dog/one.png"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        (animal.write if file.name == animal.name else save(COLOUR[:, ::-1] if file.name == "one.png" else COLOUR[::-1]))(file)
+    odd, folder = tmp_path / "train" / "cat" / animal.name, tmp_path / "train"
+    ways: list[Callable[[], torch.Tensor]] = [
+        lambda: load_dataset("image-folder", tmp_path, SIDE).train.x[0],
+        lambda: load_site_folder(folder, CLASSES, SIDE, 3).x[0],
+        lambda: torch.tensor(evaluate_folder(trained, folder).images),
+        lambda: torch.tensor(len(list(predict(trained, [folder / "cat"])))),
+    ]
+    if animal.refused:
+        for way in ways:
+            with pytest.raises(UserError, match=animal.refused if odd.is_file() else "no image") as refusal:
+                way()
+            assert animal.name in str(refusal.value) or not odd.is_file()
+        return
+    expected = pil(odd) if animal.pixels is None else animal.pixels
+    first, at_site, evaluated, predicted = (way() for way in ways)
+    same(first.expand(3, SIDE, SIDE), expected)
+    same(at_site, expected)
+    links = len(list(odd.parent.iterdir())) - 1
+    assert (int(evaluated), int(predicted)) == (2, 1 + links)
 
 
 @pytest.mark.parametrize(
@@ -115,6 +148,13 @@ def test_a_spoilt_file_is_read_or_refused_and_nothing_else(bodies: list[bytes], 
         assert read_image(tmp_path / "x.png", 16).shape[1:] == (16, 16)
     except UserError as error:
         assert "x.png" in str(error)  # noqa: PT017
+
+
+def test_dicom_without_its_reader_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "scan.dcm").write_bytes(bytes(128) + b"DICM")
+    monkeypatch.setattr(dicom, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"scan\.dcm: a DICOM file; pip install 'mpssl-fed\[medical\]'"):
+        read_image(tmp_path / "scan.dcm", 8)
 
 
 def test_an_unreadable_file_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,11 +75,29 @@ def tiff(pixels: np.ndarray, bits: int, sample: int = 1, photometric: int = 1, o
     return lambda path: path.write_bytes(whole)
 
 
-def turned(orientation: int) -> Callable[[Path], Any]:
-    """Return what writes a JPEG with an EXIF orientation."""
+def turned(orientation: int, array: np.ndarray | None = None, mode: str | None = None, **options: Any) -> Callable[[Path], Any]:
+    """Return what writes a picture with an EXIF orientation: by default a JPEG in colour."""
     exif = Image.Exif()
     exif[0x0112] = orientation
-    return save(COLOUR, quality=95, exif=exif)
+    return save(COLOUR if array is None else array, mode, quality=95, exif=exif, **options)
+
+
+def upright(array: np.ndarray, orientation: int) -> np.ndarray:
+    """Return pixels [H, W] as the EXIF orientation says, by the standard's own words: where row 0 and column 0 of a file lie."""
+    flipped = {2: array[:, ::-1], 3: array[::-1, ::-1], 4: array[::-1], 5: array.T, 6: array[::-1].T, 8: array.T[::-1]}
+    return flipped.get(orientation, array[::-1, ::-1].T if orientation == 7 else array)
+
+
+def without(write: Callable[[Path], Any], mark: bytes) -> Callable[[Path], Any]:
+    """Return what writes a JPEG without its segment ``mark``."""
+
+    def write_rest(path: Path) -> None:
+        write(path)
+        whole = path.read_bytes()
+        at = whole.index(mark)
+        path.write_bytes(whole[:at] + whole[at + 2 + int.from_bytes(whole[at + 2 : at + 4]) :])
+
+    return write_rest
 
 
 def frames(**options: Any) -> Callable[[Path], Any]:
@@ -181,8 +199,30 @@ ZOO = [
     Animal("luma.tif", save(COLOUR, "YCbCr")),
     Animal("lab.tif", lambda path: Image.new("LAB", (SIDE, SIDE), (120, 128, 128)).save(path), refused="kind LAB"),
     *[Animal(f"turned-{n}.jpg", turned(n)) for n in range(1, 9)],
-    Animal("turned.tif", save(COLOUR, tiffinfo={274: 8})),
-    Animal("turned.png", turned(3)),
+    *[Animal(f"turned-{n}.png", turned(n, np.dstack([COLOUR, ALPHA]))) for n in range(1, 9)],
+    *[Animal(f"turned-{n}.webp", turned(n, lossless=True)) for n in range(1, 9)],
+    *[Animal(f"turned-{n}.tif", save(COLOUR, tiffinfo={274: n})) for n in range(1, 9)],
+    *[Animal(f"turned-wide-{n}.tif", save(WIDE, tiffinfo={274: n}), np.rint(upright(WIDE, n) / 257)) for n in range(1, 9)],
+    Animal("turned-cmyk.jpg", turned(6, COLOUR, "CMYK")),
+    Animal("turned-palette.png", turned(5, COLOUR, "P")),
+    Animal("turned-9.jpg", turned(9)),
+    Animal("cmyk-not-adobes.jpg", without(save(COLOUR, "CMYK", quality=95), b"\xff\xee")),
+    Animal("palette.tif", save(COLOUR, "P")),
+    Animal("palette-clear.webp-by-content.png", save(np.dstack([COLOUR, ALPHA]), format="WEBP", lossless=True)),
+    Animal("bit-fax.tif", save(GREY > 100, compression="group4")),
+    Animal("grey-alpha.tif", save(np.dstack([GREY, ALPHA]))),
+    Animal("colour-lzw.tif", save(COLOUR, compression="tiff_lzw")),
+    Animal("colour-jpeg.tif", save(COLOUR, "YCbCr", compression="jpeg")),
+    Animal("colour-alpha.bmp", save(np.dstack([COLOUR, ALPHA]))),
+    Animal("portable-by-content.png", lambda path: path.write_bytes(b"P5 48 48 65535\n" + WIDE.astype(">u2").tobytes()),
+           np.rint(WIDE / 257)),
+    Animal("wide-wavelets-by-content.png", save(WIDE, format="JPEG2000"), np.rint(WIDE / 257)),
+    Animal("after-the-end.png", lambda path: (save(COLOUR)(path), path.write_bytes(path.read_bytes() + b"more" * 99))),
+    Animal("one-frame.webp", save(COLOUR, save_all=True, lossless=True)),
+    Animal("still-and-moving.png", frames(default_image=True), refused="2 frames"),
+    Animal("radiance-by-content.png", lambda path: path.write_bytes(b"#?RADIANCE\n\n-Y 4 +X 4\n" + bytes(64)), refused=DECODE),
+    Animal("cut.webp", cut(save(COLOUR, lossless=True)), refused=DECODE),
+    Animal("cut.bmp", cut(save(COLOUR)), refused=DECODE),
     Animal("pages.tif", frames(), refused="2 pages"),
     Animal("moving.webp", frames(lossless=True), refused="2 frames"),
     Animal("moving.png", frames(), refused="2 frames"),

@@ -18,9 +18,12 @@ from PIL import Image
 from mpssl_fed.config import Config
 from mpssl_fed.data.base import split_by_key
 from mpssl_fed.data.decode import SUFFIXES
-from mpssl_fed.data.folder import TEST_FRACTION
+from mpssl_fed.data.folder import PARENT, TEST_FRACTION
+from mpssl_fed.data.formats.dicom import PATIENT_ID, patient
+from mpssl_fed.data.formats.dicom import SUFFIXES as OF_DICOM
 from mpssl_fed.data.omniglot import DRAWERS, LAST_TRAINED, find
 from mpssl_fed.environment import expanded
+from mpssl_fed.errors import UserError
 from mpssl_fed.files import plain_file
 
 
@@ -110,7 +113,10 @@ def _of_folder(root: Path, subjects: str | None) -> KnownData | None:
     train = {folder.name: _images(folder, subjects) for folder in _folders(root / "train")}
     test = sum(len(_images(folder, subjects)) for folder in _folders(root / "test"))
     counts = [len(files) for files in train.values()]
-    people = tuple(file.parent.name for files in train.values() for file in files) if subjects else None
+    try:
+        people = tuple(_subject(file, subjects) for files in train.values() for file in files) if subjects else None
+    except UserError:
+        return None  # the run will say it
     if len(counts) < 2 or not min(counts):
         return None  # the run will say what is wrong with the folder
     grey = all(_is_grey(files[0]) for files in train.values())
@@ -119,18 +125,24 @@ def _of_folder(root: Path, subjects: str | None) -> KnownData | None:
     return whole if test else whole.validation_split(TEST_FRACTION)
 
 
+def _subject(file: Path, subjects: str) -> str:
+    return patient(file) if subjects == PATIENT_ID else file.parent.name
+
+
 def _folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")) if folder.is_dir() else []
 
 
 def _images(folder: Path, subjects: str | None) -> list[Path]:
-    inner = _folders(folder) if subjects else [folder]
+    inner = _folders(folder) if subjects == PARENT else [folder]
     found = (path for place in inner for path in place.iterdir() if path.suffix.lower() in SUFFIXES)
     return sorted(path for path in found if not path.name.startswith(".") and path.is_file())
 
 
 def _is_grey(file: Path) -> bool:
     """Whether the header of an image says that it has no colour; a file that is no image is told when it is decoded."""
+    if file.suffix.lower() in OF_DICOM:
+        return True  # nearly all of it
     try:
         with Image.open(plain_file(file)) as image:
             return image.mode in ("1", "L", "I", "F", "I;16", "I;16B", "LA")

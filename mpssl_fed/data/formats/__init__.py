@@ -1,0 +1,1 @@
+"""Formats that need more than a decoder of pixels, and the cache of what was decoded."""
