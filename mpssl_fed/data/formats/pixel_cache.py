@@ -136,7 +136,7 @@ def _prune(root: Path) -> None:
         with suppress(OSError):
             status = file.stat()
             found.append(
-                (file.name.startswith(".") and status.st_mtime < time.time() - 86_400, status.st_mtime, status.st_size, file)
+                (file.name.startswith(".") and status.st_mtime < time.time() - A_DAY, status.st_mtime, status.st_size, file)
             )
     total = sum(size for _, _, size, _ in found)
     for left_over, _, size, file in sorted(found, key=lambda one: (not one[0], one[1])):
