@@ -44,7 +44,7 @@ def intervals(found: Predictions, resamples: int = RESAMPLES, seed: int = 0) -> 
 
     units = int(found.units.max()) + 1
     resamples = int(min(resamples, max(FEWEST, MOST_WORK // (len(found) * len(found.classes)))))
-    if units < 2:
+    if units < 2 or resamples < 2:
         return {}, 0
     rng = np.random.default_rng(seed)
     parts = [resampled(found, weights) for weights in _draws(rng, found, units, resamples)]

@@ -15,6 +15,16 @@ BINS = 10
 OVERALL = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "average_precision", "brier", "ece")
 """Metrics of all images, in the order in which they are told."""
 OF_A_CLASS = ("sensitivity", "specificity", "auroc", "average_precision")
+NAMES = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro F1",
+    "auroc": "AUROC",
+    "average_precision": "average precision",
+    "brier": "Brier score",
+    "ece": "expected calibration error",
+}
+"""What they are called."""
 LOWER_IS_BETTER = frozenset({"brier", "ece"})
 
 Number = float | None

@@ -74,9 +74,8 @@ class Metrics:
             resamples=int(fields["resamples"]),
             overall={str(name): _value(one) for name, one in fields["overall"].items()},
             classes=classes,
-            reliability=[Bin(*(float(one[key]) for key in ("low", "high")), int(one["images"]), float(one["confidence"]),
-                             float(one["accuracy"])) for one in fields["reliability"]],
-        )  # fmt: skip
+            reliability=[_bin(one) for one in fields["reliability"]],
+        )
 
 
 def measure(found: Predictions, bins: int = BINS, resamples: int = RESAMPLES, seed: int = 0) -> Metrics:
@@ -125,3 +124,8 @@ def _with(value: float | None, interval: Interval | None) -> Value:
 def _value(fields: dict[str, Any]) -> Value:
     numbers = [None if fields[key] is None else float(fields[key]) for key in ("value", "low", "high")]
     return Value(*numbers)
+
+
+def _bin(fields: dict[str, Any]) -> Bin:
+    low, high, confidence, accuracy = (float(fields[key]) for key in ("low", "high", "confidence", "accuracy"))
+    return Bin(low, high, int(fields["images"]), confidence, accuracy)
