@@ -42,9 +42,13 @@ def row_of_run(cell: Cell, folder: Path, method_version: int, **measured: Any) -
         diagnosis=diagnosis_of(folder),
         balanced_accuracy=last.balanced,
         auroc=last.auroc,
-        **{name: None if run.metrics is None else run.metrics.value(name) for name in OF_EVALUATION},
+        **_evaluated(run),
         **measured,
     )
+
+
+def _evaluated(run: RunReader) -> dict[str, Any]:
+    return {name: None if run.metrics is None else run.metrics.value(name) for name in OF_EVALUATION}
 
 
 def curve_of(run: RunReader) -> str:
