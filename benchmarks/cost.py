@@ -78,7 +78,7 @@ def to_accuracy(method: str, data: Dataset, device: str, rounds: int, target: fl
         start = clock()
         learner.train(number)
         spent += clock() - start
-        accuracy = evaluate(learner.classifier, data.test).accuracy
+        accuracy = evaluate(learner.classifier, data.test)[0].accuracy
         assert accuracy is not None
         if reached is None and accuracy >= target:
             reached = (spent, number * STEPS)

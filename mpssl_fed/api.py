@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from flwr.clientapp import ClientApp
 
     from mpssl_fed.config import Config, Given
+    from mpssl_fed.metrics import Metrics
     from mpssl_fed.models import Classifier
     from mpssl_fed.runs.progress import Progress
     from mpssl_fed.runs.rounds import Round
@@ -36,6 +37,16 @@ class Run:
         if not evaluated:
             raise UserError(f"{self.folder}: no round was evaluated")
         return float(evaluated[-1])
+
+    @property
+    def metrics(self) -> Metrics | None:
+        """Balanced accuracy, AUROC, sensitivity and what else clinical users report of the final model, with intervals.
+
+        On the held-out images; None before the end, without such images and of runs of version 0.1.
+        """
+        from mpssl_fed.runs.reader import RunReader
+
+        return RunReader(self.folder).metrics
 
     def classifier(self) -> Classifier:
         """Return the trained classifier in eval mode."""

@@ -30,6 +30,7 @@ LEVELS = (
         "watch",
         "codes",
         "reply_metrics",
+        "metrics",
     },
     {"config"},
     {"models", "generators", "data"},
@@ -57,6 +58,7 @@ SAME_LEVEL = {
     ("download", "files"),
     ("page", "files"),
     ("page", "names"),
+    ("metrics", "errors"),
 }
 APART = ("accounting", "ledger", "policy", "egress", "noise")
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from mpssl_fed.data.walk import Skipped
+    from mpssl_fed.metrics import Metrics
     from mpssl_fed.trained import Evaluation
 
 app = typer.Typer()
@@ -79,7 +80,7 @@ def evaluate(
     device: Device = "auto",
     white_level: WhiteLevel = None,
 ) -> None:
-    """Accuracy, recall of each class, confusion matrix and calibration on labelled images."""
+    """Accuracy, AUROC, sensitivity, specificity and more with intervals, confusion matrix and calibration on labelled images."""
     from mpssl_fed.data.walk import Skipped
     from mpssl_fed.trained import evaluate_folder, load_trained
 
@@ -134,6 +135,7 @@ def _print_evaluation(result: Evaluation) -> None:
     if not wide:
         for count, truth, named in result.mistakes()[:WIDEST]:
             console.print(f"{count} x {shown(truth)} named {shown(named)}")
+    _print_metrics(console, result.metrics)
     bins = [
         (f"{bin_.low:.2f}-{bin_.high:.2f}", str(bin_.images), f"{bin_.confidence:.4f}", f"{bin_.accuracy:.4f}")
         for bin_ in result.reliability
@@ -142,6 +144,35 @@ def _print_evaluation(result: Evaluation) -> None:
     console.print(
         f"expected calibration error {result.ece:.4f} ({len(result.reliability)} bins with images); "
         f"mean probability {result.confidence:.4f}"
+    )
+
+
+def _print_metrics(console: Console, found: Metrics) -> None:
+    from mpssl_fed.metrics import NAMES, Value
+
+    def number(value: Value) -> str:
+        return "–" if value.value is None else f"{value.value:.4f}"
+
+    def interval(value: Value) -> str:
+        return "" if value.low is None else f"{value.low:.4f} to {value.high:.4f}"
+
+    def both(value: Value) -> str:
+        return f"{number(value)} ({interval(value)})" if value.low is not None else number(value)
+
+    of = f", {found.subjects} subjects" if found.subjects is not None else ""
+    console.print(
+        _table(
+            ("metric", "value", "95 % interval"),
+            [(NAMES[name], number(value), interval(value)) for name, value in found.overall.items()],
+            f"{found.images} images{of}",
+        )
+    )
+    rows = [
+        (one.name, both(one.sensitivity), both(one.specificity), both(one.auroc), both(one.average_precision))
+        for one in found.classes
+    ]
+    console.print(
+        _table(("class", "sensitivity", "specificity", "AUROC", "average precision"), rows, "each class against all others")
     )
 
 

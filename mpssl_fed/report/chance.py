@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from mpssl_fed.metrics import wilson
 from mpssl_fed.runs.reader import RunReader, read_json
 
-CONFIDENCE = 0.95
 FEW_STEPS, FEW_LABELS, FAR_SKEWED = 500, 5, 0.3
 """Below these a run at chance is told to raise its steps per site or its labels per class, or that its sites are skewed (alpha)."""
 
@@ -27,10 +27,7 @@ class Chance:
         """Return the 95 % interval of an accuracy (Wilson 1927); None where the number of images is not known."""
         if self.images is None:
             return None
-        from scipy.stats import binomtest  # here: it takes a second to import
-
-        found = binomtest(round(accuracy * self.images), self.images).proportion_ci(CONFIDENCE, method="wilson")
-        return float(found.low), float(found.high)
+        return wilson(round(accuracy * self.images), self.images)
 
     def explains(self, accuracy: float) -> bool:
         """Whether ``accuracy`` is no better than guessing, or better by so little that it may be luck."""

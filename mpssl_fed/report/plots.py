@@ -11,8 +11,9 @@ from matplotlib.colors import to_rgba
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from mpssl_fed.metrics import Bin
 from mpssl_fed.names import distinct, width
-from mpssl_fed.report.svg import INK, SERIES, figure, plotted, save, style, within
+from mpssl_fed.report.svg import INK, MUTED, SERIES, figure, plotted, save, style, within
 
 MOST_SITES = 40
 
@@ -46,6 +47,23 @@ def _curves(folder: Path, name: str, series: Mapping[str, Sequence[tuple[int, fl
         if len(series) > 1:
             axes.legend()
         return save(drawn, folder, name, f"{title} by round")
+
+
+def reliability(folder: Path, bins: Sequence[Bin]) -> str:
+    """Plot the share that is right against the mean probability of each bin; a dot's area is its share of the images."""
+    total = sum(one.images for one in bins)
+    with figure("reliability", 3.6, 3.2) as drawn:
+        axes = drawn.subplots()
+        axes.plot([0, 100], [0, 100], color=MUTED, linewidth=1, linestyle=":", label="calibrated")
+        points = [(100 * one.confidence, 100 * one.accuracy) for one in bins]
+        axes.plot([x for x, _ in points], [y for _, y in points], color=SERIES[0], linewidth=1.2)
+        areas = [12 + 200 * one.images / total for one in bins]
+        xs, ys = zip(*points, strict=True)
+        axes.scatter(xs, ys, s=areas, color=SERIES[0], alpha=0.75, linewidths=0, clip_on=False, label="this model", zorder=3)
+        axes.set(xlabel="Mean probability (%)", ylabel="Share right (%)", title="Reliability", xlim=(0, 100), ylim=(0, 100))
+        axes.set_aspect("equal")
+        axes.legend(loc="upper left")
+        return save(drawn, folder, "reliability", "Share of images named right, by the probability of the named class")
 
 
 def class_ticks(classes: Sequence[str]) -> list[str]:

@@ -12,6 +12,7 @@ from mpssl_fed.report import chance
 from mpssl_fed.report.diagnosis_section import run_diagnosis
 from mpssl_fed.report.finding import ONE_SEED, run_finding
 from mpssl_fed.report.latent_section import latent_sections, latent_warning
+from mpssl_fed.report.metrics_section import metrics_sections
 from mpssl_fed.report.privacy_section import privacy_sections
 from mpssl_fed.report.run_sections import left_out, run_sections
 from mpssl_fed.report.table import seconds_words
@@ -24,6 +25,7 @@ def write_run_report(folder: str | Path) -> Path:
     run = RunReader(Path(folder))
     accuracy = run.accuracy
     config = run.config
+    measured = metrics_sections(run, run.path / "plots")
     diagnosis, latents = run_diagnosis(run), latent_sections(run)
     facts = [
         ("method", _method(config)),
@@ -49,8 +51,8 @@ def write_run_report(folder: str | Path) -> Path:
         facts=facts,
         warning=_warning(run),
         run=run_sections(run, run.path / "plots"),
-        extra=[*privacy_sections(run), *latents, *diagnosis],
-        terms=run_terms(config, bool(diagnosis), bool(latents)),
+        extra=[*measured, *privacy_sections(run), *latents, *diagnosis],
+        terms=run_terms(config, bool(diagnosis), bool(latents), bool(measured)),
         config=run.config_text,
         manifest=json.dumps(run.manifest, indent=2),
     )

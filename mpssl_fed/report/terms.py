@@ -16,6 +16,18 @@ LEARNING = {
     "95 % interval": "Range that holds the true value 19 times in 20, if nothing but luck is at work.",
     "loss": "Cross-entropy: how surprised the model is by the right answers. Lower is better; ln(number of classes) is ignorance.",
 }
+METRICS = {
+    "balanced accuracy": "Mean over the classes of the share of their images that is classified correctly: all count alike.",
+    "macro F1": "Mean over the classes of 2 TP / (2 TP + FP + FN), which weighs missed images and false alarms alike.",
+    "AUROC": "How often an image of a class gets a higher probability of it than one of another class; 50 % is chance.",
+    "average precision": "Area under the curve of precision against recall of a class; chance is the share of its images.",
+    "sensitivity": "Of the images of a class, the share that is named it (recall).",
+    "specificity": "Of the images of all other classes, the share that is not named it.",
+    "Brier score": "Mean squared distance of the probabilities from the truth; lower is better, 0 is perfect.",
+    "expected calibration error": "Mean distance between probability and share right over the bins; of few images it is too large.",
+    "probability": "What the model gives the class that it names.",
+    "Wilson": "Interval of a share (Wilson 1927), each image a draw of its own.",
+}
 METHODS = {
     "base": "Learns from the labelled images alone, without a generator.",
     "base-train-only": "`base` without the images that methods with a generator keep for validation.",
@@ -82,8 +94,6 @@ STUDY = {
     "p, corrected": "The same after Holm's correction for the number of primary comparisons; below 0.05 counts.",
     "q": "Of exploratory comparisons with a q this small, this share is expected to be false (Benjamini and Hochberg).",
     "verdict": "Better or worse where the corrected p, or q, is below 0.05 over at least 3 seeds, else within noise.",
-    "balanced accuracy": "Mean over the classes of the share of their images that is classified correctly: all count alike.",
-    "AUROC": "How often an image of a class gets a higher probability of it than one of another class; 50 % is chance.",
     "best accuracy": "Accuracy of the best round, chosen on the very images it is measured on: flattering.",
 }
 KEYS = {
@@ -169,7 +179,7 @@ def setting_terms(configs: Iterable[dict[str, Any]]) -> Terms:
     return list(found.items())
 
 
-def run_terms(config: dict[str, Any], diagnosed: bool, chosen: bool = False) -> Terms:
-    """Return the terms of one run's page; ``chosen``: it tells how synthetic images were chosen."""
-    found = LEARNING | dict(setting_terms([config])) | RUN
+def run_terms(config: dict[str, Any], diagnosed: bool, chosen: bool = False, measured: bool = False) -> Terms:
+    """Return the terms of one run's page; ``chosen``: it tells how synthetic images were chosen; ``measured``: the metrics."""
+    found = LEARNING | (METRICS if measured else {}) | dict(setting_terms([config])) | RUN
     return list((found | (LATENTS if chosen else {}) | (DIAGNOSIS if diagnosed else {})).items())

@@ -10,11 +10,13 @@ from typing import Any
 from mpssl_fed.config import Config, load, read_mapping
 from mpssl_fed.errors import UserError, flag
 from mpssl_fed.files import parse_json, read_text
+from mpssl_fed.metrics import Metrics
 from mpssl_fed.runs.rounds import Round, is_number, read_rounds
 
 MANIFEST, CONFIG, MODEL = "manifest.json", "config.yaml", "model.safetensors"
 METRICS = "metrics.jsonl"
 DIAGNOSIS_FILE = "diagnosis.json"
+EVALUATION = "evaluation.json"
 
 CLEARING = "clearing"
 """The manifest's status while ``overwrite`` deletes the run before; what else lies there may be of that one."""
@@ -45,6 +47,19 @@ class RunReader:
     def config(self) -> dict[str, Any]:
         """The resolved config, every key of today's schema there."""
         return read_config(self.path).dump()
+
+    @cached_property
+    def metrics(self) -> Metrics | None:
+        """What clinical users report of the final model; None before the end, without held-out images and of older runs."""
+        file = self.path / EVALUATION
+        if not file.is_file():
+            return None
+        try:
+            return Metrics.from_json(read_json(file))
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{file}: damaged ({type(error).__name__}: {error}); remove it to have the report without it"
+            ) from error
 
     @property
     def config_text(self) -> str:

@@ -20,12 +20,13 @@ from mpssl_fed.environment import expanded
 from mpssl_fed.errors import UserError, flag, option
 from mpssl_fed.files import real, write_atomic, write_json
 from mpssl_fed.method import METHOD_VERSION
+from mpssl_fed.metrics import Metrics
 from mpssl_fed.models import Classifier
 from mpssl_fed.runs import checkpoint
 from mpssl_fed.runs.checkpoint import Checkpoint
 from mpssl_fed.runs.lock import LOCK, refuse_held
 from mpssl_fed.runs.manifest import facts, now
-from mpssl_fed.runs.reader import CLEARING, CONFIG, MANIFEST, MODEL, STUDY, read_config, read_manifest
+from mpssl_fed.runs.reader import CLEARING, CONFIG, EVALUATION, MANIFEST, MODEL, STUDY, read_config, read_manifest
 from mpssl_fed.runs.rounds import History
 from mpssl_fed.runs.written import clear, refuse_to_clear
 
@@ -85,6 +86,11 @@ class RunDirectory:
             "run": self.run_id,
         }
         write_atomic(self.folder / MODEL, safetensors.torch.save(tensors, header))
+
+    def write_evaluation(self, found: Metrics | None) -> None:
+        """Write evaluation.json: the metrics of the final model on the held-out images, where there are any."""
+        if found is not None:
+            write_json(self.folder / EVALUATION, found.to_json())
 
     def update_manifest(self, **fields: Any) -> None:
         """Set fields of manifest.json and keep the others."""

@@ -9,10 +9,13 @@ from pathlib import Path
 
 from mpssl_fed.errors import UserError, flag, option
 from mpssl_fed.runs.lock import LOCK
-from mpssl_fed.runs.reader import CONFIG, DIAGNOSIS_FILE, MANIFEST, MODEL
+from mpssl_fed.runs.reader import CONFIG, DIAGNOSIS_FILE, EVALUATION, MANIFEST, MODEL
 
-TOP = (MANIFEST, CONFIG, MODEL, DIAGNOSIS_FILE, "metrics.jsonl", "metrics.csv", "labels.json", "generator.png", "report.html")
-PLOTS = ("accuracy", "loss", "curves", "labels")
+TOP = (
+    MANIFEST, CONFIG, MODEL, DIAGNOSIS_FILE, EVALUATION, "metrics.jsonl", "metrics.csv", "labels.json", "generator.png",
+    "report.html",
+)  # fmt: skip
+PLOTS = ("accuracy", "loss", "curves", "labels", "reliability")
 OF_A_SITE = (
     *(f"ledger.sqlite{end}" for end in ("", ".key", ".head", ".lock", ".unfinished", "-journal")),
     "samples.png", "site-report.html", "site.sock",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from mpssl_fed.study.arms import Arm, Asked, Versus
 from mpssl_fed.study.folder import Outcome
 from mpssl_fed.study.grid import arm_of, label
+from mpssl_fed.study.headline import higher_is_better
 from mpssl_fed.study.results import Row
 from mpssl_fed.study.schema import Study
 from mpssl_fed.study.selection import Pair, baseline_of, without_mirrored
@@ -42,7 +43,7 @@ def analyse(outcome: Outcome) -> Analysis:
     named = [(name, other) for name, others in partners.items() for other in others if other is not None and other != name]
     pairs = without_mirrored([*primary, *asked, *_later_first(named, partners)])
     values = {pair: paired(rows[pair[0]], rows[pair[1]], study, study.metric) for pair in pairs}
-    found = compare(values, set(primary), higher_is_better=study.metric != "loss")
+    found = compare(values, set(primary), higher_is_better=higher_is_better(study.metric))
     labels = {name: label(plan.telling(own)) for name, own in settings.items()}
     exploratory = [(labels[name], labels[other], one) for (name, other), one in found.items() if not one.primary]
     found |= {(other, name): comparison.mirrored() for (name, other), comparison in found.items()}

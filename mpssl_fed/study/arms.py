@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mpssl_fed.study.grid import Settings
+from mpssl_fed.study.headline import higher_is_better
 from mpssl_fed.study.results import Row
 from mpssl_fed.study.schema import Study
 from mpssl_fed.study.sequential import Wanted
@@ -62,5 +63,5 @@ def best_arm(arms: Sequence[Arm], study: Study) -> Arm | None:
     """
     most = min(max((arm.mean.n for arm in arms if arm.mean is not None), default=0), len(study.common_seeds))
     able = [arm for arm in arms if arm.mean is not None and arm.mean.n >= most]
-    sign = -1 if study.metric == "loss" else 1
+    sign = 1 if higher_is_better(study.metric) else -1
     return max(able, key=lambda arm: sign * (arm.mean.mean if arm.mean else 0.0), default=None)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mpssl_fed.method import METHOD_VERSION
 from mpssl_fed.study.grid import Cell, Plan
+from mpssl_fed.study.headline import OF_EVALUATION
 from mpssl_fed.study.measured import completed
 from mpssl_fed.study.result_table import read_csv, read_lines
 from mpssl_fed.study.results import FINISHED, Row, read_result
@@ -58,7 +59,8 @@ class Outcome:
     def failed(self) -> list[Row]:
         """Rows of cells that failed, or ended without a value of the study's metric."""
         metric = self.plan.study.metric
-        diverged = f"the run ended, but with no finite {metric}: it has diverged, so its arm has a seed less"
+        why = "it has diverged, or ended before this metric was kept" if metric in OF_EVALUATION else "it has diverged"
+        diverged = f"the run ended, but with no finite {metric}: {why}, so its arm has a seed less"
         return [dataclasses.replace(row, error=diverged) if row.finished else row for row in self.ordered if not row.has(metric)]
 
     @property

@@ -10,6 +10,7 @@ from mpssl_fed.errors import UserError
 from mpssl_fed.report.signs import reached
 from mpssl_fed.runs.reader import RunReader, read_diagnosis
 from mpssl_fed.study.grid import Cell
+from mpssl_fed.study.headline import OF_EVALUATION
 from mpssl_fed.study.results import FAILED, FINISHED, Row
 
 
@@ -41,8 +42,13 @@ def row_of_run(cell: Cell, folder: Path, method_version: int, **measured: Any) -
         diagnosis=diagnosis_of(folder),
         balanced_accuracy=last.balanced,
         auroc=last.auroc,
+        **_evaluated(run),
         **measured,
     )
+
+
+def _evaluated(run: RunReader) -> dict[str, Any]:
+    return {name: None if run.metrics is None else run.metrics.value(name) for name in OF_EVALUATION}
 
 
 def curve_of(run: RunReader) -> str:

@@ -46,6 +46,10 @@ class Row:
     membership: float | None = None
     balanced_accuracy: float | None = None
     auroc: float | None = None
+    macro_f1: float | None = None
+    average_precision: float | None = None
+    brier: float | None = None
+    ece: float | None = None
     error: str | None = None
 
     @property

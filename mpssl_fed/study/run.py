@@ -45,6 +45,7 @@ RUN_FILES = (
     "labels.json",
     "generator.png",
     "diagnosis.json",
+    "evaluation.json",
     "checkpoints",
     "sites",
 )

@@ -10,6 +10,7 @@ from pydantic import Discriminator, Field, Tag, ValidationError, field_validator
 from mpssl_fed.config import Override
 from mpssl_fed.config.section import Section
 from mpssl_fed.errors import UserError, nearest
+from mpssl_fed.study.headline import Metric
 
 MOST_CELLS = 10_000
 """Cells in one study; more would take months here, and minutes to list."""
@@ -92,9 +93,9 @@ class Study(Section):
     baseline: list[dict[str, Any]] = Field([], description="Settings of the arms that all others are compared with; one or more.")
     primary: list[Asked] = Field([], description="The few comparisons that the study is run for, tested apart from all others.")
     compare: list[Asked] = Field([], description="More comparisons, also between arms whose other settings differ.")
-    metric: Literal["accuracy", "balanced_accuracy", "auroc", "best", "loss"] = Field(
+    metric: Metric = Field(
         "accuracy",
-        description="best is of the best round, all others of the last; balanced_accuracy and auroc: classes count alike.",
+        description="Compares arms; brier, ece and loss: less is better. best is of the best round, all others of the last.",
     )
     target_accuracy: float | None = Field(None, gt=0, lt=1, description="The cost table prints the time to reach it.")
     workers: int = Field(2, ge=1, le=1024, description="Cells at once.")

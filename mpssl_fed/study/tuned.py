@@ -10,6 +10,7 @@ from mpssl_fed.config import Config, config_folder
 from mpssl_fed.errors import UserError
 from mpssl_fed.method import METHOD_VERSION
 from mpssl_fed.study.grid import Plan
+from mpssl_fed.study.headline import higher_is_better
 from mpssl_fed.study.keys import check_key, get_key, show_value
 from mpssl_fed.study.result_table import read_lines
 from mpssl_fed.study.results import FINISHED
@@ -55,7 +56,7 @@ def chosen(tuned: Tuned, table: Path, metric: str) -> dict[Values, tuple[Values,
     for what, tried in trials.items():
         most = max(len(values) for values in tried.values())
         means = {values: fmean(found) for values, found in tried.items() if len(found) == most}
-        top = min(means.values()) if metric == "loss" else max(means.values())
+        top = max(means.values()) if higher_is_better(metric) else min(means.values())
         best[what] = tuple(values for values, mean in means.items() if abs(mean - top) < 1e-9)
     return best
 

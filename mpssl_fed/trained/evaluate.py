@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,22 +17,13 @@ from mpssl_fed.data.listing import once
 from mpssl_fed.data.walk import Skipped
 from mpssl_fed.environment import expanded
 from mpssl_fed.errors import UserError
+from mpssl_fed.metrics import Bin, Metrics, Predictions, measure, wilson
+from mpssl_fed.metrics.bootstrap import RESAMPLES
+from mpssl_fed.metrics.points import BINS
 from mpssl_fed.names import shown, some
 from mpssl_fed.trained.load import Trained
 
-BINS = 10
-CONFIDENCE = 0.95
-
-
-@dataclass(frozen=True)
-class Bin:
-    """A bin of the reliability table: images whose top probability is in (low, high], its mean, and the share right."""
-
-    low: float
-    high: float
-    images: int
-    confidence: float
-    accuracy: float
+__all__ = ["BINS", "Bin", "Evaluation", "evaluate_folder", "score", "wilson"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +32,7 @@ class Evaluation:
 
     interval: Wilson's 95 % interval of the accuracy. recall: share of each class's images named right, None for a class without
     an image. confusion [K][K]: images of row's class that were named column's class. ece: expected calibration error in 0..1,
-    see :func:`score`. loss: mean cross-entropy in nats.
+    see :func:`mpssl_fed.metrics.points.ece`. loss: mean cross-entropy in nats. metrics: what clinical users report, with intervals.
     """
 
     classes: tuple[str, ...]
@@ -56,6 +46,7 @@ class Evaluation:
     confidence: float
     ece: float
     reliability: list[Bin]
+    metrics: Metrics
 
     def mistakes(self) -> list[tuple[int, str, str]]:
         """Return (images, their class, the class they were named) off the diagonal, the commonest first."""
@@ -83,21 +74,28 @@ def evaluate_folder(
     if not listing:
         raise UserError(f"folder {shown(folder)} has no image; expected CLASS/*.png with CLASS among {some(trained.classes)}")
     logits = torch.cat([part for _, part in trained.batches([path for path, _, _ in listing])])
-    return score(logits, torch.tensor([label for _, label, _ in listing]), trained.classes, bins)
+    labels, owners = torch.tensor([label for _, label, _ in listing]), [subject for _, _, subject in listing]
+    return score(logits, labels, trained.classes, bins, owners if subjects is not None else None)
 
 
-def score(logits: Tensor, y: Tensor, classes: Sequence[str], bins: int = BINS) -> Evaluation:
-    """Return the evaluation of ``logits`` [n, K] against labels ``y`` [n] (n at least 1).
+def score(
+    logits: Tensor,
+    y: Tensor,
+    classes: Sequence[str],
+    bins: int = BINS,
+    subjects: Sequence[str] | None = None,
+    resamples: int = RESAMPLES,
+) -> Evaluation:
+    """Return the evaluation of ``logits`` [n, K] against labels ``y`` [n] (n at least 1), ``subjects`` [n] being whose images.
 
-    ECE = sum over bins of (n_b / n) |accuracy_b - mean top probability_b|, with ``bins`` equal bins of (0, 1] (Guo et al., On
-    Calibration of Modern Neural Networks, ICML 2017, eq. 3). Empty bins are left out of the table.
+    See :func:`mpssl_fed.metrics.measure` for bins, resamples and intervals.
     """
     n, k = len(y), len(classes)
+    metrics = measure(Predictions.of_logits(logits.double().numpy(), y.numpy(), classes, subjects), bins, resamples)
     top, named = logits.double().softmax(1).max(1)
     right = named == y
     confusion = torch.bincount(y * k + named, minlength=k * k).view(k, k)
     support = confusion.sum(1)
-    table = _reliability(top, right, bins)
     return Evaluation(
         classes=tuple(classes),
         images=n,
@@ -108,25 +106,7 @@ def score(logits: Tensor, y: Tensor, classes: Sequence[str], bins: int = BINS) -
         support={name: int(support[i]) for i, name in enumerate(classes)},
         confusion=confusion.tolist(),
         confidence=float(top.mean()),
-        ece=math.fsum(row.images / n * abs(row.accuracy - row.confidence) for row in table),
-        reliability=table,
+        ece=metrics.overall["ece"].value or 0.0,
+        reliability=metrics.reliability,
+        metrics=metrics,
     )
-
-
-def wilson(right: int, n: int) -> tuple[float, float]:
-    """Return Wilson's 95 % score interval of a proportion ``right / n``, within [0, 1] (Wilson, JASA 22, 1927); n at least 1."""
-    from scipy.stats import binomtest  # here: it takes a second to import
-
-    found = binomtest(right, n).proportion_ci(CONFIDENCE, method="wilson")
-    return float(found.low), float(found.high)
-
-
-def _reliability(top: Tensor, right: Tensor, bins: int) -> list[Bin]:
-    where = (top * bins).ceil().long().clamp(1, bins) - 1
-    rows = []
-    for b in range(bins):
-        inside = where == b
-        if inside.any():
-            confidence, accuracy = float(top[inside].mean()), float(right[inside].double().mean())
-            rows.append(Bin(b / bins, (b + 1) / bins, int(inside.sum()), confidence, accuracy))
-    return rows

@@ -12,13 +12,16 @@ import pytest
 
 from mpssl_fed.config import METHODS
 from mpssl_fed.config.data import PARTITION_OPTIONS
+from mpssl_fed.metrics import measure
 from mpssl_fed.report import terms
 from mpssl_fed.report.run_report import write_run_report
+from tests.metrics.test_points import table
 from tests.study.runs import write_run
 
 PLAIN = {
     "work", "time", "share", "rounds", "sites asked", "answered", "method", "data", "sites", "final accuracy", "best", "measure",
     "synthetic images", "other real images", "noise", "term", "value", "after round", "site", "finished",
+    "metric", "class", "images", "share right",
 }  # fmt: skip
 """Headings that say by themselves what they are."""
 
@@ -74,12 +77,14 @@ def test_each_heading_of_a_run_is_explained(tmp_path: Path, private: bool) -> No
         noise = dict.fromkeys(("gap", "coverage", "precision"), 0.1)
         found = {"images": 9, "synthetic": measured, "real": measured | {"coverage": 0.9}, "noise": noise}
         (folder / "diagnosis.json").write_text(json.dumps(found))
+    else:
+        (folder / "evaluation.json").write_text(json.dumps(measure(table(0, 3)).to_json()))
     seen = read(write_run_report(folder))
     assert len(seen.heads) > 15
     assert unexplained(seen, PLAIN) == []
     for name in ("mp-ssl", "half-strong", "iid", "generator", *(("epsilon", "delta", "sigma") if private else ("reach",))):
         assert name in seen.terms, name
-    assert ("epsilon" in seen.terms) == private
+    assert ("epsilon" in seen.terms) == ("specificity" in seen.terms) == private
     for words in seen.terms.values():
         assert len(words) < 140
         assert "\n" not in words.strip()

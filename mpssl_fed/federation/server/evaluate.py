@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+from torch import Tensor
 
 from mpssl_fed.config import Config
 from mpssl_fed.data.datasets import Images
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
+from mpssl_fed.metrics import Metrics, Predictions, measure
 from mpssl_fed.models import Classifier
 from mpssl_fed.models.scores import Scores, scores
 from mpssl_fed.seeds import torch_rng
@@ -38,10 +42,13 @@ def guessing(images: Images | None) -> dict[str, int] | None:
     return None if images is None else {"images": len(images), "largest_class": int(torch.bincount(images.y).max())}
 
 
-def evaluate(classifier: Classifier, images: Images | None) -> Scores:
-    """Return the scores of ``classifier`` on ``images``, in eval mode on its own device; empty ones without images."""
+def evaluate(classifier: Classifier, images: Images | None) -> tuple[Scores, Tensor | None]:
+    """Return the scores of ``classifier`` on ``images`` and its logits [n, K], in eval mode on its own device.
+
+    Without images scores are empty and logits None.
+    """
     if images is None:
-        return Scores()
+        return Scores(), None
     where = next(classifier.parameters()).device
     was_training = classifier.training
     classifier.eval()
@@ -49,4 +56,12 @@ def evaluate(classifier: Classifier, images: Images | None) -> Scores:
         batches = torch.split(torch.arange(len(images)), BATCH)
         parts = [classifier(images.take(rows).floats(where)).float().cpu() for rows in batches]
     classifier.train(was_training)
-    return scores(torch.cat(parts), images.y)
+    logits = torch.cat(parts)
+    return scores(logits, images.y), logits
+
+
+def clinical(logits: Tensor | None, images: Images | None, classes: Sequence[str]) -> Metrics | None:
+    """Return what clinical users report of ``logits`` on ``images``; None without images, and of a model that diverged."""
+    if logits is None or images is None or not logits.isfinite().all():
+        return None
+    return measure(Predictions.of_logits(logits.double().numpy(), images.y.numpy(), classes, images.subjects))

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from flwr.app import MessageType, RecordDict
 from flwr.serverapp import Grid
+from torch import Tensor
 
 from mpssl_fed.codes import Code
 from mpssl_fed.config import Config
@@ -19,11 +20,12 @@ from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.messages import SentConfig, TrainReply, TrainRequest
 from mpssl_fed.federation.server.collect import Roster, ask
-from mpssl_fed.federation.server.evaluate import evaluate, guessing, test_images
+from mpssl_fed.federation.server.evaluate import clinical, evaluate, guessing, test_images
 from mpssl_fed.federation.server.strategy import Aggregator
 from mpssl_fed.federation.server.warm import start_warm
 from mpssl_fed.federation.weights import to_record, usable
 from mpssl_fed.method.warm_start import taught
+from mpssl_fed.metrics import Metrics
 from mpssl_fed.models import Weights
 from mpssl_fed.models.scores import Scores
 from mpssl_fed.runs.checkpoint import Checkpoint
@@ -78,6 +80,7 @@ def serve(grid: Grid, job: Job) -> None:
             raise UserError(_silence(state.history))
         server.classifier.load_shared(state.weights)
         run.write_model(server.classifier, parts.preparation(config))
+        run.write_evaluation(server.metrics(state))
         run.update_manifest(
             status="finished", finished=now(), timings=total_timings(state.history), result=state.history[-1].to_json()
         )
@@ -106,6 +109,7 @@ class _Server:
         self.plan = SentConfig.of(job.run.run_id, job.travels or config)
         self.roster = Roster(grid, job.progress.note)
         self.joined = False
+        self.seen: tuple[int, Tensor | None] | None = None  # round and logits of the last evaluation
 
     def begin(self) -> Checkpoint:
         """Return and save the state before round 1."""
@@ -114,7 +118,7 @@ class _Server:
         if generator is not None:
             self.job.run.update_manifest(generator={"name": self.config.generator.name, "sha256": generator.state_hash()})
             self._warm_start(taught(self.config.warm_start, generator.classes, self.classifier.classes))
-        found = evaluate(self.classifier, self.test)
+        found = self._evaluate(0)
         spent = time.perf_counter() - start
         record = Round(0, seconds=spent, timings=_timings([], evaluate=spent), **self._told(found))
         state = Checkpoint(self.job.run.run_id, 0, self.classifier.shared_state(), {}, [record])
@@ -155,7 +159,11 @@ class _Server:
             weights, self.aggregator = state.weights, Aggregator(federation)
             self.aggregator.load_state(state.strategy)
         aggregated = time.perf_counter()
-        found = self._evaluate(number, weights)
+        if number % federation.eval_every and number != federation.rounds:
+            found = Scores()
+        else:
+            self.classifier.load_shared(weights)
+            found = self._evaluate(number)
         ended = time.perf_counter()
         timings = _timings(
             replies, serialise=packed + reading.seconds, aggregate=aggregated - collected, evaluate=ended - aggregated
@@ -193,12 +201,16 @@ class _Server:
         chosen = numpy_rng(self.config.seed, "sites", number).choice(len(sites), size=count, replace=False)
         return sorted(sites[int(i)] for i in chosen)
 
-    def _evaluate(self, number: int, weights: Weights) -> Scores:
-        federation = self.config.federation
-        if number % federation.eval_every and number != federation.rounds:
-            return Scores()
-        self.classifier.load_shared(weights)
-        return evaluate(self.classifier, self.test)
+    def metrics(self, state: Checkpoint) -> Metrics | None:
+        """Return what clinical users report of the classifier, which holds the weights of ``state``."""
+        if self.seen is None or self.seen[0] != state.round:  # its last round was another process's
+            self._evaluate(state.round)
+        return clinical(self.seen[1] if self.seen else None, self.test, self.classifier.classes)
+
+    def _evaluate(self, number: int) -> Scores:
+        found, logits = evaluate(self.classifier, self.test)
+        self.seen = (number, logits)
+        return found
 
     def _told(self, found: Scores) -> dict[str, Any]:
         """Return the fields of a round that say how good the model is, and on which images."""

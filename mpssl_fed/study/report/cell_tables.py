@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from mpssl_fed.report.table import NOTHING, Table, TableCell, make_table
 from mpssl_fed.study.folder import Outcome
+from mpssl_fed.study.headline import OF_EVALUATION, unit_of
 from mpssl_fed.study.keys import show_value
 from mpssl_fed.study.report.compared import BESIDE, METRICS
 from mpssl_fed.study.report.costs import Cost
@@ -41,7 +42,8 @@ def cost_table(costs: Sequence[Cost], target: float | None) -> Table:
 def cells_table(outcome: Outcome) -> Table:
     """Return one line per cell, with a link to its own report where it was run here."""
     names = column_names(outcome.plan.columns)
-    alike = tuple(BESIDE) if outcome.plan.study.metric in BESIDE else ()
+    metric = outcome.plan.study.metric
+    alike = tuple(BESIDE) if metric in BESIDE else (metric,) if metric in OF_EVALUATION else ()
     lines: list[list[str | TableCell]] = []
     for row in outcome.ordered:
         folder = outcome.folder(row)
@@ -49,7 +51,7 @@ def cells_table(outcome: Outcome) -> Table:
         link = TableCell(folder.name, link=f"cells/{folder.name}/report.html") if here else TableCell(row.config_sha256[:12])
         settings = [show_value(row.settings[key]) for key in outcome.plan.columns]
         measured = [_percent(row.accuracy), _percent(row.best), _number(row.loss, 3), _number(row.seconds)]
-        balanced = [_percent(getattr(row, name)) for name in alike]
+        balanced = [_percent(getattr(row, name)) if unit_of(name)[0] == 100 else _number(getattr(row, name), 3) for name in alike]
         lines.append([link, *settings, str(row.seed), row.status, *balanced, *measured])
     shown = [METRICS[name] for name in (*alike, "accuracy", "best", "loss")]
     columns = ["cell", *names, "seed", "status", *shown, "s"]

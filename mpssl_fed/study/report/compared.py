@@ -5,6 +5,7 @@ from __future__ import annotations
 from mpssl_fed.report.table import NOTHING, TableCell
 from mpssl_fed.study.analysis import Analysis
 from mpssl_fed.study.arms import Versus
+from mpssl_fed.study.headline import unit_of
 from mpssl_fed.study.statistics import Comparison, Estimate
 
 Families = tuple[bool, bool]
@@ -12,7 +13,8 @@ Families = tuple[bool, bool]
 
 METRICS = {
     "accuracy": "accuracy (%)", "balanced_accuracy": "balanced accuracy (%)", "auroc": "AUROC (%)", "best": "best accuracy (%)",
-    "loss": "loss",
+    "macro_f1": "macro F1 (%)", "average_precision": "average precision (%)", "brier": "Brier score",
+    "ece": "expected calibration error (%)", "loss": "loss",
 }  # fmt: skip
 BESIDE = {"balanced_accuracy": "auroc", "auroc": "balanced_accuracy"}
 """Metric -> one that stands beside it."""
@@ -32,7 +34,7 @@ def estimate_words(value: Estimate | None, metric: str, sign: str = "") -> str:
     """Return a mean with half of its 95 % interval, in the unit of the metric."""
     if value is None:
         return NOTHING
-    scale, digits = (1, 3) if metric == "loss" else (100, 1)
+    scale, digits = unit_of(metric)
     half = f" ± {scale * value.half:.{digits}f}" if value.half is not None else ""
     return f"{scale * value.mean:{sign}.{digits}f}{half}"
 

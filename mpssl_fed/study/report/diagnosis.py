@@ -13,6 +13,7 @@ from mpssl_fed.study.analysis import LABELS_KEY
 from mpssl_fed.study.arms import Arm
 from mpssl_fed.study.folder import Outcome
 from mpssl_fed.study.grid import arm_of, label
+from mpssl_fed.study.headline import NO_SHARES
 from mpssl_fed.study.keys import short_names, show_value
 from mpssl_fed.study.report.gate import gate_section
 
@@ -77,7 +78,7 @@ def vanishing_points(outcome: Outcome, arms: Sequence[Arm]) -> list[list[str]]:
 def _gain(arm: Arm, metric: str) -> str:
     assert arm.comparison is not None
     mean = arm.comparison.difference.mean
-    return f"{mean:+.3f}" if metric == "loss" else f"{100 * mean:+.1f}"
+    return f"{mean:+.3f}" if metric in NO_SHARES else f"{100 * mean:+.1f}"
 
 
 def _reach_verdict(arms: Sequence[Arm]) -> str:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 from mpssl_fed.report.table import seconds_words
-from mpssl_fed.report.terms import COST, DIAGNOSIS, GAIN, GATE, KEYS, LEARNING, PARETO, RUN, STUDY, Terms, setting_terms
+from mpssl_fed.report.terms import COST, DIAGNOSIS, GAIN, GATE, KEYS, LEARNING, METRICS, PARETO, RUN, STUDY, Terms, setting_terms
 from mpssl_fed.runs.reader import RunReader
 from mpssl_fed.study.arms import Arm, best_arm
 from mpssl_fed.study.declared import late_words
@@ -63,7 +63,7 @@ def terms(outcome: Outcome, private: bool, diagnosed: bool) -> Terms:
     keys = outcome.plan.columns
     known = [(name, KEYS.get(key, f"The config key {key}.")) for key, name in zip(keys, column_names(keys), strict=True)]
     of_settings = setting_terms(config.dump() for config in reversed(configs.values()))
-    found = [*known, *STUDY.items(), *LEARNING.items(), *of_settings, *COST.items(), *RUN.items()]
+    found = [*known, *STUDY.items(), *METRICS.items(), *LEARNING.items(), *of_settings, *COST.items(), *RUN.items()]
     return list(
         dict([*found, *(PARETO.items() if private else ()), *((DIAGNOSIS | GAIN | GATE).items() if diagnosed else ())]).items()
     )

@@ -8,6 +8,7 @@ from mpssl_fed.study.analysis import LABELS_KEY, hue_key
 from mpssl_fed.study.arms import Arm
 from mpssl_fed.study.folder import Outcome
 from mpssl_fed.study.grid import label
+from mpssl_fed.study.headline import unit_of
 from mpssl_fed.study.keys import show_value
 from mpssl_fed.study.report import plots
 from mpssl_fed.study.report.compared import METRICS
@@ -25,7 +26,7 @@ def figures(outcome: Outcome, arms: Sequence[Arm]) -> list[dict[str, str]]:
     done = [arm for arm in arms if arm.rows]
     if not done:
         return []
-    scale = 1 if study.metric == "loss" else 100
+    scale = unit_of(study.metric)[0]
     hue = hue_key(outcome)
     groups: dict[str, dict[str, list[float]]] = {}
     for arm in done:

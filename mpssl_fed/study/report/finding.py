@@ -9,12 +9,14 @@ from mpssl_fed.runs.reader import RunReader
 from mpssl_fed.study.analysis import Analysis
 from mpssl_fed.study.arms import Arm, Asked, best_arm
 from mpssl_fed.study.folder import Outcome
+from mpssl_fed.study.headline import NO_SHARES, unit_of
 from mpssl_fed.study.schema import Study
 from mpssl_fed.study.statistics import FEWEST, Comparison, Estimate
 
 METRIC = {
     "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "auroc": "AUROC", "best": "best-round accuracy",
-    "loss": "loss",
+    "macro_f1": "macro F1", "average_precision": "average precision", "brier": "Brier score",
+    "ece": "expected calibration error", "loss": "loss",
 }  # fmt: skip
 MOST_NAMED = 3
 """Primary comparisons that are told one by one."""
@@ -124,7 +126,7 @@ def _chance(outcome: Outcome, best: Arm) -> str:
 
 
 def _difference(comparison: Comparison, metric: str) -> str:
-    unit = "" if metric == "loss" else " points"
+    unit = "" if metric in NO_SHARES else " points"
     name, value = ("corrected p" if comparison.primary else "q"), comparison.corrected
     p = "" if value is None else f", {name} {'< 0.001' if value < 0.001 else f'{value:.3f}'}"
     interval = "" if comparison.difference.half is None else "95 % interval, "
@@ -136,7 +138,7 @@ def _verdict(comparison: Comparison) -> str:
 
 
 def _value(value: Estimate, metric: str, sign: str = "", unit: str = " %") -> str:
-    scale, digits, unit = (1, 3, "") if metric == "loss" else (100, 1, unit)
+    (scale, digits), unit = unit_of(metric), "" if metric in NO_SHARES else unit
     half = "" if value.half is None else f" ± {scale * value.half:.{digits}f}"
     return f"{scale * value.mean:{sign}.{digits}f}{half}{unit}"
 

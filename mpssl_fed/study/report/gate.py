@@ -19,6 +19,7 @@ from mpssl_fed.study.analysis import paired
 from mpssl_fed.study.arms import Arm
 from mpssl_fed.study.folder import Outcome
 from mpssl_fed.study.grid import arm_of
+from mpssl_fed.study.headline import higher_is_better, unit_of
 from mpssl_fed.study.statistics import Estimate, estimate
 
 ERRORS = 2.0
@@ -72,7 +73,7 @@ def gains(outcome: Outcome, arms: Sequence[Arm]) -> list[list[Gain]]:
 def _gain(arm: Arm, source: str, against: Arm, outcome: Outcome) -> Gain | None:
     study = outcome.plan.study
     first, added = paired(arm.rows, against.rows, study, study.metric).differences()
-    values = [-value if study.metric == "loss" else value for value in (*first, *added)]
+    values = [value if higher_is_better(study.metric) else -value for value in (*first, *added)]
     if not values:
         return None
     error = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
@@ -92,7 +93,7 @@ def gate_section(outcome: Outcome, arms: Sequence[Arm]) -> list[dict[str, Any]]:
     groups = gains(outcome, arms)
     if not groups:
         return []
-    scale, digits = (1, 3) if outcome.plan.study.metric == "loss" else (100, 1)
+    scale, digits = unit_of(outcome.plan.study.metric)
     lines = []
     for group in groups:
         oracle = group[0]

@@ -6,6 +6,7 @@ from typing import Any
 
 from mpssl_fed.study.analysis import Analysis
 from mpssl_fed.study.folder import Outcome
+from mpssl_fed.study.headline import NO_SHARES
 from mpssl_fed.study.report.tables import (
     asked_table,
     more_baselines,
@@ -40,7 +41,7 @@ def comparison_sections(outcome: Outcome, found: Analysis) -> list[dict[str, Any
     if found.primary:
         note = PRIMARY_NOTE
         if study.rule is not None:
-            scale, unit = (1, "") if study.metric == "loss" else (100, " points")
+            scale, unit = (1, "") if study.metric in NO_SHARES else (100, " points")
             note += RULE_NOTE.format(**study.rule.model_dump() | {"halfwidth": f"{scale * study.rule.halfwidth:g}{unit}"})
         sections.append({"title": PRIMARY, "note": note, "table": primary_table(found, study.metric)})
     sections += [{"title": title, "note": "", "table": table} for title, table in more_baselines(outcome, found)]
