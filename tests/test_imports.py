@@ -192,13 +192,13 @@ print("fine")
 def test_importing_the_package_is_cheap() -> None:
     program = "import sys, mpssl_fed, mpssl_fed.cli; mpssl_fed.cli.build(); print(*{m.split('.')[0] for m in sys.modules})"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE_S, check=True)
-    assert not {"torch", "flwr", "ray", "opacus", "matplotlib"} & set(done.stdout.split())
+    assert not {"torch", "flwr", "ray", "opacus", "matplotlib", "numpy", "sklearn"} & set(done.stdout.split())
 
 
 @pytest.mark.parametrize("module", ["deployment.start_site", "deployment.submit", "federation.server.rounds"])
 def test_a_process_starts_without_what_it_may_never_use(module: str) -> None:
     """Accountants, torchvision and torch's compiler take longer to import than torch: only who uses them pays."""
-    late = {"opacus", "scipy", "torchvision", "matplotlib", "torch._dynamo"}
+    late = {"opacus", "scipy", "sklearn", "torchvision", "matplotlib", "torch._dynamo"}
     program = f"import sys, mpssl_fed.{module}; print(*{late} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE_S, check=True)
     assert done.stdout == "\n"

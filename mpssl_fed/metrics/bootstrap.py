@@ -36,8 +36,9 @@ def intervals(found: Predictions, resamples: int = RESAMPLES, seed: int = 0) -> 
     The standard error is the spread over resamples; the interval is symmetric on the logit scale, by Student's t of one degree
     less than there are units, so that it stays within 0..1 (Pepe, The Statistical Evaluation of Medical Tests, 2003, section 5.2,
     for the AUROC). Percentiles of the resamples would do without a scale, but hold an AUROC of 0.94 of 60 subjects in 90 % of sets
-    alone; this holds it in 93 to 94 %, and others in 95 %. None with less than two units, of a value of 0 or 1, where more than a
-    twentieth of the resamples leaves the metric undefined, and where all say the same: the images show nothing of how it varies.
+    alone; this holds it in 92 to 94 %, and others in 93 to 96 %. None with less than two units, of a value of 0 or 1, where more
+    than a twentieth of the resamples leaves the metric undefined, and where all say the same: the images show nothing of how it
+    varies.
     The same seed, the same intervals.
     """
     from scipy.stats import t

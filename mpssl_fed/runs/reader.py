@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mpssl_fed.config import Config, load, read_mapping
 from mpssl_fed.errors import UserError, flag
 from mpssl_fed.files import parse_json, read_text
-from mpssl_fed.metrics import Metrics
 from mpssl_fed.runs.rounds import Round, is_number, read_rounds
+
+if TYPE_CHECKING:
+    from mpssl_fed.metrics import Metrics
 
 MANIFEST, CONFIG, MODEL = "manifest.json", "config.yaml", "model.safetensors"
 METRICS = "metrics.jsonl"
@@ -54,6 +56,8 @@ class RunReader:
         file = self.path / EVALUATION
         if not file.is_file():
             return None
+        from mpssl_fed.metrics import Metrics  # here: it brings numpy in
+
         try:
             return Metrics.from_json(read_json(file))
         except (KeyError, TypeError, ValueError) as error:
