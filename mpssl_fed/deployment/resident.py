@@ -184,7 +184,7 @@ class Resident:
     @property
     def _metrics(self) -> tuple[str, ...]:
         """The numbers beside the weights that leave: those the owner listed."""
-        return () if self.policy is None else self.policy.metrics
+        return () if self.policy is None else tuple(name for name in self.policy.metrics if name in REPLY_METRICS)
 
     def _count(self, code: str) -> None:
         self.refused[code] += 1
