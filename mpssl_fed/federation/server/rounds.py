@@ -18,6 +18,7 @@ from mpssl_fed.config import Config
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.messages import SentConfig, TrainReply, TrainRequest
+from mpssl_fed.federation.server.at_sites import AtSites
 from mpssl_fed.federation.server.collect import Roster, ask
 from mpssl_fed.federation.server.evaluate import evaluate, guessing, test_images
 from mpssl_fed.federation.server.strategy import Aggregator
@@ -26,6 +27,7 @@ from mpssl_fed.federation.weights import to_record, usable
 from mpssl_fed.method.warm_start import taught
 from mpssl_fed.models import Weights
 from mpssl_fed.models.scores import Scores
+from mpssl_fed.runs import at_sites
 from mpssl_fed.runs.checkpoint import Checkpoint
 from mpssl_fed.runs.events import Events
 from mpssl_fed.runs.manifest import now
@@ -70,7 +72,7 @@ def serve(grid: Grid, job: Job) -> None:
             for number in range(state.round + 1, config.private_rounds + 1):
                 state = server.round(number, state)
                 run.save(state)
-                job.progress.round(state.history[-1])
+                _tell(job.progress, state.history[-1])
                 if events:
                     events.round(state.history[-1])
                 _give_up_if_silent(state.history)
@@ -86,6 +88,13 @@ def serve(grid: Grid, job: Job) -> None:
         raise
     finally:
         job.progress.end()
+
+
+def _tell(progress: Progress, record: Round) -> None:
+    progress.round(record)
+    if record.at_sites is not None:
+        for line in at_sites.lines(record.number, record.at_sites):
+            progress.note(line)
 
 
 def total_timings(history: History) -> dict[str, float]:
@@ -105,6 +114,7 @@ class _Server:
         self.test = test_images(config)
         self.plan = SentConfig.of(job.run.run_id, job.travels or config)
         self.roster = Roster(grid, job.progress.note)
+        self.at_sites = AtSites(config, self.classifier.classes, self.plan, job.progress, job.stop)
         self.joined = False
 
     def begin(self) -> Checkpoint:
@@ -156,6 +166,7 @@ class _Server:
             self.aggregator.load_state(state.strategy)
         aggregated = time.perf_counter()
         found = self._evaluate(number, weights)
+        told = self.at_sites.after(number, weights, self.grid, nodes)
         ended = time.perf_counter()
         timings = _timings(
             replies, serialise=packed + reading.seconds, aggregate=aggregated - collected, evaluate=ended - aggregated
@@ -173,6 +184,7 @@ class _Server:
             generated=_generated(replies),
             timings=timings,
             failed=failed,
+            at_sites=told,
             **self._told(found),
         )
         return Checkpoint(state.run_id, number, weights, self.aggregator.state(), [*state.history, record])
