@@ -10,7 +10,7 @@ import pytest
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation.server.confusion import told
 from mpssl_fed.report.run_report import write_run_report
-from mpssl_fed.runs import at_sites
+from mpssl_fed.runs import at_sites, progress
 from mpssl_fed.runs.reader import read_history
 from mpssl_fed.runs.rounds import Round
 from mpssl_fed.runs.run_directory import RunDirectory
@@ -59,3 +59,6 @@ def test_the_page_of_a_run_has_every_share(run_tiny: Callable[..., RunDirectory]
     assert "At the sites" in page
     assert all(cell in page for row in at_sites.rows(found) for cell in row)
     assert "images, exact counts" in page
+    printed: list[str] = []
+    progress.Lines(printed.append).round(read_history(run.folder)[-1])
+    assert printed[1:] == at_sites.lines(2, found)

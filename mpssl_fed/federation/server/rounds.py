@@ -27,7 +27,6 @@ from mpssl_fed.federation.weights import to_record, usable
 from mpssl_fed.method.warm_start import taught
 from mpssl_fed.models import Weights
 from mpssl_fed.models.scores import Scores
-from mpssl_fed.runs import at_sites
 from mpssl_fed.runs.checkpoint import Checkpoint
 from mpssl_fed.runs.events import Events
 from mpssl_fed.runs.manifest import now
@@ -72,7 +71,7 @@ def serve(grid: Grid, job: Job) -> None:
             for number in range(state.round + 1, config.private_rounds + 1):
                 state = server.round(number, state)
                 run.save(state)
-                _tell(job.progress, state.history[-1])
+                job.progress.round(state.history[-1])
                 if events:
                     events.round(state.history[-1])
                 _give_up_if_silent(state.history)
@@ -88,13 +87,6 @@ def serve(grid: Grid, job: Job) -> None:
         raise
     finally:
         job.progress.end()
-
-
-def _tell(progress: Progress, record: Round) -> None:
-    progress.round(record)
-    if record.at_sites is not None:
-        for line in at_sites.lines(record.number, record.at_sites):
-            progress.note(line)
 
 
 def total_timings(history: History) -> dict[str, float]:
