@@ -5,7 +5,7 @@ from __future__ import annotations
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from mpssl_fed.deployment.relay import relay_query, relay_train, relays
+from mpssl_fed.deployment.relay import relay_evaluate, relay_query, relay_train, relays
 
 app = ClientApp()
 
@@ -18,6 +18,16 @@ def train(message: Message, context: Context) -> Message:
     from mpssl_fed.federation.site.client import answer_train  # torch comes in where there is no daemon that holds it
 
     return answer_train(message, context)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Evaluate the global model on what this node's site holds out."""
+    if relays(context):
+        return relay_evaluate(message, context)
+    from mpssl_fed.federation.site.client import answer_evaluate
+
+    return answer_evaluate(message, context)
 
 
 @app.query()

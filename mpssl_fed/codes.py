@@ -39,6 +39,7 @@ class Code(StrEnum):
     NOISE = "noise", 133, ("policy",), "privacy.noise=fast is for simulations alone"
     ROUNDS = "rounds", 128, ("policy", "daemon"), "federation.rounds, or the round asked for, is beyond the site's policy"
     STEPS = "steps", 127, ("policy",), "local steps, a round or in all, are beyond the site's policy"
+    EVALUATIONS = "evaluations", 143, ("policy",), "federation.evaluate_at_sites.times is beyond the site's policy"
     MODEL_SIZE = "model-size", 129, ("policy", "daemon"), "the classifier is larger than the site's policy allows"
     METHOD = "method", 130, ("policy",), "the site's policy does not list the method"
     GENERATOR = "generator", 131, ("policy", "daemon"), "the site has no such generator, or its files are others than the policy's"
@@ -69,6 +70,7 @@ class Code(StrEnum):
     UNREADABLE = "unreadable", 118, ("server",), "reading the reply failed; the server's log says how"
     MODEL = "model", 142, ("daemon",), "the site cannot build the classifier: its own log says why"
     TIME_LIMIT = "time-limit", 119, ("daemon",), "the round took longer than the site's owner allows"
+    TOO_FEW = "too-few", 144, ("site",), "scope off: the site has too few images to hold some out, so it evaluates nothing"
     NUMBER_TAKEN = "number-taken", 0, ("server",), "the node claims the number of another site"
 
 

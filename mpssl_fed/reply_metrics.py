@@ -30,7 +30,10 @@ _ALL = (
     ReplyMetric("serialise_s", False, 0.0, LONGEST_S, "seconds of reading, checking and writing"),
 )
 REPLY_METRICS: dict[str, ReplyMetric] = {metric.name: metric for metric in _ALL}
-EXACT = frozenset(metric.name for metric in _ALL if metric.exact)
+CONFUSION = "confusion"
+"""What a policy lists as a metric where its owner lets the table of ``federation.evaluate_at_sites`` leave without noise."""
+
+EXACT = frozenset([CONFUSION, *(metric.name for metric in _ALL if metric.exact)])
 
 RETIRED = ("supervised", "meta")
 """What policies of version 0.1 could list and no site ever sent: in a policy they are passed over."""

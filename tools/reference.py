@@ -151,6 +151,7 @@ def codes_page() -> str:
     lines += ["weight in the average (`num-examples`: the declared size under differential privacy) always does.", ""]
     lines += ["| number | exact | meaning |", "|---|---|---|"]
     lines += [f"| `{m.name}` | {'yes' if m.exact else 'no'} | {_cell(m.means)} |" for m in REPLY_METRICS.values()]
+    lines += ["| `confusion` | yes | the table of `federation.evaluate_at_sites` under scope `off`; noised, it needs no listing |"]
     lines += ["", "An exact number tells of the images without noise: no policy with scope `end-to-end` may list it."]
     return HEAD + "\n".join(lines) + "\n"
 

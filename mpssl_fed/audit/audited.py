@@ -15,6 +15,7 @@ from mpssl_fed.config import Config
 from mpssl_fed.data.datasets import Images
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
+from mpssl_fed.federation.sides import sides, split_key
 from mpssl_fed.method.parts import Parts
 from mpssl_fed.models import Classifier
 from mpssl_fed.privacy.build import releases
@@ -41,6 +42,8 @@ class Audited:
     progress: Callable[[str], None] | None = None
     own: Images | None = None
     """A deployed site's own images; a simulation's are those of its data set."""
+    key: bytes = b""
+    """By which a deployed site holds images out."""
     source: str | None = None
     """Where a deployed site's own images lie."""
 
@@ -51,8 +54,10 @@ class Audited:
 
     @property
     def labelled(self) -> Images:
-        """The site's images; UserError where it has none."""
+        """The images that the site trains on; UserError where it has none."""
+        simulated = self.own is None
         images = parts.labelled(self.config, self.site) if self.own is None else self.own
+        images, _ = sides(self.config, images, split_key(self.config, self.site) if simulated else self.key)
         if not len(images):
             raise UserError(f"site {self.site} holds no image to audit; choose another --site")
         return images

@@ -64,6 +64,7 @@ def audit_config(config: Config, epsilon: float = 1.0, steps: int = 10) -> Confi
             f"privacy.public_size={size}",
             "privacy.sample_rate=1.0",
             "privacy.meta_params=all",
+            "federation.evaluate_at_sites.times=0",
             "federation.rounds=1",
             f"federation.local_steps={steps}",
             "method.lmo_every=1",

@@ -48,14 +48,15 @@ class MechanismAudit:
 def audit_release(
     private: DPPrivateData, kind: Kind, claimed: float, delta: float, canary: int = 0, trials: int = TRIALS
 ) -> MechanismAudit:
-    """Return the audit of release ``kind`` ("gradient", "meta" or "feature"), its canary the unit of that number.
+    """Return the audit of release ``kind`` (all but "pseudo-label"), its canary the unit of that number.
 
     The neighbours are no unit and the canary alone, drawn with rate q in each trial; all goes through the object's own sum,
     clip, noise and denominator, at the classifier's weights. A trial is the release's coordinate along the canary's vector, which
     holds all that can be told: the others are noise alone. Nothing leaves; the object should charge no ledger.
     """
     theta = private.classifier.theta()
-    sums = {"gradient": private.gradient_sum, "meta": private.meta_sum, "feature": private.feature_sum}[kind]
+    of = {"gradient": private.gradient_sum, "meta": private.meta_sum, "feature": private.feature_sum}
+    sums = (of | {"confusion": private.confusion_sum})[kind]
     vector = torch.cat([part.flatten() for part in sums(theta, [private.units[canary]])]).double()
     mechanism = private.settings.mechanism(kind)
 

@@ -14,7 +14,7 @@ from mpssl_fed.privacy import accounting
 from mpssl_fed.privacy.mechanism import Kind
 from mpssl_fed.privacy.plan import plan_for
 
-KINDS: tuple[Kind, ...] = ("gradient", "meta", "feature")
+KINDS: tuple[Kind, ...] = ("gradient", "meta", "feature", "confusion")
 
 
 def mechanism(audited: Audited) -> Section:

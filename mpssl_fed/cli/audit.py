@@ -93,7 +93,7 @@ def _subject(
     """Return what is audited, where the report goes, and the audits it allows."""
     from mpssl_fed.audit.audited import Audited
     from mpssl_fed.config import load
-    from mpssl_fed.deployment.own_data import OwnData, make_private, state_folder
+    from mpssl_fed.deployment.own_data import OwnData, make_private, split_key, state_folder
     from mpssl_fed.federation.server.deployed_run import for_sites
     from mpssl_fed.runs.reader import MODEL, read_config, read_manifest
     from mpssl_fed.trained.load import load_trained
@@ -109,7 +109,10 @@ def _subject(
         shape = (task.size, task.channels, task.stored_size, task.fit, own.white_level)
         folder = make_private(state_folder(own.name)) / "audit"
         images = OwnData(own.data, task.classes, own.subjects, *shape).images()
-        audited = Audited(config, site, seed, None, None, None, *sizes, progress=_progress, own=images, source=str(own.data))
+        key = split_key(folder.parent) if config.federation.evaluate_at_sites.times else b""
+        audited = Audited(
+            config, site, seed, None, None, None, *sizes, progress=_progress, own=images, source=str(own.data), key=key
+        )
         return audited, folder, AT_A_SITE
     config = read_config(run)
     if config.federation.backend == "deployment":

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mpssl_fed.config import Config
+from mpssl_fed.runs import at_sites
 from mpssl_fed.runs.progress import Lines, Progress
 from mpssl_fed.runs.rounds import Round
 
@@ -49,8 +50,10 @@ class LiveTable(Progress):
         self.console.print(text, markup=False, emoji=False, highlight=False)
 
     def round(self, record: Round) -> None:
-        """Add a row."""
+        """Add a row; what the sites told of the model is printed above the table."""
         self.records.append(record)
+        for line in () if record.at_sites is None else at_sites.lines(record.number, record.at_sites):
+            self.note(line)
         self.now = ""
         if self.live is not None:
             self.live.update(self._view())

@@ -53,6 +53,8 @@ def plan_text(plan: dict[str, Any]) -> str:
             f"{release['noise_over_clip']:>14.4f}" + (f"  ({of_class:.4f} for the mean of one class)" if of_class else "")
         )
     lines.append("noise / clip: noise std of one coordinate after division by q x public_size, over the clip bound")
+    if any(release["name"] == "confusion" for release in plan["releases"]):
+        lines.append("confusion: the table of an evaluation at the sites, counts that are not divided; sigma is their noise std")
     if plan["lmo_every"]:
         lines.append(
             f"LMO every {plan['lmo_every']} steps: without it epsilon {without['epsilon_without']:.3f} at this sigma, or sigma "

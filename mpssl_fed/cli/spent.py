@@ -92,6 +92,7 @@ def _run(name: str, spent: Spent, delta: float) -> dict[str, Any]:
         "unit": run.plan.get("unit"),
         "delta": own,
         "rounds": run.rounds,
+        "evaluations": run.evaluations,
         "first": run.first or None,
         "last": run.last or None,
         "epsilon_planned": epsilon(run.planned, own),
@@ -103,6 +104,8 @@ def _run_line(run: dict[str, Any], unit: str | None) -> str:
     of_unit = f", per {run['unit']}" if run["unit"] and run["unit"] != unit else ""
     when = f", {_span(run)}" if run["first"] else ""
     rounds = f"{run['rounds']} round{'' if run['rounds'] == 1 else 's'}"
+    if run["evaluations"]:
+        rounds += f" and {run['evaluations']} evaluation{'' if run['evaluations'] == 1 else 's'}"
     return (
         f"  run {run['run']} ({run['scope']}, {run['terms']}), {rounds}{when}: epsilon "
         f"{rounded_up(run['epsilon_spent'])} of {rounded_up(run['epsilon_planned'])} planned{of_unit}, at delta {run['delta']:g}"

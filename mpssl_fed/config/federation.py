@@ -71,6 +71,28 @@ class Anchor(Section):
     batch: int = Field(48, ge=2, description="Images of it in a step.")
 
 
+class EvaluateAtSites(Section):
+    """Each site holds out some of its own images and tells, as a release, how many of each class the global model names as what."""
+
+    marks: ClassVar[Marks] = {
+        "times": server(PRICED, 0, 10, code="evaluations", owner="max_evaluations"),
+        "held_out": server("which units they are the site's own key decides", 0.05, 0.5),
+    }
+
+    times: int = Field(0, ge=0, description="Evaluations in a run, evenly spaced, the last after its last round; 0: none.")
+    held_out: float = Field(0.2, gt=0, lt=1, description="Share of a site's units that it never trains on where times is not 0.")
+
+    @property
+    def share(self) -> float:
+        """The share of a site's units that is held out: none where nothing is evaluated there."""
+        return self.held_out if self.times else 0.0
+
+
+def evaluation_rounds(times: int, rounds: int) -> tuple[int, ...]:
+    """Return after which of ``rounds`` (from 1) the sites evaluate the model, ``times`` of them, evenly spaced."""
+    return tuple(-(-rounds * k // times) for k in range(1, times + 1))
+
+
 class Federation(Section):
     """Sites, rounds and how replies are put together."""
 
@@ -94,6 +116,7 @@ class Federation(Section):
     strategy: Strategy = Strategy()
     anchor: Anchor = Anchor()
     eval_every: int = Field(1, ge=1, description="Rounds between two evaluations on the server's held-out images.")
+    evaluate_at_sites: EvaluateAtSites = EvaluateAtSites()
     backend: Literal["inprocess", "ray", "deployment"] = Field(
         "inprocess", description="Engine of a simulation; `deploy` and `submit` set deployment."
     )
@@ -102,6 +125,11 @@ class Federation(Section):
     def _enough(self) -> Federation:
         if self.min_sites > self.sites:
             raise ValueError(f"min_sites={self.min_sites} is more than sites={self.sites}")
+        if self.evaluate_at_sites.times > self.rounds:
+            raise ValueError(
+                f"evaluate_at_sites.times={self.evaluate_at_sites.times} is more than rounds={self.rounds}; the model is evaluated "
+                "after a round, at most once each"
+            )
         hostile = self.strategy.hostile
         if hostile is not None and self.sites < 2 * hostile + 3:
             raise ValueError(f"strategy.hostile={hostile} needs at least {2 * hostile + 3} sites, not {self.sites}")
@@ -139,7 +167,7 @@ class Privacy(Section):
         "public_size": ignored("each site's own, as its policy says: its weight in the average"),
         "sample_rate": server(PRICED, 1e-4, 0.2, code="sample-rate", owner="max_sample_rate"),
         "meta_params per_class_gap": server("clipped and noised alike"),
-        "sigma_feature_ratio": server(PRICED, 0.1, 100, code="sigma"),
+        "sigma_feature_ratio sigma_confusion_ratio": server(PRICED, 0.1, 100, code="sigma"),
         "count_floor": site("a public bound of release (c)", 0.01, 1),
         "noise": site("fast is for public data", code="noise", fixed=True),
         "class_weights": site("public numbers of the owner's choice"),
@@ -161,6 +189,9 @@ class Privacy(Section):
         description="Public weight of each task class in the synthetic batch under DP, as the owner declares; null: all alike.",
     )
     sigma_feature_ratio: float = Field(4.0, gt=0, description="Noise multiplier of (c) over that of (a).")
+    sigma_confusion_ratio: float = Field(
+        10.0, gt=0, description="Noise multiplier of (e), the table of federation.evaluate_at_sites, over that of (a)."
+    )
     count_floor: float = Field(0.1, gt=0, le=1, description="Floor of the noisy count, as a share of q x public_size.")
     noise: Literal["secure", "fast"] = Field("secure", description="fast: simulations of public data alone.")
     per_unit: Literal["vmap", "loop"] = Field("vmap", description="How per-unit gradients are taken.")

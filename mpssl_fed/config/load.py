@@ -95,6 +95,8 @@ class Config(Section):
                 f"method.name=generator-only asks no site, so the generator must teach the head: set warm_start.part to both or "
                 f"head, not {self.warm_start.part}"
             )
+        if self.method.name == "generator-only" and self.federation.evaluate_at_sites.times:
+            raise ValueError("method.name=generator-only asks no site: set federation.evaluate_at_sites.times to 0")
         return self
 
     @model_validator(mode="after")

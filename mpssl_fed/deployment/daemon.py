@@ -152,7 +152,7 @@ class Daemon(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One request: three targets, no other, nothing in a URL but its name."""
+    """One request: four targets, no other, nothing in a URL but its name."""
 
     server: Daemon
     protocol_version = "HTTP/1.1"
@@ -175,22 +175,23 @@ class Handler(BaseHTTPRequestHandler):
             self._refuse(404, "malformed")
 
     def do_POST(self) -> None:
-        """Train."""
-        if self.path != wire.TRAIN:
+        """Train, or evaluate."""
+        work = {wire.TRAIN: self.server.resident.train, wire.EVALUATE: self.server.resident.evaluate}.get(self.path)
+        if work is None:
             self._refuse(404, "malformed")
             return
-        self._answer(self._train)
+        self._answer(lambda: self._worked(work))
 
     def _status(self) -> dict[str, Any]:
         return self.server.facts | self.server.resident.status() | {"turned_away": self.server.turned_away}
 
-    def _train(self) -> bytes:
-        """Return the reply to the body that follows; while as many are held as may wait, it is read past and kept nowhere."""
+    def _worked(self, work: Callable[[bytes], bytes]) -> bytes:
+        """Return ``work``'s reply to the body that follows; while as many are held as may wait, it is read past and not kept."""
         if not self.server.bodies.acquire(blocking=False):
             self._read_past(self._length())
             raise Refusal("busy")
         try:
-            return self.server.resident.train(self._body())
+            return work(self._body())
         finally:
             self.server.bodies.release()
 

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import stat
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,17 +16,21 @@ from mpssl_fed.config.data import Fit
 from mpssl_fed.data.datasets import Images
 from mpssl_fed.data.folder import site_csv, site_folder
 from mpssl_fed.data.formats.pixel_cache import place_of
+from mpssl_fed.data.held_out import KEY_BYTES
 from mpssl_fed.data.listing import Files
 from mpssl_fed.data.preparation import Preparation
 from mpssl_fed.data.site_csv import named_files
 from mpssl_fed.data.walk import COPY, HELD_OUT
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation.refusal import Refusal
-from mpssl_fed.files import parse_json
+from mpssl_fed.files import parse_json, write_new
 from mpssl_fed.names import shown
 
 ERASED = ("rounds", "audit", "cache", "site-report.html", "samples.png")
 """What ``wipe`` deletes. The ledger is never among it: what was spent stays spent."""
+
+
+SPLIT_KEY = "held-out.key"
 
 
 @dataclass
@@ -145,6 +150,22 @@ def state_folder(name: str) -> Path:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name):
         raise UserError(f"site name '{name}': want letters, digits, '-', '_' and '.', for example site-0")
     return environment.state_folder() / name
+
+
+def split_key(state: Path) -> bytes:
+    """Return the secret key by which a site holds images out (:mod:`mpssl_fed.data.held_out`), made once in its state folder.
+
+    It lasts as long as the folder and is not among what ``wipe`` deletes: under another key images that were trained on would be
+    held out. UserError for a file that is none.
+    """
+    file = state / SPLIT_KEY
+    with suppress(FileExistsError):
+        if not file.exists():
+            write_new(file, os.urandom(KEY_BYTES), mode=0o600)
+    key = file.read_bytes()
+    if len(key) != KEY_BYTES:
+        raise UserError(f"{file}: {len(key)} bytes, want the {KEY_BYTES} that were written; put a backup of it back")
+    return key
 
 
 def make_private(folder: Path) -> Path:

@@ -53,7 +53,8 @@ def whereabouts(files: LedgerFiles) -> str:
 
 @dataclass(frozen=True)
 class Owned:
-    """What a report is about: the site's folder, number, images, policy and ledger, and warnings its owner accepted."""
+    """What a report is about: the site's folder, number, images, policy and ledger, warnings its owner accepted, and the key by
+    which it holds images out, where it does."""
 
     state: Path
     number: int
@@ -61,6 +62,7 @@ class Owned:
     policy: Policy
     ledger: Path | Ledger
     warnings: tuple[str, ...] = ()
+    key: bytes = b""
 
 
 def write_site_report(site: Owned, config: Config, run_id: str) -> Path:
@@ -111,7 +113,7 @@ def _samples(state: SiteState, config: Config, run_id: str, site: Owned) -> Tens
     latents = state.latest(run_id)
     if latents is None:
         return None
-    made = parts.own(config, site.images, parts.generator(config))
+    made = parts.own(config, site.images, parts.generator(config), site.key)
     learner = build_site_learner(config, made, site.number)
     learner.load_state(latents)
     found = learner.samples(SHOWN)

@@ -13,7 +13,7 @@ from mpssl_fed.federation import parts
 from mpssl_fed.federation.server.deployed_run import for_sites
 from mpssl_fed.privacy.plan import plan_for
 from mpssl_fed.privacy.policy import Policy, Request, decide, to_agree
-from mpssl_fed.reply_metrics import EXACT, REPLY_METRICS
+from mpssl_fed.reply_metrics import CONFUSION, EXACT, REPLY_METRICS
 
 
 def policy_of(config: Config) -> dict[str, Any]:
@@ -36,10 +36,11 @@ def policy_of(config: Config) -> dict[str, Any]:
         "max_rounds": federation.rounds,
         "max_local_steps": federation.local_steps,
         "max_steps": federation.rounds * federation.local_steps,
+        "max_evaluations": federation.evaluate_at_sites.times,
         "max_parameters": entries,
         "max_synthetic_mb": max(1, int(asked.synthetic_mb or 0) + 1),
         "methods": [method.name or f"{method.source}+{method.loss}"],
-        "metrics": [name for name in REPLY_METRICS if privacy.scope != "end-to-end" or name not in EXACT],
+        "metrics": [name for name in (*REPLY_METRICS, CONFUSION) if privacy.scope != "end-to-end" or name not in EXACT],
     }
     if generator is not None:
         fields["generators"] = [policy_entry(config, generator)]

@@ -28,6 +28,15 @@ def relays(context: Context) -> bool:
 
 def relay_train(message: Message, context: Context) -> Message:
     """Pass a train message to the daemon and return its reply."""
+    return _relay(message, context, wire.TRAIN)
+
+
+def relay_evaluate(message: Message, context: Context) -> Message:
+    """Pass an evaluate message to the daemon and return its reply."""
+    return _relay(message, context, wire.EVALUATE)
+
+
+def _relay(message: Message, context: Context, target: str) -> Message:
 
     def work() -> RecordDict:
         arrays, header = message.content["arrays"], message.content["config"]
@@ -38,7 +47,7 @@ def relay_train(message: Message, context: Context) -> Message:
             body = wire.pack(weights, "request", {ours: header[theirs] for theirs, ours in HEADER.items()})
         except (KeyError, ValueError, TypeError) as error:
             raise Refusal("malformed") from error
-        values, metrics = wire.unpack(_ask(context, "POST", wire.TRAIN, body), "metrics")
+        values, metrics = wire.unpack(_ask(context, "POST", target, body), "metrics")
         released = ArrayRecord({name: Array(value) for name, value in sorted(values.items())})
         return RecordDict({"arrays": released, "metrics": MetricRecord(json.loads(metrics))})
 

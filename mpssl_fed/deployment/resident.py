@@ -7,6 +7,7 @@ import logging
 import time
 import traceback
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,26 +19,27 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from mpssl_fed.config import PROTOCOL_VERSION, Config
 from mpssl_fed.data.datasets import Images
 from mpssl_fed.deployment import wire
-from mpssl_fed.deployment.own_data import OwnData
+from mpssl_fed.deployment.own_data import OwnData, split_key
 from mpssl_fed.deployment.own_generator import OwnGenerator
 from mpssl_fed.deployment.owner_report import Owned, lifetime, whereabouts, write_site_report
 from mpssl_fed.deployment.worker import LIMIT_S, Worker
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
-from mpssl_fed.federation.messages import EXAMPLES, SentConfig, TrainReply, TrainRequest
+from mpssl_fed.federation.messages import EXAMPLES, NOISE_STD, SentConfig, TableReply, TrainReply, TrainRequest
 from mpssl_fed.federation.refusal import Refusal
-from mpssl_fed.federation.site.budget import Spending, decided, policy_budget, refuse_hopeless
+from mpssl_fed.federation.site.budget import decided, policy_budget, refuse_hopeless
 from mpssl_fed.federation.site.site import Site
+from mpssl_fed.federation.site.spending import Spending
 from mpssl_fed.federation.site.state import SiteState
 from mpssl_fed.federation.weights import bound
 from mpssl_fed.files import parse_json
 from mpssl_fed.generators.base import Generator
 from mpssl_fed.method.parts import Parts
-from mpssl_fed.privacy.egress import NumberSpec, allow, like
+from mpssl_fed.privacy.egress import ArraySpec, NumberSpec, allow, like
 from mpssl_fed.privacy.ledger import Ledger
 from mpssl_fed.privacy.ledger_files import LedgerError
 from mpssl_fed.privacy.policy import Policy
-from mpssl_fed.reply_metrics import LARGEST_NUMBER, REPLY_METRICS
+from mpssl_fed.reply_metrics import CONFUSION, LARGEST_NUMBER, REPLY_METRICS
 
 log = logging.getLogger("mpssl_fed.daemon")
 LEDGER = "ledger.sqlite"
@@ -87,8 +89,15 @@ class Resident:
 
     def train(self, body: bytes) -> bytes:
         """Answer one train request; Refusal with a code for everything that is not to be answered."""
+        return self._answered(lambda: self._round(body))
+
+    def evaluate(self, body: bytes) -> bytes:
+        """Answer one evaluate request, as :meth:`train` does."""
+        return self._answered(lambda: self._evaluation(body))
+
+    def _answered(self, work: Callable[[], bytes]) -> bytes:
         try:
-            return self._worker.do(lambda: self._round(body))
+            return self._worker.do(work)
         except Refusal as refusal:
             self._count(refusal.code)
             raise
@@ -127,21 +136,37 @@ class Resident:
 
     def _round(self, body: bytes) -> bytes:
         started = time.perf_counter()
+        arrays, asked = self._asked(body)
+        run, number = asked.sent.run_id, asked.round
+        config, made, budget = self._admit(asked, sum(value.size for value in arrays.values()))
+        reply = self.site.train_round(run, number, config, asked.weights, made, budget)
+        self._done(asked, "round", started)
+        if number in (1, config.federation.rounds):
+            self._worker.later(lambda: self._report(run, config))
+        return self._release(reply, arrays)
+
+    def _evaluation(self, body: bytes) -> bytes:
+        started = time.perf_counter()
+        arrays, asked = self._asked(body)
+        config, made, budget = self._admit(asked, sum(value.size for value in arrays.values()))
+        reply = self.site.evaluate(asked.sent.run_id, asked.round, config, asked.weights, made, budget)
+        self._done(asked, "evaluation after round", started)
+        return self._release_table(reply)
+
+    def _done(self, asked: TrainRequest, what: str, started: float) -> None:
+        self.answered += 1
+        self.last = {"run": asked.sent.run_id, "round": asked.round, "seconds": round(time.perf_counter() - started, 3)}
+        log.info("run %s %s %d answered in %.2f s", asked.sent.run_id, what, asked.round, self.last["seconds"])
+
+    @staticmethod
+    def _asked(body: bytes) -> tuple[wire.Arrays, TrainRequest]:
         arrays, header = _read(body)
         if header.protocol != PROTOCOL_VERSION:
             raise Refusal("protocol")
         if hashlib.sha256(header.config.encode()).hexdigest() != header.sha256:
             raise Refusal("config")
         weights = ArrayRecord({key: Array(value) for key, value in arrays.items()})
-        asked = TrainRequest(SentConfig(header.run_id, header.config, header.sha256), header.round, weights)
-        config, made, budget = self._admit(asked, sum(value.size for value in arrays.values()))
-        reply = self.site.train_round(header.run_id, header.round, config, weights, made, budget)
-        self.answered += 1
-        self.last = {"run": header.run_id, "round": header.round, "seconds": round(time.perf_counter() - started, 3)}
-        log.info("run %s round %d answered in %.2f s", header.run_id, header.round, self.last["seconds"])
-        if header.round in (1, config.federation.rounds):
-            self._worker.later(lambda: self._report(header.run_id, config))
-        return self._release(reply, arrays)
+        return arrays, TrainRequest(SentConfig(header.run_id, header.config, header.sha256), header.round, weights)
 
     def _release(self, reply: TrainReply, asked: wire.Arrays) -> bytes:
         """Return the bytes that leave: weights as asked and the listed numbers; the rest is dropped and counted."""
@@ -154,12 +179,23 @@ class Resident:
             raise Refusal("misshapen")
         return wire.pack(arrays.record, "metrics", scalars.record)
 
+    def _release_table(self, reply: TableReply) -> bytes:
+        """Return the bytes that leave of an evaluation: the table and the std of its noise."""
+        table = {CONFUSION: np.asarray(reply.counts.numpy(), dtype=np.float32)}
+        listed = {CONFUSION: ArraySpec((len(self.data.classes),) * 2, largest=LARGEST_NUMBER)}
+        arrays, scalars = allow(table, listed), allow({NOISE_STD: reply.noise_std}, {NOISE_STD: NumberSpec(0, LARGEST_NUMBER)})
+        self.dropped.update(Counter(arrays.dropped) + Counter(scalars.dropped))
+        if not (arrays.complete and scalars.complete):
+            raise Refusal("misshapen")
+        return wire.pack(arrays.record, "metrics", scalars.record)
+
     def _report(self, run_id: str, config: Config) -> None:
         """Write the owner's report, after the answer has left; that it fails costs the round nothing."""
         assert self.policy is not None
         try:
             images = self.data.labelled(config)
-            write_site_report(Owned(self.state, self.number, images, self.policy, self._ledger, self.warnings), config, run_id)
+            owned = Owned(self.state, self.number, images, self.policy, self._ledger, self.warnings, self._key(config))
+            write_site_report(owned, config, run_id)
         except Exception as error:  # noqa: BLE001  as in train: no text of an error may reach the log
             log.error("the site's report was not written: %s at %s", type(error).__name__, _where(error))
 
@@ -176,24 +212,28 @@ class Resident:
         refuse_hopeless(self.policy, config, self._ledger, run)
         runtime = config.runtime.model_copy(update={"device": self.device or "auto"})
         local, generator, fingerprint = self._generator.load(config.model_copy(update={"runtime": runtime}))
-        made = _parts(local, images, generator)
+        made = _parts(local, images, generator, self._key(config))
         self.site.admit(run, local, asked.weights, made.classifier)
         entries = max(entries, sum(parameter.numel() for parameter in made.classifier.parameters()))  # frozen ones, too
         return local, made, policy_budget(self.policy, config, self._ledger, entries, fingerprint, self._metrics)
 
+    def _key(self, config: Config) -> bytes:
+        """Return the key by which this site holds images out; none is made before a run holds any out."""
+        return split_key(self.state) if config.federation.evaluate_at_sites.times else b""
+
     @property
     def _metrics(self) -> tuple[str, ...]:
         """The numbers beside the weights that leave: those the owner listed."""
-        return () if self.policy is None else self.policy.metrics
+        return () if self.policy is None else tuple(name for name in self.policy.metrics if name in REPLY_METRICS)
 
     def _count(self, code: str) -> None:
         self.refused[code] += 1
         log.warning("refused: %s", code)
 
 
-def _parts(config: Config, images: Images, generator: Generator | None) -> Parts:
+def _parts(config: Config, images: Images, generator: Generator | None, key: bytes = b"") -> Parts:
     try:
-        return parts.own(config, images, generator)
+        return parts.own(config, images, generator, key)
     except UserError as error:  # of the config and of what is installed; no image is read to build a classifier
         log.warning("declined (model): %s", error)
         raise Refusal("model") from None

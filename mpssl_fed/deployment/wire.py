@@ -1,6 +1,7 @@
 """Between relay and daemon: HTTP on a Unix socket, JSON for scalars, safetensors for arrays; no pickle, no torch.
 
     POST /v1/train   safetensors, the request as JSON under the metadata key "request"; the reply likewise under "metrics"
+    POST /v1/evaluate  the same request; the reply is one table, under "metrics" the std of its noise
     GET  /v1/card    {"site": number}
     GET  /v1/status  for the owner alone
 A refusal is {"code": CODE} with status 4xx or 5xx.
@@ -23,7 +24,7 @@ import safetensors.numpy
 
 from mpssl_fed.files import parse_json
 
-TRAIN, CARD, STATUS = "/v1/train", "/v1/card", "/v1/status"
+TRAIN, EVALUATE, CARD, STATUS = "/v1/train", "/v1/evaluate", "/v1/card", "/v1/status"
 ARRAYS_TYPE = "application/x-safetensors"
 MOST_BYTES = 2 << 30
 MOST_HEADER = 1 << 20

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
@@ -18,12 +19,15 @@ from mpssl_fed.errors import UserError
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.federation.weights import from_record, to_record
 from mpssl_fed.models import Weights
-from mpssl_fed.reply_metrics import LARGEST_NUMBER, REPLY_METRICS
+from mpssl_fed.reply_metrics import CONFUSION, LARGEST_NUMBER, REPLY_METRICS
 
 ARRAYS, CONFIG, METRICS, SITE = "arrays", "config", "metrics", "site"
 
 EXAMPLES = "num-examples"
 """Beside REPLY_METRICS the only scalar a reply carries, and always: the site's weight in the average."""
+
+NOISE_STD = "noise-std"
+"""The only scalar beside a table: public, since it follows from the plan; 0 of exact counts."""
 
 MOST_SCALARS, LARGEST_SITE = 64, 2**31 - 1
 MOST_FLOAT = sys.float_info.max
@@ -46,7 +50,8 @@ class SentConfig:
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """Train one round from the global ``weights``: what the server asks of a site."""
+    """What the server asks of a site: train one round from the global ``weights`` or, in a message of type evaluate, evaluate those
+    that came out of the round."""
 
     sent: SentConfig
     round: int
@@ -121,6 +126,36 @@ class TrainReply:
         if not all(one.low <= known[one.name] <= one.high for one in REPLY_METRICS.values() if one.name in known):
             raise Refusal("number")
         return TrainReply(weights, known)
+
+
+@dataclass(frozen=True)
+class TableReply:
+    """What a site releases of an evaluation: counts [K, K], true class x named class, and the std of the noise in each."""
+
+    counts: Tensor
+    noise_std: float
+
+    def to_record(self) -> RecordDict:
+        """Return the content of the Flower reply: one ArrayRecord and one MetricRecord."""
+        return RecordDict({ARRAYS: to_record({CONFUSION: self.counts}), METRICS: MetricRecord({NOISE_STD: self.noise_std})})
+
+    @staticmethod
+    def from_record(record: RecordDict, classes: int) -> TableReply:
+        """Return the reply in ``record``, which whoever runs the site may have made up.
+
+        Refusal unless it is two records, one table of ``classes`` x ``classes`` finite counts of at most LARGEST_NUMBER, none below
+        0 without noise, and one std from 0 to LARGEST_NUMBER.
+        """
+        if set(record) != {ARRAYS, METRICS}:
+            raise Refusal("malformed")
+        metrics, like = _only(record, METRICS, MetricRecord), {CONFUSION: torch.empty(classes, classes)}
+        counts = from_record(_only(record, ARRAYS, ArrayRecord), like, lambda _: LARGEST_NUMBER)[CONFUSION]
+        if set(metrics) != {NOISE_STD}:
+            raise Refusal("malformed")
+        std = _number(metrics[NOISE_STD])
+        if not 0 <= std <= LARGEST_NUMBER or (std == 0 and bool((counts < 0).any())):
+            raise Refusal("number")
+        return TableReply(counts, std)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from mpssl_fed.data.preparation import Preparation
 from mpssl_fed.data.site_csv import natural_order
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation.refusal import Refusal
+from mpssl_fed.federation.sides import parted, split_key
 from mpssl_fed.generators.base import Generator, load_generator
 from mpssl_fed.method import needs_generator
 from mpssl_fed.method.parts import Parts
@@ -31,17 +32,19 @@ NO_DATA = "none"
 
 def simulated(config: Config, site: int) -> Parts:
     """Return the parts of a simulated site: its share of the data set that the config names."""
-    return Parts(labelled(config, site), initial_classifier(config), generator(config), task(config).flip, unlabeled(config, site))
+    made = Parts(labelled(config, site), initial_classifier(config), generator(config), task(config).flip, unlabeled(config, site))
+    return parted(config, made, split_key(config, site))
 
 
-def own(config: Config, images: Images, generator: Generator | None) -> Parts:
+def own(config: Config, images: Images, generator: Generator | None, key: bytes = b"") -> Parts:
     """Return the parts of a site that brings its own images and generator, whatever data set the config names.
 
-    Refusal ``policy`` for a source of real unlabeled images: the site was asked for none.
+    key: the site's own, which decides what it holds out. Refusal ``policy`` for a source of real unlabeled images: the site was
+    asked for none.
     """
     if config.method.source == "real":
         raise Refusal("policy")
-    return Parts(images, initial_classifier(config), generator, task(config).flip)
+    return parted(config, Parts(images, initial_classifier(config), generator, task(config).flip), key)
 
 
 def device(config: Config) -> torch.device:
@@ -101,7 +104,7 @@ def shares(config: Config) -> tuple[np.ndarray, ...]:
 
 
 def labelled(config: Config, site: int) -> Images:
-    """Return the labelled images of a simulated site."""
+    """Return the labelled images of a simulated site, those that it holds out among them."""
     return dataset(config).train.take(shares(config)[site])
 
 

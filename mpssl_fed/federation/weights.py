@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 
 import numpy as np
@@ -32,9 +32,9 @@ def to_record(weights: Mapping[str, Tensor]) -> ArrayRecord:
     return ArrayRecord({key: _array(weights[key]) for key in sorted(weights)})
 
 
-def from_record(record: ArrayRecord, like: Mapping[str, Tensor]) -> Weights:
+def from_record(record: ArrayRecord, like: Mapping[str, Tensor], largest: Callable[[str], float] = bound) -> Weights:
     """Return the tensors of ``record``; Refusal unless names, shapes and dtype are those of ``like`` and all are finite
-    and at most :func:`bound`, no variance of BatchNorm below 0.
+    and at most ``largest`` of their name, no variance of BatchNorm below 0.
 
     The declared shape and size are compared before a byte is parsed, so a reply cannot make the receiver allocate more.
     """
@@ -51,7 +51,7 @@ def from_record(record: ArrayRecord, like: Mapping[str, Tensor]) -> Weights:
         values = _parse(array)
         if not np.isfinite(values).all():
             raise Refusal("non-finite")
-        if values.size and np.abs(values).max() > bound(key):
+        if values.size and np.abs(values).max() > largest(key):
             raise Refusal("too-large")
         if key.endswith("running_var") and (values < 0).any():
             raise Refusal("number")  # the root of it would make every output NaN

@@ -113,11 +113,13 @@ class Ledger:
             change.append(dataset, "run", run, 0, body | ({"limit": dict(limit)} if limit else {}))
         return terms
 
-    def reserve(self, dataset: str, run: str, number: int, history: History, judge: Callable[[Spent], None]) -> int:
+    def reserve(
+        self, dataset: str, run: str, number: int, history: History, judge: Callable[[Spent], None], evaluation: bool = False
+    ) -> int:
         """Reserve all releases of a round and return the row's number; on disk when this returns, never refunded.
 
-        judge sees what was spent, inside the transaction, and raises to refuse. OutsidePlanError when the run has no plan, or
-        its reservations with this one exceed it in any kind of release.
+        evaluation: of the model after the round; judge sees what was spent, inside the transaction, and raises to refuse.
+        OutsidePlanError when the run has no plan, or its reservations with this one exceed it in any kind of release.
         """
         with self._store.transaction() as change:
             before = change.books.tally.view(dataset)
@@ -126,7 +128,8 @@ class Ledger:
                 raise OutsidePlanError(f"run '{run}' has committed to no plan for data set '{dataset}'")
             known.require_left(run, number, history)
             judge(before)
-            return change.append(dataset, "reserve", run, number, {"releases": listed(history)}).seq
+            body = {"releases": listed(history)} | ({"evaluation": True} if evaluation else {})
+            return change.append(dataset, "reserve", run, number, body).seq
 
     def mark_unaccounted(self, dataset: str, run: str, reason: str) -> None:
         """Record that ``run`` reads the data outside the accounting; once a run is enough."""

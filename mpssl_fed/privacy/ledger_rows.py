@@ -35,7 +35,8 @@ class Row:
 
 @dataclass
 class RunSpent:
-    """A run: the plan it committed to (SHA-256, fields, allowed history, terms), what it has reserved, in how many rounds, when.
+    """A run: the plan it committed to (SHA-256, fields, allowed history, terms), what it has reserved, in how many rounds and
+    evaluations, when.
 
     limit: the lifetime limit that admitted it, ``{"max_epsilon", "delta"}``; empty where it was not put down.
     """
@@ -48,6 +49,7 @@ class RunSpent:
     plan: dict[str, Any] = field(default_factory=dict)
     limit: dict[str, float] = field(default_factory=dict)
     rounds: int = 0
+    evaluations: int = 0
     first: str = ""
     last: str = ""
 
@@ -116,7 +118,9 @@ class Spent:
         if row.kind == "reserve":
             run = self.runs[row.run]
             charge(run.reserved, body["releases"])
-            run.rounds, run.first, run.last = run.rounds + 1, run.first or row.time, row.time
+            evaluation = bool(body.get("evaluation"))
+            run.rounds, run.evaluations = run.rounds + (not evaluation), run.evaluations + evaluation
+            run.first, run.last = run.first or row.time, row.time
 
     def copy(self) -> Spent:
         """Return it as it is now, whatever rows follow."""

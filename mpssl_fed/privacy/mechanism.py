@@ -13,8 +13,9 @@ from torch import Tensor
 from mpssl_fed.config.federation import CLIP_RANGE
 from mpssl_fed.privacy.noise import Noise
 
-Kind = Literal["gradient", "meta", "feature", "pseudo-label"]
-"""(a) supervised gradient, (b) validation gradient, (c) mean feature; once a run of P-SSL, the foundation probabilities."""
+Kind = Literal["gradient", "meta", "feature", "pseudo-label", "confusion"]
+"""(a) supervised gradient, (b) validation gradient, (c) mean feature; (d) once a run of P-SSL, the foundation probabilities; (e)
+the confusion counts of the global model on what a site holds out."""
 
 Charge = Callable[[Kind, float, float], None]
 """(kind, sigma, q): called before each private read; it raises where the release was not reserved."""
@@ -24,7 +25,8 @@ Charge = Callable[[Kind, float, float], None]
 class Mechanism:
     """A Poisson-subsampled Gaussian: (sum of clipped units + N(0, std^2)) / denominator.
 
-    sensitivity: what one unit more or less moves the sum by, in L2; sigma: std / sensitivity; denominator: q x public size.
+    sensitivity: what one unit more or less moves the sum by, in L2; sigma: std / sensitivity; denominator: q x public size
+    of what is read, or 1 where counts are released.
     """
 
     kind: Kind

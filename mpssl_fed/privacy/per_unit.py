@@ -80,16 +80,18 @@ class PerUnit:
         return total
 
     @torch.no_grad()
-    def means(self, name: str, vector: Vector, psi: Params, batch: Sequence[Tensor], bound: float) -> Tensor:
+    def means(
+        self, name: str, vector: Vector, psi: Params, batch: Sequence[Tensor], bound: float, tried: Vector | None = None
+    ) -> Tensor:
         """Return the clipped sum [...], float64, of the units' vectors at psi; a unit's is the mean of its images'.
 
-        name: of ``vector``.
+        name: of ``vector``; tried: what decides how many images a call takes, where ``vector`` hides small differences.
         """
         psi = {key: p.detach() for key, p in psi.items()}
         head, side = self.classifier.head.weight, self.classifier.size
         blank = torch.zeros(1, self.classifier.channels, side, side).to(head)
         total = [clipping.zero_sum(vector(psi, blank, torch.zeros(1, dtype=torch.int64, device=head.device))[0])]
-        for part in self._unit_means(name, vector, psi, batch):
+        for part in self._unit_means(name, vector, psi, batch, tried or vector):
             total = clipping.clip_and_sum([part], bound, total)
         return total[0]
 
@@ -115,9 +117,9 @@ class PerUnit:
                 gradients = [sum_ + g for sum_, g in zip(gradients, found, strict=True)] if gradients else list(found)
             yield [g.unsqueeze(0) for g in gradients]
 
-    def _unit_means(self, name: str, vector: Vector, psi: Params, batch: Sequence[Tensor]) -> Iterator[Tensor]:
+    def _unit_means(self, name: str, vector: Vector, psi: Params, batch: Sequence[Tensor], tried: Vector) -> Iterator[Tensor]:
         """Yield, for some units at a time, their vectors [m, ...]."""
-        m = self._places(("mean", name), FORWARD, lambda x, y: [vector(any_weights(self.classifier), x, y)])
+        m = self._places(("mean", name), FORWARD, lambda x, y: [tried(any_weights(self.classifier), x, y)])
         if m > 1:
             yield from (vector(psi, *self.load(index))[:n] for index, n in full(batch, m))
             return

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from mpssl_fed.config import Config
+from mpssl_fed.config.federation import evaluation_rounds
 from mpssl_fed.errors import UserError
 from mpssl_fed.method.reads import reads
 from mpssl_fed.privacy import accounting
@@ -39,8 +40,10 @@ class Plan:
     """All releases of a run at one site. Every field is public; nothing in it may come from the data.
 
     lmo_from: the first step (from 0) whose lambda is above 0, before which nothing is released for latent meta-optimisation.
-    sigma_meta (b) and sigma_feature (c) are None where the run has none, sigma_pseudo_label where it has no pseudo-labels. epsilon
-    is the budget asked for; :meth:`price` is what the plan costs.
+    sigma_meta (b) and sigma_feature (c) are None where the run has none, sigma_pseudo_label (d) where it has no pseudo-labels,
+    sigma_confusion (e) where the site evaluates nothing. evaluations: how often it does; held_out: the share of the units that (e)
+    reads and all else does not, 0 without it. A unit is on one side alone, yet both sides are charged to all: what was spent then
+    does not hang on where a unit stood. epsilon is the budget asked for; :meth:`price` is what the plan costs.
     """
 
     scope: str
@@ -61,6 +64,9 @@ class Plan:
     sigma_pseudo_label: float | None = None
     per_class_gap: bool = False
     lmo_from: int = 0
+    sigma_confusion: float | None = None
+    evaluations: int = 0
+    held_out: float = 0.0
 
     def __post_init__(self) -> None:
         """Raise ValueError for a number that no release may have."""
@@ -74,6 +80,10 @@ class Plan:
             raise ValueError(f"q={self.q}: want 0 < q <= 1")
         if self.public_size < 1:
             raise ValueError(f"public_size={self.public_size}: want 1 or more")
+        if not 0 <= self.evaluations <= self.rounds or bool(self.evaluations) != (self.sigma_confusion is not None):
+            raise ValueError(f"evaluations={self.evaluations}: want at most one a round, and sigma_confusion where there are any")
+        if not 0 <= self.held_out < 1:
+            raise ValueError(f"held_out={self.held_out}: want 0 <= held_out < 1")
 
     def releases(self, first_round: int = 1, last_round: int | None = None) -> list[Release]:
         """Return what is released in some rounds (counted from 1; default all): (a), then what the plan has of the rest."""
@@ -81,7 +91,13 @@ class Plan:
         steps = (last - first_round + 1) * self.local_steps
         lmo = _multiples(self.lmo_every, max(self.lmo_from, (first_round - 1) * self.local_steps), last * self.local_steps)
         often: dict[Kind, int] = {"gradient": steps, "meta": lmo, "feature": lmo, "pseudo-label": int(first_round == 1)}
-        return [Release(one, often[kind]) for kind, one in self.mechanisms().items() if kind != "pseudo-label" or often[kind]]
+        often["confusion"] = sum(first_round <= number <= last for number in evaluation_rounds(self.evaluations, self.rounds))
+        always = ("gradient", "meta", "feature")
+        return [Release(one, often[kind]) for kind, one in self.mechanisms().items() if kind in always or often[kind]]
+
+    def evaluates(self, number: int) -> bool:
+        """Whether the site evaluates the model after round ``number`` (from 1)."""
+        return number in evaluation_rounds(self.evaluations, self.rounds)
 
     def mechanisms(self) -> dict[Kind, Mechanism]:
         """Return the mechanism of each kind that is planned: all that a release needs to be answered, and all that prices it."""
@@ -91,11 +107,11 @@ class Plan:
             "feature": (self.sigma_feature, self.clip_feature, self.q),
             "pseudo-label": (self.sigma_pseudo_label, 1.0, 1.0),
         }
-        return {
-            kind: Mechanism(kind, sigma, clip, q, q * self.public_size)
-            for kind, (sigma, clip, q) in planned.items()
-            if sigma is not None
-        }
+        size = self.public_size * (1 - self.held_out)
+        found = {kind: Mechanism(kind, sigma, clip, q, q * size) for kind, (sigma, clip, q) in planned.items() if sigma is not None}
+        if self.sigma_confusion is not None:  # an image adds one count, a subject shares of it that add up to one
+            found["confusion"] = Mechanism("confusion", self.sigma_confusion, 1.0, 1.0, 1.0)
+        return found
 
     def history(self) -> dict[tuple[float, float], int]:
         """Return the whole run as {(sigma, q): n}."""
@@ -107,8 +123,14 @@ class Plan:
         if not 1 <= number <= self.rounds:
             raise UserError(f"round {number} is outside the plan of {self.rounds} rounds")
         once = [release for release in self.releases() if release.mechanism.kind == "pseudo-label"]
-        each = [release for release in self.releases(number, number) if release.mechanism.kind != "pseudo-label"]
+        each = [release for release in self.releases(number, number) if release.mechanism.kind in ("gradient", "meta", "feature")]
         return _history(each + (once if (number == 1 if first is None else first) else []))
+
+    def evaluation_history(self, number: int) -> dict[tuple[float, float], int]:
+        """Return what the evaluation after round ``number`` (from 1) reserves. UserError where none is planned there."""
+        if not 1 <= number <= self.rounds or not self.evaluates(number):
+            raise UserError(f"no evaluation after round {number} is in the plan: {self.evaluations} in {self.rounds} rounds")
+        return _history([release for release in self.releases(number, number) if release.mechanism.kind == "confusion"])
 
     def price(self) -> float:
         """Return the epsilon of the whole plan at delta, under its scope's reading."""
@@ -120,7 +142,11 @@ class Plan:
 
     def commitment(self) -> str:
         """Return the SHA-256 of the plan as 64 hex digits; a run's first ledger row carries it."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+        told = asdict(self)
+        if not self.evaluations:  # as before there were any: a run that has begun goes on
+            for key in ("sigma_confusion", "evaluations", "held_out"):
+                del told[key]
+        return hashlib.sha256(json.dumps(told, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
     def without_lmo(self) -> Plan:
         """Return the same plan, at the same sigma, without releases (b) and (c)."""
@@ -189,7 +215,7 @@ def plan_for(
     rough: with a sigma that is quick to find and never smaller, so that what this plan exceeds the solved one exceeds, too.
 
     The keywords are what the site's policy grants; each takes the place of the config's value. Under scope
-    ``labelled-step`` epsilon prices the supervised gradient alone. UserError where the config has no privacy, reads real
+    ``labelled-step`` epsilon prices the supervised gradient and (e) alone. UserError where the config has no privacy, reads real
     unlabeled images, or delta is above 1/(10 public_size).
     """
     section = config.privacy
@@ -204,7 +230,7 @@ def plan_for(
             f"privacy.delta={delta:g} is above 1/(10 public_size) = {1 / (10 * size):g}: such a delta lets a mechanism publish "
             f"whole records; set privacy.delta to {1 / (10 * size):g} or less"
         )
-    asked, covers_all = reads(config), section.scope == "end-to-end"
+    asked, covers_all, evaluated = reads(config), section.scope == "end-to-end", config.federation.evaluate_at_sites
     unsolved = Plan(
         scope=str(section.scope),
         unit=unit or section.unit,
@@ -224,13 +250,16 @@ def plan_for(
         sigma_feature=section.sigma_feature_ratio if asked.feature and covers_all else None,
         sigma_pseudo_label=PSEUDO_LABEL_RATIO if asked.labels and covers_all else None,
         per_class_gap=section.per_class_gap,
+        sigma_confusion=section.sigma_confusion_ratio if evaluated.times else None,
+        evaluations=evaluated.times,
+        held_out=evaluated.share,
     )
     return _at(unsolved, _solve(unsolved, budget, rough))
 
 
 def _solve(plan: Plan, epsilon: float, rough: bool = False) -> float:
     """Return sigma of release (a), the others kept in proportion to it; solved once for plans of one price."""
-    priced = replace(_at(plan, 1.0), scope="", unit="", epsilon=0.0, public_size=1, per_class_gap=False)
+    priced = replace(_at(plan, 1.0), scope="", unit="", epsilon=0.0, public_size=1, per_class_gap=False, held_out=0.0)
     base = replace(priced, clip_gradient=1.0, clip_meta=1.0, clip_feature=1.0)
     return MOST_ABOVE * _bounded(base, epsilon) if rough else _solved(base, epsilon)
 
@@ -258,6 +287,7 @@ def _at(plan: Plan, sigma: float) -> Plan:
         sigma_meta=scaled(plan.sigma_meta),
         sigma_feature=scaled(plan.sigma_feature),
         sigma_pseudo_label=scaled(plan.sigma_pseudo_label),
+        sigma_confusion=scaled(plan.sigma_confusion),
     )
 
 

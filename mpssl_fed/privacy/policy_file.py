@@ -14,7 +14,7 @@ from mpssl_fed.config.federation import CLIP_RANGE
 from mpssl_fed.config.section import Section
 from mpssl_fed.errors import UserError, nearest
 from mpssl_fed.privacy.policy_settings import read_settings
-from mpssl_fed.reply_metrics import EXACT, REPLY_METRICS, RETIRED
+from mpssl_fed.reply_metrics import CONFUSION, EXACT, REPLY_METRICS, RETIRED
 
 SCOPES = ("off", "labelled-step", "end-to-end")
 """From the loosest to the tightest."""
@@ -88,11 +88,16 @@ class Policy(Section):
     max_rounds: int = Field(1000, ge=1, le=100_000)
     max_local_steps: int = Field(1000, ge=1, le=100_000)
     max_steps: int = Field(100_000, ge=1, le=10_000_000, description="rounds x local_steps.")
+    max_evaluations: int = Field(
+        5, ge=0, le=1000, description="Noised tables of federation.evaluate_at_sites in a run; 0: none, also without noise."
+    )
     max_parameters: int = Field(30_000_000, ge=1, le=500_000_000, description="Entries of the classifier.")
     max_synthetic_mb: int = Field(1024, ge=1, le=65_536, description="Memory for synthetic images that are kept, in MB.")
     methods: tuple[str, ...] = Field(tuple(name for name in METHODS if name != "ssl-real"), description="Names, or source+loss.")
     generators: tuple[PublicGenerator, ...] = ()
-    metrics: tuple[str, ...] = Field((), description="Numbers that may leave beside the weights.")
+    metrics: tuple[str, ...] = Field(
+        (), description="Numbers that may leave beside the weights; confusion, under scope off: the exact table of an evaluation."
+    )
     settings: dict[str, Any] = Field(
         {}, description="Config key -> a value, a list of values or {min, max}: in place of what a site takes by default."
     )
@@ -110,10 +115,11 @@ class Policy(Section):
     @field_validator("metrics")
     @classmethod
     def _known_metrics(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
+        known = (*REPLY_METRICS, CONFUSION)
         for name in metrics:
-            if name not in (*REPLY_METRICS, *RETIRED):
-                raise ValueError(f"unknown metric '{name}'.{nearest(name, REPLY_METRICS)} Known: {', '.join(REPLY_METRICS)}")
-        return tuple(name for name in metrics if name in REPLY_METRICS)
+            if name not in (*known, *RETIRED):
+                raise ValueError(f"unknown metric '{name}'.{nearest(name, known)} Known: {', '.join(known)}")
+        return tuple(name for name in metrics if name in known)
 
     @model_validator(mode="after")
     def _consistent(self) -> Policy:

@@ -11,6 +11,7 @@ from mpssl_fed.config import Config
 from mpssl_fed.config.leaves import Leaf, flat
 from mpssl_fed.privacy.policy_file import SCOPES, Policy
 from mpssl_fed.privacy.policy_settings import LEAVES, Accepted, by_default, may_be_said, read_settings, shown
+from mpssl_fed.reply_metrics import CONFUSION
 
 MOST_SIGMA = 1e6
 """More noise than any plan has; a larger number is none."""
@@ -127,6 +128,7 @@ def _typed(policy: Policy) -> dict[str, Accepted]:
         "privacy.sample_rate": to("privacy.sample_rate", policy.max_sample_rate),
         "federation.rounds": to("federation.rounds", policy.max_rounds),
         "federation.local_steps": to("federation.local_steps", policy.max_local_steps),
+        "federation.evaluate_at_sites.times": to("federation.evaluate_at_sites.times", policy.max_evaluations),
         "generator.name": Accepted(values=tuple(generator.name for generator in policy.generators)),
     }
     if policy.min_clip is None and policy.max_clip is None:
@@ -197,7 +199,8 @@ def _derived(policy: Policy, request: Request) -> Iterator[Row]:
     yield _number("synthetic images, MB", request.synthetic_mb, memory, Code.SERVER_KEY, "max_synthetic_mb")
     if request.generator in {generator.name for generator in policy.generators}:
         yield _generator(policy, request)
-    for name in request.metrics:
+    exact_table = request.scope == "off" and values["federation.evaluate_at_sites.times"]
+    for name in (*(name for name in request.metrics if name != CONFUSION), *((CONFUSION,) if exact_table else ())):
         row = Row(f"metric {name}", "server", name, str(Accepted(values=policy.metrics)), "taken")
         yield row if name in policy.metrics else _refused(row, Code.METRIC, "to agree, change metrics in the policy")
 

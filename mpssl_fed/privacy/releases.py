@@ -1,4 +1,4 @@
-"""A site's images under differential privacy: the three reads of the training step as noised, recorded releases.
+"""A site's images under differential privacy: the reads of training and evaluation as noised, recorded releases.
 
 Each release draws its own Poisson batch from all units, clips each unit in L2, sums, adds noise and divides by a public
 number. Nothing else about the images comes out, whatever their number, classes or values.
@@ -205,6 +205,10 @@ class DPPrivateData:
         places = (torch.arange(LABEL_ROWS, dtype=share.dtype) + 0.5) / LABEL_ROWS * share[-1]
         return F.one_hot(torch.searchsorted(share, places), len(share)).to(released)
 
+    def confusion(self, theta: Params) -> Tensor:
+        """Release (e): how many units of each class are named as what at theta, [K, K], true class x named class."""
+        return self.release("confusion", lambda batch: self.confusion_sum(theta, batch)).values[0]
+
     def gradient_sum(self, theta: Params, batch: Sequence[Tensor]) -> list[Tensor]:
         """Return the clipped sum behind (a) for the units in ``batch``. Private: never to be shown."""
         return self._augmented.gradients(theta, list(theta), batch, self.settings.clip("gradient"))
@@ -236,6 +240,19 @@ class DPPrivateData:
         """Return the clipped sum [K_F] of the units' mean foundation probabilities. Private."""
         name = f"label of {foundation} {[tuple(p.shape) for p in foundation.parameters()]}"
         return [self._plain.means(name, lambda _psi, x, _y: foundation(x).softmax(1), {}, batch, 1.0)]
+
+    def confusion_sum(self, theta: Params, batch: Sequence[Tensor]) -> list[Tensor]:
+        """Return the clipped sum [K, K] behind (e): an image counts 1 in one cell, a subject the mean of its images. Private."""
+        classes = len(self.classifier.classes)
+
+        def logits(theta: Params, x: Tensor, _y: Tensor) -> Tensor:
+            return self.classifier.logits(theta, x)
+
+        def cell(theta: Params, x: Tensor, y: Tensor) -> Tensor:
+            named = logits(theta, x, y).argmax(1)
+            return F.one_hot(y * classes + named, classes**2).view(-1, classes, classes).to(x)  # [m, K, K]
+
+        return [self._plain.means("logits", cell, theta, batch, self.settings.clip("confusion"), logits)]
 
     def feature_weight(self) -> float:
         """Return the constant beside a feature: clip / sqrt(1 + sqrt d).

@@ -9,6 +9,7 @@ from typing import Any
 
 from mpssl_fed.page import write_page
 from mpssl_fed.report import chance
+from mpssl_fed.report.at_sites_section import TERMS, at_sites_sections
 from mpssl_fed.report.diagnosis_section import run_diagnosis
 from mpssl_fed.report.finding import ONE_SEED, run_finding
 from mpssl_fed.report.latent_section import latent_sections, latent_warning
@@ -26,7 +27,7 @@ def write_run_report(folder: str | Path) -> Path:
     accuracy = run.accuracy
     config = run.config
     measured = metrics_sections(run, run.path / "plots")
-    diagnosis, latents = run_diagnosis(run), latent_sections(run)
+    diagnosis, latents, told = run_diagnosis(run), latent_sections(run), at_sites_sections(run)
     facts = [
         ("method", _method(config)),
         ("data", f"{config['data']['name']}"),
@@ -51,8 +52,8 @@ def write_run_report(folder: str | Path) -> Path:
         facts=facts,
         warning=_warning(run),
         run=run_sections(run, run.path / "plots"),
-        extra=[*measured, *privacy_sections(run), *latents, *diagnosis],
-        terms=run_terms(config, bool(diagnosis), bool(latents), bool(measured)),
+        extra=[*measured, *told, *privacy_sections(run), *latents, *diagnosis],
+        terms=[*run_terms(config, bool(diagnosis), bool(latents), bool(measured)), *(TERMS.items() if told else ())],
         config=run.config_text,
         manifest=json.dumps(run.manifest, indent=2),
     )

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from mpssl_fed.config import Config
+from mpssl_fed.runs import at_sites
 from mpssl_fed.runs.rounds import Round
 
 T = TypeVar("T")
@@ -74,8 +75,10 @@ class Lines(Progress):
         self._print(text)
 
     def round(self, record: Round) -> None:
-        """Print the round."""
+        """Print the round, and what the sites told of the model after it."""
         self._print(f"round {record.number}/{self.rounds}  {describe(record)}")
+        for line in () if record.at_sites is None else at_sites.lines(record.number, record.at_sites):
+            self._print(line)
 
     def step(self, what: str, done: int, total: int) -> None:
         """Print how far the work is, where nothing has been printed for a while."""

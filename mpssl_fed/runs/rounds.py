@@ -10,6 +10,7 @@ from typing import Any
 
 from mpssl_fed.errors import UserError
 from mpssl_fed.files import parse_json, read_text
+from mpssl_fed.runs import at_sites
 
 COUNTS = ("round", "sites_asked", "sites_answered", "missing")
 MEASURES = ("test_accuracy", "test_loss", "test_balanced_accuracy", "test_auroc", "train_loss", "generated")
@@ -24,7 +25,8 @@ class Round:
     images, None where it was not evaluated; loss also where it is not finite, balanced and auroc where version 0.1 did not say;
     evaluated: which images those are, ``test`` or ``validation``, None where version 0.1 did not say; train_loss: what sites tell
     of their own, weighted by their sizes. rejected: replies left out, by code; generated: images that went through the sites'
-    generators; timings: seconds by kind of work, those of sites added up; failed: the weights stayed as they were.
+    generators; timings: seconds by kind of work, those of sites added up; failed: the weights stayed as they were;
+    at_sites: what the sites told of the model on images that they hold out (:mod:`mpssl_fed.runs.at_sites`), None where not asked.
     """
 
     number: int
@@ -42,6 +44,7 @@ class Round:
     generated: int | None = None
     timings: Mapping[str, float] = field(default_factory=dict)
     failed: bool = False
+    at_sites: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the line as JSON types. ``test_accuracy`` and ``test_loss`` are of the images that ``evaluated`` names."""
@@ -61,7 +64,8 @@ class Round:
             "generated": self.generated,
             "timings": dict(self.timings),
         }
-        return line | ({"failed": True} if self.failed else {})
+        line |= {"failed": True} if self.failed else {}
+        return line | ({} if self.at_sites is None else {"at_sites": dict(self.at_sites)})
 
     @staticmethod
     def from_json(entry: Any, where: str) -> Round:
@@ -85,6 +89,7 @@ class Round:
             generated=entry.get("generated"),
             timings=entry["timings"],
             failed=bool(entry.get("failed", False)),
+            at_sites=entry.get("at_sites"),
         )
 
     def flat(self) -> dict[str, Any]:
@@ -125,6 +130,7 @@ def _wrong(entry: Any) -> str | None:
     wrong = wrong or next((key for key in MEASURES if entry.get(key) is not None and not is_number(entry[key])), None)
     wrong = wrong or next((key for key in ("timings", "rejected") if not _is_table(entry.get(key))), None)
     wrong = wrong or (None if is_number(entry.get("seconds")) else "seconds")
+    wrong = wrong or ("at_sites" if entry.get("at_sites") is not None and at_sites.fault(entry["at_sites"]) else None)
     wrong = wrong or (None if entry.get("evaluated") in (None, *HELD_OUT) else "evaluated")
     return wrong and f"'{wrong}' is missing or of a wrong type"
 

@@ -33,6 +33,7 @@ HUGE = 2**31 - 1
 """The largest count that a config may hold at all."""
 OTHER_METHOD = {"method.name": None, "method.source": "random", "method.loss": "scr"}
 TASK = "data.task."
+TIMES = "federation.evaluate_at_sites.times"
 
 
 def written(fields: dict[str, Any], changes: dict[str, Any]) -> str:
@@ -101,6 +102,15 @@ WORK: list[Case] = [
     ({"federation.local_steps": HUGE}, "steps"),
     ({"federation.rounds": 101, "federation.local_steps": 100}, "steps"),
     ({"federation.rounds": 0}, "config"),
+    ({TIMES: 6, "federation.rounds": 9}, "evaluations"),
+    ({TIMES: 200, "federation.rounds": 200}, "evaluations"),
+    ({TIMES: HUGE}, "config"),
+    ({TIMES: 3}, "config"),  # two rounds
+    ({TIMES: 1, "federation.evaluate_at_sites.held_out": 0.99}, "server-key"),
+    ({TIMES: 1, "federation.evaluate_at_sites.held_out": 1e-9}, "server-key"),
+    ({TIMES: 1, "federation.evaluate_at_sites.held_out": 1}, "config"),
+    ({TIMES: 1, "privacy.sigma_confusion_ratio": 1e-3}, "sigma"),
+    ({TIMES: 1, "privacy.sigma_confusion_ratio": 1e300}, "sigma"),
     ({"runtime.threads": 33}, "server-key"),
     ({"method.batch": 513}, "server-key"),
     ({"method.batch": HUGE}, "server-key"),
@@ -177,6 +187,7 @@ TAKEN: list[dict[str, Any]] = [
     {"optim.lr": 10},
     {"optim.lr": 1e-6},
     {"privacy.epsilon": 4.0},
+    {TIMES: 2, "federation.evaluate_at_sites.held_out": 0.5},
     {"privacy.delta": 1e-9},
     {"privacy.public_size": 1},
     {"privacy.public_size": 7_000},

@@ -27,6 +27,7 @@ from mpssl_fed.federation.messages import SentConfig, TrainReply, TrainRequest
 from mpssl_fed.federation.refusal import Refusal, code_of, to_error
 from mpssl_fed.federation.server import collect
 from mpssl_fed.federation.site.budget import Budget, policy_budget, simulated_budget
+from mpssl_fed.federation.site.site import Site
 from mpssl_fed.federation.site.state import Entry, SiteState
 from mpssl_fed.federation.weights import from_record, to_record
 from mpssl_fed.privacy.policy import Policy
@@ -85,6 +86,13 @@ def lost(folder: Path) -> None:
     state = SiteState(folder)
     state.save(Entry("run1", 2, "", {}, {}, TrainReply({}, {})))
     state.before("run1", 1)
+
+
+def too_few(folder: Path) -> None:
+    config = tiny_config("federation.evaluate_at_sites.times=1", "federation.rounds=1")
+    site = parts.parted(config, replace(parts.simulated(tiny_config(), 0), labelled=parts.labelled(config, 0).take([0])), bytes(32))
+    start = to_record(site.classifier.shared_state())
+    Site(0, folder).evaluate("run1", 1, config, start, site, None)
 
 
 def unread(record: RecordDict) -> None:
@@ -151,6 +159,7 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "number": lambda _: TrainReply.from_record(reply(train_s=-1.0), LIKE),
     "size": lambda _: TrainReply.from_record(reply(**{"num-examples": 0}), LIKE),
     "round-lost": lost,
+    "too-few": too_few,
     "no-site": lambda _: at_a_node(ask()),
     "policy": lambda _: parts.own(tiny_config("method.name=ssl-real"), parts.dataset(tiny_config()).train, None),
     "classes": lambda _: own(classes=("cat", "dog")),

@@ -23,6 +23,7 @@ from server.app import app as server_app
 from tests.patience import PATIENCE_S, wait_for
 
 TINY = "method.name=base data.labels_per_class=2 data.test_limit=200 federation.rounds=2 federation.local_steps=1"
+TINY += " federation.evaluate_at_sites.times=1"
 
 
 @pytest.fixture
@@ -45,6 +46,7 @@ def test_nodes_are_the_sites_and_a_line_says_how_many(
     folder = tmp_path / "runs" / "flwr-77"
     assert read_config(folder).federation.sites == 3
     assert [record.answered for record in read_history(folder)] == [0, 3, 3]
+    assert list((read_history(folder)[2].at_sites or {})["sites"]) == ["0", "1", "2"]
     assert (folder / "model.safetensors").is_file()
     assert sorted(path.name for path in (folder / "sites").iterdir()) == ["0", "1", "2"]
     assert not (tmp_path / "state" / "mpssl-fed" / "simulated" / "77").exists()
@@ -127,6 +129,7 @@ def test_flwr_run_from_a_checkout(tmp_path: Path) -> None:
     folders = list((work / "runs").glob("flwr-*")) if (work / "runs").is_dir() else []
     assert len(folders) == 1, done.stdout + done.stderr + (tmp_path / "superlink.log").read_text()
     assert [record.answered for record in read_history(folders[0])] == [0, 2, 2]
+    assert list((read_history(folders[0])[2].at_sites or {})["sites"]) == ["0", "1"]
     assert (folders[0] / "model.safetensors").is_file()
     assert (folders[0] / "report.html").is_file()
 

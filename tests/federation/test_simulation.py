@@ -24,17 +24,21 @@ from tests.patience import PATIENCE_S
 from tests.test_environment import DEAD_PROXIES
 
 MP_SSL = "method={name: mp-ssl, batch: 4, lmo_batch: 4, lmo_every: 2, refresh_every: 1, buffer: 1}"
+AT_SITES = "federation.evaluate_at_sites.times=1"
 
 
 def test_ray_and_inprocess_end_with_the_same_bits(tmp_path: Path) -> None:
-    runs = [mpssl_fed.simulate(TINY, MP_SSL, f"output.dir={tmp_path / 'inprocess'}"), _in_ray(tmp_path)]
+    runs = [mpssl_fed.simulate(TINY, MP_SSL, AT_SITES, f"output.dir={tmp_path / 'inprocess'}"), _in_ray(tmp_path)]
     one, other = (load_file(run.folder / "model.safetensors") for run in runs)
     assert all(one[key].equal(other[key]) for key in one)
     for site in ("0", "1", "2"):
-        mine, theirs = (load_file(next((run.folder / "sites" / site).glob("*-000002.safetensors"))) for run in runs)
-        assert mine.keys() == theirs.keys()
-        assert all(mine[key].equal(theirs[key]) for key in mine)
+        stored = [sorted((run.folder / "sites" / site).glob("*-000002.safetensors")) for run in runs]
+        assert [len(files) for files in stored] == [2, 2]  # the round, and the table after it
+        for mine, theirs in ((load_file(one), load_file(other)) for one, other in zip(*stored, strict=True)):
+            assert mine.keys() == theirs.keys()
+            assert all(mine[key].equal(theirs[key]) for key in mine)
     assert [r.accuracy for r in runs[0].history] == [r.accuracy for r in runs[1].history]
+    assert runs[0].history[2].at_sites == runs[1].history[2].at_sites is not None
 
 
 def _in_ray(folder: Path) -> mpssl_fed.Run:
@@ -47,7 +51,7 @@ def _in_ray(folder: Path) -> mpssl_fed.Run:
     surroundings = {**os.environ, **DEAD_PROXIES, "TMPDIR": str(deep)}
     (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
     patient = "federation.join_deadline_s=600"  # Ray's actors import torch first, which a busy machine draws out
-    words = ["simulate", str(folder / "tiny.yaml"), MP_SSL, patient, "--backend", "ray", "--output", str(folder / "ray")]
+    words = ["simulate", str(folder / "tiny.yaml"), MP_SSL, AT_SITES, patient, "--backend", "ray", "--output", str(folder / "ray")]
     program = [sys.executable, "-c", "from mpssl_fed.cli import main; main()", *words]
     done = subprocess.run(program, env=surroundings, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stdout + done.stderr

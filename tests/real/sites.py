@@ -189,9 +189,9 @@ class RealSite:
         except OSError:
             return False
 
-    def train(self, body: bytes) -> tuple[int, Any, dict[str, float]]:
-        """Return (status, weights or code, metrics)."""
-        status, answer = wire.call(self.socket, "POST", wire.TRAIN, body, timeout=PATIENCE_S)
+    def train(self, body: bytes, target: str = wire.TRAIN) -> tuple[int, Any, dict[str, float]]:
+        """Return (status, weights or, of an evaluation, its table, or a code, metrics)."""
+        status, answer = wire.call(self.socket, "POST", target, body, timeout=PATIENCE_S)
         if status != 200:
             return status, json.loads(answer)["code"], {}
         arrays, metrics = wire.unpack(answer, "metrics")

@@ -139,11 +139,17 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
 def test_two_sites_train_through_the_front(federation: Federation) -> None:
     _, config, submit = step_3()
     (federation.files / "config.yaml").write_text(config.text, encoding="utf-8")
-    assert "finished" in federation.server.must(submit.commands[0], folder=AT)
+    said = federation.server.must(submit.commands[0], folder=AT)
+    assert "finished" in said
+    assert "at the sites after round 2: 2 of 2 told (images, each count with noise of std" in said
     run = federation.files / "runs/first"
     assert read_manifest(run)["status"] == "finished"
     assert [record.answered for record in read_history(run)] == [0, 2, 2]
     assert read_history(run)[1].accuracy is None
+    told = read_history(run)[2].at_sites
+    assert told is not None
+    assert (told["unit"], told["rejected"], list(told["sites"])) == ("image", {}, ["0", "1"])
+    assert told["pooled"]["noise_std"] > told["sites"]["0"]["noise_std"] > 1
     assert (run / "model.safetensors").is_file()
 
 

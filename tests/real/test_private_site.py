@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mpssl_fed.deployment import wire
 from mpssl_fed.deployment.own_data import wipe
 from mpssl_fed.privacy.ledger import Ledger
 from mpssl_fed.privacy.plan import plan_for
@@ -62,7 +63,19 @@ def test_scope_off_and_exact_metrics_are_refused(site: RealSite) -> None:
 
 
 def test_kill_in_a_round_never_refunds(site: RealSite) -> None:
-    """What a killed round reserved stays spent; the same round afterwards is charged anew, within the run's plan or not at all."""
+    """What a killed round reserved stays spent; the same round afterwards is charged anew, within the run's plan or not at all.
+
+    A table that was given is given again, free, by the new process.
+    """
+    before = spent(site)
+    evaluated = message(tiny(PRIVACY, "federation={sites: 2, rounds: 2, evaluate_at_sites: {times: 1}}"), START, 2, "evaluated")
+    status, table, metrics = site.train(evaluated, wire.EVALUATE)
+    assert (status, set(table), table["confusion"].shape, set(metrics)) == (200, {"confusion"}, (10, 10), {"noise-std"})
+    assert metrics["noise-std"] > 1
+    assert spent(site) == before + 1
+    early = message(tiny(PRIVACY, "federation={sites: 2, rounds: 2, evaluate_at_sites: {times: 1}}"), START, 1, "evaluated")
+    assert site.train(early, wire.EVALUATE)[:2] == (409, "plan")
+    assert site.train(message(CONFIG, START, 2, "plain"), wire.EVALUATE)[:2] == (409, "plan")
     slow = tiny(PRIVACY, "federation={sites: 2, rounds: 2, local_steps: 300}")
     before = spent(site)
 
@@ -80,6 +93,8 @@ def test_kill_in_a_round_never_refunds(site: RealSite) -> None:
     reserved = spent(site)
     assert reserved == before + 300
     site.start("--trust-bundles")
+    assert spent(site) == reserved
+    assert equal(site.train(evaluated, wire.EVALUATE)[1], table)
     assert spent(site) == reserved
     assert Ledger(site.state / "ledger.sqlite").verify() > 3
 

@@ -190,5 +190,6 @@ def _with_state(client_app: AppFactory, folder: Path) -> ClientApp:
         return client_app()(message, context)
 
     app.train()(call)
+    app.evaluate()(call)
     app.query()(call)
     return app

@@ -19,6 +19,7 @@ from mpssl_fed.config import Config
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.messages import SentConfig, TrainReply, TrainRequest
+from mpssl_fed.federation.server.at_sites import AtSites
 from mpssl_fed.federation.server.collect import Roster, ask
 from mpssl_fed.federation.server.evaluate import clinical, evaluate, guessing, test_images
 from mpssl_fed.federation.server.strategy import Aggregator
@@ -108,6 +109,7 @@ class _Server:
         self.test = test_images(config)
         self.plan = SentConfig.of(job.run.run_id, job.travels or config)
         self.roster = Roster(grid, job.progress.note)
+        self.at_sites = AtSites(config, self.classifier.classes, self.plan, job.progress, job.stop)
         self.joined = False
         self.seen: tuple[int, Tensor | None] | None = None  # round and logits of the last evaluation
 
@@ -164,6 +166,7 @@ class _Server:
         else:
             self.classifier.load_shared(weights)
             found = self._evaluate(number)
+        told = self.at_sites.after(number, weights, self.grid, nodes)
         ended = time.perf_counter()
         timings = _timings(
             replies, serialise=packed + reading.seconds, aggregate=aggregated - collected, evaluate=ended - aggregated
@@ -181,6 +184,7 @@ class _Server:
             generated=_generated(replies),
             timings=timings,
             failed=failed,
+            at_sites=told,
             **self._told(found),
         )
         return Checkpoint(state.run_id, number, weights, self.aggregator.state(), [*state.history, record])

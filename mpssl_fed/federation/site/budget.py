@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 from mpssl_fed.config import Config
 from mpssl_fed.data.datasets import Images
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation.refusal import Refusal
+from mpssl_fed.federation.site.spending import allowance, refuse_reads
 from mpssl_fed.method.parts import Parts
 from mpssl_fed.method.private_data import PrivateData
+from mpssl_fed.privacy.accounting import History
 from mpssl_fed.privacy.build import private_data
+from mpssl_fed.privacy.build import releases as build_releases
 from mpssl_fed.privacy.filter import EXCLUSIVE, BudgetExceededError, RenyiFilter, admit_round, admit_run, refuse_taken
 from mpssl_fed.privacy.ledger import Identities, Ledger, PlannedRun
 from mpssl_fed.privacy.ledger_files import LedgerError, OutsidePlanError
 from mpssl_fed.privacy.ledger_rows import Spent
-from mpssl_fed.privacy.mechanism import Charge, Kind
+from mpssl_fed.privacy.mechanism import Charge
 from mpssl_fed.privacy.noise import Noise
 from mpssl_fed.privacy.per_unit import units_of
 from mpssl_fed.privacy.plan import Plan, plan_for
 from mpssl_fed.privacy.policy import Granted, Policy, Request, decide
+from mpssl_fed.privacy.releases import DPPrivateData
 
 log = logging.getLogger("mpssl_fed.site")
 
@@ -56,29 +58,6 @@ class Books:
         return Spent(self.dataset) if ledger.files.absent else ledger.spent(self.dataset)
 
 
-class Spending(Protocol):
-    """What stands between a round and the images: it records the round before its first read and says how it may read."""
-
-    @property
-    def public_size(self) -> int | None:
-        """The declared size, the site's weight in the average; None outside differential privacy."""
-
-    def open_round(self, run: str, parts: Parts, charge: Charge, noise: Noise | None) -> PrivateData | None:
-        """Return the images behind their releases, each of which passes ``charge``; None for exact reads.
-
-        noise: where draws and noise come from, by default what the config names.
-        """
-
-    def foresee(self, run: str, number: int, first: bool) -> None:
-        """Raise the Refusal ``plan`` or ``budget`` that :meth:`reserve` would, before anything is built; nothing is written."""
-
-    def reserve(self, run: str, number: int, first: bool, labelled: Images) -> Charge:
-        """Return the charge of round ``number`` once it is recorded on disk; Refusal where the round is not to be.
-
-        first: the site has no state of this run yet.
-        """
-
-
 @dataclass(frozen=True)
 class Budget:
     """The plan of a run at one site, and the limits over the data set's life."""
@@ -97,10 +76,22 @@ class Budget:
         """Return the private data whose releases pass ``charge``."""
         return private_data(self.config, parts, plan=self.plan, charge=charge, noise=noise)
 
+    def open_evaluation(self, run: str, parts: Parts, charge: Charge, noise: Noise | None) -> DPPrivateData:
+        """Return the images that are held out, behind the release that passes ``charge``."""
+        assert parts.held_out is not None
+        return build_releases(self.config, replace(parts, labelled=parts.held_out), self.plan, charge, noise)
+
     def foresee(self, run: str, number: int, first: bool) -> None:
         """Refuse what :meth:`reserve` would for the plan or the budget: a look at the books, for what is costly to build."""
         self._require_planned(number)
-        end_to_end, releases = self.plan.scope == "end-to-end", self.plan.round_history(number, first)
+        self._foresee(run, number, self.plan.round_history(number, first))
+
+    def foresee_evaluation(self, run: str, number: int) -> None:
+        """Refuse what :meth:`reserve_evaluation` would for the plan or the budget."""
+        self._foresee(run, number, self._of_evaluation(number))
+
+    def _foresee(self, run: str, number: int, releases: History) -> None:
+        end_to_end = self.plan.scope == "end-to-end"
         with _coded():
             spent = self.books.spent()
             known = spent.runs.get(run)
@@ -110,6 +101,13 @@ class Budget:
             elif admit_run(self.limit, run, self.plan.history(), end_to_end)(spent) == EXCLUSIVE:
                 return
             admit_round(self.limit, run, releases, end_to_end)(spent)
+
+    def _of_evaluation(self, number: int) -> History:
+        try:
+            return self.plan.evaluation_history(number)
+        except UserError as error:
+            log.warning("declined (plan): %s", error)
+            raise Refusal("plan") from error
 
     def _require_planned(self, number: int) -> None:
         if not 1 <= number <= self.plan.rounds:
@@ -122,11 +120,17 @@ class Budget:
         Raises Refusal ``budget``, ``plan``, ``unit`` or ``ledger``; the text goes to the operator's log.
         """
         self._require_planned(number)
+        return self._reserve(run, number, self.plan.round_history(number, first), labelled)
+
+    def reserve_evaluation(self, run: str, number: int, labelled: Images) -> Charge:
+        """Reserve the table of the evaluation after round ``number`` as :meth:`reserve` does a round, with the same codes."""
+        return self._reserve(run, number, self._of_evaluation(number), labelled, evaluation=True)
+
+    def _reserve(self, run: str, number: int, releases: History, labelled: Images, evaluation: bool = False) -> Charge:
         if self.plan.unit == "subject" and labelled.subjects is None:
             log.warning("declined (unit): the images name no subjects")
             raise Refusal("unit")
-        end_to_end = self.plan.scope == "end-to-end"
-        releases, dataset = self.plan.round_history(number, first), self.books.dataset
+        end_to_end, dataset = self.plan.scope == "end-to-end", self.books.dataset
         with _coded():
             ledger = self.books.open()
             ledger.add_records(dataset, identities(labelled, self.plan.unit))
@@ -137,8 +141,8 @@ class Budget:
                 judge=admit_run(self.limit, run, self.plan.history(), end_to_end),
                 limit=asdict(self.limit),
             )
-            ledger.reserve(dataset, run, number, releases, admit_round(self.limit, run, releases, end_to_end))
-        return _allowance(releases)
+            ledger.reserve(dataset, run, number, releases, admit_round(self.limit, run, releases, end_to_end), evaluation)
+        return allowance(releases)
 
 
 @dataclass(frozen=True)
@@ -151,7 +155,18 @@ class Unaccounted:
 
     def open_round(self, run: str, parts: Parts, charge: Charge, noise: Noise | None) -> None:
         """Record that the round reads exactly, from its first look at the images on. Refusal ``ledger`` as :meth:`mark` has it."""
-        self.mark(run, parts.labelled)
+        self.mark(run, parts.owned)
+
+    def open_evaluation(self, run: str, parts: Parts, charge: Charge, noise: Noise | None) -> None:
+        """Record that the evaluation reads exactly, as :meth:`open_round` does."""
+        self.mark(run, parts.owned)
+
+    def foresee_evaluation(self, run: str, number: int) -> None:
+        """Refuse nothing: there is no plan and no budget."""
+
+    def reserve_evaluation(self, run: str, number: int, labelled: Images) -> Charge:
+        """Return a charge that allows no release: there is none."""
+        return refuse_reads
 
     def foresee(self, run: str, number: int, first: bool) -> None:
         """Refuse nothing: there is no plan and no budget."""
@@ -169,11 +184,6 @@ class Unaccounted:
             ledger = self.books.open()
             ledger.add_records(self.books.dataset, identities(labelled, self.config.privacy.unit))
             ledger.mark_unaccounted(self.books.dataset, run, "scope off")
-
-
-def refuse_reads(kind: Kind, sigma: float, q: float) -> None:
-    """Charge nothing and allow nothing: for a learner that only shows its synthetic images."""
-    raise RuntimeError(f"release '{kind}' (sigma {sigma:g}, q {q:g}) was not reserved")
 
 
 def simulated_budget(config: Config, folder: Path) -> Budget | None:
@@ -265,18 +275,6 @@ def _least_sigma(plan: Plan) -> float:
     return min(one.sigma for one in plan.mechanisms().values())
 
 
-def _allowance(releases: dict[tuple[float, float], int]) -> Charge:
-    """Return the charge of a round: it counts down what was reserved and raises on one release more."""
-    left = Counter(releases)
-
-    def charge(kind: Kind, sigma: float, q: float) -> None:
-        if left[sigma, q] < 1:
-            refuse_reads(kind, sigma, q)
-        left[sigma, q] -= 1
-
-    return charge
-
-
 def identities(labelled: Images, unit: str) -> Identities:
     """Return by what the ledger knows these images and their subjects again. All of it stays here; the ledger keeps HMACs."""
 
@@ -288,16 +286,6 @@ def identities(labelled: Images, unit: str) -> Identities:
 
     subjects = (subject.encode("utf-8", "surrogatepass") for subject in labelled.subjects or ())
     return Identities(frozenset(labelled.contents()), frozenset(subjects), unit, earlier)
-
-
-class Reserved:
-    """A charge that allows nothing until ``by`` is what :meth:`Spending.reserve` returned: what is built before costs nothing."""
-
-    by: Charge = staticmethod(refuse_reads)
-
-    def __call__(self, kind: Kind, sigma: float, q: float) -> None:
-        """Charge one release."""
-        self.by(kind, sigma, q)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from flwr.app import Context, Message, RecordDict
 
 from mpssl_fed import environment
 from mpssl_fed.federation import parts
-from mpssl_fed.federation.messages import SiteCard, TrainReply, TrainRequest
+from mpssl_fed.federation.messages import SiteCard, TableReply, TrainReply, TrainRequest
 from mpssl_fed.federation.refusal import Refusal, to_error
 from mpssl_fed.federation.site.budget import simulated_budget
 from mpssl_fed.federation.site.site import Site
@@ -24,6 +24,16 @@ def answer_train(message: Message, context: Context) -> Message:
     def work() -> RecordDict:
         request = TrainRequest.from_record(message.content)
         return answer_request(_site(context), request).to_record()
+
+    return _answer(message, context, work)
+
+
+def answer_evaluate(message: Message, context: Context) -> Message:
+    """Answer an evaluate message: the table of the site at this node."""
+
+    def work() -> RecordDict:
+        request = TrainRequest.from_record(message.content)
+        return evaluate_request(_site(context), request).to_record()
 
     return _answer(message, context, work)
 
@@ -42,6 +52,13 @@ def answer_request(site: Site, request: TrainRequest) -> TrainReply:
     config = request.config()
     made, budget = parts.simulated(config, site.partition), simulated_budget(config, site.folder)
     return site.train_round(request.sent.run_id, request.round, config, request.weights, made, budget)
+
+
+def evaluate_request(site: Site, request: TrainRequest) -> TableReply:
+    """Return a simulated site's table, as :func:`answer_request` does its reply."""
+    config = request.config()
+    made, budget = parts.simulated(config, site.partition), simulated_budget(config, site.folder)
+    return site.evaluate(request.sent.run_id, request.round, config, request.weights, made, budget)
 
 
 def site_folder(context_run_id: int) -> Path:

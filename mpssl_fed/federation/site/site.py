@@ -13,11 +13,13 @@ import torch
 from flwr.app import ArrayRecord
 
 from mpssl_fed.config import Config
+from mpssl_fed.config.federation import evaluation_rounds
 from mpssl_fed.config.leaves import flat, leaves
 from mpssl_fed.errors import UserError
-from mpssl_fed.federation.messages import EXAMPLES, TrainReply
+from mpssl_fed.federation.messages import EXAMPLES, TableReply, TrainReply
 from mpssl_fed.federation.refusal import Refusal
-from mpssl_fed.federation.site.budget import Reserved, Spending, refuse_reads
+from mpssl_fed.federation.site.evaluation import exact_confusion
+from mpssl_fed.federation.site.spending import Reserved, Spending, refuse_reads
 from mpssl_fed.federation.site.state import Entry, SiteState, snapshot
 from mpssl_fed.federation.weights import bound, digest, from_record
 from mpssl_fed.method import Learner, build_learner
@@ -87,7 +89,7 @@ class Site:
         before = snapshot(learner.state())
         classifier.load_shared(start)
         if budget is not None:
-            charge.by = budget.reserve(run, number, first, parts.labelled)
+            charge.by = budget.reserve(run, number, first, parts.owned)
         trained_from = time.perf_counter()
         losses = learner.train(number, config.federation.local_steps)
         trained_to = time.perf_counter()
@@ -102,6 +104,41 @@ class Site:
         kept = {key: after[key].clone() for key in RELEASED_ONCE if key in after}  # the round may be asked anew
         numbers = {key: value for key, value in losses.items() if key == "gap" or key not in REPLY_METRICS}
         state.save(Entry(run, number, sha256, before | kept, after, reply, numbers, settings))
+        return reply
+
+    def evaluate(
+        self, run: str, number: int, config: Config, weights: ArrayRecord, parts: Parts, budget: Spending | None
+    ) -> TableReply:
+        """Return how the model of ``weights`` after round ``number`` does on what the site holds out.
+
+        Charged, stored and given again as :meth:`train_round` does: the same run, round and weights get the stored table, other
+        weights a new charge within the plan. Refusal as there, ``plan`` after a round where no evaluation is due, and outside
+        differential privacy ``too-few`` where nothing could be held out.
+        """
+        torch.set_num_threads(config.runtime.threads)
+        classifier, federation = parts.classifier, config.federation
+        start = self.admit(run, config, weights, classifier)
+        if number not in evaluation_rounds(federation.evaluate_at_sites.times, federation.rounds) or parts.held_out is None:
+            raise Refusal("plan")
+        sha256, state = digest(start), SiteState(self.folder)
+        stored = state.stored_table(run, number, sha256)
+        if stored is not None:
+            return stored
+        if not config.privacy.on and not len(parts.held_out):
+            raise Refusal("too-few")
+        if budget is not None:
+            budget.foresee_evaluation(run, number)
+        charge = Reserved()
+        released = None if budget is None else budget.open_evaluation(run, parts, charge, self.noise)
+        classifier.load_shared(start)
+        if budget is not None:
+            charge.by = budget.reserve_evaluation(run, number, parts.owned)
+        if released is None:
+            reply = TableReply(exact_confusion(classifier, parts.held_out), 0.0)
+        else:
+            counts = released.confusion(classifier.theta()).detach().to("cpu", torch.float32)
+            reply = TableReply(counts, released.settings.mechanism("confusion").std)
+        state.save_table(run, number, sha256, reply, settings_of(config))
         return reply
 
 

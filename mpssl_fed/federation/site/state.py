@@ -15,9 +15,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from mpssl_fed.federation.messages import TrainReply
+from mpssl_fed.federation.messages import TableReply, TrainReply
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.files import write_atomic
+from mpssl_fed.reply_metrics import CONFUSION
 
 State = dict[str, Tensor]
 KEPT, KEPT_RUNS = 2, 8
@@ -26,6 +27,9 @@ Runs that are kept, by their last round: one that trained before all of them is 
 
 FORGOTTEN, MOST_FORGOTTEN = "forgotten", 100_000
 """A file with the run ids, one a line, whose rounds were dropped, and how many it holds."""
+
+TABLE = "table-after-"
+"""What the name of a stored table has before the number of its round."""
 
 MOST_NUMBERED = 1000
 """Rounds of a run whose numbers are kept."""
@@ -56,18 +60,16 @@ class SiteState:
 
     def rounds(self, run_id: str) -> list[int]:
         """Return the rounds of ``run_id`` that are stored, ascending."""
-        pattern = re.compile(rf"{re.escape(_stem(run_id))}-(\d+)\.safetensors")
-        if not self.folder.is_dir():
-            return []
-        return sorted(int(match[1]) for file in self.folder.iterdir() if (match := pattern.fullmatch(file.name)))
+        return self._numbered(run_id, "")
 
     def require(self, run_id: str, settings: Mapping[str, Any]) -> None:
         """Raise Refusal ``plan`` where the rounds of ``run_id`` were trained under other settings; a key that they know nothing of
         (another version wrote them) may have any value."""
-        stored = self.rounds(run_id)
-        if not stored:
+        files = [self._path(run_id, number) for number in self.rounds(run_id)[-1:]]
+        files += [self._table_path(run_id, number) for number in self._tables(run_id)[-1:]]
+        if not files:
             return
-        with safe_open(self._path(run_id, stored[-1]), framework="pt") as file:
+        with safe_open(files[0], framework="pt") as file:
             known = json.loads(file.metadata().get("settings", "{}"))
         asked = json.loads(json.dumps(settings))
         if any(known[key] != value for key, value in asked.items() if key in known):
@@ -84,6 +86,32 @@ class SiteState:
                 return None
             weights = {key.removeprefix("update/"): file.get_tensor(key) for key in file.keys() if key.startswith("update/")}  # noqa: SIM118
         return TrainReply(weights, json.loads(header["metrics"]))
+
+    def stored_table(self, run_id: str, number: int, weights_sha256: str) -> TableReply | None:
+        """Return the table already given for these weights after round ``number``, unaltered; None if there was none."""
+        path = self._table_path(run_id, number)
+        if not path.is_file():
+            return None
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata()
+            if header["run"] != run_id or header["weights_sha256"] != weights_sha256:
+                return None
+            return TableReply(file.get_tensor(CONFUSION), float(header["noise_std"]))
+
+    def save_table(self, run_id: str, number: int, weights_sha256: str, reply: TableReply, settings: Mapping[str, Any]) -> None:
+        """Store what an evaluation after round ``number`` released; of a run, the tables of the last two such rounds stay."""
+        header = {
+            "run": run_id,
+            "round": str(number),
+            "weights_sha256": weights_sha256,
+            "noise_std": repr(reply.noise_std),
+            "settings": json.dumps(settings),
+        }
+        content = safetensors.torch.save({CONFUSION: _plain(reply.counts)}, header)
+        write_atomic(self._table_path(run_id, number), content, mode=0o600)
+        for earlier in [one for one in self._tables(run_id) if one < number][: 1 - KEPT]:
+            self._table_path(run_id, earlier).unlink()
+        self._forget_old_runs()
 
     def before(self, run_id: str, number: int) -> State | None:
         """Return the latents to start round ``number`` from; None for a site that never trained in this run.
@@ -139,7 +167,7 @@ class SiteState:
         """Drop all but the last KEPT_RUNS runs; first their names go on record, so that none of them starts anew unnoticed."""
         files: dict[str, list[Path]] = {}
         for file in sorted(self.folder.glob("*.safetensors"), key=lambda file: file.stat().st_mtime_ns, reverse=True):
-            files.setdefault(file.name.rpartition("-")[0], []).append(file)
+            files.setdefault(file.name.partition("-")[0], []).append(file)
         gone = list(files)[KEPT_RUNS:]
         if gone:
             names = [*self._forgotten(), *gone][-MOST_FORGOTTEN:]
@@ -167,6 +195,19 @@ class SiteState:
     def _part(self, run_id: str, number: int, prefix: str) -> State:
         with safe_open(self._path(run_id, number), framework="pt") as file:
             return {key.removeprefix(prefix): file.get_tensor(key) for key in file.keys() if key.startswith(prefix)}  # noqa: SIM118
+
+    def _tables(self, run_id: str) -> list[int]:
+        """Return after which rounds of ``run_id`` tables are stored, ascending."""
+        return self._numbered(run_id, TABLE)
+
+    def _numbered(self, run_id: str, kind: str) -> list[int]:
+        pattern = re.compile(rf"{re.escape(_stem(run_id))}-{kind}(\d+)\.safetensors")
+        if not self.folder.is_dir():
+            return []
+        return sorted(int(match[1]) for file in self.folder.iterdir() if (match := pattern.fullmatch(file.name)))
+
+    def _table_path(self, run_id: str, number: int) -> Path:
+        return self.folder / f"{_stem(run_id)}-{TABLE}{number:06d}.safetensors"
 
     def _path(self, run_id: str, number: int) -> Path:
         return self.folder / f"{_stem(run_id)}-{number:06d}.safetensors"

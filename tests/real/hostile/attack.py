@@ -23,6 +23,7 @@ from tests.real.hostile.target import CNN, Answer, Target, ask, body, config_of,
 
 Attack = Callable[[Target], None]
 History = dict[tuple[float, float], int]
+TABLES = ("zeros", "one class certain", "the first image's pixels, saturated", "all magnitudes")
 
 
 def refusals(arrays: wire.Arrays) -> Iterator[tuple[str, Attack]]:
@@ -68,6 +69,8 @@ def accepted() -> Iterator[tuple[str, Attack]]:
     for kind, edits, changes in (("linear", LINEAR, {}), ("network", NETWORK, CNN)):
         for name, edit in edits.items():
             yield f"weights, {kind}: {name}", _crafted(f"{kind}{name}", changes, edit)
+    for name in TABLES:
+        yield f"weights of a table: {name}", _table(name)
     for name in RELEASES:
         yield f"weights of the releases' tests: {name}", _unbounded(name)
     for name in ORDERS:
@@ -104,6 +107,27 @@ def _paid(target: Target, run: str, changes: Mapping[str, Any], arrays: wire.Arr
         check(target, config, arrays, answer)
     else:
         assert answer.code in ("too-large", "non-finite")
+
+
+def _table(name: str) -> Attack:
+    """Ask for the table of crafted weights: paid for, once, and no more than noise and what the images can add."""
+
+    def attack(target: Target) -> None:
+        config, text = config_of({"federation.evaluate_at_sites.times": 1})
+        plan = plan_for(config, public_size=int(target.policy["public_size"]), unit="image")
+        sent = body(text, LINEAR[name](start({}), target.images), run_id(f"table{name}"))
+        with target.spends(plan.evaluation_history(1)):
+            answer = target.post(sent, wire.EVALUATE)
+        assert set(answer.arrays) == {"confusion"}
+        assert answer.metrics == {"noise-std": plan.sigma_confusion}
+        assert plan.sigma_confusion is not None
+        rms = target.note("table", float(np.sqrt(np.mean(answer.arrays["confusion"] ** 2))) / plan.sigma_confusion)
+        assert 0.6 < rms < 1.4 + len(target.images) / plan.sigma_confusion
+        with target.spends({}):
+            assert np.array_equal(target.post(sent, wire.EVALUATE).arrays["confusion"], answer.arrays["confusion"])
+            assert target.post(body(text, start({}), run_id(f"table{name}")), wire.EVALUATE).code == "plan"
+
+    return attack
 
 
 def _corner(name: str, changes: Mapping[str, Any]) -> Attack:

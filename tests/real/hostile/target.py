@@ -108,11 +108,11 @@ class Target:
         self.images = parts.labelled(tiny(), 0).floats().numpy()
         self.site.start()
 
-    def post(self, body: bytes) -> Answer:
-        """Send a train request; AssertionError where a reply holds anything beside a code, or weights and listed numbers."""
+    def post(self, body: bytes, target: str = wire.TRAIN) -> Answer:
+        """Send a request; AssertionError where a reply holds anything beside a code, or arrays and listed numbers."""
         connection = wire.Connection(self.site.socket, 120)
         try:
-            connection.request("POST", wire.TRAIN, body, {"Content-Type": wire.ARRAYS_TYPE})
+            connection.request("POST", target, body, {"Content-Type": wire.ARRAYS_TYPE})
             response = connection.getresponse()
             assert {name for name, _ in response.getheaders()} <= HEADERS
             answer = self.read(response.status, response.read())
