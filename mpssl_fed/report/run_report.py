@@ -53,7 +53,7 @@ def write_run_report(folder: str | Path) -> Path:
         warning=_warning(run),
         run=run_sections(run, run.path / "plots"),
         extra=[*measured, *told, *privacy_sections(run), *latents, *diagnosis],
-        terms=[*run_terms(config, bool(diagnosis), bool(latents), bool(measured)), *(TERMS.items() if told else ())],
+        terms=list(((TERMS if told else {}) | dict(run_terms(config, bool(diagnosis), bool(latents), bool(measured)))).items()),
         config=run.config_text,
         manifest=json.dumps(run.manifest, indent=2),
     )
