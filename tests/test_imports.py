@@ -40,7 +40,7 @@ LEVELS = (
     {"deployment", "trained"},
     {"report"},
     {"clients", "server", "flower_app"},
-    {"audit"},
+    {"audit", "dossier"},
     {"api"},
     {"study", "doctor"},
     {"cli"},
