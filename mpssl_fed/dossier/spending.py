@@ -201,6 +201,7 @@ def _plot(number: int, curve: odds.Curve, names: list[str]) -> tuple[str, str]:
         axes = drawn.subplots()
         axes.plot([delta for delta, _ in curve.points], [epsilon for _, epsilon in curve.points], color=svg.SERIES[0])
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")  # matplotlib's own is TeX
         axes.set_ylim(bottom=0)
         axes.set(xlabel="delta", ylabel="epsilon", title="Pairs of epsilon and delta that hold")
         axes.margins(x=0)

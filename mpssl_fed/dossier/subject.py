@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mpssl_fed.config import read_mapping
+from mpssl_fed.dossier.facts import Fact, Source
 from mpssl_fed.errors import UserError
 from mpssl_fed.names import shown
 from mpssl_fed.privacy.ledger import SIMULATED, Ledger
@@ -16,6 +19,7 @@ from mpssl_fed.report.spent import told_of
 from mpssl_fed.runs.reader import CLEARING, CONFIG, MANIFEST, STUDY, RunReader, read_history, read_json
 from mpssl_fed.runs.rounds import Round
 
+DEFAULT = "not set there: the default"
 LEDGER, AUDIT = "ledger.sqlite", "audit/audit.json"
 OF_A_SITE = (LEDGER, "rounds", "site-report.html", AUDIT)
 """By one of these a state folder is known."""
@@ -125,6 +129,25 @@ class Subject:
             sets = [told_of(tally.of(name), self.policy, None, note == SIMULATED) for name in tally.datasets]
             self._told[str(file)] = {"note": note, "rows": len(rows), "data_sets": sets}
         return self._told[str(file)]
+
+    def marked(self, facts: Iterable[Fact]) -> tuple[Fact, ...]:
+        """Return the facts; the source of one whose key config or policy leave out says that its value is the default."""
+        return tuple(replace(fact, source=self._marked(fact.source)) if fact.source else fact for fact in facts)
+
+    def _marked(self, source: Source) -> Source:
+        given = self._given.get(source.file)
+        for part in source.key.split(".") if given is not None else ():
+            if isinstance(given, dict) and part not in given:
+                return replace(source, how=DEFAULT)
+            given = given.get(part) if isinstance(given, dict) else None
+        return source
+
+    @cached_property
+    def _given(self) -> dict[str, Any]:
+        """Config and policy as their files spell them."""
+        files = {CONFIG: self.path / CONFIG} if self.is_run else {}
+        files |= {self.name(self.policy_file): self.policy_file} if self.policy_file else {}
+        return {name: read_mapping(file) for name, file in files.items()}
 
     def name(self, file: Path) -> str:
         """Return a file as the dossier names it: below the folder, else as it was given."""

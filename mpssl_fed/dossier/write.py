@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mpssl_fed.dossier import evidence, flow
@@ -67,7 +67,7 @@ def write_dossier(subject: Subject, out: Path | None = None) -> Written:
 
 
 def _sections(subject: Subject) -> list[Section]:
-    return [
+    found = [
         flow.purpose(subject),
         flow.lawful(),
         flow.leaving(subject),
@@ -80,6 +80,7 @@ def _sections(subject: Subject) -> list[Section]:
         flow.risks(),
         flow.guards(),
     ]
+    return [replace(section, facts=subject.marked(section.facts)) for section in found]
 
 
 def _title(subject: Subject) -> tuple[str, str]:
