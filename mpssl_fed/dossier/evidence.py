@@ -56,9 +56,7 @@ def audits(subject: Subject) -> Section:
     if not facts and subject.deployed:
         facts = [absent("audit", "a deployment's sites keep theirs: `mpssl-fed audit CONFIG.yaml --data IMAGES --name SITE` there")]
     elif not facts:
-        how = (
-            f"mpssl-fed audit {shown(subject.path)}" if subject.is_run else "mpssl-fed audit CONFIG.yaml --data IMAGES --name SITE"
-        )
+        how = "mpssl-fed audit RUN" if subject.is_run else "mpssl-fed audit CONFIG.yaml --data IMAGES --name SITE"
         facts = [absent("audit", f"no audit was run: `{how}`")]
     note = "An audit attacks the run's own mechanism. It can refute an epsilon, never prove one."
     return Section("Audits, beside the claims", note, tuple(facts), (), (quote("Audits"),))
