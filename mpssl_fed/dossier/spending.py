@@ -28,6 +28,7 @@ NOTE = (
 HELD = "Every point on the line holds. Where it meets the bottom, delta alone is what an attacker gains over a coin, at most."
 FROM = "from 50 % to at most "
 UNBOUNDED = f"{FROM}100.0 %: nothing bounds it"
+SCOPE = "scope of the guarantee"
 MOST_PLOTS = 4
 
 
@@ -53,7 +54,7 @@ def spending(subject: Subject) -> Section:
 
 def headline(section: Section) -> Fact | None:
     """Return the line on odds that says most: by the whole curve where there is one, of what was spent before what may be; of
-    several sites the worst. None where no file bounds anything."""
+    several sites the worst; where nothing is bounded, the line that says so. None where no file says either."""
     facts = [fact for fact in section.facts if fact.source is not None and fact.value.startswith(FROM)]
     unbounded = [fact for fact in facts if fact.value.startswith(UNBOUNDED)]
     for one in unbounded:
@@ -62,7 +63,8 @@ def headline(section: Section) -> Fact | None:
     by_curve = [fact for fact in spent if fact.source is not None and fact.source.how == BY_CURVE]
     alike = {fact.source.file for fact in by_curve if fact.source} == {fact.source.file for fact in spent if fact.source}
     chosen = (by_curve if alike else spent) or facts
-    return max(chosen, key=lambda fact: float(fact.value.removesuffix(" %").rpartition(" ")[2]), default=None)
+    scope = next((fact for fact in section.facts if fact.name == SCOPE), None)
+    return max(chosen, key=lambda fact: float(fact.value.removesuffix(" %").rpartition(" ")[2]), default=scope)
 
 
 class _Told:
@@ -184,7 +186,7 @@ def _missing(subject: Subject) -> Iterator[Fact]:
     privacy = subject.config.get("privacy", {})
     if privacy and privacy["scope"] != "end-to-end":
         covers = "no privacy loss is bounded" if privacy["scope"] == "off" else "epsilon covers the labelled step alone"
-        yield Fact("scope of the guarantee", f"{privacy['scope']}: {covers}", Source(CONFIG, "privacy.scope"))
+        yield Fact(SCOPE, f"{privacy['scope']}: {covers}", Source(CONFIG, "privacy.scope"))
     if subject.deployed:
         yield absent(
             "epsilon spent at each site", "it stands in the sites' own ledgers: `mpssl-fed dossier STATE --policy POLICY` there"

@@ -36,7 +36,9 @@ def dossier(folder: Path, policy: Path | None = None, out: Path | None = None) -
 
 
 def test_a_run_without_privacy_says_so_first_of_all_about_the_odds(off: Path) -> None:
-    text = dossier(off).markdown.read_text()
+    written = dossier(off)
+    assert "off: no privacy loss is bounded" in written.page.read_text().split("<nav>")[0]
+    text = written.markdown.read_text()
     assert "off: no privacy loss is bounded" in text
     assert "no ledger.sqlite lies here" in text
     assert "no audit was run" in text
