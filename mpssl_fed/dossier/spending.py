@@ -11,6 +11,7 @@ from mpssl_fed.config import from_mapping
 from mpssl_fed.dossier import odds
 from mpssl_fed.dossier.facts import Fact, Section, Source, absent, word
 from mpssl_fed.dossier.subject import LEDGER, Subject
+from mpssl_fed.privacy.accounting import epsilon
 from mpssl_fed.privacy.filter import EXCLUSIVE, rounded_up
 from mpssl_fed.privacy.plan import plan_for
 from mpssl_fed.report import svg
@@ -61,10 +62,14 @@ def headline(section: Section) -> Fact | None:
         return one
     spent = [fact for fact in facts if fact.source is not None and LEDGER in fact.source.file]
     by_curve = [fact for fact in spent if fact.source is not None and fact.source.how == BY_CURVE]
-    alike = {fact.source.file for fact in by_curve if fact.source} == {fact.source.file for fact in spent if fact.source}
-    chosen = (by_curve if alike else spent) or facts
+    chosen = (by_curve if _data_sets(by_curve) == _data_sets(spent) else spent) or facts
     scope = next((fact for fact in section.facts if fact.name == SCOPE), None)
     return max(chosen, key=lambda fact: float(fact.value.removesuffix(" %").rpartition(" ")[2]), default=scope)
+
+
+def _data_sets(facts: list[Fact]) -> set[tuple[str, ...]]:
+    """Return (ledger, number of the data set) of what the facts speak of."""
+    return {(fact.source.file, *fact.source.key.split(".")[:2]) for fact in facts if fact.source is not None}
 
 
 class _Told:
@@ -139,10 +144,10 @@ def _of_run(name: str, run: dict[str, Any], source: _Told, index: int) -> Iterat
         )
 
 
-def _chance(of: str, unit: str, epsilon: float, delta: float, source: Source) -> Fact:
+def _chance(of: str, unit: str, spent: float, delta: float, source: Source) -> Fact:
     return Fact(
         f"{of}: an attacker's chance to tell whether one {unit} was there",
-        f"{FROM}{odds.percent(odds.success(epsilon, delta))}",
+        f"{FROM}{odds.percent(odds.success(spent, delta))}",
         source,
     )
 
@@ -169,7 +174,10 @@ def _curve(told: dict[str, Any]) -> odds.Curve | None:
     runs = told["runs"]
     if told["unaccounted"] or not told["history"] or (len(runs) != 1 and EXCLUSIVE not in [run["terms"] for run in runs]):
         return None
-    return odds.curve({(sigma, q): n for sigma, q, n in told["history"]}, {told["delta"], *(run["delta"] for run in runs)})
+    history = {(sigma, q): n for sigma, q, n in told["history"]}
+    if any(epsilon(history, run["delta"]) != run["epsilon_spent"] for run in runs[:1]):
+        return None  # a booked gap, of plans that nobody knows
+    return odds.curve(history, {told["delta"], *(run["delta"] for run in runs)})
 
 
 def _planned_curve(subject: Subject) -> Iterator[tuple[odds.Curve, list[str]]]:

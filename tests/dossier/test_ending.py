@@ -182,3 +182,11 @@ def test_names_of_others_are_text_and_not_markup(off: Path) -> None:
     page = dossier(off).page.read_text()
     assert "<script" not in page
     assert "<b>" not in page
+
+
+def test_a_booked_gap_is_of_no_plan_and_leaves_no_curve(tmp_path: Path) -> None:
+    folder = fixtures(tmp_path / "old") / "run"
+    Ledger(folder / "sites" / "0" / "ledger.sqlite").book_gap({(2.354, 1.0): 1})
+    text = dossier(folder).markdown.read_text()
+    begins = [f"| site {site}, data set image-folder: after all that was released: an attacker" for site in (0, 1)]
+    assert [begin in text for begin in begins] == [False, True]
