@@ -41,7 +41,7 @@ LEVELS = (
     {"deployment", "trained"},
     {"report"},
     {"clients", "server", "flower_app"},
-    {"audit"},
+    {"audit", "dossier"},
     {"api"},
     {"study", "doctor"},
     {"cli"},

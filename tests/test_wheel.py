@@ -58,6 +58,7 @@ def test_what_is_in_it(wheel: Path) -> None:
     assert weights == (HOUSE / GENERATOR / "pytorch_model.bin").read_bytes()
     expected = {f"{GENERATOR}/config.json", f"{GENERATOR}/manifest.json", f"{APP}/pyproject.toml"}
     expected |= {f"{APP}/{file}" for file in OF_THE_APP}
+    expected |= {f"mpssl_fed/dossier/docs/{file}" for file in ("privacy.md", "dataflow.svg")}
     expected |= {str(file.relative_to(HOUSE)) for file in (HOUSE / "mpssl_fed").rglob("*.py")}
     expected |= {str(file.relative_to(HOUSE)) for file in (HOUSE / "mpssl_fed" / "report" / "templates").iterdir()}
     assert not expected - names

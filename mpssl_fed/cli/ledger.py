@@ -42,10 +42,10 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show what each data set has spent: never less than was, epsilon rounded up."""
-    from mpssl_fed.cli.spent import told_lines, told_of
     from mpssl_fed.privacy.ledger import SIMULATED
     from mpssl_fed.privacy.ledger_rows import Tally
     from mpssl_fed.privacy.policy import load_policy
+    from mpssl_fed.report.spent import told_lines, told_of
 
     if delta is not None and not 0 < delta < 1:
         raise UserError(f"--delta {delta:g}: want a number between 0 and 1, for example 1e-5")

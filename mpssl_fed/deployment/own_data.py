@@ -26,7 +26,7 @@ from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.files import parse_json, write_new
 from mpssl_fed.names import shown
 
-ERASED = ("rounds", "audit", "cache", "site-report.html", "samples.png")
+ERASED = ("rounds", "audit", "cache", "site-report.html", "samples.png", "dossier.html", "dossier.md")
 """What ``wipe`` deletes. The ledger is never among it: what was spent stays spent."""
 
 

@@ -11,14 +11,17 @@ from mpssl_fed.errors import UserError, flag, option
 from mpssl_fed.runs.lock import LOCK
 from mpssl_fed.runs.reader import CONFIG, DIAGNOSIS_FILE, EVALUATION, MANIFEST, MODEL
 
+CARD, CARD_MARK = "README.md", "<!-- model card made by mpssl-fed dossier -->"
+"""A run's card of its model, and the line by which it is told from a README of the user's own."""
+
 TOP = (
     MANIFEST, CONFIG, MODEL, DIAGNOSIS_FILE, EVALUATION, "metrics.jsonl", "metrics.csv", "labels.json", "generator.png",
-    "report.html",
+    "report.html", "dossier.html", "dossier.md",
 )  # fmt: skip
 PLOTS = ("accuracy", "loss", "curves", "labels", "reliability")
 OF_A_SITE = (
     *(f"ledger.sqlite{end}" for end in ("", ".key", ".head", ".lock", ".unfinished", "-journal")),
-    "samples.png", "site-report.html", "site.sock",
+    "samples.png", "site-report.html", "site.sock", "dossier.html", "dossier.md",
     "held-out.key",  # of a rehearsal's site
     "*-[0-9][0-9][0-9][0-9][0-9][0-9].safetensors", "rounds/*-[0-9][0-9][0-9][0-9][0-9][0-9].safetensors",
 )  # fmt: skip
@@ -66,7 +69,7 @@ def clear(folder: Path, keep: tuple[str, ...] = ()) -> list[str]:
                 path.rmdir()
             elif not _matches(name, FOLDERS):
                 kept.append(f"{name}/")
-        elif is_ours(name):
+        elif is_ours(name) or (str(name) == CARD and is_card(path)):
             if str(name) not in keep:
                 path.unlink()
         elif str(name) != LOCK:
@@ -96,6 +99,11 @@ def is_ours(name: Path) -> bool:
         return True
     stem, dot, tail = name.name.removeprefix(".").rpartition(".")  # files.write_atomic's temporary: .NAME.xxxxxxxx
     return name.name.startswith(".") and bool(dot) and len(tail) == 8 and _matches(name.with_name(stem or "?"), FILES)
+
+
+def is_card(file: Path) -> bool:
+    """Whether ``file`` is a model's card that ``mpssl-fed dossier`` wrote."""
+    return not file.is_symlink() and file.is_file() and CARD_MARK in file.read_text(encoding="utf-8", errors="replace")
 
 
 def _matches(name: Path, patterns: tuple[str, ...]) -> bool:
