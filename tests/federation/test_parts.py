@@ -30,6 +30,7 @@ CACHES = {
     "parts._generator": "a frozen generator by its files",
     "parts._pattern": "a classifier with seeded weights that is only copied",
     "messages._parsed": "a frozen config by its text",
+    "site.site._run_keys": "names of keys by the schema alone",
     "weights._header": "the first bytes of a file by the array's shape",
     "server.warm._trained": "weights trained on synthetic images, by the config",
 }

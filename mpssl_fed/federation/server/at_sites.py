@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -41,12 +42,10 @@ class AtSites:
         if number not in evaluation_rounds(federation.evaluate_at_sites.times, federation.rounds):
             return None
         content = TrainRequest(self.sent, number, to_record(weights)).to_record()
-        answered = 0
+        answered = itertools.count(1)
 
         def read(record: RecordDict) -> TableReply:
-            nonlocal answered
-            answered += 1
-            self.progress.step(f"evaluation after round {number}, sites that answered", answered, len(nodes))
+            self.progress.step(f"evaluation after round {number}, sites that answered", next(answered), len(nodes))
             return TableReply.from_record(record, len(self.classes))
 
         contents = {site: (node, content) for site, node in nodes.items()}
