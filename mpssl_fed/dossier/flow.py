@@ -9,7 +9,7 @@ from mpssl_fed.dossier.published import drawing, quote
 from mpssl_fed.dossier.subject import Subject
 from mpssl_fed.dossier.weights import header
 from mpssl_fed.names import shown
-from mpssl_fed.reply_metrics import REPLY_METRICS
+from mpssl_fed.reply_metrics import CONFUSION, REPLY_METRICS
 from mpssl_fed.runs.reader import CONFIG, METRICS
 
 CONFIG_KEYS = {
@@ -30,8 +30,23 @@ CONFIG_KEYS = {
     "privacy.scope": "scope of privacy",
     "privacy.trust": "trust",
 }
-POLICY_KEYS = ("dataset", "public_size", "scope", "unit", "methods", "max_rounds", "max_local_steps", "max_parameters")
+POLICY_KEYS = (
+    "dataset",
+    "public_size",
+    "scope",
+    "unit",
+    "methods",
+    "max_rounds",
+    "max_local_steps",
+    "max_evaluations",
+    "max_parameters",
+)
 LEAVES = "test_egress|test_taint|test_with_the_releases_replayed|test_a_reply_weighs"
+TABLE_KEYS = {
+    "federation.evaluate_at_sites.times": "tables of confusion counts that a site gives, of what it holds out",
+    "federation.evaluate_at_sites.held_out": "share of its images or subjects that a site holds out for them",
+}
+EXACT_TABLE = "how many held-out images of each class are named as what, without noise where the scope is off"
 LAWFUL = (
     "controller, and joint controllers",
     "purpose of the processing",
@@ -100,13 +115,15 @@ def _leaving(subject: Subject) -> Iterator[Fact]:
                 word(privacy["public_size"]),
                 Source(CONFIG, "privacy.public_size"),
             )
+        yield from _tables(subject)
     policy = subject.policy
     if policy is not None and subject.policy_file is not None:
         file = subject.name(subject.policy_file)
         yield Fact("declared number of units, the weight of the site", word(policy.public_size), Source(file, "public_size"))
         yield Fact("numbers beside the weights that the policy lists", word(policy.metrics), Source(file, "metrics"))
         for name in policy.metrics:
-            yield Fact(f"{name}", REPLY_METRICS[name].means, Source(file, "metrics"))
+            means = EXACT_TABLE if name == CONFUSION else REPLY_METRICS[name].means
+            yield Fact(name, means, Source(file, "metrics"))
     elif not subject.is_run:
         yield absent("numbers beside the weights", "the policy lists them; name it by --policy")
     if subject.rounds:
@@ -117,6 +134,19 @@ def _leaving(subject: Subject) -> Iterator[Fact]:
             if f"{name}_s" not in REPLY_METRICS:  # the server's own
                 continue
             yield Fact(f"seconds of all sites, last round: {shown(name)}", word(seconds), Source(METRICS, f"last.timings.{name}"))
+
+
+def _tables(subject: Subject) -> Iterator[Fact]:
+    """Yield what says which tables of confusion counts the sites of a run give, and how noisy the last ones were."""
+    times, *held_out = of_table(CONFIG, subject.config, TABLE_KEYS)
+    yield times
+    if not subject.config["federation"]["evaluate_at_sites"]["times"]:
+        return
+    yield from held_out
+    last = subject.rounds[-1].at_sites if subject.rounds else None
+    for site, told in sorted(last["sites"].items()) if last else ():
+        name = f"site {site}: noise on each count of its last table, standard deviation"
+        yield Fact(name, word(told["noise_std"]), Source(METRICS, f"last.at_sites.sites.{site}.noise_std"))
 
 
 def trust(subject: Subject) -> Section:

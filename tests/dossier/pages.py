@@ -133,7 +133,10 @@ class Files:
     def _of_rounds(self, lines: list[dict[str, Any]], key: str) -> Any:
         how, name, *rest = key.split(".")
         if how == "last":
-            return lines[-1][name][rest[0]] if rest else lines[-1][name]
+            found = lines[-1][name]
+            for part in rest:
+                found = found[part]
+            return found
         if name == "rejected":
             return sum(sum(line[name].values()) if not rest else line[name].get(rest[0], 0) for line in lines)
         return sum(line[name] for line in lines)

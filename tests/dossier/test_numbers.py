@@ -6,13 +6,17 @@ import json
 import math
 import re
 import shutil
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import yaml
 
 from mpssl_fed.config import from_mapping
 from mpssl_fed.dossier.spending import BY_CURVE, FOUND, TRADE_OFF
 from mpssl_fed.dossier.subject import DEFAULT
+from mpssl_fed.federation.server.confusion import told
 from mpssl_fed.privacy.policy import Policy
 from tests.dossier.pages import HOUSE, Cited, Files, Page, call, fixtures
 from tests.dossier.test_odds import exact
@@ -74,6 +78,32 @@ def test_no_number_stands_beside_them(made: dict[str, tuple[Page, Files]], kind:
     text = re.sub(r"\b[Ss]ite (\d+)\b", lambda m: "" if (files.folder / "sites" / m[1]).is_dir() else m[0], text)
     text = re.sub(r"SHA-256|: sha256|mnist-5k|version: [\w-]+|numbers\.\d+\.auroc", "", text)
     assert re.findall(r".*\d.*", text) == []
+
+
+def test_tables_of_counts_are_among_what_leaves(tmp_path: Path) -> None:
+    """Noised ones of a run, with their noise; exact ones of a site whose owner lists them."""
+    run = write_run(tmp_path / "run", [0.1, 0.5], {"federation": {"evaluate_at_sites": {"times": 1, "held_out": 0.3}}})
+    *before, last = (run / "metrics.jsonl").read_text().splitlines()
+    counts = np.eye(3)
+    tables = told({0: (counts, 7.25), 2: (counts, 9.5)}, "abc", "image") | {"asked": 3, "missing": 1, "rejected": {}}
+    (run / "metrics.jsonl").write_text("\n".join([*before, json.dumps(json.loads(last) | {"at_sites": tables})]) + "\n")
+    status, said = call("dossier", run)
+    assert status == 0, said
+    page, files = Page.of(run / "dossier.html"), Files(run, None)
+    cited = {one.key: one for one in page.cited}
+    shown = {key: one.value.strip() for key, one in cited.items() if "at_sites" in key}
+    assert shown == {
+        "federation.evaluate_at_sites.times": "1", "federation.evaluate_at_sites.held_out": "0.3",
+        "last.at_sites.sites.0.noise_std": "7.25", "last.at_sites.sites.2.noise_std": "9.5",
+    }  # fmt: skip
+    assert all(stands(cited[key], files) for key in shown)
+
+    state, policy = fixtures(tmp_path / "old") / "state" / "image", tmp_path / "policy.yaml"
+    rules = yaml.safe_load((state.parents[1] / "policy.yaml").read_text())
+    policy.write_text(yaml.safe_dump(rules | {"scope": "off", "metrics": ["confusion"]}))
+    status, said = call("dossier", state, "--policy", policy)
+    assert status == 0, said
+    assert "without noise where the scope is off" in (state / "dossier.html").read_text()
 
 
 def test_a_value_that_is_not_the_files_is_found_out(made: dict[str, tuple[Page, Files]]) -> None:
