@@ -25,7 +25,7 @@ PHASES = {
     "generate": "making synthetic images",
     "serialise": "packing and reading messages",
     "aggregate": "putting replies together",
-    "evaluate": "evaluating at the server",
+    "evaluate": "warm start and evaluation",
 }
 
 
