@@ -6,19 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from mpssl_fed.config.marks import (
-    AT_SERVER,
-    NO_PATH,
-    OFF_ALONE,
-    PRICED,
-    PUBLIC,
-    RELEASED,
-    WORK,
-    Marks,
-    ignored,
-    server,
-    site,
-)
+from mpssl_fed.config.marks import AT_SERVER, NO_PATH, OFF_ALONE, PRICED, PUBLIC, RELEASED, WORK, Marks, ignored, server, site
 from mpssl_fed.config.section import Section
 from mpssl_fed.errors import nearest
 
@@ -203,6 +191,7 @@ class Method(Section):
         "bank": server(WORK, 0, 20_000),
         "random_share": server(PUBLIC, 0, 1),
         "hold_out": server(OFF_ALONE),
+        "loss_weights": server(RELEASED, 0.1, 10),
         "relevant": site("says what the owner's classes look like"),
         "lmo_every": server(PRICED, 1, 100_000),
         "look_ahead": server(RELEASED, 1e-6, 10),
@@ -222,6 +211,10 @@ class Method(Section):
     buffer: int = Field(4, ge=1, description="Synthetic batches kept; each step draws from them.")
     refresh_every: int = Field(5, ge=1, description="Steps between new synthetic batches (1 with buffer 1: a new one each step).")
     bank: int = Field(0, ge=0, description="Random sources: this many images made once and drawn from; 0: none.")
+    loss_weights: tuple[float, ...] | None = Field(
+        None,
+        description="Public weight of each class in the loss on labelled images, 0.1 to 10, brought to mean 1; null: alike.",
+    )
     random_share: float = Field(0.0, ge=0, le=1, description="Share of the buffer drawn with random z beside the meta-optimised.")
     hold_out: bool | None = Field(
         None, description="Whether training leaves out the validation images; null: where there is an unsupervised loss."
@@ -241,6 +234,13 @@ class Method(Section):
     freematch: FreeMatch = FreeMatch()
     vicreg: VICReg = VICReg()
     options: dict[str, Any] = Field({}, description="Options of a plug-in source or loss.")
+
+    @field_validator("loss_weights")
+    @classmethod
+    def _within(cls, weights: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if weights is not None and not all(0.1 <= weight <= 10 for weight in weights):
+            raise ValueError("want a number from 0.1 to 10 for each class")
+        return weights
 
     @model_validator(mode="before")
     @classmethod

@@ -22,6 +22,7 @@ from mpssl_fed.method.pseudo_label import PseudoLabel
 from mpssl_fed.method.reads import reads
 from mpssl_fed.method.sources import SOURCES, Source, Task
 from mpssl_fed.method.step import Learner, Unsupervised
+from mpssl_fed.method.supervised import loss_weights
 from mpssl_fed.method.validation import Split
 from mpssl_fed.method.views import Views
 from mpssl_fed.models import Classifier
@@ -115,7 +116,9 @@ def _exact(
     return ExactPrivateData(
         parts.classifier,
         split,
-        LabelledViews(views.labelled(config.method.augment), views.plain),
+        LabelledViews(
+            views.labelled(config.method.augment), views.plain, loss_weights(config.method.loss_weights, parts.classifier)
+        ),
         batch_size=config.optim.batch_size or DEFAULT_BATCH,
         per_class=config.method.gap.per_class,
         autocast=autocast,

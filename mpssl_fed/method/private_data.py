@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mpssl_fed.data.datasets import Images
+from mpssl_fed.method.supervised import supervised_loss
 from mpssl_fed.method.validation import Split
 from mpssl_fed.models import Classifier, Params, widened
 from mpssl_fed.seeds import torch_rng
@@ -66,11 +67,13 @@ class PrivateData(Protocol):
 @dataclass(frozen=True)
 class LabelledViews:
     """How exact reads see the labelled images. augment: the labelled batch, and an image that is validated on though it is trained
-    on; plain: what an image that is not augmented passes (a centre crop where it is stored larger than the classifier's input).
+    on; plain: what an image that is not augmented passes (a centre crop where it is stored larger than the classifier's input);
+    loss_weights: of each class [K], see :func:`mpssl_fed.method.supervised.supervised_loss`.
     """
 
     augment: Augment
     plain: Callable[[Tensor], Tensor]
+    loss_weights: Tensor | None = None
 
 
 class ExactPrivateData:
@@ -91,7 +94,7 @@ class ExactPrivateData:
         autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self.classifier, self.augment, self.plain = classifier, views.augment, views.plain
-        self.batch_size, self.per_class = batch_size, per_class
+        self.batch_size, self.per_class, self.loss_weights = batch_size, per_class, views.loss_weights
         self.autocast = autocast
         self.train = self._loaded(split.train)
         self.val = self.train if split.val is split.train else self._loaded(split.val)
@@ -114,7 +117,8 @@ class ExactPrivateData:
         index = self._draw(len(self.train[1]), self.batch_size, self.rng)
         x, y = self.train[0][index], self.train[1][index]
         with self.autocast():
-            loss = F.cross_entropy(widened(self.classifier.logits(theta, self.augment(x, self.augment_rng))), y)
+            logits = widened(self.classifier.logits(theta, self.augment(x, self.augment_rng)))
+            loss = supervised_loss(logits, y, self.loss_weights)
         self.last_loss = float(loss.detach())
         return dict(zip(theta, torch.autograd.grad(loss, list(theta.values())), strict=True))
 
@@ -126,7 +130,7 @@ class ExactPrivateData:
         index = self._draw(len(self.val[1]), self.batch_size, self.meta_rng)
         leaves = {name: p.detach().requires_grad_() for name, p in theta_prime.items()}
         with self.classifier.running_statistics():
-            loss = F.cross_entropy(self.classifier.logits(leaves, self._validated(index)), self.val[1][index])
+            loss = supervised_loss(self.classifier.logits(leaves, self._validated(index)), self.val[1][index], self.loss_weights)
         return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
 
     def mean_feature(self, psi: Params) -> FeatureMeans:

@@ -10,6 +10,7 @@ from mpssl_fed.data import augment
 from mpssl_fed.method.build import DEFAULT_BATCH
 from mpssl_fed.method.parts import Parts
 from mpssl_fed.method.private_data import ExactPrivateData, LabelledViews, PrivateData
+from mpssl_fed.method.supervised import loss_weights
 from mpssl_fed.method.validation import Split
 from mpssl_fed.method.views import Views
 from mpssl_fed.privacy.mechanism import Charge
@@ -18,9 +19,10 @@ from mpssl_fed.privacy.plan import Plan
 from mpssl_fed.privacy.releases import AugmentRows, DPPrivateData, LabelledStepPrivateData, ReleasedImages, ReleaseSettings, Speed
 
 
-def release_settings(plan: Plan, privacy: Privacy) -> ReleaseSettings:
-    """Return the settings of a plan's releases; ``privacy`` adds where they live."""
-    return ReleaseSettings(plan, privacy.meta_params, privacy.count_floor, privacy.class_weights)
+def release_settings(plan: Plan, config: Config) -> ReleaseSettings:
+    """Return the settings of a plan's releases; ``config`` adds where they live and the public weights of classes."""
+    privacy = config.privacy
+    return ReleaseSettings(plan, privacy.meta_params, privacy.count_floor, privacy.class_weights, config.method.loss_weights)
 
 
 def speed_of(privacy: Privacy) -> Speed:
@@ -57,7 +59,7 @@ def releases(
     return kind(
         parts.classifier,
         ReleasedImages(parts.labelled, view, Views(parts.flip, size).plain),
-        release_settings(plan, config.privacy),
+        release_settings(plan, config),
         charge,
         noise or noise_source(config.privacy.noise),
         speed_of(config.privacy),
@@ -70,7 +72,9 @@ def exact_beside(config: Config, parts: Parts, kind: Callable[..., ExactPrivateD
     return kind(
         parts.classifier,
         Split.none(parts.labelled),
-        LabelledViews(views.labelled(config.method.augment), views.plain),
+        LabelledViews(
+            views.labelled(config.method.augment), views.plain, loss_weights(config.method.loss_weights, parts.classifier)
+        ),
         batch_size=DEFAULT_BATCH,
         per_class=config.method.gap.per_class,
     )

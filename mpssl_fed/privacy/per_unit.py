@@ -15,6 +15,7 @@ from torch.func import grad, vmap
 
 from mpssl_fed.data.datasets import Images
 from mpssl_fed.errors import UserError
+from mpssl_fed.method.supervised import supervised_loss
 from mpssl_fed.models import Classifier, Params
 from mpssl_fed.privacy import clipping
 from mpssl_fed.privacy.places import Known, any_weights, full, places
@@ -56,6 +57,7 @@ class PerUnit:
     together: images a call takes at most, beside what ``max_physical_batch`` and :data:`VMAP_BYTES` allow and what is computed
     alike in every place (see :mod:`~mpssl_fed.privacy.places`). So a unit's vector follows from the unit alone, bit by bit. A
     subject's gradient is the plain gradient of the mean loss of its images, in slices of ``max_physical_batch``.
+    loss_weights: of each class [K] in that loss, public.
     """
 
     classifier: Classifier
@@ -65,6 +67,7 @@ class PerUnit:
     backend: Backend
     max_physical_batch: int
     together: int
+    loss_weights: Tensor | None = None
     _views: Known = field(default_factory=dict, repr=False, compare=False)
 
     def gradients(self, theta: Params, keys: Sequence[str], batch: Sequence[Tensor], bound: float) -> list[Tensor]:
@@ -100,7 +103,7 @@ class PerUnit:
         body = any(key.startswith("body.") for key in keys)
         size = sum(theta[key].numel() * theta[key].element_size() for key in keys)
         m = self._places(
-            ("gradient", *keys),
+            ("gradient", *keys, *([] if self.loss_weights is None else ["weighted"])),
             VMAP_BYTES // max(1, size) if self.backend == "vmap" else 1,
             lambda x, y: list(self._at_once(any_weights(self.classifier), keys, x, y).values()),
         )
@@ -136,9 +139,9 @@ class PerUnit:
 
     def _loss(self, theta: Params, seen: Tensor, y: Tensor, body: bool) -> Tensor:
         if body:
-            return F.cross_entropy(self.classifier.logits(theta, seen), y)
+            return supervised_loss(self.classifier.logits(theta, seen), y, self.loss_weights)
         head = {f"head.{name}": p for name, p in self.classifier.head.named_parameters()} | theta
-        return F.cross_entropy(F.linear(seen, head["head.weight"], head["head.bias"]), y)
+        return supervised_loss(F.linear(seen, head["head.weight"], head["head.bias"]), y, self.loss_weights)
 
     def _seen(self, theta: Params, x: Tensor, body: bool) -> Tensor:
         """Return what the loss starts from: the image, or its feature where the body's gradient is not wanted."""

@@ -22,6 +22,7 @@ from mpssl_fed.data.augment import COLUMNS
 from mpssl_fed.data.datasets import Images
 from mpssl_fed.errors import UserError
 from mpssl_fed.method.private_data import ExactPrivateData, FeatureMeans
+from mpssl_fed.method.supervised import loss_weights
 from mpssl_fed.models import Classifier, Params
 from mpssl_fed.models.norms import INDEPENDENT
 from mpssl_fed.privacy.mechanism import Answer, Charge, Kind, Mechanism
@@ -65,14 +66,15 @@ class ReleaseSettings:
     """All public numbers of the releases; none may be derived from the data.
 
     plan: their mechanisms; meta_params: where (b) lives, ``norm`` for the body's GroupNorm scales and shifts or ``all`` of the
-    body; count_floor: floor of (c)'s noisy count, as a share of its expectation; class_weights: of the task classes, None where
-    all are alike.
+    body; count_floor: floor of (c)'s noisy count, as a share of its expectation; class_weights, loss_weights: of the task classes
+    in the synthetic batch and in the loss on labelled images, None where all are alike.
     """
 
     plan: Plan
     meta_params: Literal["norm", "all"] = "norm"
     count_floor: float = 0.1
     class_weights: Sequence[float] | None = None
+    loss_weights: Sequence[float] | None = None
 
     @property
     def unit(self) -> Unit:
@@ -154,7 +156,8 @@ class DPPrivateData:
                 x = (2 * image - 1).to(self.x).repeat(m, 1, 1, 1)
                 return view(x, lambda n: row.repeat(n, 1)), torch.zeros(m, dtype=self.y.dtype, device=self.y.device)
 
-            return PerUnit(classifier, load, copies, settings.unit, speed.backend, speed.max_physical_batch, settings.usual_draw)
+            how = (settings.unit, speed.backend, speed.max_physical_batch, settings.usual_draw)
+            return PerUnit(classifier, load, copies, *how, loss_weights(settings.loss_weights, classifier))
 
         self._augmented = per_unit(lambda x, rows: labelled.augment(x, rows(len(x))))
         self._plain = per_unit(lambda x, _: labelled.plain(x))

@@ -64,8 +64,15 @@ def test_a_key_without_exactly_one_mark_is_an_error(model: type[Section], told: 
 
 def _numbers(annotation: Any) -> bool:
     """Whether values of an annotation are numbers without a finite choice."""
-    parts = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else [annotation]
-    return any(part in (int, float) or (typing.get_origin(part) is tuple and float in typing.get_args(part)) for part in parts)
+    return any(part in (int, float) or (_is_list(part) and float in typing.get_args(part)) for part in _options(annotation))
+
+
+def _options(annotation: Any) -> list[Any]:
+    return list(typing.get_args(annotation)) if isinstance(annotation, types.UnionType) else [annotation]
+
+
+def _is_list(annotation: Any) -> bool:
+    return typing.get_origin(annotation) is tuple
 
 
 @pytest.mark.parametrize("leaf", LEAVES.values(), ids=LEAVES)
@@ -83,6 +90,6 @@ def test_a_mark_says_why_and_how_far(leaf: Any) -> None:
         assert math.isfinite(mark.high)
         assert mark.low < mark.high
         accepts = TypeAdapter(field.rebuild_annotation()).validate_python
-        pair = typing.get_origin(field.annotation) is tuple
+        pair = any(map(_is_list, _options(field.annotation)))
         for end in (mark.low, mark.high):
             accepts([end, end] if pair else end)

@@ -137,7 +137,7 @@ def make(
     """Return releases by SETTINGS; ``changes`` of a plan's fields, of where a release lives, or of speed alone."""
     if "per_class" in changes:
         changes["per_class_gap"] = changes.pop("per_class")
-    lives = {key: changes.pop(key) for key in ("meta_params", "count_floor") if key in changes}
+    lives = {key: changes.pop(key) for key in ("meta_params", "count_floor", "loss_weights") if key in changes}
     fast = {"max_physical_batch": 8} | {key: changes.pop(key) for key in ("max_physical_batch", "backend") if key in changes}
     settings = ReleaseSettings(replace(SETTINGS, **changes), class_weights=weights, **lives)
     seen = ReleasedImages(images, augment, identity, rows)
