@@ -103,6 +103,8 @@ def run_study(
                 interrupted = True
             finally:
                 cells.close()
+        if interrupted:
+            rows |= finished_rows(plan, output)  # a worker's word of its row may have been on its way
         if _of_privacy(plan) and not interrupted:
             _attack_finished(plan, output, rows)
         outcome = Outcome(plan, output, rows, interrupted)

@@ -21,6 +21,7 @@ from mpssl_fed.study.folder import finished_rows, read_outcome, stored_row
 from mpssl_fed.study.grid import Plan, load_study
 from mpssl_fed.study.report.page import write_study_report
 from mpssl_fed.study.result_table import read_csv
+from mpssl_fed.study.results import Row
 from mpssl_fed.study.run import run_study
 from tests.patience import PATIENCE_S, wait_for
 from tests.study.runs import plan_of, write_study
@@ -178,6 +179,18 @@ def test_control_c_keeps_what_is_finished_and_exits_130(tmp_path: Path) -> None:
     assert 0 < len(done) < len(plan.cells)
     assert (output / "report.html").is_file()
     assert len((output / "results.csv").read_text().splitlines()) == 1 + len(done)
+
+
+def test_a_row_whose_word_was_on_its_way_is_in_the_table(tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(tasks: list[Task], *_: object) -> Iterator[Row]:
+        run_cell(tasks[0])
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr("mpssl_fed.study.run._execute", interrupted)
+    outcome = run_study(plan, tmp_path / "out", 1)
+    assert outcome.interrupted
+    assert [row.config_sha256 for row in outcome.ordered] == [plan.cells[0].sha256]
 
 
 def test_a_folder_that_is_no_study_is_left_alone(tmp_path: Path, plan: Plan) -> None:
