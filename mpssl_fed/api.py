@@ -108,7 +108,8 @@ def _simulate(resolved: Config, folder: Path, resume: bool, overwrite: bool, pro
     from mpssl_fed.federation.engines.simulation import simulate as run_sites
     from mpssl_fed.runs.lock import holding
     from mpssl_fed.runs.progress import Progress as Silent
-    from mpssl_fed.runs.run_directory import open_run, refuse_occupied, refuse_within_data
+    from mpssl_fed.runs.run_directory import open_run
+    from mpssl_fed.runs.where import refuse_occupied, refuse_within_data
     from mpssl_fed.runs.written import in_words
 
     overwrite, resume = overwrite or resolved.output.overwrite, resume or resolved.output.resume

@@ -31,6 +31,7 @@ LEVELS = (
         "codes",
         "reply_metrics",
         "metrics",
+        "method_version",
     },
     {"config"},
     {"models", "generators", "data"},
@@ -200,6 +201,13 @@ def test_a_process_starts_without_what_it_may_never_use(module: str) -> None:
     """Accountants, torchvision and torch's compiler take longer to import than torch: only who uses them pays."""
     late = {"opacus", "scipy", "sklearn", "torchvision", "matplotlib", "torch._dynamo"}
     program = f"import sys, mpssl_fed.{module}; print(*{late} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE_S, check=True)
+    assert done.stdout == "\n"
+
+
+@pytest.mark.parametrize("module", ["study.run", "study.pool", "study.cell", "runs.where", "report.latent_section"])
+def test_a_process_that_computes_nothing_starts_without_torch(module: str) -> None:
+    program = f"import sys, mpssl_fed.{module}; print(*{{'torch', 'scipy.stats', 'sklearn', 'matplotlib'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE_S, check=True)
     assert done.stdout == "\n"
 

@@ -32,7 +32,7 @@ from mpssl_fed.files import short_folder, write_atomic, write_json
 from mpssl_fed.runs.lock import holding
 from mpssl_fed.runs.progress import Progress
 from mpssl_fed.runs.reader import is_run
-from mpssl_fed.runs.run_directory import refuse_occupied, refuse_within_data
+from mpssl_fed.runs.where import refuse_occupied, refuse_within_data
 from mpssl_fed.runs.written import is_ours
 
 HOST = "127.0.0.1"

@@ -13,7 +13,7 @@ from mpssl_fed.deployment import superlink as control
 from mpssl_fed.errors import UserError
 from mpssl_fed.runs.progress import Progress
 from mpssl_fed.runs.reader import MANIFEST, read_history, read_manifest
-from mpssl_fed.runs.run_directory import refuse_occupied, refuse_within_data
+from mpssl_fed.runs.where import refuse_occupied, refuse_within_data
 
 LOOK_EVERY_S, ASK_EVERY_S, MOST_UNANSWERED = 0.5, 20.0, 3
 

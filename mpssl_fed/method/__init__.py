@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from mpssl_fed.method.build import build_learner, needs_generator
 from mpssl_fed.method.step import Learner
-
-METHOD_VERSION = 2
-"""Raised when the same config may give other numbers; committed result rows carry it."""
+from mpssl_fed.method_version import METHOD_VERSION
 
 __all__ = ["METHOD_VERSION", "Learner", "build_learner", "needs_generator"]

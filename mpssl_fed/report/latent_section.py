@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
-from mpssl_fed.federation.site.state import SiteState
 from mpssl_fed.report.table import NOTHING, make_table
 from mpssl_fed.runs.reader import RunReader
 
@@ -67,6 +66,8 @@ def _rounds(run: RunReader) -> Rounds:
     config, run_id = run.config, run.manifest.get("run_id")
     if config["federation"]["backend"] == "deployment" or config["method"]["source"] in ("none", "real", "random") or not run_id:
         return {}
+    from mpssl_fed.federation.site.state import SiteState  # here: it brings torch in
+
     told = [SiteState(folder).numbers(run_id) for folder in run.sites[:MOST_SITES]]
     found: Rounds = {}
     for number in sorted({number for site in told for number in site}):

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mpssl_fed.config import Config, from_mapping
 from mpssl_fed.privacy import accounting
 from mpssl_fed.privacy.filter import rounded_up
 from mpssl_fed.privacy.ledger import Ledger
 from mpssl_fed.privacy.ledger_files import LedgerError
-from mpssl_fed.privacy.plan import Plan, plan_for
 from mpssl_fed.report.table import NOTHING, make_table
 from mpssl_fed.runs.reader import RunReader
+
+if TYPE_CHECKING:
+    from mpssl_fed.privacy.plan import Plan
 
 NOT_COVERED = (
     "No epsilon here covers the number of sites, who took part and when, the search for hyper-parameters before this run, other "
@@ -54,6 +56,8 @@ def privacy_sections(run: RunReader) -> list[dict[str, Any]]:
     config = from_mapping(run.config, str(run.path / "config.yaml"))
     if not config.privacy.on or not config.private_rounds:
         return []
+    from mpssl_fed.privacy.plan import plan_for  # here: it brings torch in
+
     plan = plan_for(config)
     spent = spent_by_site(run.path, config, plan.delta)
     done = run.rounds[-1].number

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from mpssl_fed.config import PROTOCOL_VERSION, Config
-from mpssl_fed.method import METHOD_VERSION
 from mpssl_fed.method.freematch import momentum
+from mpssl_fed.method_version import METHOD_VERSION
 
 PACKAGES = ("mpssl-fed", "torch", "torchvision", "flwr", "ray", "opacus", "numpy", "safetensors", "pytorch-pretrained-biggan")
 

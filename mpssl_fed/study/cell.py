@@ -17,7 +17,7 @@ from typing import TextIO
 from mpssl_fed.config import Config
 from mpssl_fed.errors import UserError
 from mpssl_fed.files import write_atomic
-from mpssl_fed.method import METHOD_VERSION
+from mpssl_fed.method_version import METHOD_VERSION
 from mpssl_fed.runs.reader import is_run
 from mpssl_fed.study.folder import cell_folder, log_file, version_file
 from mpssl_fed.study.grid import Cell, Settings

@@ -14,7 +14,7 @@ from typing import Any
 
 from mpssl_fed.errors import UserError
 from mpssl_fed.files import write_json
-from mpssl_fed.method import METHOD_VERSION
+from mpssl_fed.method_version import METHOD_VERSION
 from mpssl_fed.runs.reader import read_json
 from mpssl_fed.study.cell_key import cell_key
 from mpssl_fed.study.grid import Plan, arm_of

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from mpssl_fed.method import METHOD_VERSION
+from mpssl_fed.method_version import METHOD_VERSION
 from mpssl_fed.study.grid import Cell, Plan
 from mpssl_fed.study.headline import OF_EVALUATION
 from mpssl_fed.study.measured import completed

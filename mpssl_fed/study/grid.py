@@ -15,6 +15,7 @@ from mpssl_fed.config import Config, Override, from_mapping, to_yaml
 from mpssl_fed.config.overrides import drop_orphans
 from mpssl_fed.environment import expanded
 from mpssl_fed.errors import UserError, nearest
+from mpssl_fed.method_version import METHOD_VERSION
 from mpssl_fed.runs.reader import default_folder
 from mpssl_fed.study.cell_key import cell_key
 from mpssl_fed.study.file import find_study, override_study, read_study
@@ -47,8 +48,6 @@ class Cell:
     @cached_property
     def sha256(self) -> str:
         """The cell's key: the SHA-256 of what its config sets otherwise than the defaults, and of the method version."""
-        from mpssl_fed.method import METHOD_VERSION  # here: it brings torch in
-
         return cell_key(self.config, self.method_version or METHOD_VERSION)
 
     @property

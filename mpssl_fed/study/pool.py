@@ -13,7 +13,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from mpssl_fed import environment
-from mpssl_fed.method import METHOD_VERSION
+from mpssl_fed.method_version import METHOD_VERSION
 from mpssl_fed.study.cell import Task, run_cell
 from mpssl_fed.study.folder import log_file, stored_row
 from mpssl_fed.study.measured import failed_row

@@ -8,7 +8,7 @@ from typing import Any
 
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation.engines.simulation import short_folder_for_ray
-from mpssl_fed.method import METHOD_VERSION
+from mpssl_fed.method_version import METHOD_VERSION
 from mpssl_fed.study.cell import Task, run_cell
 from mpssl_fed.study.measured import failed_row
 from mpssl_fed.study.pool import ONE_THREAD

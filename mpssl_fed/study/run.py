@@ -10,10 +10,10 @@ from typing import Literal
 
 from mpssl_fed.errors import UserError, option
 from mpssl_fed.files import write_atomic
-from mpssl_fed.method import METHOD_VERSION
+from mpssl_fed.method_version import METHOD_VERSION
 from mpssl_fed.runs.lock import LOCK, holding, refuse_held
 from mpssl_fed.runs.reader import MANIFEST
-from mpssl_fed.runs.run_directory import refuse_within_data
+from mpssl_fed.runs.where import refuse_within_data
 from mpssl_fed.runs.written import clear
 from mpssl_fed.study.analysis import arms_of
 from mpssl_fed.study.cell import Task

@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-from scipy import stats
 
 LEVEL = 0.95
 ALPHA = 0.05
@@ -97,6 +96,8 @@ def half_width(values: Sequence[float], n: int) -> float:
     """Return half the width of the 95 % interval of a mean over n seeds whose variance is that of ``values``, two or more."""
     if _without_spread(values):
         return 0.0
+    from scipy import stats  # here: it takes a second, which a worker need not spend
+
     return float(stats.t.isf((1 - LEVEL) / 2, len(values) - 1) * np.std(values, ddof=1)) / math.sqrt(n)
 
 
@@ -110,6 +111,8 @@ def paired_p(differences: Sequence[float], added: Sequence[float] = ()) -> float
     mean = math.fsum([*differences, *added]) / (len(differences) + len(added))
     if _without_spread(differences):
         return 1.0 if abs(mean) <= 1e-12 else 0.0
+    from scipy import stats
+
     if not added:
         return float(stats.ttest_1samp(differences, 0.0).pvalue)
     error = float(np.std(differences, ddof=1)) / math.sqrt(len(differences) + len(added))
@@ -133,7 +136,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def q_values(p_values: Sequence[float]) -> list[float]:
     """Return Benjamini and Hochberg's q-values, in the order given."""
-    return [float(q) for q in stats.false_discovery_control(p_values, method="bh")] if p_values else []
+    if not p_values:
+        return []
+    from scipy import stats
+
+    return [float(q) for q in stats.false_discovery_control(p_values, method="bh")]
 
 
 Key = TypeVar("Key", bound=Hashable)

@@ -8,7 +8,7 @@ from statistics import fmean
 
 from mpssl_fed.config import Config, config_folder
 from mpssl_fed.errors import UserError
-from mpssl_fed.method import METHOD_VERSION
+from mpssl_fed.method_version import METHOD_VERSION
 from mpssl_fed.study.grid import Plan
 from mpssl_fed.study.headline import higher_is_better
 from mpssl_fed.study.keys import check_key, get_key, show_value

@@ -15,7 +15,8 @@ from mpssl_fed.models import Architecture, build_classifier
 from mpssl_fed.runs.checkpoint import Checkpoint
 from mpssl_fed.runs.reader import read_config, read_history
 from mpssl_fed.runs.rounds import Round
-from mpssl_fed.runs.run_directory import RunDirectory, open_run, refuse_occupied
+from mpssl_fed.runs.run_directory import RunDirectory, open_run
+from mpssl_fed.runs.where import refuse_occupied
 from mpssl_fed.study.report.page import write_report
 from tests.killed import every_kill, killed_at
 

@@ -16,7 +16,8 @@ import mpssl_fed
 from mpssl_fed.config import Config
 from mpssl_fed.errors import UserError
 from mpssl_fed.runs.lock import LOCK, holding, refuse_held
-from mpssl_fed.runs.run_directory import RunDirectory, open_run, refuse_occupied
+from mpssl_fed.runs.run_directory import RunDirectory, open_run
+from mpssl_fed.runs.where import refuse_occupied
 from mpssl_fed.study.run import run_study
 from tests.study.runs import plan_of
 

@@ -20,7 +20,8 @@ from mpssl_fed.federation.server.rounds import Job, serve
 from mpssl_fed.federation.site.client import site_folder
 from mpssl_fed.runs.lock import holding
 from mpssl_fed.runs.progress import Lines
-from mpssl_fed.runs.run_directory import open_run, refuse_occupied
+from mpssl_fed.runs.run_directory import open_run
+from mpssl_fed.runs.where import refuse_occupied
 from mpssl_fed.runs.written import in_words
 
 

@@ -13,7 +13,8 @@ from mpssl_fed.federation.server.rounds import Job, serve
 from mpssl_fed.models.efficientnet import NAME as EFFICIENTNET
 from mpssl_fed.runs.lock import holding
 from mpssl_fed.runs.progress import Lines
-from mpssl_fed.runs.run_directory import open_run, refuse_occupied
+from mpssl_fed.runs.run_directory import open_run
+from mpssl_fed.runs.where import refuse_occupied
 
 
 def serve_deployment(grid: Grid, config: Config, flower_run: int) -> Path:

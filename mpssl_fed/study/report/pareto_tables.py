@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mpssl_fed.privacy.filter import rounded_up
-from mpssl_fed.privacy.plan import plan_for
 from mpssl_fed.report.privacy_section import spent_by_site
 from mpssl_fed.report.table import NOTHING, Table, make_table
 from mpssl_fed.study.arms import Arm
@@ -51,6 +50,8 @@ def front_table(points: Sequence[Point]) -> Table:
 
 def spent_table(outcome: Outcome, arms: Sequence[Arm]) -> Table:
     """Return planned and spent epsilon of the arms whose ledgers are here."""
+    from mpssl_fed.privacy.plan import plan_for  # here: it brings torch in
+
     configs = configs_of(outcome)
     lines = []
     for arm in arms:
