@@ -14,6 +14,7 @@ import pytest
 from flwr.cli.build import build_fab_from_disk
 
 from mpssl_fed import config as configs
+from mpssl_fed.federation.engines.flower_run import NUMBERS
 from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")  # Flower's way of calling pathspec
@@ -57,9 +58,10 @@ def test_the_unpacked_apps_find_the_installed_toolkit(bundle: zipfile.ZipFile, t
     assert not toolkit.is_relative_to(tmp_path)
 
 
-def test_the_run_config_has_the_two_strings(bundle: zipfile.ZipFile, tmp_path: Path) -> None:
+def test_the_run_config_has_what_its_reader_knows(bundle: zipfile.ZipFile, tmp_path: Path) -> None:
     bundle.extractall(tmp_path)
     app = tomllib.loads((tmp_path / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
-    assert app["config"].keys() == {"config", "overrides"}
+    assert app["config"].keys() == {"config", "overrides", *NUMBERS}
+    assert not any(app["config"][key] for key in NUMBERS)
     assert configs.load(tmp_path / app["config"]["config"]).method.name == "mp-ssl"
     assert app["components"] == {"serverapp": "server.app:app", "clientapp": "clients.app:app"}

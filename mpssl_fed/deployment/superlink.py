@@ -37,11 +37,13 @@ build-backend = "hatchling.build"
 name = "mpssl-fed"
 version = "{version}"
 description = "Federated MP-SSL: the two apps and one config; nodes run their own installed toolkit"
-license = "Apache-2.0"
-dependencies = []
+license = {{ file = "LICENSE" }}
+dependencies = ["flwr>=1.41,<1.43"]
 
 [tool.flwr.app]
 publisher = "mpssl-fed"
+fab-format-version = 1
+flwr-version-target = "1.41.0"
 
 [tool.flwr.app.components]
 serverapp = "server.app:app"
@@ -151,6 +153,7 @@ def write_bundle(folder: Path, config: Config) -> Path:
     for package in ("clients", "server"):
         shutil.copytree(app_folder() / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
     write_atomic(folder / "pyproject.toml", PYPROJECT.format(version=versions().get("mpssl-fed", "0.1.0")))
+    write_atomic(folder / "LICENSE", (app_folder() / "LICENSE").read_bytes())
     write_atomic(folder / "configs" / "run.yaml", config.to_yaml())
     return folder
 

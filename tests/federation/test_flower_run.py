@@ -58,6 +58,15 @@ def test_nodes_are_the_sites_and_a_line_says_how_many(
     assert page.count('src="data:image/png') == 0  # base draws none
 
 
+def test_rounds_and_steps_by_the_names_of_flowers_templates(
+    flower: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = " ".join(word for word in TINY.split() if not word.startswith(("federation.rounds", "federation.local_steps")))
+    flower(1, config="demo", overrides=words, **{"num-server-rounds": 1, "local-steps": 2})
+    federation = read_config(tmp_path / "runs" / "flwr-77").federation
+    assert (federation.rounds, federation.local_steps) == (1, 2)
+
+
 def test_an_absolute_folder_may_be_asked_for(flower: Callable[..., None], tmp_path: Path) -> None:
     flower(1, config="configs/demo.yaml", overrides=f"{TINY} federation.rounds=1 output.dir={tmp_path / 'here'}")
     assert (tmp_path / "here" / "metrics.jsonl").is_file()
@@ -69,6 +78,10 @@ def test_an_absolute_folder_may_be_asked_for(flower: Callable[..., None], tmp_pa
         ({"config": "configs/nowhere.yaml"}, "no such file"),
         ({"config": "configs/demo.yaml", "overrides": "federation.rounds"}, "want key.path=value"),
         ({"config": "configs/demo.yaml", "overrides": 3}, "want a string"),
+        ({"num-server-rounds": "three"}, "'num-server-rounds'='three': want a whole number"),
+        ({"local-steps": -1}, "want a whole number"),
+        ({"local-steps": True}, "want a whole number"),
+        ({"num-server-rounds": 2, "overrides": "federation.rounds=3"}, "both set federation.rounds"),
     ],
 )
 def test_bad_run_config(flower: Callable[..., None], values: dict[str, Any], message: str) -> None:
@@ -85,7 +98,7 @@ def test_the_bundle_holds_apps_and_configs_alone() -> None:
     root = Path(__file__).parents[2]
     config = tomllib.loads((root / "pyproject.toml").read_text())
     include, exclude = get_user_fab_patterns(config)
-    assert include == ["clients/**/*.py", "server/**/*.py", "configs/**/*.yaml"]
+    assert include == ["LICENSE", "clients/**/*.py", "server/**/*.py", "configs/**/*.yaml"]
     assert exclude is None
 
 
@@ -98,7 +111,7 @@ def test_flwr_run_from_a_checkout(tmp_path: Path) -> None:
         folder.mkdir()
     for name in ("clients", "server", "configs"):
         shutil.copytree(root / name, app / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md"):
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
         if (root / name).is_file():
             shutil.copy(root / name, app / name)
     (home / "config.toml").write_text(

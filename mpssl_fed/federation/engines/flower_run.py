@@ -24,6 +24,9 @@ from mpssl_fed.runs.run_directory import open_run
 from mpssl_fed.runs.where import refuse_occupied
 from mpssl_fed.runs.written import in_words
 
+NUMBERS = {"num-server-rounds": "federation.rounds", "local-steps": "federation.local_steps"}
+"""Keys of the run config by the names that Flower's own templates give them -> keys of ours; 0 leaves what the config says."""
+
 
 def serve_flower_run(grid: Grid, context: Context, bundle: Path) -> Path:
     """Serve the run whose ``config`` (a path in the bundle) and ``overrides`` (``key=value`` words) are in the run config.
@@ -64,14 +67,24 @@ def serve_flower_run(grid: Grid, context: Context, bundle: Path) -> Path:
 
 
 def resolve(context: Context, bundle: Path) -> Config:
-    """Return the config that the run config's two strings name. UserError names the key that is wrong."""
+    """Return the config that the run config names: ``config``, ``overrides`` and the numbers that Flower's users expect.
+
+    UserError names the key that is wrong, or a number that ``overrides`` set too.
+    """
     values = {key: context.run_config.get(key, "") for key in ("config", "overrides")}
     for key, value in values.items():
         if not isinstance(value, str):
             raise UserError(f"run config '{key}'={value!r}: want a string; quote it: -c \"{key}='...'\"")
-    path = str(values["config"]) or "configs/demo.yaml"
+    path, words = str(values["config"]) or "configs/demo.yaml", shlex.split(str(values["overrides"]))
+    for key, ours in NUMBERS.items():
+        number = context.run_config.get(key, 0)
+        if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+            raise UserError(f"run config '{key}'={number!r}: want a whole number, 0 for what the config says: -c {key}=3")
+        if number and any(word.startswith(f"{ours}=") for word in words):
+            raise UserError(f"run config '{key}'={number} and 'overrides' both set {ours}; give one of them")
+        words += [f"{ours}={number}"] if number else []
     shipped = bundle / path
-    return configs.load(shipped if shipped.is_file() else path, shlex.split(str(values["overrides"])))
+    return configs.load(shipped if shipped.is_file() else path, words)
 
 
 def _simulated_nodes(grid: Grid, config: Config) -> int:
