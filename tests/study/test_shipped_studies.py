@@ -48,17 +48,25 @@ def test_every_method_at_one_site() -> None:
     plan = load_study("methods-one-site")
     assert values(plan, "variant") == ALL
     assert all(cell.config.method.name == cell.settings["variant"] for cell in plan.cells)
-    assert values(plan, "data.labels_per_class") == {1, 4, 10, 25}
-    assert values(plan, "data.name") == {"mnist-5k", "fashion-mnist"}
-    assert len(plan.arms()) == 2 * len(ALL) * 2 * 4
-    assert {cell.config.federation.sites for cell in plan.cells} == {1}
+    assert values(plan, "data.labels_per_class") == {1, 4}
+    assert values(plan, "warm_start.part") == {"none", "body"}
+    assert {(cell.config.data.name, cell.config.federation.sites) for cell in plan.cells} == {("mnist-5k", 1)}
     arms = plan.arms()
-    primary = [(arms[one]["variant"], arms[other]["variant"], arms[one]["data.labels_per_class"]) for one, other in plan.primary()]
-    rivals = ("base", "mp-ssl-wo-lmo", "mp-ssl-wo-scr")  # each ablation, not base alone
-    assert primary == [("mp-ssl", rival, labels) for rival in rivals for labels in (1, 4)]
-    assert plan.study.baseline == [{"variant": rival} for rival in rivals]
-    assert len(plan.first) == len(arms) * 5 + 2 * 4 * 5  # and 5 more of the arms of primary comparisons
-    assert len(plan.cells) == len(plan.first) + 2 * 4 * 10
+    assert len(arms) == len(ALL) * 2 * 2 + 2  # and weakly augmented labels alone
+    primary = [
+        (arms[one]["variant"], arms[other]["variant"], arms[other]["warm_start.part"], arms[one]["data.labels_per_class"])
+        for one, other in plan.primary()
+    ]
+    assert {arms[one]["warm_start.part"] for one, _ in plan.primary()} == {"body"}
+    assert primary == [
+        ("mp-ssl", "base", "none", 1),
+        ("mp-ssl", "base", "none", 4),
+        *(("mp-ssl", rival, "body", 1) for rival in ("base", "mp-ssl-wo-lmo", "mp-ssl-wo-scr")),  # each ablation, not base alone
+        ("vic-gssl", "base", "body", 1),
+    ]
+    assert plan.study.baseline == [{"variant": rival} for rival in ("base", "mp-ssl-wo-lmo", "mp-ssl-wo-scr")]
+    assert len(plan.first) == len(arms) * 5 + 8 * 5  # and 5 more of the arms of primary comparisons
+    assert len(plan.cells) == len(plan.first) + 8 * 10
     assert len({cell.config.federation.rounds * cell.config.federation.local_steps for cell in plan.cells}) == 1
 
 
@@ -91,7 +99,7 @@ def test_a_method_is_compared_with_each_of_its_ablations(name: str) -> None:
         for b in arms
         if methods[a] in ABLATIONS and ABLATIONS[methods[a]] == methods[b] and other[a] == other[b]
     ]
-    assert len(pairs) == {"methods-one-site": 2 * 16, "paper-10pct": 2 * 6}.get(name, 0)
+    assert len(pairs) == {"methods-one-site": 2 * 4, "paper-10pct": 2 * 6}.get(name, 0)
     assert [pair for pair in pairs if frozenset(pair) not in named] == []
 
 
