@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from mpssl_fed.data.walk import Skipped
     from mpssl_fed.metrics import Metrics
-    from mpssl_fed.trained import Evaluation
+    from mpssl_fed.trained import Evaluation, Prediction
 
 app = typer.Typer()
 WIDEST = 20
@@ -35,16 +35,21 @@ Device = Annotated[str, typer.Option(help="auto (CUDA where there is one), cpu, 
 @app.command()
 def predict(
     run: Run,
-    files: Annotated[list[Path], typer.Argument(help="Image files of any size, grey or colour, or folders of them.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="Image files of any size, grey or colour, folders, or CSV lists with a column path."),
+    ],
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV on standard output instead of a table.")] = False,
     device: Device = "auto",
     white_level: WhiteLevel = None,
 ) -> None:
-    """Name the class of image files, with its probability. What was left out of a folder is said on standard error."""
+    """Name the class of image files, with its probability; of a list line by line, each file as it is written there.
+
+    What was left out of a folder is said on standard error.
+    """
     from mpssl_fed.data.walk import Skipped
     from mpssl_fed.errors import UserError
-    from mpssl_fed.names import as_text
     from mpssl_fed.trained import load_trained
     from mpssl_fed.trained import predict as predictions
 
@@ -55,7 +60,7 @@ def predict(
     _say(skipped)
     if as_json:
         rows = [
-            {"file": as_text(one.file), "class": one.label, "probability": one.probability, "probabilities": one.probabilities}
+            {"file": _name(one), "class": one.label, "probability": one.probability, "probabilities": one.probabilities}
             for one in found
         ]
         typer.echo(json.dumps(rows, indent=2))
@@ -64,16 +69,22 @@ def predict(
     if as_csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(("file", "class", "probability"))
-        writer.writerows((as_text(one.file), one.label, f"{one.probability:.6f}") for one in chain([first], found))
+        writer.writerows((_name(one), one.label, f"{one.probability:.6f}") for one in chain([first], found))
         return
-    lines = [(str(one.file), one.label, f"{one.probability:.4f}") for one in chain([first], found)]
+    lines = [(one.written or str(one.file), one.label, f"{one.probability:.4f}") for one in chain([first], found)]
     _console().print(_table(("file", "class", "probability"), lines))
 
 
 @app.command()
 def evaluate(
     run: Run,
-    folder: Annotated[Path, typer.Argument(help="Folder with CLASS/*.png|jpg|...; the class names are the run's.")],
+    images: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder with CLASS/*.png|jpg|..., or a CSV list path,label[,subject][,site][,split], of which all or the test "
+            "split is evaluated; the class names are the run's."
+        ),
+    ],
     as_json: AsJson = False,
     bins: Annotated[int, typer.Option(min=1, max=1000, help="Bins of the calibration table.")] = 10,
     subjects: Annotated[str | None, typer.Option(help="'parent': the images lie in CLASS/SUBJECT/; or 'dicom-patient-id'.")] = None,
@@ -82,10 +93,15 @@ def evaluate(
 ) -> None:
     """Accuracy, AUROC, sensitivity, specificity and more with intervals, confusion matrix and calibration on labelled images."""
     from mpssl_fed.data.walk import Skipped
-    from mpssl_fed.trained import evaluate_folder, load_trained
+    from mpssl_fed.environment import expanded
+    from mpssl_fed.errors import UserError
+    from mpssl_fed.trained import evaluate_folder, evaluate_list, is_list, load_trained
 
-    skipped = Skipped()
-    result = evaluate_folder(load_trained(run, device, white_level), folder, bins, subjects, skipped)
+    skipped, listed = Skipped(), is_list(expanded(images))
+    if listed and subjects is not None:
+        raise UserError(f"--subjects {subjects}: a list names subjects in a column of its own, subject; leave the option out")
+    trained = load_trained(run, device, white_level)
+    result = evaluate_list(trained, images, bins, skipped) if listed else evaluate_folder(trained, images, bins, subjects, skipped)
     _say(skipped)
     if as_json:
         typer.echo(json.dumps(result.to_json(), indent=2))
@@ -135,6 +151,12 @@ def _print_evaluation(result: Evaluation) -> None:
     if not wide:
         for count, truth, named in result.mistakes()[:WIDEST]:
             console.print(f"{count} x {shown(truth)} named {shown(named)}")
+    if result.sites is not None:
+        sites = [
+            (one.name or "-", str(one.images), f"{one.accuracy:.4f}", "{:.4f} to {:.4f}".format(*one.interval))
+            for one in result.sites
+        ]
+        console.print(_table(("site", "images", "accuracy", "95 % interval"), sites, "by site"))
     _print_metrics(console, result.metrics)
     bins = [
         (f"{bin_.low:.2f}-{bin_.high:.2f}", str(bin_.images), f"{bin_.confidence:.4f}", f"{bin_.accuracy:.4f}")
@@ -174,6 +196,13 @@ def _print_metrics(console: Console, found: Metrics) -> None:
     console.print(
         _table(("class", "sensitivity", "specificity", "AUROC", "average precision"), rows, "each class against all others")
     )
+
+
+def _name(one: Prediction) -> str:
+    """Return the file for CSV and JSON: as a list writes it, so that its lines are found again, else as a text for any encoding."""
+    from mpssl_fed.names import as_text
+
+    return as_text(one.file) if one.written is None else one.written
 
 
 def _console() -> Console:

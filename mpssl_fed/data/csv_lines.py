@@ -28,15 +28,15 @@ class Line:
     values: dict[str, str]
 
 
-def read_lines(path: Path, required: Sequence[str], optional: Sequence[str]) -> tuple[tuple[str, ...], list[Line]]:
+def read_lines(path: Path, required: Sequence[str], optional: Sequence[str] | None) -> tuple[tuple[str, ...], list[Line]]:
     """Return the columns and the records of a CSV file in UTF-8, whatever its delimiter (``, ; | tab``), line ends and BOM.
 
-    Blank lines are passed over, as is a line ``sep=;`` before the header, and empty values beyond the last column. Raises
-    UserError with the line number for a column that is missing, unknown or there twice, a header that comes again, fewer values
-    than the required columns, more than there are columns, a quote that is not closed or not at the ends of its value, NUL,
-    and bytes that are not UTF-8.
+    Blank lines are passed over, as is a line ``sep=;`` before the header, and empty values beyond the last column. ``optional``
+    None: whatever other columns there are, named or not, are passed over. Raises UserError with the line number for a column that
+    is missing, unknown or there twice, a header that comes again, fewer values than the required columns, more than there are
+    columns, a quote that is not closed or not at the ends of its value, NUL, and bytes that are not UTF-8.
     """
-    text = csv_text(path)
+    text = csv_text(path, required)
     head, delimiter = _head(text, required)
     records = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
     columns: tuple[str, ...] = ()
@@ -76,16 +76,20 @@ def _columns(head: str, delimiter: str) -> list[str]:
     return [value.strip().strip('"').strip().casefold() for value in head.split(delimiter)]
 
 
-def _header(columns: list[str], required: Sequence[str], optional: Sequence[str], path: Path, number: int) -> tuple[str, ...]:
-    twice = [column for column in dict.fromkeys(columns) if column and columns.count(column) > 1]
+def _header(
+    columns: list[str], required: Sequence[str], optional: Sequence[str] | None, path: Path, number: int
+) -> tuple[str, ...]:
+    read = columns if optional is not None else [column for column in columns if column in required]
+    twice = [column for column in dict.fromkeys(read) if column and read.count(column) > 1]
     if twice:
         raise UserError(
-            f"{shown(path)}: line {number} names the column '{shown(twice[0])}' {columns.count(twice[0])} times; which is meant?"
+            f"{shown(path)}: line {number} names the column '{shown(twice[0])}' {read.count(twice[0])} times; which is meant?"
         )
-    if not set(required) <= set(columns) <= {*required, *optional} or len(set(columns)) < len(columns):
-        wanted = ",".join(required) + "".join(f"[,{column}]" for column in optional)
+    if not set(required) <= set(read) <= {*required, *(optional or ())} or len(set(read)) < len(read):
+        wanted = "the columns " if len(required) > 1 or optional else "the column "
+        wanted += ",".join(required) + "".join(f"[,{column}]" for column in optional or ())
         found = ",".join(map(brief, columns[:20]))
-        raise UserError(f"{shown(path)}: line {number} must name the columns {wanted}, not {found}{_of_header(columns, required)}")
+        raise UserError(f"{shown(path)}: line {number} must name {wanted}, not {found}{_of_header(columns, required)}")
     return tuple(columns)
 
 

@@ -118,6 +118,17 @@ def has_side(path: Path, side: int) -> bool:
         return file.size == (side, side)
 
 
+def is_image(path: Path) -> bool:
+    """Return whether a regular file is an image, broken or not, by its suffix; where that says nothing, by how it begins."""
+    if path.suffix.lower() in {*SUFFIXES, *Image.registered_extensions()}:
+        return True
+    try:
+        with _opened(path):
+            return True
+    except UserError:
+        return _is_dicom(path)
+
+
 def check_regular(path: Path, what: str = "image file") -> None:
     """Raise UserError unless ``path`` is a regular file or a link to one; a FIFO, socket or device is never opened."""
     try:

@@ -43,8 +43,9 @@ WRONG = (
 
 @dataclass(frozen=True)
 class List:
-    """What a list names. test: None where it has no column ``split``; site: of each training image, None without such a column;
-    with_subjects: whether it has a column ``subject``; names: of the sites, as a person would sort them."""
+    """What a list names. test: None where it has no column ``split``; site: of each training image (not each_site: of the images
+    that name one), None without such a column; with_subjects: whether it has a column ``subject``; names: of the sites, as a
+    person would sort them."""
 
     classes: tuple[str, ...]
     train: Listing
@@ -83,13 +84,14 @@ def site_csv(path: str | Path, classes: Sequence[str]) -> Files:
     return Files(found.train, found.with_subjects, found.skipped)
 
 
-def read_list(path: str | Path, classes: Sequence[str] | None = None) -> List:
+def read_list(path: str | Path, classes: Sequence[str] | None = None, each_site: bool = True) -> List:
     """Return the images that a CSV file names: columns ``path,label``, paths absolute or relative to the file's folder.
 
     ``subject``: whose images must not be parted; ``site``: who holds it; ``split``: train or test. classes: by default those of
-    the training images, sorted. Raises UserError with the line number for an unknown label, a missing file or one that is no
-    regular file, a value that is empty or looks like another, a subject in train and test, and a file named twice, be it by a link
-    (it would count double under differential privacy).
+    the training images, sorted. each_site: a column ``site`` must name one for each training image, as training asks; else what it
+    names is read, of test images too. Raises UserError with the line number for an unknown label, a missing file or one that is
+    no regular file, a value that is empty or looks like another, a subject in train and test, and a file named twice, be it by a
+    link (it would count double under differential privacy).
     """
     path, skipped = expanded(path), Skipped()
     columns, lines = read_lines(path, REQUIRED, OPTIONAL)
@@ -110,7 +112,7 @@ def read_list(path: str | Path, classes: Sequence[str] | None = None) -> List:
     if "subject" in columns:
         refuse_lookalikes((row[2], where) for row, where in zip(rows, at, strict=True))
         _refuse_parted([(rows[i], at[i]) for i in train], [(rows[i], at[i]) for i in test])
-    sites = _sites(lines, at, train) if "site" in columns else None
+    sites = _sites(lines, at, train if each_site else range(len(lines)), each_site) if "site" in columns else None
     digests: Digests = {}
 
     def counted(side: list[int]) -> Listing:
@@ -155,15 +157,16 @@ def _classes(lines: Sequence[Line], at: Sequence[str], train: Sequence[int]) -> 
     return sorted(label for label, _ in first.values())
 
 
-def _sites(lines: Sequence[Line], at: Sequence[str], train: Sequence[int]) -> dict[int, str]:
-    """Return the site of each training image; of a test image none need be known."""
+def _sites(lines: Sequence[Line], at: Sequence[str], of: Sequence[int], each: bool) -> dict[int, str]:
+    """Return the site of each image in ``of``; where not ``each`` must have one, of those that do."""
     found: dict[int, str] = {}
-    for i in train:
+    for i in of:
         name = subject_name(lines[i].values["site"])
-        if name is None:
+        if name is None and each:
             said = f"'{brief(lines[i].values['site'])}' names no site" if lines[i].values["site"].strip() else "the site is empty"
             raise UserError(f"{at[i]}: {said}; name one for each training image, or drop the column")
-        found[i] = name
+        if name is not None:
+            found[i] = name
     refuse_lookalikes(((name, at[i]) for i, name in found.items()), "site")
     return found
 
@@ -176,6 +179,19 @@ def _refuse_parted(train: Sequence[tuple[Row, str]], test: Sequence[tuple[Row, s
                 f"{where}: the subject '{shown(row[2])}' is tested on here and trained on in {known[row[2]]}; put all of "
                 "a subject's images into one split"
             )
+
+
+def read_paths(path: str | Path) -> list[tuple[str, Path]]:
+    """Return what a list has in its column ``path``, as it stands there, and the file that it leads to, line by line.
+
+    Other columns are passed over, and a file may be named on several lines: nothing is counted or trained on here. Raises UserError
+    with the line number for a file that is missing or no regular file, as :func:`read_list` does.
+    """
+    path = expanded(path)
+    named = [(line.values["path"], f"{shown(path)}, line {line.number}") for line in read_lines(path, REQUIRED[:1], None)[1]]
+    if not named:
+        raise UserError(f"{shown(path)} names no image; expected one line per file under a header with the column path")
+    return [(name, _file(name, path.parent, where)[0]) for name, where in named]
 
 
 def named_files(path: Path) -> list[Path]:

@@ -26,6 +26,7 @@ BESIDE = "beside the class folders"
 COPY = "links to or copies of an image that counts already"
 LEAK = "test images that are copies of training images (used all the same, so accuracy flatters)"
 HELD_OUT = "of the test split, so not trained on"
+TRAINED_ON = "of the train split, so not evaluated on"
 SHARED = "copies of an image of another subject (used all the same)"
 
 NOTED = (LEAK, SHARED)

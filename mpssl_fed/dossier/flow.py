@@ -120,6 +120,8 @@ def _leaving(subject: Subject) -> Iterator[Fact]:
     if policy is not None and subject.policy_file is not None:
         file = subject.name(subject.policy_file)
         yield Fact("declared number of units, the weight of the site", word(policy.public_size), Source(file, "public_size"))
+        yield Fact("numbers in the weights of the classifier, at most", word(policy.max_parameters), Source(file, "max_parameters"))
+        yield Fact("noised tables of counts, in a run at most", word(policy.max_evaluations), Source(file, "max_evaluations"))
         yield Fact("numbers beside the weights that the policy lists", word(policy.metrics), Source(file, "metrics"))
         for name in policy.metrics:
             means = EXACT_TABLE if name == CONFUSION else REPLY_METRICS[name].means

@@ -130,7 +130,7 @@ def _of_data_set(of: str, told: dict[str, Any], source: _Told) -> Iterator[Fact]
 
 def _of_run(name: str, run: dict[str, Any], source: _Told, index: int) -> Iterator[Fact]:
     of, unit, key = f"{name}, run {run['run']}", run["unit"] or "unit", f"runs.{index}"
-    for part in ("scope", "terms", "rounds", "first", "last"):
+    for part in ("scope", "terms", "rounds", "evaluations", "first", "last"):
         yield Fact(f"{of}: {part}", word(run[part]), source.at(f"{key}.{part}"))
     covers = "" if run["scope"] == "end-to-end" else " (of the labelled step alone)"
     yield Fact(f"{of}: epsilon spent, per {unit}{covers}", rounded_up(run["epsilon_spent"]), source.at(f"{key}.epsilon_spent"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from torch import Tensor
 
 from mpssl_fed.caller import apart_from_caller
 from mpssl_fed.data.folder import check_subjects, list_classes
-from mpssl_fed.data.listing import once
+from mpssl_fed.data.listing import Listing, once
+from mpssl_fed.data.site_csv import natural_order
 from mpssl_fed.data.walk import Skipped
 from mpssl_fed.environment import expanded
 from mpssl_fed.errors import UserError
@@ -21,9 +22,20 @@ from mpssl_fed.metrics import Bin, Metrics, Predictions, measure, wilson
 from mpssl_fed.metrics.bootstrap import RESAMPLES
 from mpssl_fed.metrics.points import BINS
 from mpssl_fed.names import shown, some
+from mpssl_fed.trained.lists import evaluated
 from mpssl_fed.trained.load import Trained
 
-__all__ = ["BINS", "Bin", "Evaluation", "evaluate_folder", "score", "wilson"]
+__all__ = ["BINS", "AtSite", "Bin", "Evaluation", "evaluate_folder", "evaluate_list", "score", "wilson"]
+
+
+@dataclass(frozen=True)
+class AtSite:
+    """Accuracy on the images of one site, with Wilson's 95 % interval; name None: of the images that name no site."""
+
+    name: str | None
+    images: int
+    accuracy: float
+    interval: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -33,6 +45,7 @@ class Evaluation:
     interval: Wilson's 95 % interval of the accuracy. recall: share of each class's images named right, None for a class without
     an image. confusion [K][K]: images of row's class that were named column's class. ece: expected calibration error in 0..1,
     see :func:`mpssl_fed.metrics.points.ece`. loss: mean cross-entropy in nats. metrics: what clinical users report, with intervals.
+    sites: of a list with a column ``site``, by name.
     """
 
     classes: tuple[str, ...]
@@ -47,6 +60,7 @@ class Evaluation:
     ece: float
     reliability: list[Bin]
     metrics: Metrics
+    sites: list[AtSite] | None = None
 
     def mistakes(self) -> list[tuple[int, str, str]]:
         """Return (images, their class, the class they were named) off the diagonal, the commonest first."""
@@ -73,9 +87,42 @@ def evaluate_folder(
     listing = once(list_classes(expanded(folder), trained.classes, subjects, skipped), skipped, trained.classes)
     if not listing:
         raise UserError(f"folder {shown(folder)} has no image; expected CLASS/*.png with CLASS among {some(trained.classes)}")
-    logits = torch.cat([part for _, part in trained.batches([path for path, _, _ in listing])])
-    labels, owners = torch.tensor([label for _, label, _ in listing]), [subject for _, _, subject in listing]
-    return score(logits, labels, trained.classes, bins, owners if subjects is not None else None)
+    return _of(trained, listing, bins, subjects is not None)[0]
+
+
+@apart_from_caller()
+def evaluate_list(trained: Trained, file: str | Path, bins: int = BINS, skipped: Skipped | None = None) -> Evaluation:
+    """Evaluate on the images that a list ``path,label[,subject][,site][,split]`` names: with a column ``split`` on its test images.
+
+    Equal to the bit to :func:`evaluate_folder` of the same images, whatever the order of the lines. ``skipped``, where given, gets
+    what was left out, training images too. Raises UserError with the line number as :func:`mpssl_fed.data.site_csv.read_list`.
+    """
+    found = evaluated(expanded(file), trained.classes, Skipped() if skipped is None else skipped)
+    result, right = _of(trained, found.rows, bins, found.with_subjects)
+    return result if found.sites is None else replace(result, sites=_by_site(found.sites, right))
+
+
+def _of(trained: Trained, listing: Listing, bins: int, with_subjects: bool) -> tuple[Evaluation, list[bool]]:
+    """Return the evaluation on the listing, and which of its images [n] were named right."""
+    paths, labels, owners = zip(*listing, strict=True)
+    logits, y = torch.cat([part for _, part in trained.batches(paths)]), torch.tensor(labels)
+    right: list[bool] = (_named(logits)[1] == y).tolist()
+    return score(logits, y, trained.classes, bins, owners if with_subjects else None), right
+
+
+def _by_site(sites: Sequence[str | None], right: Sequence[bool]) -> list[AtSite]:
+    names: list[str | None] = [*natural_order(name for name in sites if name is not None), *([None] if None in sites else [])]
+    found = []
+    for name in names:
+        here = [one for one, site in zip(right, sites, strict=True) if site == name]
+        found.append(AtSite(name, len(here), sum(here) / len(here), wilson(sum(here), len(here))))
+    return found
+
+
+def _named(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (probability, class) [n] of the most probable class of each image."""
+    top, named = logits.double().softmax(1).max(1)
+    return top, named
 
 
 def score(
@@ -92,7 +139,7 @@ def score(
     """
     n, k = len(y), len(classes)
     metrics = measure(Predictions.of_logits(logits.double().numpy(), y.numpy(), classes, subjects), bins, resamples)
-    top, named = logits.double().softmax(1).max(1)
+    top, named = _named(logits)
     right = named == y
     confusion = torch.bincount(y * k + named, minlength=k * k).view(k, k)
     support = confusion.sum(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +14,14 @@ import torch
 from mpssl_fed import config as configs
 from mpssl_fed.config import Config
 from mpssl_fed.data.datasets import load_dataset
-from mpssl_fed.data.site_csv import natural_order, read_list, site_csv
+from mpssl_fed.data.site_csv import natural_order, read_list, read_paths, site_csv
+from mpssl_fed.data.walk import Skipped
 from mpssl_fed.deployment.own_data import OwnData
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.engines.simulation import preflight
 from mpssl_fed.federation.whole import subjects_of
+from mpssl_fed.trained.lists import evaluated
 from tests.data.test_folder import picture
 from tests.data.test_site_csv import written
 
@@ -114,6 +117,10 @@ def test_read_as_meant_or_refused_by_line(odd: Odd, place: Path) -> None:
     if odd.refused:
         with pytest.raises(UserError, match=re.compile(odd.refused, re.S)):
             read_list(file)
+        with suppress(UserError):  # that a training image names no site, or looks like another class, is nothing to it
+            evaluated(file, ("1", "cat", "dog"), Skipped())
+        with suppress(UserError):
+            read_paths(file)
         return
     found = read_list(file)
     for side, rows in (("train", found.train), ("test", found.test or [])):

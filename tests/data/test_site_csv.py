@@ -5,13 +5,17 @@ from __future__ import annotations
 import itertools
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from mpssl_fed.data.folder import load_site_csv, site_csv
+from mpssl_fed.data.site_csv import read_paths
+from mpssl_fed.data.walk import Skipped
 from mpssl_fed.errors import UserError
+from mpssl_fed.trained.lists import evaluated
 from tests.data.test_folder import picture
 
 CLASSES = ("cat", "dog", "a, b", "1", 'say "no"', "größe")
@@ -248,6 +252,10 @@ def test_read_as_meant_or_refused_by_line(odd: Odd, place: Path) -> None:
     if odd.refused:
         with pytest.raises(UserError, match=re.compile(odd.refused, re.S)) as refusal:
             site_csv(file, CLASSES)
+        with pytest.raises(UserError, match=re.escape(str(refusal.value))):
+            evaluated(file, CLASSES, Skipped())
+        with suppress(UserError):  # what is wrong with a label is none of its business
+            read_paths(file)
         assert "\0" not in str(refusal.value)
         assert len(str(refusal.value)) < 600 + 4 * len(str(place))
         return
@@ -255,6 +263,10 @@ def test_read_as_meant_or_refused_by_line(odd: Odd, place: Path) -> None:
     subjects = [subject if files.with_subjects else None for _, _, subject in files.rows]
     found = [(path, CLASSES[label], subject) for (path, label, _), subject in zip(files.rows, subjects, strict=True)]
     assert found == [((place / path).resolve(), label, subject) for path, label, subject in odd.rows]
+    assert evaluated(file, CLASSES, Skipped()).rows == sorted(files.rows)
+    named = read_paths(file)
+    assert all((place / path).resolve() == where for path, where in named)
+    assert {where for _, where in named} >= {path for path, _, _ in files.rows}
 
 
 def test_absolute_paths_are_read_as_they_are(place: Path, tmp_path: Path) -> None:

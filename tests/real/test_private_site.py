@@ -14,8 +14,11 @@ import pytest
 
 from mpssl_fed.deployment import wire
 from mpssl_fed.deployment.own_data import wipe
+from mpssl_fed.privacy.filter import rounded_up
 from mpssl_fed.privacy.ledger import Ledger
 from mpssl_fed.privacy.plan import plan_for
+from tests.dossier.pages import Files, Page, call
+from tests.dossier.test_numbers import stands
 from tests.patience import wait_for
 from tests.real.sites import POLICY, RealSite, equal, fill, message, small_disk, tiny, weights
 
@@ -108,6 +111,28 @@ def test_spent_is_spent(site: RealSite) -> None:
     before = spent(site)
     assert site.train(message(greedy, START, run="greedy"))[:2] == (409, "budget")
     assert spent(site) == before
+
+
+def test_the_dossier_of_its_state_tells_what_the_ledger_does(site: RealSite) -> None:
+    """Beside the running daemon, after its kill: every number stands in ledger or policy; that no file keeps refusals is said."""
+    site.train(message(CONFIG, START, run="one"))  # so that there is a ledger, should this test run alone
+    site.train(message(tiny(), START, run="bare"))
+    before, rows = site.status(), Ledger(site.state / "ledger.sqlite").verify()
+    status, said = call("dossier", site.state, "--policy", site.policy_file)
+    assert status == 0, said
+    page, files = Page.of(site.state / "dossier.html"), Files(site.state, site.policy_file)
+    assert [one for one in page.cited if not one.quote and not stands(one, files)] == []
+    told = {one.key: one.value.strip() for one in page.cited if one.file == "ledger.sqlite" and not one.how}
+    assert told["data_sets.0.epsilon"] == rounded_up(before["privacy"]["epsilon"])
+    assert told["data_sets.0.releases"] == str(spent(site))
+    for index, run in enumerate(Ledger(site.state / "ledger.sqlite").spent("digits").runs.values()):
+        found = [told[f"data_sets.0.runs.{index}.{part}"] for part in ("scope", "rounds", "evaluations")]
+        assert found == [run.scope, str(run.rounds), str(run.evaluations)]
+    assert f"data_sets.0.runs.{index + 1}.rounds" not in told
+    assert before["refused"]["scope"] > 0
+    assert "absent: no file of a site keeps them" in page.text
+    assert [(site.state / name).stat().st_mode & 0o777 for name in ("dossier.html", "dossier.md")] == [0o600, 0o600]
+    assert (site.status(), Ledger(site.state / "ledger.sqlite").verify()) == (before, rows)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
