@@ -204,7 +204,9 @@ class Method(Section):
         None, description="none, real, random, pseudo-label, meta-optimised, oracle, anti-oracle, closed-form, or a plug-in."
     )
     loss: str | None = Field(None, description="none, scr, scr-stopgrad, infonce, vicreg, freematch, or a plug-in.")
-    augment: Literal["weak", "half-strong"] = Field("weak", description="Augmentation of the labelled batch.")
+    augment: Literal["none", "weak", "half-strong"] = Field(
+        "weak", description="Augmentation of the labelled batch; none: the images as they are."
+    )
     lambda_: float = Field(1.0, alias="lambda", ge=0, description="Weight of the unsupervised loss.")
     warmup: float = Field(0.2, ge=0, le=1, description="Share of all steps over which lambda rises from 0.")
     batch: int = Field(48, ge=2, description="Synthetic images in a step.")

@@ -25,7 +25,9 @@ class Views:
         return augment.strong(x, rng, self.flip, self.size)
 
     def labelled(self, name: str) -> Callable[[Tensor, torch.Generator], Tensor]:
-        """Return the augmentation ``weak`` or ``half-strong`` of a labelled batch."""
+        """Return the augmentation ``none``, ``weak`` or ``half-strong`` of a labelled batch; the first draws nothing."""
+        if name == "none":
+            return lambda x, _: self.plain(x)
         function = augment.weak if name == "weak" else augment.half_strong
         return lambda x, rng: function(x, rng, self.flip, self.size)
 

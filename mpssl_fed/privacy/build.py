@@ -81,6 +81,9 @@ def exact_beside(config: Config, parts: Parts, kind: Callable[..., ExactPrivateD
 
 
 def labelled_view(name: str, flip: bool, size: int) -> AugmentRows:
-    """Return the augmentation ``weak`` or ``half-strong`` of labelled images, from rows of randomness."""
+    """Return the augmentation ``none``, ``weak`` or ``half-strong`` of labelled images, from rows of randomness."""
+    if name == "none":
+        plain = Views(flip, size).plain
+        return lambda x, _: plain(x)
     apply = augment.apply_weak if name == "weak" else augment.apply_half_strong
     return lambda x, rows: apply(x, rows, flip, size)

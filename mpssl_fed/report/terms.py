@@ -47,6 +47,7 @@ METHODS = {
     "federated-gssl": "`base` that starts warm from the public generator and whose sites are held together by an anchor.",
 }
 AUGMENTATIONS = {
+    "none": "Labelled images are seen as they are in each step.",
     "weak": "Labelled images are shifted, turned and scaled a little in each step.",
     "half-strong": "Half of the labelled images of a step are distorted strongly, the others weakly.",
 }

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -52,13 +53,29 @@ def exact(model: Classifier, images: Images, per_class: bool = False) -> ExactPr
 def release(model: Classifier, images: Images, rows: torch.Generator, **changes: Any) -> DPPrivateData:
     """Return releases without noise or clip, whose augmentation is the public one of exact reads."""
     view = labelled_view("half-strong", flip=False, size=SIZE)
-    return make(images, noise=Still(), model=model, augment=view, rows=lambda n: augment.draw(n, rows), **({**OPEN, **changes}))
+    return make(images, noise=Still(), model=model, rows=lambda n: augment.draw(n, rows), **({"augment": view, **OPEN, **changes}))
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor], tolerance: float) -> None:
     for name, value in one.items():
         scale = float(other[name].abs().max()) + 1e-12
         assert float((value - other[name]).abs().max()) <= tolerance * scale, name
+
+
+def test_without_augmentation_both_are_the_plain_gradient_and_nothing_is_drawn() -> None:
+    model, images, views = classifier().double(), digits(N), Views(flip=False, size=SIZE)
+    theta, rng = model.theta(), torch.Generator().manual_seed(5)
+    reads = ExactPrivateData(model, Split.none(images), LabelledViews(views.labelled("none"), views.plain), N, False)
+    reads.begin_round(torch.Generator(), rng)
+    x = images.x.float() / 127.5 - 1
+    loss = F.cross_entropy(model.logits(theta, x.double()), images.y)
+    names = list(theta)
+    wanted = dict(zip(names, torch.autograd.grad(loss, [theta[name] for name in names]), strict=True))
+    same(reads.supervised_gradient(theta), wanted, 1e-6)
+    same(release(model, images, rng, augment=labelled_view("none", False, SIZE)).supervised_gradient(theta), wanted, GRID)
+    before = rng.get_state()
+    assert torch.equal(views.labelled("none")(F.pad(x, (2, 2, 2, 2)), rng), x)  # the centre of one that is stored larger
+    assert torch.equal(rng.get_state(), before)
 
 
 @pytest.mark.parametrize("backend", ["vmap", "loop"])

@@ -129,6 +129,7 @@ def test_a_replayed_tape_leaves_no_trace_of_the_data(method: str) -> None:
         ["model.trainable=head"],
         ["model.name=hog"],
         ["method.augment=half-strong", "privacy.per_unit=loop"],
+        ["method.augment=none"],
         ["privacy.meta_params=all", "privacy.per_class_gap=true"],
         ["federation.anchor.weight=1", "federation.anchor.images=8", "federation.strategy.name=fedprox"],
     ],
