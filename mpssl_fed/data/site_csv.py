@@ -16,7 +16,7 @@ from mpssl_fed.data.csv_lines import Line, read_lines
 from mpssl_fed.data.listing import Digests, Files, Listing, Row, note_leaks, once
 from mpssl_fed.data.preparation import Preparation
 from mpssl_fed.data.subjects import MISSING, likeness, refuse_lookalikes, scripts, subject_name
-from mpssl_fed.data.walk import HELD_OUT, Skipped
+from mpssl_fed.data.walk import HELD_OUT, TRAINED_ON, Skipped
 from mpssl_fed.environment import expanded
 from mpssl_fed.errors import UserError, nearest
 from mpssl_fed.names import brief, shown, some
@@ -43,7 +43,7 @@ WRONG = (
 
 @dataclass(frozen=True)
 class List:
-    """What a list names. test: None where it has no column ``split``; site: of each training image (not each_site: of the images
+    """What a list names. test: None where it has no column ``split``; site: of each training image (not to_train: of the images
     that name one), None without such a column; with_subjects: whether it has a column ``subject``; names: of the sites, as a
     person would sort them."""
 
@@ -84,14 +84,14 @@ def site_csv(path: str | Path, classes: Sequence[str]) -> Files:
     return Files(found.train, found.with_subjects, found.skipped)
 
 
-def read_list(path: str | Path, classes: Sequence[str] | None = None, each_site: bool = True) -> List:
+def read_list(path: str | Path, classes: Sequence[str] | None = None, to_train: bool = True) -> List:
     """Return the images that a CSV file names: columns ``path,label``, paths absolute or relative to the file's folder.
 
     ``subject``: whose images must not be parted; ``site``: who holds it; ``split``: train or test. classes: by default those of
-    the training images, sorted. each_site: a column ``site`` must name one for each training image, as training asks; else what it
-    names is read, of test images too. Raises UserError with the line number for an unknown label, a missing file or one that is
-    no regular file, a value that is empty or looks like another, a subject in train and test, and a file named twice, be it by a
-    link (it would count double under differential privacy).
+    the training images, sorted. to_train: a column ``site`` must name one for each training image; else what it names is read, of
+    test images too, and a train split is left out whole. Raises UserError with the line number for an unknown label, a missing file
+    or one that is no regular file, a value that is empty or looks like another, a subject in train and test, and a file named
+    twice, be it by a link (it would count double under differential privacy).
     """
     path, skipped = expanded(path), Skipped()
     columns, lines = read_lines(path, REQUIRED, OPTIONAL)
@@ -112,13 +112,15 @@ def read_list(path: str | Path, classes: Sequence[str] | None = None, each_site:
     if "subject" in columns:
         refuse_lookalikes((row[2], where) for row, where in zip(rows, at, strict=True))
         _refuse_parted([(rows[i], at[i]) for i in train], [(rows[i], at[i]) for i in test])
-    sites = _sites(lines, at, train if each_site else range(len(lines)), each_site) if "site" in columns else None
+    sites = _sites(lines, at, train if to_train else range(len(lines)), to_train) if "site" in columns else None
     digests: Digests = {}
 
-    def counted(side: list[int]) -> Listing:
-        return once([rows[i] for i in side], skipped, known, lambda j: at[side[j]], digests)
+    def counted(side: list[int], left: Skipped) -> Listing:
+        return once([rows[i] for i in side], left, known, lambda j: at[side[j]], digests)
 
-    trained, tested = counted(train), counted(test)
+    apart = not to_train and "split" in columns
+    trained, tested = counted(train, Skipped() if apart else skipped), counted(test, skipped)
+    skipped.add(TRAINED_ON, *(rows[i][0] for i in train if apart))
     note_leaks(trained, tested, skipped, digests)
     of_site = None if sites is None else {rows[i][0]: site for i, site in sites.items()}
     return List(known, trained, tested if "split" in columns else None, of_site, "subject" in columns, skipped)

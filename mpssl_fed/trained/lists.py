@@ -10,7 +10,7 @@ from mpssl_fed.data.decode import is_image
 from mpssl_fed.data.formats.csv_text import may_be_list
 from mpssl_fed.data.listing import Listing
 from mpssl_fed.data.site_csv import read_list
-from mpssl_fed.data.walk import TRAINED_ON, Skipped
+from mpssl_fed.data.walk import Skipped
 from mpssl_fed.errors import UserError
 from mpssl_fed.names import shown
 
@@ -41,13 +41,11 @@ def evaluated(path: Path, classes: Sequence[str], skipped: Skipped) -> Evaluated
     ``skipped`` gets what was left out. Sorted, so that the order of the lines changes no bit of what is measured. Raises UserError
     as :func:`read_list`, and for a list whose split says train everywhere.
     """
-    found = read_list(path, classes, each_site=False)
+    found = read_list(path, classes, to_train=False)
     for reason, files in found.skipped.found.items():
         skipped.add(reason, *files)
-    if found.test is not None:
-        if not found.test:
-            raise UserError(f"{shown(path)}: its column split says train everywhere; name test images, or drop the column")
-        skipped.add(TRAINED_ON, *(file for file, _, _ in found.train))
+    if found.test is not None and not found.test:
+        raise UserError(f"{shown(path)}: its column split says train everywhere; name test images, or drop the column")
     rows = sorted(found.train if found.test is None else found.test)
     sites = None if found.site is None else tuple(found.site.get(file) for file, _, _ in rows)
     return Evaluated(rows, found.with_subjects, sites)

@@ -119,6 +119,12 @@ def test_copies_count_once_as_in_a_folder(trained: Trained, tree: Path, tmp_path
     file = listed(tmp_path / "list.csv", "path,label", [f"a.png,{label}", f"b.png,{label}"])
     assert evaluate_list(trained, file, skipped=skipped).images == 1
     assert skipped.found == {COPY: [tmp_path / "b.png"]}
+    for name, other in (("c.png", 1), ("d.png", 2), ("e.png", 2)):
+        shutil.copy(tree / rows(tree)[other][0], tmp_path / name)
+    (one, two), skipped = (rows(tree)[other][1] for other in (1, 2)), Skipped()
+    lines = [f"a.png,{label},test", f"b.png,{label},test", f"c.png,{one},train", f"d.png,{two},train", f"e.png,{two},train"]
+    assert evaluate_list(trained, listed(file, "path,label,split", lines), skipped=skipped).images == 1
+    assert skipped.found == {COPY: [tmp_path / "b.png"], TRAINED_ON: [tmp_path / f"{name}.png" for name in "cde"]}
 
 
 def test_predict_answers_line_by_line_under_the_paths_of_the_list(
