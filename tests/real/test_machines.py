@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,14 +17,16 @@ from PIL import Image
 from mpssl_fed.deployment import superlink as control
 from mpssl_fed.deployment.processes import Children, marked
 from mpssl_fed.errors import UserError
+from mpssl_fed.privacy.filter import rounded_up
 from mpssl_fed.runs.reader import read_history, read_manifest
+from tests.dossier.pages import Page, call
 from tests.patience import wait_for
 from tests.real.machines import HOUSE, Block, Machine, blocks, ip, skip_without_namespaces
 from tests.real.sites import tiny
 
 SERVER, FRONT = "10.77.0.1", "10.77.0.1:9092"
 PAGE = (HOUSE / "docs" / "deploy.md").read_text(encoding="utf-8")
-AT = "/etc/mpssl-fed"
+AT, STATE = "/etc/mpssl-fed", ".local/state/mpssl-fed/north"
 SITES = {"north": "0", "south": "1"}
 TOOLS = ("ip", "nginx", "curl", "setpriv", "useradd")
 
@@ -151,6 +155,26 @@ def test_two_sites_train_through_the_front(federation: Federation) -> None:
     assert (told["unit"], told["rejected"], list(told["sites"])) == ("image", {}, ["0", "1"])
     assert told["pooled"]["noise_std"] > told["sites"]["0"]["noise_std"] > 1
     assert (run / "model.safetensors").is_file()
+
+
+def test_a_sites_dossier_tells_what_its_ledger_does(federation: Federation) -> None:
+    """By its owner's own command, while the daemon serves: epsilon, rounds and evaluations; nothing else was written or changed."""
+    north = federation.machines["north"]
+    state = north.root / "var/lib/mpssl-fed-site" / STATE
+    before = {path: path.read_bytes() for path in state.rglob("*") if path.is_file()}
+    north.must(f"mpssl-fed dossier {STATE} --policy policy.yaml", "mpssl-site")
+    made = {path for path in state.rglob("*") if path.is_file()} - before.keys()
+    assert made == {state / "dossier.html", state / "dossier.md"}
+    assert {path: path.read_bytes() for path in before} == before
+    assert {(path.stat().st_uid, stat.S_IMODE(path.stat().st_mode)) for path in made} == {(state.stat().st_uid, 0o600)}
+    (told,) = json.loads(call("ledger", "show", state, "--policy", state.parents[3] / "policy.yaml", "--json")[1])["data_sets"]
+    (run,) = told["runs"]
+    assert (run["rounds"], run["evaluations"], told["max_epsilon"]) == (2, 1, 4.0)
+    page = Page.of(state / "dossier.html")
+    shown = {one.key: one.value.strip() for one in page.cited if one.file == "ledger.sqlite" and not one.how}
+    assert shown["data_sets.0.epsilon"] == rounded_up(told["epsilon"])
+    assert shown["data_sets.0.runs.0.epsilon_spent"] == rounded_up(run["epsilon_spent"]) == "2.000"
+    assert [shown[f"data_sets.0.runs.0.{part}"] for part in ("rounds", "evaluations")] == ["2", "1"]
 
 
 @pytest.mark.parametrize("what", ["register", "run"])
