@@ -16,6 +16,8 @@ import typer
 from mpssl_fed.cli.options import (
     Ca,
     ConfigName,
+    LogFormat,
+    LogLevel,
     Name,
     Output,
     Overrides,
@@ -110,12 +112,15 @@ def server(
     allow_open_control: Annotated[
         bool, typer.Option("--allow-open-control", help="Listen elsewhere than on loopback although anyone there may submit runs.")
     ] = False,
+    log_level: LogLevel = "info",
+    log_format: LogFormat = "text",
 ) -> None:
     """Run the SuperLink: TLS, registered keys only, a database."""
     from mpssl_fed import environment
     from mpssl_fed.deployment import certs
     from mpssl_fed.deployment import superlink as control
     from mpssl_fed.deployment.address import is_loopback, listening
+    from mpssl_fed.deployment.flower_log import run_as_json
     from mpssl_fed.deployment.rehearsal import free_ports
     from mpssl_fed.errors import UserError
 
@@ -131,7 +136,10 @@ def server(
     free_ports(1, port, host)
     certs.require_pair(keys)
     os.environ.update(environment.of_flower(database.absolute().parent / "flower"))
+    os.environ["FLWR_LOG_LEVEL"] = log_level
     command = control.superlink_command(keys, database.absolute(), host, port)
+    if log_format == "json":
+        raise typer.Exit(run_as_json(command))
     os.execv(command[0], command)
 
 
@@ -162,6 +170,7 @@ def submit(
     ] = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
+    log_format: LogFormat = "text",
 ) -> None:
     """Submit a run to a SuperLink, follow it and say truthfully how it ended."""
     from mpssl_fed import config as configs
@@ -180,14 +189,20 @@ def submit(
     from mpssl_fed.deployment import superlink as control
     from mpssl_fed.deployment.submit import submit as submit_run
     from mpssl_fed.report.chance import warning
+    from mpssl_fed.runs.json_lines import JsonLines
     from mpssl_fed.runs.reader import RunReader
 
     with resumable(), _flower_home() as home:
         flower = control.FlowerCommand(server, ca, home)
-        manifest = submit_run(flower, resolved.model_copy(update={"output": kept}), folder, home, progress())
+        lines = JsonLines() if log_format == "json" else None
+        manifest = submit_run(flower, resolved.model_copy(update={"output": kept}), folder, home, lines or progress())
     for line in warning(RunReader(folder)):
-        complain(line)
-    typer.echo(f"finished   {folder}   accuracy {manifest['result']['test_accuracy']}   its report.html is written there")
+        lines.tell(line, "WARNING") if lines else complain(line)
+    accuracy = manifest["result"]["test_accuracy"]
+    if lines:
+        lines.tell("finished", folder=str(folder), accuracy=accuracy)
+    else:
+        typer.echo(f"finished   {folder}   accuracy {accuracy}   its report.html is written there")
 
 
 @contextmanager

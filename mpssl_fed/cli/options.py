@@ -9,6 +9,7 @@ import typer
 
 from mpssl_fed.config import Override
 from mpssl_fed.config.data import Fit
+from mpssl_fed.deployment.site_log import Form, Level
 from mpssl_fed.environment import expanded
 from mpssl_fed.errors import UserError
 
@@ -29,6 +30,8 @@ WhiteLevel = Annotated[
     float | None,
     typer.Option(help="Value of white in grey files of 16 or 32 bits or floats, such as 4095; default: the type's own."),
 ]
+LogLevel = Annotated[Level, typer.Option(help="Least level of what is logged.")]
+LogFormat = Annotated[Form, typer.Option(help="text, or json: an object with time, level, logger and message a line.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output instead of text.")]
 
 SHORTHANDS = {"sites": "federation.sites", "rounds": "federation.rounds", "backend": "federation.backend", "output": "output.dir"}

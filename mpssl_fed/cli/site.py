@@ -11,7 +11,7 @@ import click
 import typer
 from typer.core import TyperGroup
 
-from mpssl_fed.cli.options import Ca, FitOption, Name, WhiteLevel
+from mpssl_fed.cli.options import Ca, FitOption, LogFormat, LogLevel, Name, WhiteLevel
 
 
 class _RunByDefault(TyperGroup):
@@ -72,6 +72,8 @@ def site_run(
     ca: Annotated[Path | None, typer.Option(help="Certificate of the federation's CA.")] = None,
     key: Annotated[Path | None, typer.Option(help="This site's private key (NAME.key).")] = None,
     node_port: Annotated[int, typer.Option(min=1, max=65535, help="Local port between the SuperNode and its helpers.")] = 9094,
+    log_level: LogLevel = "info",
+    log_format: LogFormat = "text",
 ) -> None:
     """Serve this site's data to the federation, as far as the policy allows, until Ctrl-C."""
     from mpssl_fed.deployment.address import host_and_port
@@ -83,14 +85,16 @@ def site_run(
     settings = SiteSettings(
         name, number, data, class_names(classes), policy, state, socket, supernode_user, group,
         trust_bundles, size, channels, subjects, generator_path, device, round_limit, stored_size=stored_size,
-        ledger_head=ledger_head, fit=fit, white_level=white_level,
+        ledger_head=ledger_head, fit=fit, white_level=white_level, log_level=log_level, log_format=log_format,
     )  # fmt: skip
     node = None
     if server is not None:
         if ca is None or key is None:
             raise UserError("--server needs --ca (the federation's ca.crt) and --key (this site's NAME.key)")
         server = host_and_port(server, "--server", FRONT_PORT)
-        node = SuperNode(server, ca.absolute(), key.absolute(), settings.socket_path.absolute(), node_port, supernode_user)
+        node = SuperNode(
+            server, ca.absolute(), key.absolute(), settings.socket_path.absolute(), node_port, supernode_user, log_format
+        )
     serve_site(settings, node)
 
 
@@ -101,16 +105,22 @@ def site_node(
     key: Annotated[Path, typer.Option(help="This site's private key (NAME.key).", exists=True, dir_okay=False)],
     socket: Annotated[Path, typer.Option(help="The daemon's Unix socket.")],
     node_port: Annotated[int, typer.Option(min=1, max=65535, help="Local port between the SuperNode and its helpers.")] = 9094,
+    log_level: LogLevel = "info",
+    log_format: LogFormat = "text",
 ) -> None:
     """Run the SuperNode that relays to a daemon; as another user than the daemon's."""
     from mpssl_fed import environment
     from mpssl_fed.deployment.address import host_and_port
+    from mpssl_fed.deployment.flower_log import run_as_json
     from mpssl_fed.deployment.own_data import make_private, state_folder
     from mpssl_fed.deployment.start_site import relaying, supernode_command
 
     server = host_and_port(server, "--server", FRONT_PORT)
     os.environ.update(environment.of_flower(make_private(state_folder("node")), server))
+    os.environ["FLWR_LOG_LEVEL"] = log_level
     command = supernode_command(server, ca.absolute(), key.absolute(), relaying(socket.absolute()), node_port)
+    if log_format == "json":
+        raise typer.Exit(run_as_json(command))
     os.execv(command[0], list(command))
 
 

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Literal
+
+from mpssl_fed.runs.json_lines import json_line
+
+Level = Literal["debug", "info", "warning", "error"]
+Form = Literal["text", "json"]
 
 MOST_WARNINGS = 300
 
@@ -29,12 +35,21 @@ class Sparing(logging.Filter):
         return self._count <= self.most
 
 
-def log_plainly() -> None:
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line. A traceback, which may quote values, is left out."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        return json_line(record.levelname, record.name, record.getMessage(), record.created)
+
+
+def log_plainly(level: Level = "info", form: Form = "text") -> None:
     """Send this package's log, which holds no value of private data, to standard error; apart from every other package's."""
     logger = logging.getLogger("mpssl_fed")
-    logger.setLevel(logging.INFO)
+    logger.setLevel(level.upper())
     logger.propagate = False
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(Sparing())
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    text = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler.setFormatter(JsonFormatter() if form == "json" else text)
     logger.addHandler(handler)

@@ -21,13 +21,14 @@ from mpssl_fed.deployment.own_data import OwnData, make_private, state_folder
 from mpssl_fed.deployment.own_generator import OwnGenerator
 from mpssl_fed.deployment.relay import SOCKET
 from mpssl_fed.deployment.resident import LEDGER, Resident
-from mpssl_fed.deployment.site_log import log_plainly
+from mpssl_fed.deployment.site_log import Form, Level, log_plainly
 from mpssl_fed.deployment.worker import LIMIT_S
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation.site.budget import identities
 from mpssl_fed.files import sha256
 from mpssl_fed.privacy.ledger import Ledger
 from mpssl_fed.privacy.policy import Policy, load_policy
+from mpssl_fed.runs.json_lines import json_line
 
 TRUST = "this site trusts the app bundles it is sent: SuperNode and daemon share a user, so a hostile bundle could read its data"
 
@@ -57,6 +58,8 @@ class SiteSettings:
     ledger_head: Path | None = None
     fit: Fit = "crop"
     white_level: float | None = None
+    log_level: Level = "info"
+    log_format: Form = "text"
 
     @property
     def state_dir(self) -> Path:
@@ -131,7 +134,7 @@ def serve_site(settings: SiteSettings, node: Companion | None = None) -> None:
     """Check everything (:func:`check_site`), then serve until SIGTERM or SIGINT; ``node``, if any, runs while the daemon does."""
     if not hasattr(socket, "SO_PEERCRED"):
         raise UserError("a site daemon needs Linux: this system does not say which user calls on a Unix socket")
-    log_plainly()
+    log_plainly(settings.log_level, settings.log_format)
     forbid_tracing()
     os.umask(0o077)
     policy, data, user = check_site(settings)
@@ -166,7 +169,8 @@ def serve_site(settings: SiteSettings, node: Companion | None = None) -> None:
         signal.signal(number, lambda *_: daemon.stop())
     for warning in warnings:
         logging.getLogger("mpssl_fed.daemon").warning(warning)
-    print(f"site {settings.name} is ready", flush=True)
+    ready = f"site {settings.name} is ready"
+    print(json_line("INFO", "mpssl_fed.daemon", ready) if settings.log_format == "json" else ready, flush=True)
     if node is not None:
         node.start()
     try:

@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mpssl_fed import environment
+from mpssl_fed.deployment.flower_log import log_as_json
 from mpssl_fed.deployment.isolation import User
 from mpssl_fed.deployment.processes import MARK, kill_marked
+from mpssl_fed.deployment.site_log import Form
 from mpssl_fed.deployment.start_site import relaying, supernode_command
 
 log = logging.getLogger("mpssl_fed.supernode")
@@ -29,6 +31,7 @@ class SuperNode:
     socket: Path
     port: int
     user: str | None = None
+    log_format: Form = "text"
     _over: threading.Event = field(default_factory=threading.Event, repr=False)
     _child: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
@@ -59,7 +62,10 @@ class SuperNode:
                     list(command), stdin=subprocess.DEVNULL, env=variables, cwd=home, start_new_session=True,
                     user=None if user is None else user.uid, group=None if user is None else user.gid,
                     extra_groups=None if user is None else sorted(user.gids),
+                    stdout=subprocess.PIPE if self.log_format == "json" else None,
+                    stderr=subprocess.STDOUT if self.log_format == "json" else None,
                 )  # fmt: skip
+                log_as_json(self._child)
                 status = self._child.wait()
                 kill_marked(self._token)
                 if not self._over.is_set():

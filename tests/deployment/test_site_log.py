@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import sys
 
-from mpssl_fed.deployment.site_log import MOST_WARNINGS, Sparing
+from mpssl_fed.deployment.flower_log import to_json
+from mpssl_fed.deployment.site_log import MOST_WARNINGS, JsonFormatter, Sparing
 
 
 def written(spare: Sparing, second: float, level: int = logging.WARNING, n: int = 1) -> list[str]:
@@ -26,3 +29,39 @@ def test_a_flood_of_refusals_is_counted_not_written() -> None:
 def test_a_site_that_is_left_in_peace_writes_every_line() -> None:
     spare = Sparing()
     assert [len(written(spare, 60.0 * minute, n=MOST_WARNINGS)) for minute in range(5)] == [MOST_WARNINGS] * 5
+
+
+def test_a_line_is_one_object_whatever_stands_in_it_and_quotes_no_traceback() -> None:
+    try:
+        raise ValueError("a path of private data")
+    except ValueError:
+        record = logging.LogRecord("mpssl_fed.daemon", logging.ERROR, "f", 1, 'of "%s"\n{', ("a\u2028b",), sys.exc_info())
+    record.created = 0.25
+    line = JsonFormatter().format(record)
+    assert "\n" not in line
+    assert json.loads(line) == {
+        "time": "1970-01-01T00:00:00.250Z", "level": "ERROR", "logger": "mpssl_fed.daemon", "message": 'of "a\u2028b"\n{',
+    }  # fmt: skip
+
+
+def test_what_flower_prints_keeps_its_level_and_logger() -> None:
+    printed = [
+        b"\x1b[92mINFO \x1b[0m:      Starting Flower SuperLink\n",
+        b"\n",
+        b"2026-11-29T03:02:34.189Z WARNING [uvicorn.error] Started server process [13710]\n",
+        b"  its second line\n",
+        b"\xff no level\n",
+        b"INFORMAL words: no level\n",
+        b"\x1b[91mERROR \x1b[0m:     it failed",
+    ]
+    lines: list[str] = []
+    to_json(printed, lines.append)
+    told = [(one["level"], one["logger"], one["message"]) for one in map(json.loads, lines)]
+    assert told == [
+        ("INFO", "flwr", "Starting Flower SuperLink"),
+        ("WARNING", "uvicorn.error", "Started server process [13710]"),
+        ("WARNING", "flwr", "  its second line"),
+        ("WARNING", "flwr", "\ufffd no level"),
+        ("WARNING", "flwr", "INFORMAL words: no level"),
+        ("ERROR", "flwr", "it failed"),
+    ]

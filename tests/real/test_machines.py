@@ -28,6 +28,10 @@ SERVER, FRONT = "10.77.0.1", "10.77.0.1:9092"
 PAGE = (HOUSE / "docs" / "deploy.md").read_text(encoding="utf-8")
 AT, STATE = "/etc/mpssl-fed", ".local/state/mpssl-fed/north"
 SITES = {"north": "0", "south": "1"}
+PATIENT = "KRANKENAKTE-7741"
+"""In the name of each image's file: it may stand in no log."""
+AS_JSON = " --log-format json"
+"""The server and the second site log so."""
 TOOLS = ("ip", "nginx", "curl", "setpriv", "useradd")
 
 MISSING = [tool for tool in TOOLS if shutil.which(tool, path=os.environ["PATH"] + ":/usr/sbin") is None]
@@ -76,7 +80,7 @@ class Federation:
             for line in block.commands:
                 here = line.replace("SERVER", SERVER)
                 if line.startswith("mpssl-fed server"):
-                    self.server.start("superlink", here, folder=AT)
+                    self.server.start("superlink", here + AS_JSON, folder=AT)
                 else:
                     self.server.must(here, folder=AT)
         healthy = f"curl -sf --cacert {AT}/keys/ca.crt https://localhost:8000/health"
@@ -84,7 +88,7 @@ class Federation:
 
     def set_up_site(self, name: str) -> None:
         """Step 2, with the registration of step 3 where the page says so."""
-        machine = self.machines[name]
+        machine, form = self.machines[name], AS_JSON if SITES[name] == "1" else ""
         _images(machine.root / "srv/images", int(SITES[name]))
         home, node = machine.root / "var/lib/mpssl-fed-site", machine.root / "var/lib/mpssl-fed-node"
         for block in blocks(PAGE, "2. Each site"):
@@ -96,9 +100,9 @@ class Federation:
                 if "site node" in line:
                     shutil.copy(self.files / "keys/ca.crt", node)
                     self.register(name, (node / f"{name}.pub").read_bytes())
-                    machine.start(f"node-{name}", here, block.user)
+                    machine.start(f"node-{name}", here + form, block.user)
                 elif "mpssl-fed site " in line:
-                    machine.start(f"daemon-{name}", here, block.user)
+                    machine.start(f"daemon-{name}", here + form, block.user)
                 else:
                     machine.must(here, block.user)
 
@@ -122,7 +126,7 @@ def _images(folder: Path, site: int) -> None:
         (folder / name).mkdir(parents=True)
         for number, index in enumerate(np.flatnonzero(images.y.numpy() == label)[:12].tolist()):
             pixels = ((images.x[index].float().numpy().squeeze() + 1) * 127.5).clip(0, 255).astype(np.uint8)
-            Image.fromarray(pixels).convert("RGB").save(folder / name / f"{number}.png")
+            Image.fromarray(pixels).convert("RGB").save(folder / name / f"{PATIENT}-{number}.png")
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +179,19 @@ def test_a_sites_dossier_tells_what_its_ledger_does(federation: Federation) -> N
     assert shown["data_sets.0.epsilon"] == rounded_up(told["epsilon"])
     assert shown["data_sets.0.runs.0.epsilon_spent"] == rounded_up(run["epsilon_spent"]) == "2.000"
     assert [shown[f"data_sets.0.runs.0.{part}"] for part in ("rounds", "evaluations")] == ["2", "1"]
+
+
+def test_log_lines_are_objects_where_asked_and_name_no_image(federation: Federation) -> None:
+    logs = {file.stem: file.read_text(encoding="utf-8") for file in federation.children.logs.glob("*.log")}
+    said = {name: [json.loads(line) for line in logs[name].splitlines()] for name in ("superlink", "daemon-south", "node-south")}
+    for name, lines in said.items():
+        assert all(line.keys() == {"time", "level", "logger", "message"} for line in lines), name
+        assert {line["level"] for line in lines} <= {"INFO", "WARNING"}, name
+    assert [line["message"] for line in said["daemon-south"] if "ready" in line["message"]] == ["site south is ready"]
+    assert sum("answered in" in line["message"] for line in said["daemon-south"]) == 3  # two rounds and an evaluation
+    assert {"flwr", "uvicorn.error"} <= {line["logger"] for line in said["superlink"]}
+    assert "site north is ready" in logs["daemon-north"].splitlines()
+    assert not [name for name, text in logs.items() if PATIENT in text or "/srv/images" in text]
 
 
 @pytest.mark.parametrize("what", ["register", "run"])

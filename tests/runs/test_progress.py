@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +13,9 @@ from rich.console import Console
 import mpssl_fed
 from mpssl_fed.cli.live import LiveTable
 from mpssl_fed.config import Config
+from mpssl_fed.runs.json_lines import JsonLines
 from mpssl_fed.runs.progress import LONGEST_SILENCE_S, Lines, Progress
+from mpssl_fed.runs.rounds import Round
 from mpssl_fed.watch import tell, watched_by
 
 
@@ -59,6 +62,27 @@ def test_lines_come_in_a_long_round_and_not_in_a_short_one() -> None:
     now[0] += 11
     lines.step("round 2, site 1 of 2", 1, 60)
     assert printed[-2:] == ["a new round", "round 2, site 1 of 2: 1 of 60"]
+
+
+def test_lines_as_json_say_the_same_and_carry_the_numbers() -> None:
+    now, plain, printed = [0.0], list[str](), list[str]()
+    both = (Lines(plain.append, lambda: now[0]), JsonLines(printed.append, lambda: now[0]))
+    for lines in both:
+        now[0] = 0.0
+        lines.start(mpssl_fed.config.from_mapping({"federation": {"rounds": 2, "sites": 3}}), "runs/x")
+        lines.note('a "note"')
+        now[0] = 11.0
+        lines.step("round 1, site 1 of 3", 1, 60)
+        lines.round(Round(1, accuracy=0.5, loss=1.5, asked=3, answered=2, rejected={"plan": 1}, seconds=2.0))
+        now[0] += 9.9
+        lines.step("round 2, site 1 of 3", 2, 60)  # too soon after the round's line
+    told = [json.loads(line) for line in printed]
+    assert [one["message"] for one in told if one["message"] != "started"] == plain
+    assert {(one["level"], one["logger"]) for one in told} == {("INFO", "mpssl_fed.run")}
+    assert {key: told[1][key] for key in ("folder", "rounds", "sites")} == {"folder": "runs/x", "rounds": 2, "sites": 3}
+    assert {key: told[-1][key] for key in ("round", "test_accuracy", "sites_answered")} == {
+        "round": 1, "test_accuracy": 0.5, "sites_answered": 2,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
