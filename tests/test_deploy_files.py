@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,7 @@ def test_units_run_as_users_without_rights() -> None:
             assert re.search(r"^User=mpssl-(server|site|node)$", text, re.M)
             assert "StateDirectoryMode=0700" in text
     site = (DEPLOY / "systemd" / "mpssl-fed-site.service").read_text(encoding="utf-8")
+    assert "Type=notify\nWatchdogSec=" in site
     assert "PrivateNetwork=yes" in site  # the daemon has no network to send anything by
 
 
@@ -120,6 +122,9 @@ def test_image_is_built_from_what_is_there_and_not_run_as_root() -> None:
             assert "sudo" not in rest
         if kind in ("ENTRYPOINT", "CMD"):
             assert rest.startswith("[")  # signals reach the program, not a shell
+    taken = {source for kind, rest in steps if kind == "COPY" for source in rest.split()[:-1]}
+    built = tomllib.loads((HOUSE / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert {*built["packages"], *built["force-include"]} <= taken  # else the wheel is not built there
     users = [rest for kind, rest in steps if kind == "USER"]
     assert users
     assert users[-1] in ("mpssl-server", "2003")
@@ -129,6 +134,8 @@ def test_image_is_built_from_what_is_there_and_not_run_as_root() -> None:
 def test_containers_are_closed(name: str) -> None:
     service = COMPOSE[name]
     check_command(shlex.split(service["command"]))
+    if "healthcheck" in service:
+        check_command(service["healthcheck"]["test"][2:])
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]

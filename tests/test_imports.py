@@ -205,7 +205,10 @@ def test_a_process_starts_without_what_it_may_never_use(module: str) -> None:
     assert done.stdout == "\n"
 
 
-@pytest.mark.parametrize("module", ["study.run", "study.pool", "study.cell", "runs.where", "report.latent_section"])
+@pytest.mark.parametrize(
+    "module",
+    ["study.run", "study.cell", "runs.where", "report.latent_section", "deployment.asking", "deployment.supernode", "cli.site"],
+)
 def test_a_process_that_computes_nothing_starts_without_torch(module: str) -> None:
     program = f"import sys, mpssl_fed.{module}; print(*{{'torch', 'scipy.stats', 'sklearn', 'matplotlib'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE_S, check=True)

@@ -93,7 +93,8 @@ def _subject(
     """Return what is audited, where the report goes, and the audits it allows."""
     from mpssl_fed.audit.audited import Audited
     from mpssl_fed.config import load
-    from mpssl_fed.deployment.own_data import OwnData, make_private, split_key, state_folder
+    from mpssl_fed.deployment.isolation import make_private, state_folder
+    from mpssl_fed.deployment.own_data import OwnData, split_key
     from mpssl_fed.federation.server.deployed_run import for_sites
     from mpssl_fed.runs.reader import MODEL, read_config, read_manifest
     from mpssl_fed.trained.load import load_trained

@@ -72,7 +72,7 @@ def deploy(
 def certs_ca(folder: Annotated[Path, typer.Argument(help="Folder for ca.key and ca.crt; made 0700.")]) -> None:
     """Make a CA. Its key stays offline once the server has its certificate."""
     from mpssl_fed.deployment import certs
-    from mpssl_fed.deployment.own_data import make_private
+    from mpssl_fed.deployment.isolation import make_private
 
     certs.make_ca(make_private(folder))
     typer.echo(f"{folder / certs.CA_CERT}: give it to every site. {folder / certs.CA_KEY}: keep it secret")

@@ -1,4 +1,4 @@
-"""The commands ``site``: run, node, status, wipe."""
+"""The commands ``site``: run, node, status, health, wipe."""
 
 from __future__ import annotations
 
@@ -112,8 +112,8 @@ def site_node(
     from mpssl_fed import environment
     from mpssl_fed.deployment.address import host_and_port
     from mpssl_fed.deployment.flower_log import run_as_json
-    from mpssl_fed.deployment.own_data import make_private, state_folder
-    from mpssl_fed.deployment.start_site import relaying, supernode_command
+    from mpssl_fed.deployment.isolation import make_private, state_folder
+    from mpssl_fed.deployment.supernode import relaying, supernode_command
 
     server = host_and_port(server, "--server", FRONT_PORT)
     os.environ.update(environment.of_flower(make_private(state_folder("node")), server))
@@ -132,8 +132,8 @@ def site_status(
     as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
 ) -> None:
     """Say what the daemon has answered and refused, under which policy, and whether it trusts bundles."""
-    from mpssl_fed.deployment.own_data import state_folder
-    from mpssl_fed.deployment.start_site import status, warnings_of
+    from mpssl_fed.deployment.asking import status, warnings_of
+    from mpssl_fed.deployment.isolation import state_folder
 
     found: dict[str, Any] = status(state or state_folder(name), socket)
     if as_json:
@@ -145,11 +145,28 @@ def site_status(
         typer.echo(f"warning        {warning}")
 
 
+@site_app.command("health")
+def site_health(
+    name: Name = "site",
+    state: State = None,
+    socket: Annotated[Path | None, typer.Option(help="The daemon's Unix socket.")] = None,
+) -> None:
+    """Say "ok", or end with status 1: the daemon is stuck or does not answer. For container and load supervisors."""
+    from mpssl_fed.deployment.asking import health
+    from mpssl_fed.deployment.isolation import state_folder
+
+    found = health(socket or (state or state_folder(name)) / "site.sock")
+    typer.echo(found)
+    if found != "ok":
+        raise typer.Exit(1)
+
+
 @site_app.command("wipe")
 def site_wipe(name: Name = "site", state: State = None) -> None:
     """Erase latents, caches, stored replies and audit output of a site, and this user's decoded images; the ledger stays."""
     from mpssl_fed.data.formats.pixel_cache import clear
-    from mpssl_fed.deployment.own_data import state_folder, wipe
+    from mpssl_fed.deployment.isolation import state_folder
+    from mpssl_fed.deployment.own_data import wipe
 
     gone = [*wipe(state or state_folder(name)), *(["decoded images"] if clear() else [])]
     typer.echo(f"erased: {', '.join(gone) or 'nothing was there'}; the ledger is kept")

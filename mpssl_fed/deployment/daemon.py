@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from mpssl_fed.deployment import wire
+from mpssl_fed.deployment.notify import STOPPING, Heartbeat, notify
 from mpssl_fed.deployment.resident import Resident
 from mpssl_fed.deployment.worker import MOST_WAITING
 from mpssl_fed.errors import UserError
@@ -69,7 +70,7 @@ class Daemon(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         start_again: Callable[[], None] = lambda: None,
     ) -> None:
         self.resident, self.door, self.facts, self.most_bytes, self.start_again = resident, door, facts, most_bytes, start_again
-        self.turned_away = 0
+        self.turned_away, self._heart = 0, Heartbeat()
         self._leaving: deque[tuple[float, socket.socket]] = deque()
         self.bodies = threading.BoundedSemaphore(MOST_WAITING)
         self._room = threading.BoundedSemaphore(MOST_CALLERS)
@@ -95,6 +96,7 @@ class Daemon(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
     def stop(self) -> None:
         """End :meth:`run` from a signal handler."""
+        notify(STOPPING)
         threading.Thread(target=self.shutdown, daemon=True).start()
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
@@ -112,7 +114,9 @@ class Daemon(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         return False
 
     def service_actions(self) -> None:
-        """Close, now and then, the connections of those who were turned away."""
+        """Close, now and then, the connections of those who were turned away; tell systemd that training is not stuck."""
+        if not self.resident.hung:
+            self._heart.beat()
         now = time.monotonic()
         self._see_off(sum(at < now for at, _ in self._leaving))
 
@@ -152,7 +156,7 @@ class Daemon(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One request: four targets, no other, nothing in a URL but its name."""
+    """One request: five targets, no other, nothing in a URL but its name."""
 
     server: Daemon
     protocol_version = "HTTP/1.1"
@@ -166,11 +170,14 @@ class Handler(BaseHTTPRequestHandler):
         self.rfile = io.BufferedReader(_Timed(self.connection, time.monotonic() + REQUEST_S))
 
     def do_GET(self) -> None:
-        """Card or status."""
+        """Card, status or health."""
         if self.path == wire.CARD:
             self._answer(lambda: json.dumps({"site": self.server.resident.number}).encode())
         elif self.path == wire.STATUS:
             self._answer(lambda: json.dumps(self._status()).encode(), owner_only=True)
+        elif self.path == wire.HEALTH:
+            stuck = self.server.resident.hung
+            self._answer(lambda: json.dumps({"status": "stuck" if stuck else "ok"}).encode(), True, 503 if stuck else 200)
         else:
             self._refuse(404, "malformed")
 
@@ -195,7 +202,7 @@ class Handler(BaseHTTPRequestHandler):
         finally:
             self.server.bodies.release()
 
-    def _answer(self, work: Callable[[], bytes], owner_only: bool = False) -> None:
+    def _answer(self, work: Callable[[], bytes], owner_only: bool = False, status: int = 200) -> None:
         if not self.server.door.admits(peer_uid(self.connection), owner_only):
             self._refuse(403, "policy")
             return
@@ -204,7 +211,7 @@ class Handler(BaseHTTPRequestHandler):
         except Refusal as refusal:
             self._refuse(409, refusal.code)
             return
-        self._send(200, answer)
+        self._send(status, answer)
 
     def _body(self) -> bytes:
         length = self._length()

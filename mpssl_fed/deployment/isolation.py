@@ -1,4 +1,4 @@
-"""Whether another system user could read or replace a private file: from owners and modes on the way to it."""
+"""Private folders, and whether another system user could read or replace what is in them: from owners and modes on the way."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import contextlib
 import grp
 import os
 import pwd
+import re
 import stat
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from mpssl_fed import environment
 from mpssl_fed.errors import UserError
+from mpssl_fed.names import shown
 
 ACL = "system.posix_acl_access"
 
@@ -126,3 +129,22 @@ def _has_acl(path: Path) -> bool:
     with contextlib.suppress(OSError, AttributeError):  # a file system or a platform without access lists
         return ACL in os.listxattr(path)
     return False
+
+
+def state_folder(name: str) -> Path:
+    """Return ``$XDG_STATE_HOME/mpssl-fed/NAME``, the 0700 folder of one site; UserError for a name that is no folder name."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name):
+        raise UserError(f"site name '{name}': want letters, digits, '-', '_' and '.', for example site-0")
+    return environment.state_folder() / name
+
+
+def make_private(folder: Path) -> Path:
+    """Make ``folder`` 0700; UserError when it belongs to someone else, or is open and not empty (``/``, a home)."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if folder.stat().st_uid != os.geteuid():
+        raise UserError(f"{folder} belongs to another user; give it to this one, or choose another --state")
+    if stat.S_IMODE(folder.stat().st_mode) != 0o700:
+        if any(folder.iterdir()):
+            raise UserError(f"{shown(folder)} is open to others and holds something; name a new folder, or close it: chmod 700")
+        folder.chmod(0o700)
+    return folder

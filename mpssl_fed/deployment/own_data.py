@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
-import stat
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mpssl_fed import environment
 from mpssl_fed.config import Config
 from mpssl_fed.config.data import Fit
 from mpssl_fed.data.datasets import Images
@@ -145,13 +142,6 @@ def _lines(file: Path, text: str) -> list[str]:
         raise UserError(f"--classes {shown(text)}: {error}; want UTF-8 text, one class per line") from error
 
 
-def state_folder(name: str) -> Path:
-    """Return ``$XDG_STATE_HOME/mpssl-fed/NAME``, the 0700 folder of one site; UserError for a name that is no folder name."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name):
-        raise UserError(f"site name '{name}': want letters, digits, '-', '_' and '.', for example site-0")
-    return environment.state_folder() / name
-
-
 def split_key(state: Path) -> bytes:
     """Return the secret key by which a site holds images out (:mod:`mpssl_fed.data.held_out`), made once in its state folder.
 
@@ -166,18 +156,6 @@ def split_key(state: Path) -> bytes:
     if len(key) != KEY_BYTES:
         raise UserError(f"{file}: {len(key)} bytes, want the {KEY_BYTES} that were written; put a backup of it back")
     return key
-
-
-def make_private(folder: Path) -> Path:
-    """Make ``folder`` 0700; UserError when it belongs to someone else, or is open and not empty (``/``, a home)."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if folder.stat().st_uid != os.geteuid():
-        raise UserError(f"{folder} belongs to another user; give it to this one, or choose another --state")
-    if stat.S_IMODE(folder.stat().st_mode) != 0o700:
-        if any(folder.iterdir()):
-            raise UserError(f"{shown(folder)} is open to others and holds something; name a new folder, or close it: chmod 700")
-        folder.chmod(0o700)
-    return folder
 
 
 def wipe(folder: Path) -> list[str]:

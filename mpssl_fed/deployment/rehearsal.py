@@ -22,8 +22,8 @@ from mpssl_fed.deployment import superlink as control
 from mpssl_fed.deployment.private_shares import write_share
 from mpssl_fed.deployment.processes import Children
 from mpssl_fed.deployment.rehearsal_policy import policy_of
-from mpssl_fed.deployment.start_site import relaying, supernode_command
 from mpssl_fed.deployment.submit import submit, with_absolute_paths
+from mpssl_fed.deployment.supernode import relaying, supernode_command
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.engines.simulation import preflight

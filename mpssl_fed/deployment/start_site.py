@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
@@ -15,11 +14,12 @@ from typing import Any, Protocol
 
 from mpssl_fed.config.data import Fit
 from mpssl_fed.deployment import wire
+from mpssl_fed.deployment.asking import warnings_of
 from mpssl_fed.deployment.daemon import Daemon, Door, forbid_tracing
-from mpssl_fed.deployment.isolation import User, code_places, exposed, group_id, replaceable
-from mpssl_fed.deployment.own_data import OwnData, make_private, state_folder
+from mpssl_fed.deployment.isolation import User, code_places, exposed, group_id, make_private, replaceable, state_folder
+from mpssl_fed.deployment.notify import READY, notify
+from mpssl_fed.deployment.own_data import OwnData
 from mpssl_fed.deployment.own_generator import OwnGenerator
-from mpssl_fed.deployment.relay import SOCKET
 from mpssl_fed.deployment.resident import LEDGER, Resident
 from mpssl_fed.deployment.site_log import Form, Level, log_plainly
 from mpssl_fed.deployment.worker import LIMIT_S
@@ -29,8 +29,6 @@ from mpssl_fed.files import sha256
 from mpssl_fed.privacy.ledger import Ledger
 from mpssl_fed.privacy.policy import Policy, load_policy
 from mpssl_fed.runs.json_lines import json_line
-
-TRUST = "this site trusts the app bundles it is sent: SuperNode and daemon share a user, so a hostile bundle could read its data"
 
 
 @dataclass(frozen=True)
@@ -170,6 +168,7 @@ def serve_site(settings: SiteSettings, node: Companion | None = None) -> None:
     for warning in warnings:
         logging.getLogger("mpssl_fed.daemon").warning(warning)
     ready = f"site {settings.name} is ready"
+    notify(READY)
     print(json_line("INFO", "mpssl_fed.daemon", ready) if settings.log_format == "json" else ready, flush=True)
     if node is not None:
         node.start()
@@ -190,38 +189,6 @@ def _start_again(node: Companion | None) -> None:
         node.stop()
     sys.stderr.flush()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-
-
-def warnings_of(trust_bundles: bool, scope: str) -> tuple[str, ...]:
-    """Return what the daemon's log, its status and the owner's report say aloud."""
-    bare = "scope off: no noise is added; it protects no image from a hostile server"
-    return (*((TRUST,) if trust_bundles else ()), *((bare,) if scope == "off" else ()))
-
-
-def status(settings_state: Path, socket: Path | None = None) -> dict[str, Any]:
-    """Return the running daemon's status; UserError when none answers."""
-    path = socket or settings_state / "site.sock"
-    try:
-        code, answer = wire.call(path, "GET", wire.STATUS, timeout=10)
-    except OSError as error:
-        raise UserError(f"no daemon answers at {path} ({error.strerror or error}); start it with: mpssl-fed site run") from error
-    if code != 200:
-        raise UserError(f"the daemon at {path} answers its owner alone; ask as the user that runs it")
-    found: dict[str, Any] = json.loads(answer)
-    return found
-
-
-def supernode_command(server: str, ca: Path, key: Path, node_config: str, port: int) -> Sequence[str]:
-    """Return the command of a SuperNode; see :func:`relaying` for its ``node_config``."""
-    return [
-        str(Path(sys.executable).with_name("flower-supernode")), "--superlink", server, "--root-certificates", str(ca),
-        "--auth-supernode-private-key", str(key), "--port", str(port), "--node-config", node_config,
-    ]  # fmt: skip
-
-
-def relaying(socket: Path) -> str:
-    """Return the node config of a SuperNode that relays to the daemon at ``socket``."""
-    return f'{SOCKET}="{socket}"'
 
 
 def _refuse_exposed(settings: SiteSettings, user: User, private: Sequence[Path]) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
+import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,8 +16,8 @@ from mpssl_fed import environment
 from mpssl_fed.deployment.flower_log import log_as_json
 from mpssl_fed.deployment.isolation import User
 from mpssl_fed.deployment.processes import MARK, kill_marked
+from mpssl_fed.deployment.relay import SOCKET
 from mpssl_fed.deployment.site_log import Form
-from mpssl_fed.deployment.start_site import relaying, supernode_command
 
 log = logging.getLogger("mpssl_fed.supernode")
 AGAIN_AFTER_S = 5.0
@@ -71,3 +73,16 @@ class SuperNode:
                 if not self._over.is_set():
                     log.warning("the SuperNode ended with status %d; again in %g s", status, AGAIN_AFTER_S)
                     self._over.wait(AGAIN_AFTER_S)
+
+
+def supernode_command(server: str, ca: Path, key: Path, node_config: str, port: int) -> Sequence[str]:
+    """Return the command of a SuperNode; see :func:`relaying` for its ``node_config``."""
+    return [
+        str(Path(sys.executable).with_name("flower-supernode")), "--superlink", server, "--root-certificates", str(ca),
+        "--auth-supernode-private-key", str(key), "--port", str(port), "--node-config", node_config,
+    ]  # fmt: skip
+
+
+def relaying(socket: Path) -> str:
+    """Return the node config of a SuperNode that relays to the daemon at ``socket``."""
+    return f'{SOCKET}="{socket}"'

@@ -4,6 +4,7 @@
     POST /v1/evaluate  the same request; the reply is one table, under "metrics" the std of its noise
     GET  /v1/card    {"site": number}
     GET  /v1/status  for the owner alone
+    GET  /healthz    for the owner alone: {"status": "ok"}, or with status 503 "stuck"
 A refusal is {"code": CODE} with status 4xx or 5xx.
 """
 
@@ -24,7 +25,7 @@ import safetensors.numpy
 
 from mpssl_fed.files import parse_json
 
-TRAIN, EVALUATE, CARD, STATUS = "/v1/train", "/v1/evaluate", "/v1/card", "/v1/status"
+TRAIN, EVALUATE, CARD, STATUS, HEALTH = "/v1/train", "/v1/evaluate", "/v1/card", "/v1/status", "/healthz"
 ARRAYS_TYPE = "application/x-safetensors"
 MOST_BYTES = 2 << 30
 MOST_HEADER = 1 << 20

@@ -13,7 +13,7 @@ import pytest
 from mpssl_fed import environment
 from mpssl_fed.deployment import certs
 from mpssl_fed.deployment.rehearsal import Deployment, free_ports
-from mpssl_fed.deployment.start_site import relaying, supernode_command
+from mpssl_fed.deployment.supernode import relaying, supernode_command
 from mpssl_fed.errors import UserError
 from mpssl_fed.runs.progress import Progress
 from mpssl_fed.runs.reader import read_manifest
