@@ -29,6 +29,10 @@ WhiteLevel = Annotated[
     float | None,
     typer.Option(help="Value of white in grey files of 16 or 32 bits or floats, such as 4095; default: the type's own."),
 ]
+Window = Annotated[
+    tuple[float, float] | None,
+    typer.Option(metavar="CENTER WIDTH", help="Window of grey DICOM files, as agreed: 40 400; default: each file's own."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output instead of text.")]
 
 SHORTHANDS = {"sites": "federation.sites", "rounds": "federation.rounds", "backend": "federation.backend", "output": "output.dir"}

@@ -16,7 +16,13 @@ from mpssl_fed.names import shown, some
 
 
 @DATASETS.add("image-csv")
-def image_csv(root: Path | None = None, size: int | None = None, fit: Fit = "crop", white_level: float | None = None) -> Dataset:
+def image_csv(
+    root: Path | None = None,
+    size: int | None = None,
+    fit: Fit = "crop",
+    white_level: float | None = None,
+    window: tuple[float, float] | None = None,
+) -> Dataset:
     """Return the images that the CSV file ``root`` names (:func:`mpssl_fed.data.site_csv.read_list`).
 
     Its column ``split`` says what is tested on; without one a fifth is held out, by subject where the list names them, else by
@@ -35,7 +41,7 @@ def image_csv(root: Path | None = None, size: int | None = None, fit: Fit = "cro
     else:
         absent = without_image(test, found.classes)
         note = f"{shown(root)} has no test image of {some(absent)}" if absent else ""
-    prepared = Preparation(fit=fit, white_level=white_level)
+    prepared = Preparation(fit=fit, white_level=white_level, window=window)
     trained, tested = to_parts(train, test, 32 if size is None else size, found.with_subjects, prepared)
     if found.site is not None:
         trained = replace(trained, sites=tuple(found.site[path] for path, _, _ in train))

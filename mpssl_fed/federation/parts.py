@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from mpssl_fed.config import Config, from_json
-from mpssl_fed.config.data import Task
+from mpssl_fed.config.data import AgreedWindow, Task, plain
 from mpssl_fed.data.datasets import Dataset, Images, load_dataset, validation_split
 from mpssl_fed.data.partition import COLUMN, Standing, UnfitClassError, choose_labelled, partition
 from mpssl_fed.data.preparation import Preparation
@@ -62,7 +62,7 @@ def dataset(config: Config) -> Dataset:
     """Return the data set of ``config.data``; with ``held_out=validation`` its ``test`` is a slice of the training pool."""
     data = config.data
     validation = data.held_out_fraction if data.held_out == "validation" else None
-    prepared = Preparation(fit=data.fit, white_level=data.white_level)
+    prepared = Preparation(fit=data.fit, white_level=data.white_level, window=plain(data.window))
     return _dataset(_Files(data.name, data.root, data.size, data.download, data.subjects, prepared), validation)
 
 
@@ -74,7 +74,9 @@ def task(config: Config) -> Task:
 def preparation(config: Config) -> Preparation:
     """Return how a new image file becomes one like those that the run is evaluated on."""
     task = config.data.task
-    return Preparation(fit=task.fit) if task is not None and config.data.name == NO_DATA else dataset(config).preparation
+    if task is not None and config.data.name == NO_DATA:
+        return Preparation(fit=task.fit, window=plain(task.window))
+    return dataset(config).preparation
 
 
 def generator(config: Config) -> Generator | None:
@@ -230,7 +232,7 @@ def _pattern(asked: Architecture, pretrained: str | None, seed: int) -> Classifi
 
 def task_of(data: Dataset) -> Task:
     """Return the task of a data set: what sites that hold their own images have to agree on."""
-    stored = data.train.x.shape[-1]
+    stored, window = data.train.x.shape[-1], data.preparation.window
     return Task(
         classes=data.classes,
         size=data.size,
@@ -238,4 +240,5 @@ def task_of(data: Dataset) -> Task:
         channels=data.channels,
         flip=data.flip,
         fit=data.preparation.fit,
+        window=None if window is None else AgreedWindow(center=window[0], width=window[1]),
     )
