@@ -161,7 +161,8 @@ class Data(Section):
     test_limit: int | None = Field(None, ge=1, description="Evaluate on the first so many of the shuffled held-out images.")
     unlabeled: int | None = Field(None, ge=1, description="ssl-real: most real unlabeled images per site; null: all of its share.")
     subjects: Literal["parent", "dicom-patient-id"] | None = Field(
-        None, description="image-folder: who is on an image, by the folder above it, or by the patient id of a DICOM file."
+        None,
+        description="image-folder: who is on an image, by the folder above it, or (-csv too) a DICOM file's patient id.",
     )
     download: bool = Field(False, description="Permit the download of a data set that is not found.")
     partition: Partition = Partition()

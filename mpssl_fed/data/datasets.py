@@ -31,7 +31,7 @@ def load_dataset(
     """Return the data set ``name``, or the variant ``NAME/VARIANT``, at ``size`` x ``size`` pixels (default: its own).
 
     A reader gets those of root, size, download, variant, subjects, fit, white_level and window that it takes. Nothing is fetched
-    unless ``download``. ``subjects="parent"`` (image-folder) reads subjects from folder names; ``prepared`` says how files of
+    unless ``download``. ``subjects`` (image-folder, -csv) says where subjects are read from; ``prepared`` says how files of
     other shapes and types become images. Raises UserError for bad input, with the cure.
     """
     reader, variant = _reader(name)

@@ -19,19 +19,20 @@ from mpssl_fed.names import shown, some
 def image_csv(
     root: Path | None = None,
     size: int | None = None,
+    subjects: str | None = None,
     fit: Fit = "crop",
     white_level: float | None = None,
     window: tuple[float, float] | None = None,
 ) -> Dataset:
     """Return the images that the CSV file ``root`` names (:func:`mpssl_fed.data.site_csv.read_list`).
 
-    Its column ``split`` says what is tested on; without one a fifth is held out, by subject where the list names them, else by
-    content. Images know the ``site`` that holds them, for data.partition.name=column. Images are grey if all of them are; mirroring
-    is off, since it may change a label.
+    Its column ``split`` says what is tested on; without one a fifth is held out, by subject where the list names them or
+    ``subjects="dicom-patient-id"`` takes the patients of its DICOM files, else by content. Images know the ``site`` that holds
+    them, for data.partition.name=column. Images are grey if all of them are; mirroring is off, since it may change a label.
     """
     if root is None or root.is_dir():
         raise UserError("data set 'image-csv' needs data.root, a CSV file with the columns path,label[,subject][,site][,split]")
-    found, note = read_list(root), ""
+    found, note = read_list(root, subjects=subjects), ""
     train, test = found.train, found.test
     if test is None:
         train, test = hold_out(train, len(found.classes), "or a column split")

@@ -108,7 +108,7 @@ class OwnData:
         return files.read(self.stored_size or self.size, self.channels, prepared)
 
     def _listed(self) -> Files:
-        return site_csv(self.path, self.classes) if self.is_csv else site_folder(self.path, self.classes, self.subjects)
+        return (site_csv if self.is_csv else site_folder)(self.path, self.classes, self.subjects)
 
 
 def class_names(text: str) -> tuple[str, ...]:

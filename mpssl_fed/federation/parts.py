@@ -14,6 +14,7 @@ import torch
 from mpssl_fed.config import Config, from_json
 from mpssl_fed.config.data import AgreedWindow, Task, plain
 from mpssl_fed.data.datasets import Dataset, Images, load_dataset, validation_split
+from mpssl_fed.data.formats.dicom import PATIENT_ID
 from mpssl_fed.data.partition import COLUMN, Standing, UnfitClassError, choose_labelled, partition
 from mpssl_fed.data.preparation import Preparation
 from mpssl_fed.data.site_csv import natural_order
@@ -148,9 +149,10 @@ def site_names(config: Config) -> list[str] | None:
     at: dict[str, str] = {}
     for subject, site in zip(pool.subjects or (), pool.sites, strict=False):
         if at.setdefault(subject, site) != site:
+            who = "a patient" if data.subjects == PATIENT_ID else f"the subject '{shown(subject)}'"  # not even a hash of an id
             raise UserError(
-                f"{where}: the subject '{shown(subject)}' is at the sites '{shown(at[subject])}' and '{shown(site)}'; give all "
-                "of a subject's images to one site, or deal by another data.partition"
+                f"{where}: {who} is at the sites '{shown(at[subject])}' and '{shown(site)}'; give all of a subject's images to one "
+                "site, or deal by another data.partition"
             )
     return names
 

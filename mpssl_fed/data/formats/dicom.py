@@ -88,7 +88,7 @@ def patient(path: Path) -> str:
     try:
         with open(path, "rb") as file:
             if not is_dicom(file.read(132)):
-                raise NotReadError(f"no DICOM file; data.subjects={PATIENT_ID} is for folders of these alone")
+                raise NotReadError(f"no DICOM file; data.subjects={PATIENT_ID} is for such files alone")
             file.seek(0)
             with _refusing():
                 found = _read(file, ["PatientID", "IssuerOfPatientID"], stop_before_pixels=True)
