@@ -4,6 +4,7 @@ from its key alone and is never changed; nothing that a site learnt or owns is."
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -137,17 +138,23 @@ def site_names(config: Config) -> list[str] | None:
 
     UserError where there are not ``federation.sites`` of them, or a subject is at two.
     """
-    pool, data, sites = dataset(config).train, config.data, config.federation.sites
-    if data.partition.name != COLUMN or pool.sites is None:
+    pool = dataset(config).train
+    return names_of(config, pool.sites, pool.subjects)
+
+
+def names_of(config: Config, holders: Sequence[str] | None, subjects: Sequence[str] | None) -> list[str] | None:
+    """Return what :func:`site_names` does for images [n] of ``holders`` and ``subjects``."""
+    data, sites = config.data, config.federation.sites
+    if data.partition.name != COLUMN or holders is None:
         return None
-    names = natural_order(pool.sites)
+    names = natural_order(holders)
     where = shown(data.root or data.name)
     if len(names) != sites:
         raise UserError(
             f"federation.sites={sites}, but {where} names {len(names)} sites ({some(names)}); set federation.sites={len(names)}"
         )
     at: dict[str, str] = {}
-    for subject, site in zip(pool.subjects or (), pool.sites, strict=False):
+    for subject, site in zip(subjects or (), holders, strict=False):
         if at.setdefault(subject, site) != site:
             who = "a patient" if data.subjects == PATIENT_ID else f"the subject '{shown(subject)}'"  # not even a hash of an id
             raise UserError(
