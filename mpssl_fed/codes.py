@@ -65,7 +65,7 @@ class Code(StrEnum):
     NO_DAEMON = "no-daemon", 113, ("relay",), "the daemon of the site does not answer"
     TOO_LARGE = "too-large", 114, ("site", "server"), "a weight beyond any that training ends at"
     BUSY = "busy", 115, ("daemon",), "the site has too much to do"
-    IMAGE_SHAPE = "image-shape", 116, ("daemon",), "images of another size, fit or number of channels than the owner gave"
+    IMAGE_SHAPE = "image-shape", 116, ("daemon",), "images of another size, fit, window or number of channels than the owner gave"
     NUMBER = "number", 117, ("site", "server"), "a number outside its range"
     UNREADABLE = "unreadable", 118, ("server",), "reading the reply failed; the server's log says how"
     MODEL = "model", 142, ("daemon",), "the site cannot build the classifier: its own log says why"

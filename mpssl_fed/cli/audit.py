@@ -93,6 +93,7 @@ def _subject(
     """Return what is audited, where the report goes, and the audits it allows."""
     from mpssl_fed.audit.audited import Audited
     from mpssl_fed.config import load
+    from mpssl_fed.config.data import plain
     from mpssl_fed.deployment.isolation import make_private, state_folder
     from mpssl_fed.deployment.own_data import OwnData, split_key
     from mpssl_fed.federation.server.deployed_run import for_sites
@@ -107,7 +108,7 @@ def _subject(
         if own.name is None:
             raise UserError("--data needs --name, the site whose state folder takes the report")
         task = config.data.task
-        shape = (task.size, task.channels, task.stored_size, task.fit, own.white_level)
+        shape = (task.size, task.channels, task.stored_size, task.fit, own.white_level, plain(task.window))
         folder = make_private(state_folder(own.name)) / "audit"
         images = OwnData(own.data, task.classes, own.subjects, *shape).images()
         key = split_key(folder.parent) if config.federation.evaluate_at_sites.times else b""

@@ -32,6 +32,10 @@ WhiteLevel = Annotated[
 ]
 LogLevel = Annotated[Level, typer.Option(help="Least level of what is logged.")]
 LogFormat = Annotated[Form, typer.Option(help="text, or json: an object with time, level, logger and message a line.")]
+Window = Annotated[
+    tuple[float, float] | None,
+    typer.Option(metavar="CENTER WIDTH", help="Window of grey DICOM files, as agreed: 40 400; default: each file's own."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output instead of text.")]
 
 SHORTHANDS = {"sites": "federation.sites", "rounds": "federation.rounds", "backend": "federation.backend", "output": "output.dir"}

@@ -11,7 +11,7 @@ import click
 import typer
 from typer.core import TyperGroup
 
-from mpssl_fed.cli.options import Ca, FitOption, LogFormat, LogLevel, Name, WhiteLevel
+from mpssl_fed.cli.options import Ca, FitOption, LogFormat, LogLevel, Name, WhiteLevel, Window
 
 
 class _RunByDefault(TyperGroup):
@@ -57,6 +57,7 @@ def site_run(
     subjects: Annotated[str | None, typer.Option(help="'parent': the images lie in CLASS/SUBJECT/; or 'dicom-patient-id'.")] = None,
     fit: FitOption = "crop",
     white_level: WhiteLevel = None,
+    window: Window = None,
     ledger_head: Annotated[
         Path | None,
         typer.Option(help="File of the ledger's head on another disk or append-only media, so that no backup rolls both back."),
@@ -85,7 +86,7 @@ def site_run(
     settings = SiteSettings(
         name, number, data, class_names(classes), policy, state, socket, supernode_user, group,
         trust_bundles, size, channels, subjects, generator_path, device, round_limit, stored_size=stored_size,
-        ledger_head=ledger_head, fit=fit, white_level=white_level, log_level=log_level, log_format=log_format,
+        ledger_head=ledger_head, fit=fit, white_level=white_level, window=window, log_level=log_level, log_format=log_format,
     )  # fmt: skip
     node = None
     if server is not None:

@@ -69,6 +69,28 @@ class Partition(Section):
         return self.model_dump(exclude={"name", "options"}, exclude_none=True) | self.options
 
 
+class Window(Section):
+    """The values of grey DICOM files that become black and white: PS3.3 C.11.2.1.2, LINEAR."""
+
+    marks: ClassVar[Marks] = {"center width": ignored(OWN_IMAGES)}
+
+    center: float = Field(
+        description="Of grey DICOM files: middle of the window, in units once rescaled (CT: HU); no window: each file's own."
+    )
+    width: float = Field(ge=1, description="The same: from black to white.")
+
+
+class AgreedWindow(Window):
+    """The window that sites which hold their own images agree on."""
+
+    marks: ClassVar[Marks] = {"center width": site(GIVEN, code="image-shape", owner="--window")}
+
+
+def plain(window: Window | None) -> tuple[float, float] | None:
+    """Return a window as (center, width)."""
+    return None if window is None else (window.center, window.width)
+
+
 class Task(Section):
     """What sites that hold their own images agree on with the server."""
 
@@ -87,6 +109,7 @@ class Task(Section):
     channels: Literal[1, 3] = Field(3, description="1 grey, 3 colour.")
     flip: bool = Field(False, description="Whether a mirrored image keeps its label.")
     fit: Fit = Field("crop", description="How an image that is not square becomes so.")
+    window: AgreedWindow | None = Field(None, description="Of grey DICOM files; null: each file's own.")
 
 
 class Data(Section):
@@ -115,6 +138,7 @@ class Data(Section):
         gt=0,
         description="image-folder, -csv: white in grey files of 16 or 32 bits or floats (12 bits: 4095); null: the type's own.",
     )
+    window: Window | None = Field(None, description="image-folder, -csv of grey DICOM files alone; null: each file's own.")
     labels_per_class: int | None = Field(10, ge=1, description="Labelled images per class; null: see label_fraction.")
     labels_over: Literal["site", "all-sites"] = Field(
         "site", description="site: labels_per_class is the mean of one site (times sites in all); all-sites: the total."
@@ -137,7 +161,8 @@ class Data(Section):
     test_limit: int | None = Field(None, ge=1, description="Evaluate on the first so many of the shuffled held-out images.")
     unlabeled: int | None = Field(None, ge=1, description="ssl-real: most real unlabeled images per site; null: all of its share.")
     subjects: Literal["parent", "dicom-patient-id"] | None = Field(
-        None, description="image-folder: who is on an image, by the folder above it, or by the patient id of a DICOM file."
+        None,
+        description="image-folder: who is on an image, by the folder above it, or (-csv too) a DICOM file's patient id.",
     )
     download: bool = Field(False, description="Permit the download of a data set that is not found.")
     partition: Partition = Partition()

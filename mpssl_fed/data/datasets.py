@@ -30,9 +30,9 @@ def load_dataset(
 ) -> Dataset:
     """Return the data set ``name``, or the variant ``NAME/VARIANT``, at ``size`` x ``size`` pixels (default: its own).
 
-    A reader gets those of root, size, download, variant, subjects, fit and white_level that it takes. Nothing is fetched unless
-    ``download``. ``subjects="parent"`` (image-folder) reads subjects from folder names; ``prepared`` says how files of other
-    shapes and types become images. Raises UserError for bad input, with the cure.
+    A reader gets those of root, size, download, variant, subjects, fit, white_level and window that it takes. Nothing is fetched
+    unless ``download``. ``subjects`` (image-folder, -csv) says where subjects are read from; ``prepared`` says how files of
+    other shapes and types become images. Raises UserError for bad input, with the cure.
     """
     reader, variant = _reader(name)
     if size is not None and not 8 <= size <= 1024:
@@ -41,7 +41,7 @@ def load_dataset(
     options |= {"variant": variant, "subjects": subjects}
     known = inspect.signature(reader).parameters
     prepared = prepared or Preparation()
-    for key in ("fit", "white_level"):
+    for key in ("fit", "white_level", "window"):
         value = getattr(prepared, key)
         if key not in known and value != getattr(Preparation(), key):
             raise UserError(f"data set '{name}' has its own way of reading images; leave out data.{key}={value}")

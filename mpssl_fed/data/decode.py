@@ -24,7 +24,7 @@ from torch import Tensor
 from mpssl_fed.data.eight_bits import NotReadError, check_frame, eight_bits
 from mpssl_fed.data.formats import dicom
 from mpssl_fed.data.formats.pixel_cache import pixel_cache
-from mpssl_fed.data.preparation import LUMA, Preparation
+from mpssl_fed.data.preparation import LUMA, Preparation, said
 from mpssl_fed.errors import UserError
 from mpssl_fed.names import printable, shown
 
@@ -48,7 +48,7 @@ def read_image(path: Path, size: int, prepared: Preparation | None = None, conte
     is missing, no regular file, broken, too large, animated, or that does not say how it is to be scaled.
     """
     how = prepared or Preparation()
-    image = _decode(path, size, how.white_level, content)
+    image = _decode(path, size, how, content)
     if how.ink:
         image = ImageOps.invert(image.convert("L")).filter(ImageFilter.MaxFilter(3))
     if how.fit == "crop":
@@ -155,15 +155,17 @@ def _bytes(path: Path) -> bytes:
         ) from error
 
 
-def _decode(path: Path, size: int, white_level: float | None, content: bytes | None) -> Image.Image:
+def _decode(path: Path, size: int, how: Preparation, content: bytes | None) -> Image.Image:
     """Return the whole image upright in mode L or RGB; a JPEG at a fraction of its size, never below 2 x ``size``."""
-    if _is_dicom(path, content):
-        with _named(path):
-            return dicom.dicom_image(_bytes(path) if content is None else content, MOST_PIXELS, white_level)
+    with _named(path):
+        if _is_dicom(path, content):
+            return dicom.dicom_image(_bytes(path) if content is None else content, MOST_PIXELS, how.white_level, how.window)
+        if how.window is not None:
+            raise NotReadError(f"no DICOM file; {dicom.WINDOWED.format(said(how.window))}")
     with _opened(path, content) as file:
         frame = check_frame(file, MOST_PIXELS)
         file.draft(None, (2 * size, 2 * size))
-        return eight_bits(ImageOps.exif_transpose(file), frame, white_level)
+        return eight_bits(ImageOps.exif_transpose(file), frame, how.white_level)
 
 
 def _is_dicom(path: Path, content: bytes | None = None) -> bool:

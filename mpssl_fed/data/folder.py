@@ -40,6 +40,7 @@ def image_folder(
     subjects: str | None = None,
     fit: Fit = "crop",
     white_level: float | None = None,
+    window: tuple[float, float] | None = None,
 ) -> Dataset:
     """Return ``root/train/CLASS/*`` and ``root/test/CLASS/*``; without test, a fifth of train is held out by content.
 
@@ -52,7 +53,7 @@ def image_folder(
         raise UserError("data set 'image-folder' needs data.root, a folder with train/CLASS/*.png")
     check_subjects(subjects)
     size = 32 if size is None else size
-    prepared, skipped, digests = Preparation(fit=fit, white_level=white_level), Skipped(), Digests()
+    prepared, skipped, digests = Preparation(fit=fit, white_level=white_level, window=window), Skipped(), Digests()
     classes = tuple(class_name(folder) for folder in _class_folders(root / "train", Skipped()))
     if len(classes) < 2:
         raise UserError(f"{shown(root / 'train')} has {len(classes)} class folder(s); at least two are needed, one per class")

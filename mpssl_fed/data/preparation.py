@@ -24,7 +24,8 @@ class Preparation:
     central: share of the short side that a crop keeps, in (0, 1]. pads_28: files of just 28 x 28 pixels get a black border to 32,
     as the 28-pixel data sets do. ink: drawings of Omniglot's kind, thin and dark on white, are inverted and their strokes grow by
     one pixel on each side before the square is resized. white_level: value of white in grey images of 16 or 32 bits or of floats,
-    None: the type's own (65,535 and 1). Raises UserError for values outside these ranges.
+    None: the type's own (65,535 and 1). window: (center, width) in the units of grey DICOM files once rescaled, of which alone
+    images then come; None: each file's own. Raises UserError for values outside these ranges.
     """
 
     fit: Fit = "crop"
@@ -32,6 +33,7 @@ class Preparation:
     pads_28: bool = False
     ink: bool = False
     white_level: float | None = None
+    window: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if self.fit not in FITS:
@@ -40,6 +42,12 @@ class Preparation:
             raise UserError(f"a central part of {self.central} with fit {self.fit}: want a share in (0, 1], below 1 for crop alone")
         if self.white_level is not None and not (math.isfinite(self.white_level) and self.white_level > 0):
             raise UserError(f"data.white_level is {self.white_level}; want a finite number above 0, such as 4095 for 12 bits")
+        if self.window is not None and not (all(map(math.isfinite, self.window)) and self.window[1] >= 1):
+            raise UserError(f"data.window is {said(self.window)}; want a finite center and a width of at least 1")
+        if self.window is not None and self.white_level is not None:
+            raise UserError(
+                f"data.window ({said(self.window)}) and data.white_level={self.white_level:g} both say what white is; leave one out"
+            )
 
     def to_json(self) -> str:
         """Return it as JSON, for the header of a model file."""
@@ -51,15 +59,15 @@ class Preparation:
         found = parse_json(text)
         kinds = {"fit": str, "central": float | int, "pads_28": bool, "ink": bool, "white_level": float | int | None}
         if isinstance(found, dict):
-            found = {"ink": False, **found}  # runs of an earlier version had none
+            found = {"ink": False, "window": None, **found}  # runs of an earlier version had none
         if not isinstance(found, dict) or set(found) != {field.name for field in fields(Preparation)}:
             raise ValueError(f"preparation {text[:200]} is not of this version")
         wrong = [key for key, kind in kinds.items() if not isinstance(found[key], kind)]
         if wrong:
             raise ValueError(f"preparation: {wrong[0]} is {found[wrong[0]]!r}")
         try:
-            return Preparation(**found)
-        except UserError as error:
+            return Preparation(**found | {"window": _pair(found["window"])})
+        except (UserError, OverflowError) as error:
             raise ValueError(str(error)) from error
 
     def steps(self, size: int, channels: int) -> dict[str, Any]:
@@ -84,7 +92,21 @@ class Preparation:
             "channels": channels,
             "luma": list(LUMA) if channels == 1 else None,
             "white_level": self.white_level,
+            "window": None if self.window is None else {"center": self.window[0], "width": self.window[1], "function": "LINEAR"},
             "pads_28": self.pads_28,
             "ink": "255 - grey, then the brightest of 3 x 3 pixels, before it is made square" if self.ink else None,
             "scale": "pixel / 127.5 - 1 for pixels 0..255",
         }
+
+
+def _pair(window: Any) -> tuple[float, float] | None:
+    if window is None:
+        return None
+    if not isinstance(window, list) or len(window) != 2 or any(type(value) not in (int, float) for value in window):
+        raise ValueError(f"preparation: window is {window!r}")
+    return float(window[0]), float(window[1])
+
+
+def said(window: tuple[float, float]) -> str:
+    """Return a window in words."""
+    return f"center {window[0]:.10g}, width {window[1]:.10g}"

@@ -13,6 +13,7 @@ from pathlib import Path
 from mpssl_fed.data.base import Images
 from mpssl_fed.data.classes import class_of
 from mpssl_fed.data.csv_lines import Line, read_lines
+from mpssl_fed.data.formats.dicom import PATIENT_ID, patient
 from mpssl_fed.data.listing import Digests, Files, Listing, Row, note_leaks, once
 from mpssl_fed.data.preparation import Preparation
 from mpssl_fed.data.subjects import MISSING, likeness, refuse_lookalikes, scripts, subject_name
@@ -44,8 +45,8 @@ WRONG = (
 @dataclass(frozen=True)
 class List:
     """What a list names. test: None where it has no column ``split``; site: of each training image (not to_train: of the images
-    that name one), None without such a column; with_subjects: whether it has a column ``subject``; names: of the sites, as a
-    person would sort them."""
+    that name one), None without such a column; with_subjects: whether it, or its DICOM files, name subjects; names: of the sites,
+    as a person would sort them."""
 
     classes: tuple[str, ...]
     train: Listing
@@ -67,12 +68,12 @@ def load_site_csv(
     return site_csv(path, classes).read(size, channels, prepared)
 
 
-def site_csv(path: str | Path, classes: Sequence[str]) -> Files:
+def site_csv(path: str | Path, classes: Sequence[str], subjects: str | None = None) -> Files:
     """Return the images of one site that a CSV file names for training; those of its test split are held out.
 
     Raises UserError as :func:`read_list`, and for a list that names several sites: each reads its own images alone.
     """
-    found = read_list(path, classes)
+    found = read_list(path, classes, subjects)
     if len(found.names) > 1:
         raise UserError(
             f"{shown(path)} is a list of {len(found.names)} sites ({some(found.names, 3)}); a deployed site reads its own images "
@@ -84,19 +85,21 @@ def site_csv(path: str | Path, classes: Sequence[str]) -> Files:
     return Files(found.train, found.with_subjects, found.skipped)
 
 
-def read_list(path: str | Path, classes: Sequence[str] | None = None, to_train: bool = True) -> List:
+def read_list(path: str | Path, classes: Sequence[str] | None = None, subjects: str | None = None, to_train: bool = True) -> List:
     """Return the images that a CSV file names: columns ``path,label``, paths absolute or relative to the file's folder.
 
     ``subject``: whose images must not be parted; ``site``: who holds it; ``split``: train or test. classes: by default those of
-    the training images, sorted. to_train: a column ``site`` must name one for each training image; else what it names is read, of
-    test images too, and a train split is left out whole. Raises UserError with the line number for an unknown label, a missing file
-    or one that is no regular file, a value that is empty or looks like another, a subject in train and test, and a file named
-    twice, be it by a link (it would count double under differential privacy).
+    the training images, sorted. subjects: ``dicom-patient-id`` takes the patients of its DICOM files, where it has no such column.
+    to_train: a column ``site`` must name one for each training image; else what it names is read, of test images too, and a train
+    split is left out whole. Raises UserError with the line number for an unknown label, a missing file or one that is no regular
+    file, a value that is empty or looks like another, a subject in train and test, and a file named twice, be it by a link (it
+    would count double under differential privacy).
     """
     path, skipped = expanded(path), Skipped()
     columns, lines = read_lines(path, REQUIRED, OPTIONAL)
     if not lines:
         raise UserError(f"{shown(path)} names no image; expected one line per file under the header path,label")
+    _check_subjects(subjects, columns, path)
     at = [f"{shown(path)}, line {line.number}" for line in lines]
     split = [_split(line.values, where) for line, where in zip(lines, at, strict=True)]
     train, test = ([i for i, one in enumerate(split) if one == side] for side in (TRAIN, TEST))
@@ -108,10 +111,12 @@ def read_list(path: str | Path, classes: Sequence[str] | None = None, to_train: 
         if identity in seen:
             raise UserError(f"{where}: {shown(line.values['path'])} is already named on line {seen[identity]}; remove one")
         seen[identity] = line.number
-        rows.append(row)
+        rows.append(row if subjects is None else (*row[:2], _patient(row[0], where)))
     if "subject" in columns:
         refuse_lookalikes((row[2], where) for row, where in zip(rows, at, strict=True))
-        _refuse_parted([(rows[i], at[i]) for i in train], [(rows[i], at[i]) for i in test])
+    with_subjects = "subject" in columns or subjects is not None
+    if with_subjects:
+        _refuse_parted([(rows[i], at[i]) for i in train], [(rows[i], at[i]) for i in test], subjects is None)
     sites = _sites(lines, at, train if to_train else range(len(lines)), to_train) if "site" in columns else None
     digests: Digests = {}
 
@@ -123,7 +128,7 @@ def read_list(path: str | Path, classes: Sequence[str] | None = None, to_train: 
     skipped.add(TRAINED_ON, *(rows[i][0] for i in train if apart))
     note_leaks(trained, tested, skipped, digests)
     of_site = None if sites is None else {rows[i][0]: site for i, site in sites.items()}
-    return List(known, trained, tested if "split" in columns else None, of_site, "subject" in columns, skipped)
+    return List(known, trained, tested if "split" in columns else None, of_site, with_subjects, skipped)
 
 
 def natural_order(names: Iterable[str]) -> list[str]:
@@ -173,13 +178,34 @@ def _sites(lines: Sequence[Line], at: Sequence[str], of: Sequence[int], each: bo
     return found
 
 
-def _refuse_parted(train: Sequence[tuple[Row, str]], test: Sequence[tuple[Row, str]]) -> None:
+def _check_subjects(subjects: str | None, columns: Sequence[str], path: Path) -> None:
+    if subjects not in (None, PATIENT_ID):
+        raise UserError(
+            f"data.subjects is '{subjects}' (at a site: --subjects), but {shown(path)} is a list: it names subjects in a column "
+            f"subject, or its DICOM files do: '{PATIENT_ID}'"
+        )
+    if subjects is not None and "subject" in columns:
+        raise UserError(
+            f"{shown(path)} has a column subject, and data.subjects={subjects} (at a site: --subjects) names subjects too; leave "
+            "one of them out"
+        )
+
+
+def _patient(path: Path, where: str) -> str:
+    try:
+        return patient(path)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def _refuse_parted(train: Sequence[tuple[Row, str]], test: Sequence[tuple[Row, str]], named: bool) -> None:
+    """named: whether the list itself names subjects; else nothing that stands for a patient is shown."""
     known = {row[2]: where for row, where in reversed(train)}
     for row, where in test:
         if row[2] in known:
+            who = f"the subject '{shown(row[2])}'" if named else "the patient of this file"
             raise UserError(
-                f"{where}: the subject '{shown(row[2])}' is tested on here and trained on in {known[row[2]]}; put all of "
-                "a subject's images into one split"
+                f"{where}: {who} is tested on here and trained on in {known[row[2]]}; put all of a subject's images into one split"
             )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mpssl_fed.config import Config
-from mpssl_fed.config.data import Fit
+from mpssl_fed.config.data import Fit, plain
 from mpssl_fed.data.datasets import Images
 from mpssl_fed.data.folder import site_csv, site_folder
 from mpssl_fed.data.formats.pixel_cache import place_of
@@ -34,9 +34,9 @@ SPLIT_KEY = "held-out.key"
 class OwnData:
     """A site's own images: ``path`` is a folder CLASS/* or a CSV file ``path,label[,subject][,site][,split]``.
 
-    classes, size, stored_size, channels, fit: what the owner agreed to; a task with other names, in another order or of another
-    shape is refused. white_level: as :class:`Preparation` has it. Images are read once and kept, so that a file which changes
-    counts from the next start. Raises UserError from :meth:`check` for whatever is wrong with the files.
+    classes, size, stored_size, channels, fit, window: what the owner agreed to; a task with other names, in another order or of
+    another shape is refused. white_level: as :class:`Preparation` has it. Images are read once and kept, so that a file which
+    changes counts from the next start. Raises UserError from :meth:`check` for whatever is wrong with the files.
     """
 
     path: Path
@@ -47,6 +47,7 @@ class OwnData:
     stored_size: int | None = None
     fit: Fit = "crop"
     white_level: float | None = None
+    window: tuple[float, float] | None = None
     _loaded: Images | None = field(default=None, repr=False)
     _tested: bool = field(default=False, repr=False)
 
@@ -77,7 +78,7 @@ class OwnData:
         task = config.data.task
         if task is None or task.classes != self.classes:
             raise Refusal("classes")
-        if (task.size, task.stored_size or task.size, task.channels, task.fit) != self._shape:
+        if (task.size, task.stored_size or task.size, task.channels, task.fit, plain(task.window)) != self._shape:
             raise Refusal("image-shape")
         return self.images()
 
@@ -96,15 +97,15 @@ class OwnData:
         return self.path.is_file()
 
     @property
-    def _shape(self) -> tuple[int, int, int, Fit]:
-        return self.size, self.stored_size or self.size, self.channels, self.fit
+    def _shape(self) -> tuple[int, int, int, Fit, tuple[float, float] | None]:
+        return self.size, self.stored_size or self.size, self.channels, self.fit, self.window
 
     def _decoded(self, files: Files) -> Images:
-        prepared = Preparation(fit=self.fit, white_level=self.white_level)
+        prepared = Preparation(fit=self.fit, white_level=self.white_level, window=self.window)
         return files.read(self.stored_size or self.size, self.channels, prepared)
 
     def _listed(self) -> Files:
-        return site_csv(self.path, self.classes) if self.is_csv else site_folder(self.path, self.classes, self.subjects)
+        return (site_csv if self.is_csv else site_folder)(self.path, self.classes, self.subjects)
 
 
 def class_names(text: str) -> tuple[str, ...]:

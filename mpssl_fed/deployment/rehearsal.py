@@ -69,7 +69,7 @@ class Deployment:
     def __post_init__(self) -> None:
         self.run = self.run.absolute()
         federation = self.config.federation.model_copy(update={"backend": "deployment"})
-        self.config = with_task(with_absolute_paths(self.config.model_copy(update={"federation": federation})))
+        self.config = _windowed_already(with_task(with_absolute_paths(self.config.model_copy(update={"federation": federation}))))
         refuse_within_data(self.run, [self.config])
         refuse_occupied(self.run, resume=self.resume, overwrite=self.overwrite)
         preflight(self.config)
@@ -208,6 +208,12 @@ class Deployment:
         name = self.children.ended()
         if name is not None:
             raise UserError(f"{name} ended by itself. The end of its log:\n{self.children.log_tail(name)}")
+
+
+def _windowed_already(config: Config) -> Config:
+    """Return ``config`` with no window for the sites to agree on: their shares are PNG files to which it was applied."""
+    task = None if config.data.task is None else config.data.task.model_copy(update={"window": None})
+    return config.model_copy(update={"data": config.data.model_copy(update={"task": task})})
 
 
 def free_ports(count: int, first: int | None = None, host: str = HOST) -> list[int]:

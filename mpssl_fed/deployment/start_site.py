@@ -56,6 +56,7 @@ class SiteSettings:
     ledger_head: Path | None = None
     fit: Fit = "crop"
     white_level: float | None = None
+    window: tuple[float, float] | None = None
     log_level: Level = "info"
     log_format: Form = "text"
 
@@ -91,7 +92,7 @@ def check_site(settings: SiteSettings) -> tuple[Policy, OwnData, User]:
     policy = load_policy(settings.policy)
     state = make_private(settings.state_dir)
     user = User.named(settings.supernode_user or str(os.geteuid()))
-    shape = (settings.size, settings.channels, settings.stored_size, settings.fit, settings.white_level)
+    shape = (settings.size, settings.channels, settings.stored_size, settings.fit, settings.white_level, settings.window)
     data = OwnData(settings.data.resolve(), settings.classes, settings.subjects, *shape)
     left_out = data.check()
     if left_out:  # counts alone: whoever reads the log learns no name

@@ -4,6 +4,7 @@ from its key alone and is never changed; nothing that a site learnt or owns is."
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -12,8 +13,9 @@ import numpy as np
 import torch
 
 from mpssl_fed.config import Config, from_json
-from mpssl_fed.config.data import Task
+from mpssl_fed.config.data import AgreedWindow, Task, plain
 from mpssl_fed.data.datasets import Dataset, Images, load_dataset, validation_split
+from mpssl_fed.data.formats.dicom import PATIENT_ID
 from mpssl_fed.data.partition import COLUMN, Standing, UnfitClassError, choose_labelled, partition
 from mpssl_fed.data.preparation import Preparation
 from mpssl_fed.data.site_csv import natural_order
@@ -62,7 +64,7 @@ def dataset(config: Config) -> Dataset:
     """Return the data set of ``config.data``; with ``held_out=validation`` its ``test`` is a slice of the training pool."""
     data = config.data
     validation = data.held_out_fraction if data.held_out == "validation" else None
-    prepared = Preparation(fit=data.fit, white_level=data.white_level)
+    prepared = Preparation(fit=data.fit, white_level=data.white_level, window=plain(data.window))
     return _dataset(_Files(data.name, data.root, data.size, data.download, data.subjects, prepared), validation)
 
 
@@ -74,7 +76,9 @@ def task(config: Config) -> Task:
 def preparation(config: Config) -> Preparation:
     """Return how a new image file becomes one like those that the run is evaluated on."""
     task = config.data.task
-    return Preparation(fit=task.fit) if task is not None and config.data.name == NO_DATA else dataset(config).preparation
+    if task is not None and config.data.name == NO_DATA:
+        return Preparation(fit=task.fit, window=plain(task.window))
+    return dataset(config).preparation
 
 
 def generator(config: Config) -> Generator | None:
@@ -134,21 +138,28 @@ def site_names(config: Config) -> list[str] | None:
 
     UserError where there are not ``federation.sites`` of them, or a subject is at two.
     """
-    pool, data, sites = dataset(config).train, config.data, config.federation.sites
-    if data.partition.name != COLUMN or pool.sites is None:
+    pool = dataset(config).train
+    return names_of(config, pool.sites, pool.subjects)
+
+
+def names_of(config: Config, holders: Sequence[str] | None, subjects: Sequence[str] | None) -> list[str] | None:
+    """Return what :func:`site_names` does for images [n] of ``holders`` and ``subjects``."""
+    data, sites = config.data, config.federation.sites
+    if data.partition.name != COLUMN or holders is None:
         return None
-    names = natural_order(pool.sites)
+    names = natural_order(holders)
     where = shown(data.root or data.name)
     if len(names) != sites:
         raise UserError(
             f"federation.sites={sites}, but {where} names {len(names)} sites ({some(names)}); set federation.sites={len(names)}"
         )
     at: dict[str, str] = {}
-    for subject, site in zip(pool.subjects or (), pool.sites, strict=False):
+    for subject, site in zip(subjects or (), holders, strict=False):
         if at.setdefault(subject, site) != site:
+            who = "a patient" if data.subjects == PATIENT_ID else f"the subject '{shown(subject)}'"  # not even a hash of an id
             raise UserError(
-                f"{where}: the subject '{shown(subject)}' is at the sites '{shown(at[subject])}' and '{shown(site)}'; give all "
-                "of a subject's images to one site, or deal by another data.partition"
+                f"{where}: {who} is at the sites '{shown(at[subject])}' and '{shown(site)}'; give all of a subject's images to one "
+                "site, or deal by another data.partition"
             )
     return names
 
@@ -230,7 +241,7 @@ def _pattern(asked: Architecture, pretrained: str | None, seed: int) -> Classifi
 
 def task_of(data: Dataset) -> Task:
     """Return the task of a data set: what sites that hold their own images have to agree on."""
-    stored = data.train.x.shape[-1]
+    stored, window = data.train.x.shape[-1], data.preparation.window
     return Task(
         classes=data.classes,
         size=data.size,
@@ -238,4 +249,5 @@ def task_of(data: Dataset) -> Task:
         channels=data.channels,
         flip=data.flip,
         fit=data.preparation.fit,
+        window=None if window is None else AgreedWindow(center=window[0], width=window[1]),
     )

@@ -55,6 +55,7 @@ IGNORED: list[dict[str, Any]] = [
             "size": 64,
             "fit": "pad",
             "white_level": 4095,
+            "window": {"center": 40, "width": 400},
             "labels_per_class": None,
             "labels_over": "all-sites",
             "label_fraction": 0.5,

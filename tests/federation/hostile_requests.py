@@ -45,7 +45,8 @@ def written(fields: dict[str, Any], changes: dict[str, Any]) -> str:
         *parents, leaf = key.split(".")
         section = fields
         for parent in parents:
-            section = section.setdefault(parent, {})
+            section[parent] = section.get(parent) or {}
+            section = section[parent]
         section[leaf] = value
     return json.dumps(fields).replace('"NaN"', "NaN").replace('"1e999"', "1e999")
 

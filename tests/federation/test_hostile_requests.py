@@ -60,6 +60,8 @@ HELD_ELSEWHERE: dict[str, Any] = {
     "data.task.stored_size": 64,
     "data.task.channels": 1,
     "data.task.fit": "pad",
+    "data.task.window.center": 40.0,
+    "data.task.window.width": 400.0,
 }
 """Options of ``site run``, which the site's data are read by -> another value."""
 

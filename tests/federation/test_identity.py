@@ -73,7 +73,7 @@ def charge(budget: Budget, number: int, images: Images) -> list[dict[str, int]]:
     return [row.body["kinds"] for row in Ledger(budget.books.ledger).rows() if row.kind == "records"]
 
 
-@pytest.mark.parametrize("shape", ["size=8", "size=64", "stored_size=20", "channels=3", "fit=pad"])
+@pytest.mark.parametrize("shape", ["size=8", "size=64", "stored_size=20", "channels=3", "fit=pad", "window={center: 4, width: 9}"])
 def test_another_shape_than_the_owners_is_refused_before_an_image_is_read(folder: Path, shape: str) -> None:
     data = OwnData(folder, CLASSES, None, 16, 1)
     with pytest.raises(Refusal, match="image-shape"):

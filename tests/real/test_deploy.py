@@ -1,7 +1,7 @@
 """`mpssl-fed deploy` as a user runs it: the weights of a simulation, no connection off loopback, nothing left behind.
 
-In surroundings as users have them: images and generator by paths from the folder they stand in, behind proxies (that answer
-nothing), with temporary files in a deep folder.
+In surroundings as users have them: a list of two hospitals' images and a generator by paths from the folder they stand in, behind
+proxies (that answer nothing), with temporary files in a deep folder.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.test_environment import DEAD_PROXIES
 DEEP = "tmp/" + "long" * 25
 
 CONFIG = TINY | {
-    "data": {"name": "image-folder", "root": "photos", "labels_per_class": 2, "partition": {"name": "iid"}},
+    "data": {"name": "image-csv", "root": "photos/list.csv", "labels_per_class": 2, "partition": {"name": "column"}},
     "generator": {"name": "folder", "path": "glyphs"},
     "method": {"name": "mp-ssl", "batch": 4, "lmo_batch": 4, "lmo_every": 1, "refresh_every": 1, "buffer": 1},
     "federation": TINY["federation"] | {"rounds": 2},
@@ -46,14 +46,15 @@ def no_route() -> list[str]:
 
 
 def write_photos(root: Path) -> None:
-    """Write digits of two classes as an image folder."""
-    digits = load_dataset("mnist-5k").train
-    for part, each in (("train", 6), ("test", 10)):
-        for label in (3, 8):
-            place = root / part / str(label)
-            place.mkdir(parents=True)
-            for i in (digits.y == label).nonzero().flatten().tolist()[:each]:
-                Image.fromarray(digits.x[i, 0].numpy()).save(place / f"{i}.png")
+    """Write digits of two classes, of people at two hospitals, and the list that names them."""
+    digits, lines = load_dataset("mnist-5k").train, ["path;label;subject;site;split"]
+    (root / "scans").mkdir(parents=True)
+    for label in (3, 8):
+        for number, i in enumerate((digits.y == label).nonzero().flatten().tolist()[:16]):
+            Image.fromarray(digits.x[i, 0].numpy()).save(root / "scans" / f"{i}.png")
+            site, split = ("Lyon", "Basel")[number % 2], "train" if number < 6 else "test"
+            lines.append(f"scans/{i}.png;number {label}, written;{site}-{number // 4}-{split};{site};{split}")
+    (root / "list.csv").write_text("\n".join(lines), encoding="utf-8")
 
 
 def mpssl(*words: str) -> list[str]:
@@ -84,6 +85,9 @@ def test_equals_a_simulation(folder: Path, tmp_path: Path, monkeypatch: pytest.M
     ours, theirs = read_history(folder / "run"), run.history
     assert [record.accuracy for record in ours] == [record.accuracy for record in theirs]
     assert [record.train_loss for record in ours] == [record.train_loss for record in theirs]
+    held = json.loads((run.folder / "labels.json").read_text(encoding="utf-8"))
+    assert held["names"] == ["Basel", "Lyon"]
+    assert all(min(counts) > 0 for counts in held["sites"].values())
 
 
 def test_run_directory_and_progress(folder: Path) -> None:
@@ -117,6 +121,7 @@ def test_no_secret_in_the_run_directory(folder: Path) -> None:
         if path.suffix == ".log" and path.name.startswith("daemon"):
             assert b".png" not in content
             assert b"labels.csv" not in content
+        assert b"Basel-" not in content  # no subject either
 
 
 def test_no_network_was_needed(folder: Path) -> None:

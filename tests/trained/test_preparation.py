@@ -183,8 +183,10 @@ FIELDS = asdict(Preparation())
         *[json.dumps(FIELDS | {key: value}) for key, values in {
             "fit": ("zoom", None, 1), "central": (0, 1.5, math.nan, "1"), "pads_28": ("no", 1),
             "white_level": (-3, math.inf, "4095"), "x": (1,),
+            "window": ([], [40], [40, 0.5], [math.nan, 9], ["40", 9], [True, 9], {"center": 40, "width": 400}, 40, [10**400, 9]),
         }.items() for value in values],
         json.dumps(FIELDS | {"fit": "pad", "central": 0.5}),
+        json.dumps(FIELDS | {"white_level": 4095, "window": [40, 400]}),
     ],
 )  # fmt: skip
 def test_a_preparation_that_is_not_understood_is_refused(run: mpssl_fed.Run, text: str, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mpssl_fed.data.eight_bits import DARK, NotReadError, level
+from mpssl_fed.data.preparation import said
 from mpssl_fed.data.subjects import MISSING, likeness
 from mpssl_fed.errors import UserError
 from mpssl_fed.names import shown
@@ -37,6 +38,7 @@ TAGS = (
 NOBODY = MISSING | {"anonymous", "anonymized", "anonymised", "anon", "unknown", "removed", "deidentified"}
 """Patient ids that name nobody."""
 
+WINDOWED = "data.window ({}) is for the values of grey DICOM files alone: give such files, or train without a window"
 CURE = "decompress it (gdcmconv --raw, dcmdjpeg)"
 
 
@@ -52,24 +54,29 @@ def dicom_shape(content: bytes, most_pixels: int) -> tuple[int, int]:
         return int(data.Columns), int(data.Rows)
 
 
-def dicom_image(content: bytes, most_pixels: int, white_level: float | None = None) -> Image.Image:
+def dicom_image(
+    content: bytes, most_pixels: int, white_level: float | None = None, window: tuple[float, float] | None = None
+) -> Image.Image:
     """Return the image of a DICOM file in mode L or RGB.
 
     Grey: stored values are rescaled (slope and intercept, or the modality's table), then the file's first window applies, else its
-    table, else the full range of the bits that it declares; ``white_level`` takes their place: 0 is black and it is white. Of
-    MONOCHROME1 the smallest value is white. Padding is black. Colour of 8 bits becomes RGB. Formulas: pydicom's, of PS3.3
-    C.11.1 and C.11.2. Orientation, overlays and the aspect of pixels are not read. Raises NotReadError for several frames, other
-    photometric interpretations, a transfer syntax without a decoder here, floats, pixels out of ``white_level``, and grey
-    without a window that fills less than a quarter of its bits, which would be a flat grey.
+    table, else the full range of the bits that it declares. ``white_level`` takes their place: 0 is black and it is white; so does
+    ``window``, (center, width) in the units of rescaled values, always by the function LINEAR. Of MONOCHROME1 the smallest value
+    is white. Padding is black. Colour of 8 bits becomes RGB. Formulas: pydicom's, of PS3.3 C.11.1 and C.11.2. Orientation,
+    overlays and the aspect of pixels are not read. Raises NotReadError for several frames, other photometric interpretations, a
+    transfer syntax without a decoder here, floats, pixels out of ``white_level``, colour with a ``window``, and grey without a
+    window that fills less than a quarter of its bits, which would be a flat grey.
     """
     with _refusing():
         data = _dataset(content, most_pixels)
+        if window is not None and data.SamplesPerPixel == 3:
+            raise NotReadError(f"a DICOM file of colour; {WINDOWED.format(said(window))}")
         from pydicom.pixels import pixel_array
 
         pixels = np.asarray(pixel_array(data))
         if data.SamplesPerPixel == 3:
             return Image.fromarray(np.ascontiguousarray(pixels.astype(np.uint8)))
-        return Image.fromarray(_grey(data, pixels, white_level))
+        return Image.fromarray(_grey(data, pixels, white_level, window))
 
 
 def patient(path: Path) -> str:
@@ -81,7 +88,7 @@ def patient(path: Path) -> str:
     try:
         with open(path, "rb") as file:
             if not is_dicom(file.read(132)):
-                raise NotReadError(f"no DICOM file; data.subjects={PATIENT_ID} is for folders of these alone")
+                raise NotReadError(f"no DICOM file; data.subjects={PATIENT_ID} is for such files alone")
             file.seek(0)
             with _refusing():
                 found = _read(file, ["PatientID", "IssuerOfPatientID"], stop_before_pixels=True)
@@ -175,7 +182,7 @@ def _check_syntax(data: Any) -> None:
         raise NotReadError(f"{name}, whose decoder is not installed; pip install 'pylibjpeg[all]', or {CURE}")
 
 
-def _grey(data: Any, pixels: NDArray[Any], white_level: float | None) -> NDArray[np.uint8]:
+def _grey(data: Any, pixels: NDArray[Any], white_level: float | None, window: tuple[float, float] | None) -> NDArray[np.uint8]:
     """Return stored values [H, W] as grey uint8 [H, W]."""
     from pydicom.pixels import apply_modality_lut, apply_voi_lut, apply_windowing
 
@@ -187,6 +194,8 @@ def _grey(data: Any, pixels: NDArray[Any], white_level: float | None) -> NDArray
         low, high = (float(shown_values.min()), float(shown_values.max())) if shown_values.size else (0.0, 0.0)
         if low < black or high > white:
             raise NotReadError(f"values from {low:g} to {high:g}, where 0 is black and {white:g} white; leave the white level out")
+    elif window is not None:
+        values, black, white = _windowed(values, *window), 0.0, 1.0
     elif data.get("WindowCenter") is not None and data.get("WindowWidth") is not None:
         values = apply_windowing(values, data)
     elif data.get("VOILUTSequence"):
@@ -200,6 +209,12 @@ def _grey(data: Any, pixels: NDArray[Any], white_level: float | None) -> NDArray
     out = 255 - out if data.PhotometricInterpretation == "MONOCHROME1" else out
     out[_padding(data, pixels)] = 0
     return np.ascontiguousarray(out)
+
+
+def _windowed(values: NDArray[np.float64], center: float, width: float) -> NDArray[np.float64]:
+    """Return values [H, W] in [0, 1] by the function LINEAR (PS3.3 C.11.2.1.2.1), whatever function a file names for its own."""
+    above = values - (center - 0.5)
+    return np.clip(above / (width - 1) + 0.5, 0, 1) if width > 1 else (above > 0).astype(np.float64)
 
 
 def _full_range(data: Any) -> tuple[float, float]:

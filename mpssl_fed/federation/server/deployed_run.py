@@ -60,7 +60,7 @@ def for_sites(config: Config) -> Config:
             f"model.pretrained={config.model.pretrained} with model.trainable={config.model.trainable}: the frozen body stays on "
             "this machine, so deployed sites would train on another one; set model.trainable=all, or warm_start.part=body"
         )
-    data = config.data.model_copy(update={"root": None, "download": False, "subjects": None, "white_level": None})
+    data = config.data.model_copy(update={"root": None, "download": False, "subjects": None, "white_level": None, "window": None})
     generator = config.generator.model_copy(update={"path": None, "foundation": None})
     model = config.model.model_copy(update={"pretrained": None})
     return config.model_copy(update={"data": data, "generator": generator, "model": model})

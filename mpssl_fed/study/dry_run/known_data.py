@@ -21,7 +21,9 @@ from mpssl_fed.data.decode import SUFFIXES
 from mpssl_fed.data.folder import PARENT, TEST_FRACTION
 from mpssl_fed.data.formats.dicom import PATIENT_ID, patient
 from mpssl_fed.data.formats.dicom import SUFFIXES as OF_DICOM
+from mpssl_fed.data.image_csv import sides
 from mpssl_fed.data.omniglot import DRAWERS, LAST_TRAINED, find
+from mpssl_fed.data.site_csv import read_list
 from mpssl_fed.environment import expanded
 from mpssl_fed.errors import UserError
 from mpssl_fed.files import plain_file
@@ -41,10 +43,16 @@ class KnownData:
     counts: tuple[int, ...] = ()
     """Training images of each class, where they are known one by one."""
     subjects: tuple[str, ...] | None = None
-    """The subject of each of these, class by class, where they name any."""
+    """The subject of each of these, class by class or in ``order``, where they name any."""
+    order: tuple[int, ...] = ()
+    """The class of each of these, where they do not stand class by class."""
+    sites: tuple[str, ...] | None = None
+    """Who holds each of these, where a list says it."""
 
     def labels(self) -> np.ndarray:
         """Return training labels [train]: as counted, else as even as they go; the official ones differ by a few images."""
+        if self.order:
+            return np.array(self.order)
         if self.counts:
             return np.repeat(np.arange(self.classes), self.counts)
         return np.sort(np.arange(self.train) % self.classes)
@@ -53,6 +61,8 @@ class KnownData:
         """Return the set with ``fraction`` of each training class held out in place of the test set."""
         if self.subjects is not None:
             return self._without(split_by_key(self.labels(), self.subjects, fraction)[1])
+        if self.order:  # by their pixels, which nobody knows yet: any as many stand for them
+            return self._without(split_by_key(self.labels(), [str(i) for i in range(self.train)], fraction)[1])
         counts = np.bincount(self.labels(), minlength=self.classes).tolist()
         held_out = [max(0, min(round(fraction * count), count - 1)) for count in counts]
         left = tuple(count - out for count, out in zip(counts, held_out, strict=True)) if self.counts else ()
@@ -60,11 +70,12 @@ class KnownData:
 
     def _without(self, tested: np.ndarray) -> KnownData:
         """Return the set with the training images ``tested`` held out in place of the test set."""
-        assert self.subjects is not None
         rest = np.setdiff1d(np.arange(self.train), tested)
         counts = np.bincount(self.labels()[rest], minlength=self.classes).tolist()
-        subjects = tuple(self.subjects[i] for i in rest.tolist())
-        return replace(self, train=len(rest), test=len(tested), counts=tuple(counts), subjects=subjects)
+        subjects, sites = (None if of is None else tuple(of[i] for i in rest.tolist()) for of in (self.subjects, self.sites))
+        order = tuple(self.order[i] for i in rest.tolist()) if self.order else ()
+        left = replace(self, train=len(rest), test=len(tested), counts=tuple(counts))
+        return replace(left, subjects=subjects, sites=sites, order=order)
 
     def stored_bytes(self, size: int) -> int:
         """Return the bytes of all images in memory at ``size`` x ``size`` pixels."""
@@ -85,10 +96,15 @@ KNOWN = {
 
 
 def known_data(config: Config) -> KnownData | None:
-    """Return what is known of the data set of ``config``: of an image folder or an alphabet that is here by its files."""
+    """Return what is known of the data set of ``config``: of an image folder, a list or an alphabet that is here by its files.
+
+    UserError for a list that a run would refuse.
+    """
     data = config.data
     if data.name.startswith("omniglot/"):
         return _of_alphabet(expanded(data.root), data.name.partition("/")[2]) if data.root else None
+    if data.name == "image-csv":
+        return _of_list(expanded(data.root), data.subjects) if data.root else None
     if data.name != "image-folder":
         return KNOWN.get(data.name)
     return _of_folder(expanded(data.root), data.subjects) if data.root else None
@@ -123,6 +139,29 @@ def _of_folder(root: Path, subjects: str | None) -> KnownData | None:
     shape: dict[str, Any] = {"channels": 1 if grey else 3, "size": 32, "stored": 1.0, "flip": False, "subjects": people}
     whole = KnownData(len(counts), sum(counts), test, **shape, counts=tuple(counts))
     return whole if test else whole.validation_split(TEST_FRACTION)
+
+
+@cache
+def _of_list(root: Path, subjects: str | None) -> KnownData | None:
+    if not root.is_file():
+        return None
+    found = read_list(root, subjects=subjects)
+    train, test = sides(found, root)
+    order = tuple(label for _, label, _ in train)
+    firsts = {label: path for path, label, _ in reversed(train)}
+    return KnownData(
+        len(found.classes),
+        len(train),
+        len(test),
+        channels=1 if all(map(_is_grey, firsts.values())) else 3,
+        size=32,
+        stored=1.0,
+        flip=False,
+        counts=tuple(np.bincount(order, minlength=len(found.classes)).tolist()),
+        subjects=tuple(subject for _, _, subject in train) if found.with_subjects else None,
+        order=order,
+        sites=None if found.site is None else tuple(found.site[path] for path, _, _ in train),
+    )
 
 
 def _subject(file: Path, subjects: str) -> str:

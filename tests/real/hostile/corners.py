@@ -110,6 +110,7 @@ NOT_BUILT: dict[str, tuple[Changes, str]] = {
     "stored larger": ({"data.task.stored_size": 64}, "image-shape"),
     "colour": ({"data.task.channels": 3}, "image-shape"),
     "squashed": ({"data.task.fit": "squash"}, "image-shape"),
+    "windowed": ({"data.task.window": {"center": 40, "width": 400}}, "image-shape"),
     "class weights": ({"privacy.class_weights": [1.0] * 10}, "site-key"),
     "fast noise": ({"privacy.noise": "fast"}, "noise"),
     "a model of 25 million": ({"model.name": "resnet50"}, "model-size"),
