@@ -94,14 +94,11 @@ def evaluate(
     """Accuracy, AUROC, sensitivity, specificity and more with intervals, confusion matrix and calibration on labelled images."""
     from mpssl_fed.data.walk import Skipped
     from mpssl_fed.environment import expanded
-    from mpssl_fed.errors import UserError
     from mpssl_fed.trained import evaluate_folder, evaluate_list, is_list, load_trained
 
     skipped, listed = Skipped(), is_list(expanded(images))
-    if listed and subjects is not None:
-        raise UserError(f"--subjects {subjects}: a list names subjects in a column of its own, subject; leave the option out")
-    trained = load_trained(run, device, white_level)
-    result = evaluate_list(trained, images, bins, skipped) if listed else evaluate_folder(trained, images, bins, subjects, skipped)
+    evaluate_on = evaluate_list if listed else evaluate_folder
+    result = evaluate_on(load_trained(run, device, white_level), images, bins, subjects, skipped)
     _say(skipped)
     if as_json:
         typer.echo(json.dumps(result.to_json(), indent=2))

@@ -91,13 +91,16 @@ def evaluate_folder(
 
 
 @apart_from_caller()
-def evaluate_list(trained: Trained, file: str | Path, bins: int = BINS, skipped: Skipped | None = None) -> Evaluation:
+def evaluate_list(
+    trained: Trained, file: str | Path, bins: int = BINS, subjects: str | None = None, skipped: Skipped | None = None
+) -> Evaluation:
     """Evaluate on the images that a list ``path,label[,subject][,site][,split]`` names: with a column ``split`` on its test images.
 
-    Equal to the bit to :func:`evaluate_folder` of the same images, whatever the order of the lines. ``skipped``, where given, gets
+    Equal to the bit to :func:`evaluate_folder` of the same images, whatever the order of the lines. subjects:
+    ``dicom-patient-id`` takes the patients of its DICOM files, where the list names no subjects. ``skipped``, where given, gets
     what was left out, training images too. Raises UserError with the line number as :func:`mpssl_fed.data.site_csv.read_list`.
     """
-    found = evaluated(expanded(file), trained.classes, Skipped() if skipped is None else skipped)
+    found = evaluated(expanded(file), trained.classes, subjects, Skipped() if skipped is None else skipped)
     result, right = _of(trained, found.rows, bins, found.with_subjects)
     return result if found.sites is None else replace(result, sites=_by_site(found.sites, right))
 

@@ -35,13 +35,13 @@ def is_list(path: Path) -> bool:
         return False
 
 
-def evaluated(path: Path, classes: Sequence[str], skipped: Skipped) -> Evaluated:
+def evaluated(path: Path, classes: Sequence[str], subjects: str | None, skipped: Skipped) -> Evaluated:
     """Return the images of a list to evaluate on: those of its test split, all of them where it has no column ``split``.
 
     ``skipped`` gets what was left out. Sorted, so that the order of the lines changes no bit of what is measured. Raises UserError
     as :func:`read_list`, and for a list whose split says train everywhere.
     """
-    found = read_list(path, classes, to_train=False)
+    found = read_list(path, classes, subjects, to_train=False)
     for reason, files in found.skipped.found.items():
         skipped.add(reason, *files)
     if found.test is not None and not found.test:

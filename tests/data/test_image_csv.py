@@ -118,7 +118,7 @@ def test_read_as_meant_or_refused_by_line(odd: Odd, place: Path) -> None:
         with pytest.raises(UserError, match=re.compile(odd.refused, re.S)):
             read_list(file)
         with suppress(UserError):  # that a training image names no site, or looks like another class, is nothing to it
-            evaluated(file, ("1", "cat", "dog"), Skipped())
+            evaluated(file, ("1", "cat", "dog"), None, Skipped())
         with suppress(UserError):
             read_paths(file)
         return

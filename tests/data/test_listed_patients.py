@@ -14,6 +14,7 @@ from mpssl_fed.data.datasets import load_dataset
 from mpssl_fed.data.formats.dicom import patient
 from mpssl_fed.deployment.own_data import OwnData
 from mpssl_fed.errors import UserError
+from mpssl_fed.trained import evaluate_list, load_trained
 from tests.data.test_dicom import NAME, NUMBER, cohort, scan, written
 from tests.data.test_folder import picture
 
@@ -50,6 +51,9 @@ def test_patients_are_subjects_as_in_folders_and_stay_unknown(tmp_path: Path, ca
         "model.name=pixels", "warm_start.part=none", "privacy.scope=off", output=tmp_path / "run",
     )  # fmt: skip
     assert run.config.data.subjects == ASKED
+    measured = evaluate_list(load_trained(run.folder), file, subjects=ASKED).metrics
+    assert (measured.images, measured.subjects) == (14, 6)
+    assert evaluate_list(load_trained(run.folder), file).metrics.subjects is None
     everything = b"".join(path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file())
     for secret in (NUMBER, NUMBER.lower(), NAME, *train, *test):
         assert secret not in f"{capfd.readouterr()} {caplog.text} {site}"

@@ -253,7 +253,7 @@ def test_read_as_meant_or_refused_by_line(odd: Odd, place: Path) -> None:
         with pytest.raises(UserError, match=re.compile(odd.refused, re.S)) as refusal:
             site_csv(file, CLASSES)
         with pytest.raises(UserError, match=re.escape(str(refusal.value))):
-            evaluated(file, CLASSES, Skipped())
+            evaluated(file, CLASSES, None, Skipped())
         with suppress(UserError):  # what is wrong with a label is none of its business
             read_paths(file)
         assert "\0" not in str(refusal.value)
@@ -263,7 +263,7 @@ def test_read_as_meant_or_refused_by_line(odd: Odd, place: Path) -> None:
     subjects = [subject if files.with_subjects else None for _, _, subject in files.rows]
     found = [(path, CLASSES[label], subject) for (path, label, _), subject in zip(files.rows, subjects, strict=True)]
     assert found == [((place / path).resolve(), label, subject) for path, label, subject in odd.rows]
-    assert evaluated(file, CLASSES, Skipped()).rows == sorted(files.rows)
+    assert evaluated(file, CLASSES, None, Skipped()).rows == sorted(files.rows)
     named = read_paths(file)
     assert all((place / path).resolve() == where for path, where in named)
     assert {where for _, where in named} >= {path for path, _, _ in files.rows}
