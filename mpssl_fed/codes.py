@@ -40,6 +40,7 @@ class Code(StrEnum):
     ROUNDS = "rounds", 128, ("policy", "daemon"), "federation.rounds, or the round asked for, is beyond the site's policy"
     STEPS = "steps", 127, ("policy",), "local steps, a round or in all, are beyond the site's policy"
     EVALUATIONS = "evaluations", 143, ("policy",), "federation.evaluate_at_sites.times is beyond the site's policy"
+    TABLE_SIZE = "table-size", 145, ("policy",), "a table of an evaluation would have more classes than the site's policy allows"
     MODEL_SIZE = "model-size", 129, ("policy", "daemon"), "the classifier is larger than the site's policy allows"
     METHOD = "method", 130, ("policy",), "the site's policy does not list the method"
     GENERATOR = "generator", 131, ("policy", "daemon"), "the site has no such generator, or its files are others than the policy's"

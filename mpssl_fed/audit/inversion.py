@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mpssl_fed.data.datasets import Images
+from mpssl_fed.method.supervised import supervised_loss
 from mpssl_fed.models import Classifier, Params
 from mpssl_fed.seeds import torch_rng
 
@@ -38,7 +39,8 @@ def invert(
     """Return what matching the ``observed`` gradient finds: cosine, signed Adam, total variation (arXiv 2003.14053).
 
     classifier: at the weights that the update started from; observed: gradient, exact or released, keyed like theta; image
-    [C, S, S]: only to measure the similarity; label: known to the attacker, as it can be read off the head's gradient.
+    [C, S, S]: only to measure the similarity; label: known to the attacker, as it can be read off the head's gradient. Of a
+    single image a public weight of its class scales the gradient alone, so an attacker who knows it finds the same picture.
     """
     classifier.eval()
     theta = {name: p.detach().requires_grad_() for name, p in classifier.theta().items()}
@@ -73,9 +75,9 @@ def correlation(one: Tensor, other: Tensor) -> float:
     return float(F.cosine_similarity(a, b, dim=0))
 
 
-def exact_gradient(classifier: Classifier, images: Images) -> Params:
-    """Return the gradient of the mean cross-entropy of ``images``: one plain update."""
+def exact_gradient(classifier: Classifier, images: Images, weights: Tensor | None = None) -> Params:
+    """Return the gradient of the loss on ``images`` that a site trains by: one plain update. weights: of each class [K], public."""
     theta = {name: p.detach().requires_grad_() for name, p in classifier.theta().items()}
     where = classifier.head.weight.device
-    loss = F.cross_entropy(classifier.logits(theta, images.floats(where)), images.y.to(where))
+    loss = supervised_loss(classifier.logits(theta, images.floats(where)), images.y.to(where), weights)
     return dict(zip(theta, torch.autograd.grad(loss, list(theta.values())), strict=True))

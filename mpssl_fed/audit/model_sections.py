@@ -18,6 +18,7 @@ from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.site.site import build_site_learner
 from mpssl_fed.federation.site.state import SiteState
+from mpssl_fed.method.supervised import loss_weights
 from mpssl_fed.method.views import Views
 from mpssl_fed.models import Classifier
 from mpssl_fed.privacy.plan import plan_for
@@ -114,7 +115,8 @@ def inversion(audited: Audited) -> Section:
     audited.tell(f"inversion: {audited.iterations} iterations on a plain update, as many on a private one")
     seen = Images(((shown[None].cpu() + 1) * 127.5).round().to(torch.uint8), image.y)
     label, seed = int(image.y[0]), audited.seed
-    plain = invert(classifier, exact_gradient(classifier, seen), shown, label, audited.iterations, seed)
+    update = exact_gradient(classifier, seen, loss_weights(config.method.loss_weights, classifier))
+    plain = invert(classifier, update, shown, label, audited.iterations, seed)
     released = releases_of(audited, plan, seen, classifier).supervised_gradient(classifier.theta())
     private = invert(classifier, released, shown, label, audited.iterations, seed)
     found = {"plain": plain, f"private, sigma {plan.sigma_gradient:.3g}": private}

@@ -37,6 +37,7 @@ def policy_of(config: Config) -> dict[str, Any]:
         "max_local_steps": federation.local_steps,
         "max_steps": federation.rounds * federation.local_steps,
         "max_evaluations": federation.evaluate_at_sites.times,
+        **({"max_table_classes": len(parts.task(config).classes)} if federation.evaluate_at_sites.times else {}),
         "max_parameters": entries,
         "max_synthetic_mb": max(1, int(asked.synthetic_mb or 0) + 1),
         "methods": [method.name or f"{method.source}+{method.loss}"],

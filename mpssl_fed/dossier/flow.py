@@ -39,6 +39,7 @@ POLICY_KEYS = (
     "max_rounds",
     "max_local_steps",
     "max_evaluations",
+    "max_table_classes",
     "max_parameters",
 )
 LEAVES = "test_egress|test_taint|test_with_the_releases_replayed|test_a_reply_weighs"

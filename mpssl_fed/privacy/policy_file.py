@@ -91,6 +91,9 @@ class Policy(Section):
     max_evaluations: int = Field(
         5, ge=0, le=1000, description="Noised tables of federation.evaluate_at_sites in a run; 0: none, also without noise."
     )
+    max_table_classes: int = Field(
+        256, ge=2, le=1024, description="Classes K of a task whose model is evaluated at the site: a table has K x K cells."
+    )
     max_parameters: int = Field(30_000_000, ge=1, le=500_000_000, description="Entries of the classifier.")
     max_synthetic_mb: int = Field(1024, ge=1, le=65_536, description="Memory for synthetic images that are kept, in MB.")
     methods: tuple[str, ...] = Field(tuple(name for name in METHODS if name != "ssl-real"), description="Names, or source+loss.")

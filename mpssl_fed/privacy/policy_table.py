@@ -194,6 +194,9 @@ def _derived(policy: Policy, request: Request) -> Iterator[Row]:
     yield _number("rounds x local_steps", steps, most, Code.STEPS, "max_steps")
     if request.scope != "off":
         yield _number("smallest sigma", request.sigma, Accepted(policy.min_sigma, MOST_SIGMA), Code.SIGMA, "min_sigma")
+    if values["federation.evaluate_at_sites.times"]:
+        classes = None if values["data.task.classes"] is None else len(values["data.task.classes"])
+        yield _number("classes of a table", classes, Accepted(0, policy.max_table_classes), Code.TABLE_SIZE, "max_table_classes")
     yield _number("model size", request.parameters, Accepted(0, policy.max_parameters), Code.MODEL_SIZE, "max_parameters")
     memory = Accepted(0, policy.max_synthetic_mb)
     yield _number("synthetic images, MB", request.synthetic_mb, memory, Code.SERVER_KEY, "max_synthetic_mb")

@@ -118,13 +118,15 @@ class ReleasedImages:
 
 
 class DPPrivateData:
-    """The three reads as releases. ``released`` lists the mechanisms that answered since the round began.
+    """The three reads as releases. ``released`` lists the mechanisms that answered since the round began; ``proceed`` is called
+    before each batch of release (e), and what it raises ends it.
 
     classifier: without BatchNorm; charge: see :data:`Charge`; noise: where draws and noise come from. Raises UserError
     for BatchNorm, or where (b) lives on scales and shifts and the body trains none.
     """
 
     last_loss: None = None
+    proceed: Callable[[], object] = bool
 
     def __init__(
         self,
@@ -252,6 +254,7 @@ class DPPrivateData:
             return self.classifier.logits(theta, x)
 
         def cell(theta: Params, x: Tensor, y: Tensor) -> Tensor:
+            self.proceed()
             named = logits(theta, x, y).argmax(1)
             return F.one_hot(y * classes + named, classes**2).view(-1, classes, classes).to(x)  # [m, K, K]
 

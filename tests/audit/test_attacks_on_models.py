@@ -9,12 +9,16 @@ import pytest
 import torch
 
 from mpssl_fed import config as configs
+from mpssl_fed.audit import model_sections
+from mpssl_fed.audit.audited import Audited
 from mpssl_fed.audit.inversion import correlation, exact_gradient, invert
 from mpssl_fed.audit.membership import infer, shadow_trainer
 from mpssl_fed.audit.memorisation import matched, nearest_neighbours
 from mpssl_fed.config import Config
 from mpssl_fed.data.datasets import Images
-from tests.privacy.release_cases import Entropy, classifier, digits, fixed, make
+from mpssl_fed.method.supervised import loss_weights
+from mpssl_fed.models import Classifier, Params
+from tests.privacy.release_cases import Entropy, Still, classifier, digits, fixed, make
 
 
 def linear_config(*overrides: str) -> Config:
@@ -92,6 +96,37 @@ def test_a_plain_update_shows_the_image_and_a_private_one_does_not() -> None:
     assert abs(rebuilt.similarity) < 0.35
     one, two = (invert(model, exact_gradient(model, image), shown, label, iterations=3).picture for _ in range(2))
     assert torch.equal(one, two), "the same seed gives the same picture"
+
+
+def test_the_update_that_is_attacked_is_the_one_that_trains() -> None:
+    """Batches of one image and of many, with public weights of the classes: what is released without noise or clip."""
+    weights = tuple(0.1 + label for label in range(10))
+    for images in (digits(1, 3), digits(12)):
+        model = classifier()
+        far = {"q": 1.0, "public_size": len(images), "clip_gradient": 1e3, "loss_weights": weights}
+        released = make(images, model=model, noise=Still(), **far).supervised_gradient(model.theta())
+        plain = exact_gradient(model, images)
+        found = exact_gradient(model, images, loss_weights(weights, model))
+        for key, value in found.items():
+            torch.testing.assert_close(value, released[key], atol=1e-5, rtol=1e-4)
+        assert not torch.allclose(found["head.bias"], plain["head.bias"], atol=1e-3)
+
+
+def test_the_audit_of_a_run_knows_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.Tensor | None] = []
+
+    def spied(model: Classifier, images: Images, weights: torch.Tensor | None = None) -> Params:
+        seen.append(weights)
+        return exact_gradient(model, images, weights)
+
+    monkeypatch.setattr(model_sections, "exact_gradient", spied)
+    weights = [0.5] * 5 + [1.5] * 5
+    for given in (None, weights):
+        asked = linear_config("model.name=pixels", *([] if given is None else [f"method.loss_weights={given}"]))
+        model_sections.inversion(Audited(asked, 0, iterations=1))
+    assert seen[0] is None
+    assert seen[1] is not None
+    assert seen[1].tolist() == weights
 
 
 def test_correlation_is_one_for_the_same_and_nothing_for_a_flat_image() -> None:

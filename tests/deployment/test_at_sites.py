@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from mpssl_fed.deployment.private_shares import write_share
 from mpssl_fed.deployment.resident import Resident
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.refusal import Refusal
+from mpssl_fed.federation.site import evaluation
 from mpssl_fed.privacy.ledger import Ledger
 from mpssl_fed.privacy.policy import Policy
+from tests.patience import PATIENCE_S, wait_for
 from tests.real.sites import POLICY, message, tiny, weights
 
 SECTION = "federation={sites: 2, rounds: 3, local_steps: 1, evaluate_at_sites: {times: 2, held_out: 0.4}}"
@@ -103,6 +106,7 @@ def test_under_privacy_a_table_is_noised_and_charged_and_nothing_else_leaves(sit
     [
         ({"max_evaluations": 1}, (), 2, "evaluations"),
         ({"max_evaluations": 0}, (), 2, "evaluations"),
+        ({"max_table_classes": 9}, (), 2, "table-size"),
         ({}, ("federation.evaluate_at_sites.held_out=0.6",), 2, "server-key"),
         ({"min_sigma": 1.5}, ("privacy.sigma_confusion_ratio=0.2",), 2, "sigma"),
         ({}, (), 1, "plan"),
@@ -118,6 +122,34 @@ def test_absurd_requests_are_refused_early_and_cost_nothing(
     with pytest.raises(Refusal, match=code):
         evaluate(here, config, number)
     assert charged(here) == {}
+
+
+@pytest.mark.parametrize(("config", "policy"), [(BARE, OFF), (PRIVATE, ON)], ids=["exact", "private"])
+def test_the_owners_time_limit_is_looked_at_before_each_batch(
+    site: Any, config: Config, policy: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in training: it ends, what was reserved stays spent, nothing is kept of it, and the daemon serves on."""
+    here, asked = site(**policy), []
+    monkeypatch.setattr(evaluation, "BATCH", 1)
+    worker, at_once = here._worker, here.site
+
+    def proceed() -> None:
+        asked.append(1)
+        if len(asked) == 2:  # the batch before took long
+            worker.limit_s = 0.0
+            wait_for(worker._overdue.is_set, "the limit")
+        worker.proceed()
+
+    here.site = replace(at_once, proceed=proceed)
+    with pytest.raises(Refusal, match="time-limit"):
+        evaluate(here, config)
+    assert len(asked) == 2
+    assert len(charged(here)) == (config is PRIVATE)
+    assert not list((here.state / "rounds").rglob("*.safetensors"))
+    worker.limit_s, here.site = PATIENCE_S, at_once
+    counts, _ = evaluate(here, config)
+    assert counts.shape == (10, 10)
+    assert list((here.state / "rounds").rglob("*.safetensors"))
 
 
 def test_too_few_images_evaluate_nothing_where_that_may_be_told(tmp_path: Path) -> None:

@@ -77,6 +77,19 @@ def test_what_no_site_could_take_is_said_before_anything_starts(overrides: list[
         policy_of(with_task("privacy/end-to-end", *overrides))
 
 
+def test_a_table_of_as_many_classes_as_a_policy_may_allow(tmp_path: Path) -> None:
+    config = with_task("privacy/end-to-end", "federation={rounds: 2, local_steps: 5, evaluate_at_sites: {times: 1}}")
+
+    def of(classes: int) -> Config:
+        assert config.data.task is not None
+        task = config.data.task.model_copy(update={"classes": tuple(map(str, range(classes)))})
+        return config.model_copy(update={"data": config.data.model_copy(update={"task": task})})
+
+    assert taken(of(1024), policy_of(of(1024)), tmp_path) == ()
+    with pytest.raises(UserError, match="max_table_classes: Input should be less than or equal to 1024"):
+        policy_of(of(1025))
+
+
 def test_a_frozen_body_from_a_file_is_not_trained_upon_elsewhere() -> None:
     """Sites have no such file, so their frozen body would be another one, and nobody would see it."""
     file = "model={name: resnet18, pretrained: body.pth, trainable: %s}"

@@ -106,6 +106,8 @@ WORK: list[Case] = [
     ({TIMES: 6, "federation.rounds": 9}, "evaluations"),
     ({TIMES: 200, "federation.rounds": 200}, "evaluations"),
     ({TIMES: HUGE}, "config"),
+    ({TIMES: 1, TASK + "classes": [str(n) for n in range(257)]}, "table-size"),
+    ({TIMES: 1, TASK + "classes": [str(n) for n in range(60_000)]}, "table-size"),  # a table of 14 GB
     ({TIMES: 3}, "config"),  # two rounds
     ({TIMES: 1, "federation.evaluate_at_sites.held_out": 0.99}, "server-key"),
     ({TIMES: 1, "federation.evaluate_at_sites.held_out": 1e-9}, "server-key"),
@@ -189,6 +191,8 @@ TAKEN: list[dict[str, Any]] = [
     {"optim.lr": 1e-6},
     {"privacy.epsilon": 4.0},
     {TIMES: 2, "federation.evaluate_at_sites.held_out": 0.5},
+    {TIMES: 1, TASK + "classes": [str(n) for n in range(256)]},
+    {TASK + "classes": [str(n) for n in range(257)]},  # no table
     {"privacy.delta": 1e-9},
     {"privacy.public_size": 1},
     {"privacy.public_size": 7_000},

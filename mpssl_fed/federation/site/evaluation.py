@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -13,18 +15,20 @@ BATCH = 500
 
 
 @torch.no_grad()
-def exact_confusion(classifier: Classifier, images: Images) -> Tensor:
+def exact_confusion(classifier: Classifier, images: Images, proceed: Callable[[], object] = bool) -> Tensor:
     """Return how many of ``images`` of each class ``classifier`` names as what: float32 [K, K], true class x named class.
 
-    In eval mode, on the classifier's device, of plain images. EXACT: no epsilon covers it.
+    In eval mode, on the classifier's device, of plain images. ``proceed`` is called before each batch; what it raises ends it.
+    EXACT: no epsilon covers it.
     """
     where, classes = classifier.head.weight.device, len(classifier.classes)
     plain = Views(False, classifier.size).plain
     was_training = classifier.training
     classifier.eval()
-    named = [
-        classifier(plain(images.take(rows).floats(where))).argmax(1).cpu() for rows in torch.split(torch.arange(len(images)), BATCH)
-    ]
+    named = []
+    for rows in torch.split(torch.arange(len(images)), BATCH):
+        proceed()
+        named.append(classifier(plain(images.take(rows).floats(where))).argmax(1).cpu())
     classifier.train(was_training)
     counts = torch.bincount(images.y * classes + torch.cat(named), minlength=classes**2)
     return counts.view(classes, classes).float()

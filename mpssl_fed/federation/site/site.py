@@ -39,8 +39,8 @@ RELEASED_ONCE = ("source.rows",)
 class Site:
     """One data owner: number ``partition``, with everything that stays there under ``folder``.
 
-    noise: where draws and noise come from, for tests; by default what ``privacy.noise`` names. proceed: called before each step;
-    what it raises ends the round.
+    noise: where draws and noise come from, for tests; by default what ``privacy.noise`` names. proceed: called before each step
+    and each batch of an evaluation; what it raises ends the round.
     """
 
     partition: int
@@ -134,8 +134,9 @@ class Site:
         if budget is not None:
             charge.by = budget.reserve_evaluation(run, number, parts.owned)
         if released is None:
-            reply = TableReply(exact_confusion(classifier, parts.held_out), 0.0)
+            reply = TableReply(exact_confusion(classifier, parts.held_out, self.proceed or bool), 0.0)
         else:
+            released.proceed = self.proceed or bool
             counts = released.confusion(classifier.theta()).detach().to("cpu", torch.float32)
             reply = TableReply(counts, released.settings.mechanism("confusion").std)
         state.save_table(run, number, sha256, reply, settings_of(config))
