@@ -113,7 +113,7 @@ def inversion(audited: Audited) -> Section:
     image = audited.labelled.take([int(numpy_rng(audited.seed, "inversion").integers(len(audited.labelled)))])
     shown = views.plain(image.floats(classifier.head.weight.device))[0]
     audited.tell(f"inversion: {audited.iterations} iterations on a plain update, as many on a private one")
-    seen = Images(((shown[None].cpu() + 1) * 127.5).round().to(torch.uint8), image.y)
+    seen = Images(((shown[None].cpu() + 1) * 127.5).round().to(torch.uint8), image.y, image.subjects)
     label, seed = int(image.y[0]), audited.seed
     update = exact_gradient(classifier, seen, loss_weights(config.method.loss_weights, classifier))
     plain = invert(classifier, update, shown, label, audited.iterations, seed)

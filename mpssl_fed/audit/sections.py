@@ -9,6 +9,7 @@ from mpssl_fed.audit.audited import Audited
 from mpssl_fed.audit.model_sections import inversion, membership, samples
 from mpssl_fed.audit.release_sections import canary, mechanism
 from mpssl_fed.audit.report import Section
+from mpssl_fed.privacy.filter import rounded_up
 from mpssl_fed.privacy.plan import plan_for
 from mpssl_fed.runs.manifest import now
 
@@ -37,4 +38,4 @@ def facts(audited: Audited) -> dict[str, Any]:
         return found | {"claimed epsilon": "none: scope off protects no image"}
     plan = plan_for(audited.config)
     covers = "" if plan.scope == "end-to-end" else " (of the labelled step alone)"
-    return found | {"claimed epsilon": f"{plan.price():.3f} at delta {plan.delta:g} per {plan.unit}{covers}"}
+    return found | {"claimed epsilon": f"{rounded_up(plan.price())} at delta {plan.delta:g} per {plan.unit}{covers}"}

@@ -43,7 +43,7 @@ def of_tests(tests: Sequence[tuple[str, bool]]) -> str:
     """Return how many (test, contradicts) pairs contradict the claim, by name."""
     wrong = [name.strip() for name, contradicts in tests if contradicts]
     if not wrong:
-        return f"All {len(tests)} tests keep within what is claimed."
+        return f"{'The one test keeps' if len(tests) == 1 else f'All {len(tests)} tests keep'} within what is claimed."
     return f"{len(wrong)} of {len(tests)} tests contradict it ({'; '.join(wrong)})."
 
 

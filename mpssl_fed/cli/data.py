@@ -27,10 +27,12 @@ def data(
 
     from mpssl_fed.data.label_table import describe_partition
     from mpssl_fed.federation import parts
+    from mpssl_fed.federation.whole import subjects_of
     from mpssl_fed.names import shown
     from mpssl_fed.report.plots import label_distribution
 
     dataset, shares = parts.dataset(resolved), parts.shares(resolved)
+    whole = subjects_of(resolved)
     labels = dataset.train.y.numpy()
     shape = f"{dataset.channels} x {dataset.size} x {dataset.size}"
     held_out = "to test on" if resolved.data.held_out == "test" else "of the training pool held out to validate on"
@@ -40,6 +42,10 @@ def data(
         print(line)
     print(f"{sum(map(len, shares))} are labelled and dealt out: {resolved.data.partition.name}, seed {resolved.seed}\n")
     print(describe_partition(labels, shares, dataset.classes))
+    if whole is not None and dataset.train.subjects is not None:
+        held = [len({dataset.train.subjects[i] for i in share}) for share in shares]
+        tested = "" if whole["test"] is None else f"; {whole['test']} others {held_out}"
+        print(f"{sum(held)} subjects have these images: {min(held)} to {max(held)} per site{tested}")
     for number, name in enumerate(parts.site_names(resolved) or ()):
         print(f"site {number}: {shown(name)}")
     counts = parts.label_counts(resolved)

@@ -38,10 +38,13 @@ def plan_command(
 
 def plan_text(plan: dict[str, Any]) -> str:
     """Return a plan's JSON form as lines to read."""
+    from mpssl_fed.privacy.filter import rounded_up
+
     unit, without = plan["unit"], plan["lmo"]
     covers = "every read of private data" if plan["scope"] == "end-to-end" else "the supervised gradient alone, not LMO"
     lines = [
-        f"epsilon {plan['epsilon']:.3f} at delta {plan['delta']:g} per {unit}, of {plan['epsilon_asked']:g} asked; covers {covers}",
+        f"epsilon {rounded_up(plan['epsilon'])} at delta {plan['delta']:g} per {unit}, of {plan['epsilon_asked']:g} asked; "
+        f"covers {covers}",
         f"sigma {plan['sigma']:g}, q {plan['sample_rate']:g}, {plan['rounds']} rounds x {plan['local_steps']} steps, "
         f"public size {plan['public_size']}",
         "release        sigma   clip      q  times  noise / clip",
@@ -57,11 +60,11 @@ def plan_text(plan: dict[str, Any]) -> str:
         lines.append("confusion: the table of an evaluation at the sites, counts that are not divided; sigma is their noise std")
     if plan["lmo_every"]:
         lines.append(
-            f"LMO every {plan['lmo_every']} steps: without it epsilon {without['epsilon_without']:.3f} at this sigma, or sigma "
-            f"{without['sigma_without']:g} at this epsilon"
+            f"LMO every {plan['lmo_every']} steps: without it epsilon {rounded_up(without['epsilon_without'])} at this sigma, or "
+            f"sigma {without['sigma_without']:g} at this epsilon"
         )
-    lines.append(f"a labelled-step account would claim epsilon {plan['labelled_step_epsilon']:.3f}")
+    lines.append(f"a labelled-step account would claim epsilon {rounded_up(plan['labelled_step_epsilon'])}")
     points = plan["epsilon_after_round"]
     shown = points if len(points) <= 10 else [points[len(points) * k // 10 - 1] for k in range(1, 11)]
-    lines.append("epsilon after round " + ", ".join(f"{point['round']}: {point['epsilon']:.3f}" for point in shown))
+    lines.append("epsilon after round " + ", ".join(f"{point['round']}: {rounded_up(point['epsilon'])}" for point in shown))
     return "\n".join(lines)

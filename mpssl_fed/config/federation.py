@@ -241,7 +241,9 @@ class Privacy(Section):
         if self.scope is None or not self.on:
             return self if self.scope == "off" else self.model_copy(update={"scope": "off"})
         if self.epsilon is None or self.public_size is None:
-            raise ValueError(f"privacy.scope={self.scope} needs privacy.epsilon and privacy.public_size")
+            missing = [f"privacy.{key}" for key in ("epsilon", "public_size") if getattr(self, key) is None]
+            cure = f"; public_size is a round number of {self.unit}s that a site declares" if self.public_size is None else ""
+            raise ValueError(f"privacy.scope={self.scope} needs {' and '.join(missing)}{cure}")
         if self.delta > 1 / (10 * self.public_size):
             raise ValueError(
                 f"privacy.delta={self.delta:g} is above 1/(10 public_size) = {1 / (10 * self.public_size):g}: such a delta lets a "

@@ -146,7 +146,7 @@ def _of_class(root: Path, folder: Path, label: int, subjects: str | None, skippe
         for inner in folders:
             _, images = entries(inner, Skipped())
             if images:
-                cure = f"set data.subjects=parent (at a site: --subjects parent) if '{shown(inner.name)}' is a subject"
+                cure = f"set data.subjects=parent (site, evaluate, audit: --subjects parent) if '{shown(inner.name)}' is a subject"
                 raise UserError(f"{shown(images[0])} is one folder too deep; {cure}")
         deep_images(folders, skipped)
         return [(path, label, patient(path) if subjects else "") for path in loose]

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from mpssl_fed.dossier.facts import Fact, Section, Source, absent, of_table, word
-from mpssl_fed.dossier.flow import CONFIG_KEYS
+from mpssl_fed.dossier.flow import settings
 from mpssl_fed.dossier.markdown import section_lines, table_lines
 from mpssl_fed.dossier.published import quote
 from mpssl_fed.dossier.subject import Subject
@@ -50,7 +50,7 @@ def card(subject: Subject, model: Header, privacy: Section) -> str:
         *section_lines(Section("", "", (), (), (quote("What is not protected"),)), level=0),
         "\n## How to Get Started with the Model\n\n```console\nmpssl-fed predict . IMAGES\n```",
         "\n## Training Details\n\n### Training Data\n",
-        *table_lines(subject.marked(of_table(CONFIG, subject.config, CONFIG_KEYS))),
+        *table_lines(subject.marked(settings(subject))),
         "\n#### Training Hyperparameters\n",
         *table_lines(subject.marked(of_table(CONFIG, subject.config, {key: key for key in HYPERPARAMETERS}))),
         "\n#### Privacy\n",

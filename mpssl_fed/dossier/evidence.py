@@ -15,6 +15,7 @@ from mpssl_fed.dossier.published import quote
 from mpssl_fed.dossier.subject import Subject
 from mpssl_fed.dossier.weights import header
 from mpssl_fed.names import shown
+from mpssl_fed.report.terms import uses_generator
 from mpssl_fed.runs.reader import CONFIG, MANIFEST, METRICS, read_json
 
 EMBEDDED = "mpssl_fed/generators/embedded"
@@ -132,7 +133,7 @@ def made_of(subject: Subject) -> Section:
 def _generator(subject: Subject) -> Iterator[Fact]:
     if not subject.is_run:
         return
-    if subject.config["method"].get("source") == "none" and subject.config["warm_start"].get("part") == "none":
+    if not uses_generator(subject.config):
         yield Fact("generator", "none is used by this method", Source(CONFIG, "method.source"))
         return
     used = subject.manifest.get("generator")

@@ -10,6 +10,7 @@ from mpssl_fed.dossier.subject import Subject
 from mpssl_fed.dossier.weights import header
 from mpssl_fed.names import shown
 from mpssl_fed.reply_metrics import CONFUSION, REPLY_METRICS
+from mpssl_fed.report.terms import uses_generator
 from mpssl_fed.runs.reader import CONFIG, METRICS
 
 CONFIG_KEYS = {
@@ -60,9 +61,15 @@ LAWFUL = (
 )
 
 
+def settings(subject: Subject) -> list[Fact]:
+    """Return what a run's config says of what is done; a generator is named where something is drawn from it."""
+    unused = () if not subject.is_run or uses_generator(subject.config) else ("generator.name",)
+    return of_table(CONFIG, subject.config, {key: name for key, name in CONFIG_KEYS.items() if key not in unused})
+
+
 def purpose(subject: Subject) -> Section:
     """Return what the run or the site does, and the picture of the data flow."""
-    facts = of_table(CONFIG, subject.config, CONFIG_KEYS)
+    facts = settings(subject)
     if subject.policy is not None and subject.policy_file is not None:
         policy = subject.policy
         facts += [

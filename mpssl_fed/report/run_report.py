@@ -17,7 +17,7 @@ from mpssl_fed.report.metrics_section import metrics_sections
 from mpssl_fed.report.privacy_section import privacy_sections
 from mpssl_fed.report.run_sections import left_out, run_sections
 from mpssl_fed.report.table import seconds_words
-from mpssl_fed.report.terms import run_terms
+from mpssl_fed.report.terms import run_terms, uses_generator
 from mpssl_fed.runs.reader import RunReader
 
 
@@ -83,16 +83,17 @@ def _subtitle(run: RunReader) -> str:
     config = run.config
     data, privacy = config["data"], config["privacy"]
     labels = data["labels_per_class"]
-    holds = f"{data['label_fraction']:g} of the pool labelled" if labels is None else f"{labels} labelled images per class"
+    share = "all" if data["label_fraction"] in (1, None) else f"{data['label_fraction']:g}"
+    holds = f"{share} of the pool labelled" if labels is None else f"{labels} labelled images per class"
     of = {"site": " at each site, on average", "all-sites": ", over all sites"}[data["labels_over"]] if labels is not None else ""
-    private = "no differential privacy" if privacy["scope"] == "off" else f"epsilon {privacy['epsilon']:g} ({privacy['scope']})"
+    epsilon = f"epsilon {privacy['epsilon']:g} per {privacy['unit']}" if privacy["scope"] != "off" else ""
     parts = [
         f"{holds}{of}",
         f"split over sites: {data['partition']['name']}",
-        f"generator {config['generator']['name']}",
+        *([f"generator {config['generator']['name']}"] if uses_generator(config) else []),
         f"classifier {config['model']['name']}",
         f"{config['federation']['local_steps']} local steps per round",
-        private,
+        f"{epsilon} ({privacy['scope']})" if epsilon else "no differential privacy",
         *(["evaluated on a validation part of the training pool"] if data.get("held_out") == "validation" else []),
         f"seed {config['seed']}",
     ]

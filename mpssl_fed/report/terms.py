@@ -159,6 +159,12 @@ LATENTS = {
 }
 
 
+def uses_generator(config: dict[str, Any]) -> bool:
+    """Return whether a resolved config has a use for its generator's images: in its method, its warm start or its anchor."""
+    drawn = config["method"]["source"] not in ("none", "real") or config["warm_start"]["part"] != "none"
+    return bool(drawn or config["federation"]["anchor"]["weight"] > 0)
+
+
 def setting_terms(configs: Iterable[dict[str, Any]]) -> Terms:
     """Return the terms of what these resolved configs set: methods, augmentation, split, what else takes part."""
     found: dict[str, str] = {}
@@ -169,7 +175,7 @@ def setting_terms(configs: Iterable[dict[str, Any]]) -> Terms:
                 found[name] = table[name]
         uses = {
             "local step": True,
-            "generator": method["source"] not in ("none", "real") or config["warm_start"]["part"] != "none",
+            "generator": uses_generator(config),
             "warm start": config["warm_start"]["part"] != "none",
             "anchor": config["federation"]["anchor"]["weight"] > 0,
             "validation": config["data"].get("held_out") == "validation",

@@ -21,6 +21,7 @@ from mpssl_fed.runs.run_directory import RunDirectory, open_run
 from tests.federation.conftest import tiny_config
 from tests.generators.traps import write_trap
 from tests.privacy.release_cases import fixed
+from tests.study.test_studies_of_other_data import cells_folder
 
 PRIVACY = "privacy={epsilon: 8, delta: 1.0e-4, public_size: 50, sample_rate: 1.0}"
 MP_SSL = "method={name: mp-ssl, batch: 4, lmo_batch: 4, lmo_every: 2, refresh_every: 1, buffer: 1}"
@@ -125,6 +126,18 @@ def test_what_cannot_be_done_is_said(run: RunDirectory, words: tuple[str, ...], 
     error = call("audit", run.folder, *words).exception
     assert isinstance(error, UserError)
     assert message in str(error)
+
+
+def test_a_run_that_protects_subjects_is_audited_to_its_end(tmp_path: Path) -> None:
+    data = f"data={{name: image-folder, root: {cells_folder(tmp_path / 'cells')}, subjects: parent, size: 16, label_fraction: 1.0}}"
+    private = "privacy={epsilon: 8, unit: subject, delta: 1.0e-3, public_size: 5, sample_rate: 0.5}"
+    folder = made(tmp_path / "run", data, private, "model.name=pixels", "federation.rounds=1", "federation.sites=2").folder
+    result = call("audit", folder, "--what", "inversion", *QUICK)
+    assert result.exit_code == 0, result.exception
+    found = json.loads((folder / "sites" / "0" / "audit" / "audit.json").read_text())
+    assert found["facts"]["claimed epsilon"].endswith(" at delta 0.001 per subject")
+    assert float(found["facts"]["claimed epsilon"].split()[0]) <= 8
+    assert len(found["audits"]["inversion"]["lines"]) == 2
 
 
 def test_a_run_without_privacy_is_told_so(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from mpssl_fed.cli import build
 from mpssl_fed.errors import UserError
 from tests.data.test_folder import picture, tree
 from tests.study.runs import write_run
+from tests.study.test_studies_of_other_data import cells_folder
 
 
 def call(*words: str | Path) -> Result:
@@ -35,6 +38,23 @@ def test_data_tells_who_holds_what(tmp_path: Path) -> None:
     with Image.open(tmp_path / "plots" / "labels.png") as image:
         assert image.size[0] > 300
     assert "Did you mean 'federation.sites'" not in str(result.exception)
+
+
+def test_data_counts_subjects(tmp_path: Path) -> None:
+    root = cells_folder(tmp_path / "cells")
+    words = ["data", "own", f"data.root={root}", "data.subjects=parent", "federation.sites=2", "--plot", tmp_path / "plots"]
+    result = call(*words)
+    assert result.exit_code == 0, result.exception
+    found = re.search(r"^(\d+) subjects have these images: (\d+) to (\d+) per site; (\d+) others to test on$", result.output, re.M)
+    assert found, result.output
+    train, least, most, test = map(int, found.groups())
+    assert (train + test, least + most) == (12, train)
+    other = shutil.copytree(root, tmp_path / "other")
+    for kind in ("platelets", "rbc", "wbc"):
+        shutil.copytree(root / "train" / kind / "00000", other / "test" / kind / "00000")
+    error = call(*words, f"data.root={other}").exception
+    assert isinstance(error, UserError)
+    assert "00000" in str(error)
 
 
 def test_the_table_stands_where_no_plot_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

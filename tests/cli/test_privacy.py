@@ -26,7 +26,7 @@ def test_plan_as_json_and_text() -> None:
     plan = json.loads(result.output)
     assert plan["epsilon"] <= 1
     assert plan["epsilon"] == pytest.approx(epsilon(merge(plan["history"]), plan["delta"]))
-    assert "epsilon 0.9" in call("privacy", "plan", "privacy/end-to-end", *SMALL).output
+    assert "epsilon 1.000 at delta" in call("privacy", "plan", "privacy/end-to-end", *SMALL).output
     text = call("privacy", "plan", "privacy/mp-ssl", *SMALL, "privacy.per_class_gap=true", "--classes", 10).output
     assert "at delta 1e-05 per image" in text
     for part in (

@@ -171,8 +171,9 @@ def test_off_and_no_are_words_in_yaml_and_true_is_not() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["privacy.epsilon=8"], "needs privacy.epsilon and privacy.public_size"),
-        (["privacy.scope=end-to-end", "privacy.public_size=100"], "needs privacy.epsilon and privacy.public_size"),
+        (["privacy.epsilon=8"], "needs privacy.public_size; public_size is a round number of images that a site declares"),
+        (["privacy.epsilon=8", "privacy.unit=subject"], "a round number of subjects that a site declares"),
+        (["privacy.scope=end-to-end", "privacy.public_size=100"], "needs privacy.epsilon$"),
         (["privacy.scope=labelled-step"], "needs privacy.epsilon and privacy.public_size"),
         ([*PRIVATE, "privacy.delta=0.0011"], r"delta=0.0011 is above 1/\(10 public_size\) = 0.001"),
         ([*PRIVATE, "privacy.public_size=1001"], r"above 1/\(10 public_size\)"),

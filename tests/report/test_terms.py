@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,6 +25,9 @@ PLAIN = {
     "metric", "class", "images", "share right",
 }  # fmt: skip
 """Headings that say by themselves what they are."""
+
+
+ALL, FOUR = {"label_fraction": 1.0, "labels_per_class": None}, {"labels_per_class": 4}
 
 
 class Reader(HTMLParser):
@@ -93,3 +97,23 @@ def test_each_heading_of_a_run_is_explained(tmp_path: Path, private: bool) -> No
 def test_every_method_augmentation_and_split_has_its_line() -> None:
     assert terms.METHODS.keys() == METHODS.keys()
     assert terms.SPLITS.keys() == PARTITION_OPTIONS.keys()
+
+
+@pytest.mark.parametrize(
+    ("config", "begins", "named"),
+    [
+        ({"method": {"name": "base"}, "data": ALL}, "All of the pool labelled.", False),
+        ({"method": {"name": "base"}, "data": FOUR, "federation": {"anchor": {"weight": 1}}}, "4 labelled images per class", True),
+        ({"method": {"name": "mp-ssl"}, "data": FOUR}, "4 labelled images per class", True),
+    ],
+)
+def test_a_page_begins_with_what_its_run_uses(config: dict[str, Any], begins: str, named: bool, tmp_path: Path) -> None:
+    page = write_run_report(write_run(tmp_path, [0.1, 0.5], config)).read_text()
+    assert begins in page
+    assert ("Generator glyphs-digits." in page) == named
+    assert "No differential privacy." in page
+
+
+def test_epsilon_is_named_with_its_unit(tmp_path: Path) -> None:
+    private = {"privacy": {"epsilon": 2.0, "public_size": 100, "delta": 1e-4, "unit": "subject"}, "data": {"subjects": "parent"}}
+    assert "Epsilon 2 per subject (end-to-end)." in write_run_report(write_run(tmp_path, [0.1, 0.5], private)).read_text()
