@@ -31,6 +31,7 @@ COMMANDS_ELSEWHERE = {
 
 ACTIVE = "the environment that runs the tests stands for it; tests/test_wheel.py installs into a new one"
 PIP = "python -m pip --disable-pip-version-check install --no-index --no-deps --no-build-isolation"
+SET_ASIDE = "for class in platelets rbc wbc; do mkdir -p cells/test/$class; mv cells/train/$class/*[05] cells/test/$class/; done"
 DRY = "nothing is downloaded or replaced here; an editable install would need another package"
 STANDS_FOR = {
     "make demo": ("{make demo}", "the Makefile's own line for it; the environment is there already"),
@@ -42,6 +43,7 @@ STANDS_FOR = {
         "mpssl-fed study own data.root=photos seeds=1 --output runs/compare",
         "four arms of three seeds take ten minutes; one seed shows that each of them runs and learns",
     ),
+    SET_ASIDE: ("", "the drawn slides are set aside as they are drawn"),
     "pip install ./examples/plugin": (f"{PIP} --target plugins ./examples/plugin", "into a folder of the test's own"),
 }
 """Command -> (what is run in its place, why)."""
@@ -56,6 +58,9 @@ FLOORS = {
     ("README.md", "mpssl-fed simulate own data.root=DIR --output runs/mine"): 0.7,  # 92.5
     ("README.md", "mpssl-fed simulate privacy/end-to-end"): 0.6,  # 81.5
     ("README.md", "mpssl-fed deploy demo --sites 3 --output runs/deployed"): 0.5,  # 64.2
+    ("docs/example-cells.md", "mpssl-fed simulate own data.root=cells data.subjects=parent --output runs/open"): 0.9,  # OPEN
+    ("docs/example-cells.md", "mpssl-fed simulate cells.yaml --output runs/private"): 0.7,  # PRIV
+    ("docs/example-cells.md", "mpssl-fed simulate cells.yaml privacy.scope=off --output runs/same"): 0.9,  # SAME
     ("docs/extending.md", PLUGIN): 0.4,  # 55.4
     ("docs/own-data.md", "mpssl-fed simulate own data.root=photos --output runs/mine"): 0.7,  # 92.5
     ("docs/own-data.md", "mpssl-fed study own data.root=photos --output runs/compare"): 0.6,  # 85.0
@@ -75,6 +80,9 @@ SLOW_ALONE = {
     PLUGIN: "needs the package that the line before it installs: tests/test_plugin.py",
 }
 """Subcommand or command -> why `make test` leaves it to that test; `make test-all` runs it as all others."""
+
+OWN_TEST = {"docs/example-cells.md": "tests/documents/test_example_cells.py runs it, with floors and its dossier's epsilon"}
+"""Page -> the test that runs it in `make test`; `make test-all` runs it as all others."""
 
 LIGHT = {
     "simulate": ["federation.rounds=1", "federation.local_steps=2", "data.test_limit=200", "warm_start.steps=5"],

@@ -16,10 +16,12 @@ import pytest
 import mpssl_fed
 from mpssl_fed.environment import SWITCHES
 from mpssl_fed.runs.reader import RunReader, default_folder
+from tests.documents.drawn_cells import cells_folder
 from tests.documents.known import (
     COMMANDS_ELSEWHERE,
     FLOORS,
     LIGHT,
+    OWN_TEST,
     SECTIONS_ELSEWHERE,
     SLOW_ALONE,
     STANDS_FOR,
@@ -68,6 +70,7 @@ def test_no_entry_is_stale() -> None:
     assert SECTIONS_ELSEWHERE.keys() <= {(step.page, step.section) for step in found}
     assert COMMANDS_ELSEWHERE.keys() <= commands
     assert FLOORS.keys() <= {(step.page, step.text) for page in PAGES for step in here(page)}
+    assert OWN_TEST.keys() <= set(PAGES)
     assert STANDS_FOR.keys() <= {text for _, text in commands}
 
 
@@ -114,10 +117,10 @@ def test_blocks_are_read_as_a_reader_reads_them() -> None:
         steps("x.md", "```basic\nls\n```\n")
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in OWN_TEST])
 def test_page_in_short(page: str, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every command of the toolkit, in order, each in seconds: exit status 0."""
-    monkeypatch.chdir(_furnish(page, tmp_path))
+    monkeypatch.chdir(furnish(page, tmp_path))
     monkeypatch.setattr(mpssl_fed, "simulate", lambda *given, real=mpssl_fed.simulate: real(*given, *LIGHT["simulate"]))
     for step in here(page):
         if step.kind == "python":
@@ -138,7 +141,7 @@ def test_page_as_it_stands(page: str, tmp_path: Path) -> None:
     checkout = tmp_path / "checkout"
     left = shutil.ignore_patterns(".*", "runs", "data", "__pycache__", "build", "dist")
     shutil.copytree(ROOT, checkout, ignore=lambda folder, names: left(folder, names) if Path(folder) == ROOT else {"__pycache__"})
-    _furnish(page, checkout)
+    furnish(page, checkout)
     script = "set -e -o pipefail\n"
     for step in here(page):
         text = f"python - <<'END'\n{step.text}\nEND" if step.kind == "python" else in_its_place(step.text)
@@ -168,9 +171,13 @@ def _output(words: list[str]) -> Path:
     return default_folder(Path(words[2]).stem, study=words[1] == "study")
 
 
-def _furnish(page: str, folder: Path) -> Path:
+def furnish(page: str, folder: Path) -> Path:
     """Put into ``folder`` what its page takes for granted: images, and the files that the page itself shows."""
     folder.mkdir(exist_ok=True)
+    if page == "docs/example-cells.md":
+        cells_folder(folder / "cells")
+        (folder / "cells.yaml").write_text(next(step.text for step in steps(page) if step.text.startswith("data: ")))
+        return folder
     for name in ("DIR", "photos"):
         shapes_folder(folder / name)
     lines = [
