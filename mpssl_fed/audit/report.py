@@ -18,7 +18,8 @@ from mpssl_fed.audit.words import TERMS, TITLES, Verdict, of_claims, of_tests
 from mpssl_fed.files import write_atomic, write_json
 from mpssl_fed.report.table import NOTHING, Table, TableCell, make_table
 
-ZOOM = 4
+SEEN, LEAST = 128, 4
+"""Pixels that an image is enlarged to about, and the least factor."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,9 @@ def picture(images: Sequence[Tensor]) -> bytes:
     rows = torch.cat([torch.nn.functional.pad(x.detach().float().cpu(), (1, 1, 1, 1), value=1.0) for x in images], dim=2)
     pixels = ((rows.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     array = pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).numpy()
-    image = Image.fromarray(array)
+    image, zoom = Image.fromarray(array), max(LEAST, SEEN // images[0].shape[-1])
     file = io.BytesIO()
-    image.resize((image.width * ZOOM, image.height * ZOOM), Image.Resampling.NEAREST).save(file, format="PNG")
+    image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST).save(file, format="PNG")
     return file.getvalue()
 
 
@@ -101,13 +102,14 @@ def verdicts(facts: dict[str, Any], sections: Sequence[Section]) -> list[Verdict
 
 def _shown(section: Section) -> dict[str, Any]:
     """Return a section as the page's template wants it."""
+    table = section.table or (_claims_table(section.lines) if section.tests else None)
     return {
         "title": TITLES[section.name],
         "verdict": section.verdict.words if section.verdict is not None else of_tests(section.tests),
         "note": section.note,
-        "table": section.table or (_claims_table(section.lines) if section.tests else None),
+        "table": table,
         "pictures": [page.picture(png, words) for words, png in section.pictures.items()],
-        "terms": TERMS[section.name].items(),
+        "terms": TERMS[section.name].items() if table else (),
     }
 
 

@@ -35,7 +35,8 @@ def of_claims(scope: str, tests: Sequence[tuple[str, bool]]) -> Verdict:
         return Verdict(f"This run claims no privacy (scope off), so there is no epsilon to hold it to.{tried}", True)
     if not tests:
         return Verdict("The claimed epsilon was not put to the test: that takes the audits 'mechanism' and 'canary'.")
-    kept = f"No test contradicts the claimed epsilon: all {len(tests)} prove less. An audit can refute an epsilon, never prove one."
+    less = "the only one proves" if len(tests) == 1 else f"all {len(tests)} prove"
+    kept = f"No test contradicts the claimed epsilon: {less} less. An audit can refute an epsilon, never prove one."
     return Verdict(f"{kept} It covers the labelled step alone." if scope == "labelled-step" else kept)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mpssl_fed.audit import words
 from mpssl_fed.audit.attack import Estimate, success
@@ -27,7 +29,8 @@ def inverted(similarity: float) -> Inversion:
 
 def sections(plain: float, private: float, scope: str, contradicts: bool = False) -> list[Section]:
     """Return the sections of an audit that rebuilt images this well."""
-    line = Line("one release of the gradient", 3.0, 4.0 if contradicts else 1.0, "noise std 1.00 of what is claimed", contradicts)
+    name, measured = "one release of the gradient, sigma 3.05, whole data set", "noise std 1.0014 of what is claimed"
+    line = Line(name, 3.0, 4.0 if contradicts else 1.0, measured, contradicts)
     found = {"plain": inverted(plain), "private, sigma 2": inverted(private)}
     verdict = words.of_inversion(scope, inverted(plain), inverted(private))
     lines = [Line(f"gradient inversion, {name}", None, None, "") for name in found]
@@ -85,6 +88,25 @@ def test_a_claim_that_nobody_tested_is_not_called_kept() -> None:
     told = verdicts(facts("end-to-end"), sections(0.1, 0.0, "end-to-end")[1:])
     assert any("was not put to the test" in verdict.words for verdict in told)
     assert "labelled step alone" in words.of_claims("labelled-step", [("a", False)]).words
+
+
+def test_one_test_is_not_called_all() -> None:
+    assert words.of_tests([("a", False)]) == "The one test keeps within what is claimed."
+    assert words.of_tests([("a", False)] * 2) == "All 2 tests keep within what is claimed."
+    assert "the only one proves less" in words.of_claims("end-to-end", [("a", False)]).words
+
+
+def test_a_small_image_is_enlarged_until_it_is_seen() -> None:
+    for side, width in ((8, 2 * 10 * 16), (32, 2 * 34 * 4), (224, 2 * 226 * 4)):
+        with Image.open(io.BytesIO(picture([torch.zeros(3, side, side)] * 2))) as image:
+            assert image.width == width
+
+
+def test_a_section_without_numbers_explains_none(tmp_path: Path) -> None:
+    none = Section("samples", [Line("synthetic samples", None, None, "none")], "", {}, verdict=words.Verdict("There are none."))
+    page = write_audit(tmp_path / "audit", facts("off"), [none]).read_text()
+    assert "There are none." in page
+    assert "<dt>" not in page.split("There are none.")[-1]
 
 
 def test_membership_is_told_by_its_interval() -> None:

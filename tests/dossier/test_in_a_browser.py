@@ -56,6 +56,13 @@ def test_it_fits_loads_nothing_and_complains_of_nothing(tab: Browser, page: Path
         assert tab.evaluate(drawing) == []
 
 
+def test_no_backtick_is_left_in_a_heading(tab: Browser, page: Path) -> None:
+    tab.open(page)
+    heads = tab.evaluate("[...document.querySelectorAll('th, h2')].map(e => e.innerText)")
+    assert "learns, under end-to-end" in heads
+    assert not any("`" in head for head in heads)
+
+
 def test_it_is_printed(tab: Browser, page: Path) -> None:
     tab.open(page)
     pdf = base64.b64decode(tab.call("Page.printToPDF", printBackground=False, preferCSSPageSize=True)["data"])

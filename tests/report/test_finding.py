@@ -57,6 +57,12 @@ def test_warm_start_and_validation_are_named(tmp_path: Path) -> None:
     assert "the model that the public generator had warmed had 60.0 %" in sentence
 
 
+@pytest.mark.parametrize(("share", "said"), [(1.0, "All of the pool labelled."), (0.25, "0.25 of the pool labelled.")])
+def test_the_labelled_share_is_told_in_words_where_it_is_all(tmp_path: Path, share: float, said: str) -> None:
+    run = write_run(tmp_path, [0.1, 0.8], {"data": {"labels_per_class": None, "label_fraction": share}})
+    assert said in write_run_report(run).read_text()
+
+
 def test_a_run_without_rounds_and_one_without_images(tmp_path: Path) -> None:
     alone = {"method": {"name": "generator-only"}, "federation": {"rounds": 1}}
     assert finding(tmp_path / "a", [0.7], alone).startswith("Taught by the public generator alone, the")
