@@ -62,7 +62,7 @@ def reliability(folder: Path, bins: Sequence[Bin]) -> str:
         axes.scatter(xs, ys, s=areas, color=SERIES[0], alpha=0.75, linewidths=0, clip_on=False, label="this model", zorder=3)
         axes.set(xlabel="Mean probability (%)", ylabel="Share right (%)", title="Reliability", xlim=(0, 100), ylim=(0, 100))
         axes.set_aspect("equal")
-        axes.legend(loc="lower right")  # whoever is right more often than not leaves it free
+        axes.legend(loc="best")  # where the line leaves room
         return save(drawn, folder, "reliability", "Share of images named right, by the probability of the named class")
 
 

@@ -58,9 +58,9 @@ FLOORS = {
     ("README.md", "mpssl-fed simulate own data.root=DIR --output runs/mine"): 0.7,  # 92.5
     ("README.md", "mpssl-fed simulate privacy/end-to-end"): 0.6,  # 81.5
     ("README.md", "mpssl-fed deploy demo --sites 3 --output runs/deployed"): 0.5,  # 64.2
-    ("docs/example-cells.md", "mpssl-fed simulate own data.root=cells data.subjects=parent --output runs/open"): 0.9,  # OPEN
-    ("docs/example-cells.md", "mpssl-fed simulate cells.yaml --output runs/private"): 0.7,  # PRIV
-    ("docs/example-cells.md", "mpssl-fed simulate cells.yaml privacy.scope=off --output runs/same"): 0.9,  # SAME
+    ("docs/example-cells.md", "mpssl-fed simulate own data.root=cells data.subjects=parent --output runs/open"): 0.9,  # 100
+    ("docs/example-cells.md", "mpssl-fed simulate cells.yaml --output runs/private"): 0.7,  # 98.3
+    ("docs/example-cells.md", "mpssl-fed simulate cells.yaml privacy.scope=off --output runs/same"): 0.9,  # 99.2
     ("docs/extending.md", PLUGIN): 0.4,  # 55.4
     ("docs/own-data.md", "mpssl-fed simulate own data.root=photos --output runs/mine"): 0.7,  # 92.5
     ("docs/own-data.md", "mpssl-fed study own data.root=photos --output runs/compare"): 0.6,  # 85.0
