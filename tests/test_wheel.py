@@ -111,7 +111,7 @@ print(clients.app.__file__, server.app.__file__, mpssl_fed.__file__)
 def test_the_flower_app_is_built_from_it(installed: Path, tmp_path: Path) -> None:
     python = str(installed / "bin" / "python")
     app, bundle = _run([python, "-W", "ignore", "-c", BUILD], tmp_path).splitlines()
-    own = {".info/CONTENT", "pyproject.toml"}
+    own = {".info/CONTENT", "pyproject.toml", "LICENSE"}
     assert set(app.split()) == own | set(OF_THE_APP)
     assert set(bundle.split()) == own | {name for name in OF_THE_APP if name.endswith(".py")} | {"configs/run.yaml"}
     for name in ("unpacked-flower_app", "unpacked-bundle"):

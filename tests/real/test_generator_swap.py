@@ -49,6 +49,7 @@ def test_files_that_a_second_user_swaps_are_not_run(tmp_path: Path) -> None:
         assert not marker.exists()
         write_blobs(generator)
         assert site.train(message(CONFIG, weights(CONFIG)))[0] == 200
+        open_the_way(tmp_path)  # which another pytest of this user closes again as it starts
         assert as_nobody("cp", trap, shared / "x") == 0
         assert as_nobody("mv", "-f", shared / "x", generator) == 0
         assert site.train(message(CONFIG, weights(CONFIG), run="another"))[0] == 200  # from the bytes that were compared
