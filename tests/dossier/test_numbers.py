@@ -73,6 +73,8 @@ def test_no_number_stands_beside_them(made: dict[str, tuple[Page, Files]], kind:
         str(row["run"]) for one in page.cited if one.file.endswith(".sqlite") for row in files.find(one.file, "data_sets.0.runs")
     ]
     known += [value for one in page.cited if one.key == "run_id" for value in [one.value.strip()]]
+    lines = {(one.file, one.key.rpartition(".")[0]) for one in page.cited if ".lines." in one.key}
+    known += [files.find(file, f"{line}.audit").strip() for file, line in lines]  # an audit names its tests by their sigma, too
     for name in [*known, "deployed"]:
         text = text.replace(name, "")
     text = re.sub(r"\b[Ss]ite (\d+)\b", lambda m: "" if (files.folder / "sites" / m[1]).is_dir() else m[0], text)
