@@ -124,6 +124,11 @@ class Config(Section):
         """How many rounds ask the sites: none for ``generator-only``, the control that reads no private data."""
         return 0 if self.method.name == "generator-only" else self.federation.rounds
 
+    @property
+    def draws(self) -> bool:
+        """Whether anything in the run draws from the generator: its method, its anchor or its warm start."""
+        return draws_from_generator(self.method.source, self.federation.anchor.weight, self.warm_start.part)
+
     def lambda_at(self, t: int) -> float:
         """Return lambda at a site's step t (from 0, over all rounds): a linear rise from 0 over the share ``warmup`` of them."""
         rise = self.method.warmup * self.federation.rounds * self.federation.local_steps
@@ -165,6 +170,11 @@ def _with_bundle(fields: dict[str, Any], name: str, sets: dict[str, Any], path: 
         elif given != value and name in CONTROLS and name != "generator-only":
             raise ValueError(f"method.name={name} means {path}{key}={value}, but {path}{key}={given} is given; remove one of them")
     return filled
+
+
+def draws_from_generator(source: str | None, anchor: float, warm_start: str = "none") -> bool:
+    """Whether a method.source, an anchor's weight or a warm start's part has a use for the generator's images."""
+    return source not in ("none", "real") or anchor > 0 or warm_start != "none"
 
 
 def app_folder() -> Path:

@@ -68,7 +68,7 @@ class OwnGenerator:
 
         None and None where the run needs no generator. Refusal ``generator`` where none of the policy's is here.
         """
-        if not parts.draws(config):
+        if not config.draws:
             return config, None, None
         path, entry = self._approved(config.generator.name)
         local = config.model_copy(update={"generator": config.generator.model_copy(update={"path": path})})

@@ -23,7 +23,6 @@ from mpssl_fed.errors import UserError
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.federation.sides import parted, split_key
 from mpssl_fed.generators.base import Generator, load_generator
-from mpssl_fed.method import needs_generator
 from mpssl_fed.method.parts import Parts
 from mpssl_fed.models import Architecture, Classifier, build_classifier
 from mpssl_fed.names import shown, some
@@ -83,15 +82,10 @@ def preparation(config: Config) -> Preparation:
 
 def generator(config: Config) -> Generator | None:
     """Return the frozen generator, or None where nothing in the run draws from it."""
-    if not draws(config):
+    if not config.draws:
         return None
     section = config.generator
     return _generator(section.name, section.path, section.truncation, str(device(config)))
-
-
-def draws(config: Config) -> bool:
-    """Whether anything in the run draws from the generator."""
-    return needs_generator(config) or config.warm_start.part != "none"
 
 
 def initial_classifier(config: Config) -> Classifier:

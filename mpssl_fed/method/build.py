@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from mpssl_fed.config import Config
+from mpssl_fed.config import Config, draws_from_generator
 from mpssl_fed.data.datasets import Images
 from mpssl_fed.errors import UserError
 from mpssl_fed.generators.base import Generator
@@ -33,7 +33,7 @@ DEFAULT_BATCH = 32
 
 def needs_generator(config: Config) -> bool:
     """Return whether a site needs the generator for this config."""
-    return config.method.source not in ("none", "real") or config.federation.anchor.weight > 0
+    return draws_from_generator(config.method.source, config.federation.anchor.weight)
 
 
 def build_learner(config: Config, parts: Parts, *, site: int, private: PrivateData | None = None) -> Learner:

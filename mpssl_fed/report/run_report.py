@@ -86,14 +86,16 @@ def _subtitle(run: RunReader) -> str:
     share = "all" if data["label_fraction"] in (1, None) else f"{data['label_fraction']:g}"
     holds = f"{share} of the pool labelled" if labels is None else f"{labels} labelled images per class"
     of = {"site": " at each site, on average", "all-sites": ", over all sites"}[data["labels_over"]] if labels is not None else ""
-    epsilon = f"epsilon {privacy['epsilon']:g} per {privacy['unit']}" if privacy["scope"] != "off" else ""
+    private = "no differential privacy"
+    if privacy["scope"] != "off":
+        private = f"epsilon {privacy['epsilon']:g} per {privacy['unit']} ({privacy['scope']})"
     parts = [
         f"{holds}{of}",
         f"split over sites: {data['partition']['name']}",
         *([f"generator {config['generator']['name']}"] if uses_generator(config) else []),
         f"classifier {config['model']['name']}",
         f"{config['federation']['local_steps']} local steps per round",
-        f"{epsilon} ({privacy['scope']})" if epsilon else "no differential privacy",
+        private,
         *(["evaluated on a validation part of the training pool"] if data.get("held_out") == "validation" else []),
         f"seed {config['seed']}",
     ]

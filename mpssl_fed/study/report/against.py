@@ -10,7 +10,7 @@ from mpssl_fed.study.analysis import paired
 from mpssl_fed.study.arms import Arm
 from mpssl_fed.study.folder import Outcome
 from mpssl_fed.study.grid import arm_of
-from mpssl_fed.study.report.points import configs_of, epsilon_of, epsilon_words, uses_generator
+from mpssl_fed.study.report.points import configs_of, epsilon_of, epsilon_words
 from mpssl_fed.study.statistics import compare
 
 
@@ -24,7 +24,7 @@ def against_table(outcome: Outcome, arms: Sequence[Arm]) -> Table:
             places.setdefault((config.data.name, epsilon_of(config)), []).append(arm)
     contests: list[tuple[str, float, Arm, Arm]] = []
     for (data, epsilon), here in sorted(places.items(), key=lambda place: place[0]):
-        seen = [arm for arm in here if uses_generator(configs[arm_of(arm.settings)])]
+        seen = [arm for arm in here if configs[arm_of(arm.settings)].draws]
         unseen = [arm for arm in here if arm not in seen]
         largest = max(other for name, other in places if name == data)
         rivals = [max(unseen, key=_mean)] if unseen else []

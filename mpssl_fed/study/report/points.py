@@ -43,11 +43,6 @@ def epsilon_of(config: Config) -> float:
     return math.inf if not config.privacy.on or config.privacy.epsilon is None else config.privacy.epsilon
 
 
-def uses_generator(config: Config) -> bool:
-    """Whether anything that a run trains has seen the public generator."""
-    return config.method.source not in ("none", "real") or config.warm_start.part != "none" or config.federation.anchor.weight > 0
-
-
 def points_of(outcome: Outcome, arms: Sequence[Arm]) -> list[Point]:
     """Return the arms that have finished seeds, by data set in the study's order, those on their data set's front marked."""
     configs = configs_of(outcome)
@@ -63,7 +58,7 @@ def points_of(outcome: Outcome, arms: Sequence[Arm]) -> list[Point]:
                 group=config.data.name,
                 epsilon=epsilon_of(config),
                 accuracy=arm.mean,
-                generator=uses_generator(config),
+                generator=config.draws,
                 complete=config.privacy.scope != "labelled-step",
                 success=attack_success(outcome, arm.rows),
             )

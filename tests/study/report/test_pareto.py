@@ -18,7 +18,7 @@ from mpssl_fed.study.report.against import against_table
 from mpssl_fed.study.report.attacks import attack_success
 from mpssl_fed.study.report.page import write_study_report
 from mpssl_fed.study.report.pareto_tables import attack_table, front_table, spent_table
-from mpssl_fed.study.report.points import Point, epsilon_of, front, points_of, uses_generator
+from mpssl_fed.study.report.points import Point, epsilon_of, front, points_of
 from mpssl_fed.study.result_table import read_csv, write_csv
 from mpssl_fed.study.results import Row
 from mpssl_fed.study.run import run_study
@@ -68,7 +68,7 @@ def test_epsilon_is_what_the_run_claims() -> None:
     ],
 )
 def test_a_run_uses_the_generator_where_anything_trained_has_seen_it(fields: dict[str, object], uses: bool) -> None:
-    assert uses_generator(from_mapping(fields)) is uses
+    assert from_mapping(fields).draws is uses
 
 
 def test_the_table_lists_the_front_by_epsilon_and_drops_a_column_nobody_filled() -> None:
