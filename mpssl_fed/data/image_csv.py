@@ -47,8 +47,5 @@ def image_csv(
 
 def sides(found: List, root: Path) -> tuple[Listing, Listing]:
     """Return (train, test) of a list, a fifth held out where it has no column ``split``; UserError where nothing is tested on."""
-    if found.test is None:
-        return hold_out(found.train, len(found.classes), "or a column split")
-    if not found.test:
-        raise UserError(f"{shown(root)}: its column split says train everywhere; name test images, or drop the column")
-    return found.train, found.test
+    test = found.tested(root)
+    return hold_out(found.train, len(found.classes), "or a column split") if test is None else (found.train, test)

@@ -60,6 +60,12 @@ class List:
         """The sites that the list names."""
         return [] if self.site is None else natural_order(self.site.values())
 
+    def tested(self, path: Path) -> Listing | None:
+        """Return the images of the test split, None where there is no column ``split``; UserError where it names none."""
+        if self.test is not None and not self.test:
+            raise UserError(f"{shown(path)}: its column split says train everywhere; name test images, or drop the column")
+        return self.test
+
 
 def load_site_csv(
     path: str | Path, classes: Sequence[str], size: int, channels: int, prepared: Preparation | None = None

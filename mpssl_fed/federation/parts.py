@@ -158,6 +158,17 @@ def names_of(config: Config, holders: Sequence[str] | None, subjects: Sequence[s
     return names
 
 
+def holders_of(
+    config: Config, holders: Sequence[str] | None, subjects: Sequence[str] | None, some: np.ndarray
+) -> np.ndarray | None:
+    """Return the number of the site that holds each of the images ``some`` where the data deal by it; see :func:`names_of`."""
+    names = names_of(config, holders, subjects)
+    if names is None or holders is None:
+        return None
+    number = {name: i for i, name in enumerate(names)}
+    return np.array([number[holders[i]] for i in some.tolist()])
+
+
 def _split(config: Config) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
     return _cached_split(config.canonical_json())
 
@@ -198,9 +209,8 @@ def _deal(config: Config, pool: Images, some: np.ndarray, at: dict[str, int] | N
     """Deal the images ``some`` of ``pool``; at: subjects that stand at a site already."""
     section, y = config.data.partition, pool.y.numpy()[some]
     subjects = None if pool.subjects is None else [pool.subjects[i] for i in some.tolist()]
-    number = {name: i for i, name in enumerate(site_names(config) or ())}
-    holders = None if pool.sites is None or not number else np.array([number[pool.sites[i]] for i in some.tolist()])
-    parts = partition(y, config.federation.sites, section.name, config.seed, subjects, Standing(at, holders), **section.given())
+    standing = Standing(at, holders_of(config, pool.sites, pool.subjects, some))
+    parts = partition(y, config.federation.sites, section.name, config.seed, subjects, standing, **section.given())
     return tuple(some[part] for part in parts)
 
 

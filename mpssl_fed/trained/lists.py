@@ -11,8 +11,6 @@ from mpssl_fed.data.formats.csv_text import may_be_list
 from mpssl_fed.data.listing import Listing
 from mpssl_fed.data.site_csv import read_list
 from mpssl_fed.data.walk import Skipped
-from mpssl_fed.errors import UserError
-from mpssl_fed.names import shown
 
 
 @dataclass(frozen=True)
@@ -44,8 +42,7 @@ def evaluated(path: Path, classes: Sequence[str], subjects: str | None, skipped:
     found = read_list(path, classes, subjects, to_train=False)
     for reason, files in found.skipped.found.items():
         skipped.add(reason, *files)
-    if found.test is not None and not found.test:
-        raise UserError(f"{shown(path)}: its column split says train everywhere; name test images, or drop the column")
-    rows = sorted(found.train if found.test is None else found.test)
+    test = found.tested(path)
+    rows = sorted(found.train if test is None else test)
     sites = None if found.site is None else tuple(found.site.get(file) for file, _, _ in rows)
     return Evaluated(rows, found.with_subjects, sites)

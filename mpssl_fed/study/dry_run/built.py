@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from functools import cache
 
-import numpy as np
 import torch
 
 from mpssl_fed.config import Config
 from mpssl_fed.data.datasets import Images
 from mpssl_fed.data.partition import COLUMN, Standing, choose_labelled, partition
 from mpssl_fed.errors import UserError
-from mpssl_fed.federation.parts import names_of
+from mpssl_fed.federation.parts import holders_of
 from mpssl_fed.generators.base import Generator, load_generator
 from mpssl_fed.generators.biggan import PUBLISHED, BigGANGenerator
 from mpssl_fed.method import Learner, build_learner
@@ -38,7 +37,7 @@ def smallest_share(config: Config, data: KnownData) -> int:
     chosen = choose_labelled(y, per_class, config.data.label_fraction, config.seed, data.subjects, sites)
     section = config.data.partition
     subjects = None if data.subjects is None else [data.subjects[i] for i in chosen.tolist()]
-    standing = Standing(holders=_holders(config, data, chosen))
+    standing = Standing(holders=holders_of(config, data.sites, data.subjects, chosen))
     sizes = [len(part) for part in partition(y[chosen], sites, section.name, config.seed, subjects, standing, **section.given())]
     if not min(sizes) and not config.privacy.on:
         cure = "raise data.labels_per_class" if section.name == COLUMN else "lower federation.sites"
@@ -46,14 +45,6 @@ def smallest_share(config: Config, data: KnownData) -> int:
     if config.method.source == "real" and len(chosen) == len(y):
         raise UserError("method.source=real: every image would be labelled, none is left unlabeled")
     return min(sizes)
-
-
-def _holders(config: Config, data: KnownData, chosen: np.ndarray) -> np.ndarray | None:
-    """Return the number of the site that the data name for each of the images ``chosen``, where they deal by it."""
-    names = names_of(config, data.sites, data.subjects)
-    if names is None or data.sites is None:
-        return None
-    return np.array([names.index(data.sites[i]) for i in chosen.tolist()])
 
 
 @cache
