@@ -120,7 +120,7 @@ def server(
     from mpssl_fed.deployment import certs
     from mpssl_fed.deployment import superlink as control
     from mpssl_fed.deployment.address import is_loopback, listening
-    from mpssl_fed.deployment.flower_log import run_as_json
+    from mpssl_fed.deployment.flower_log import run_flower
     from mpssl_fed.deployment.rehearsal import free_ports
     from mpssl_fed.errors import UserError
 
@@ -136,11 +136,8 @@ def server(
     free_ports(1, port, host)
     certs.require_pair(keys)
     os.environ.update(environment.of_flower(database.absolute().parent / "flower"))
-    os.environ["FLWR_LOG_LEVEL"] = log_level
     command = control.superlink_command(keys, database.absolute(), host, port)
-    if log_format == "json":
-        raise typer.Exit(run_as_json(command))
-    os.execv(command[0], command)
+    raise typer.Exit(run_flower(command, log_level, log_format))
 
 
 @app.command()

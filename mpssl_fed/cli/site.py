@@ -112,17 +112,14 @@ def site_node(
     """Run the SuperNode that relays to a daemon; as another user than the daemon's."""
     from mpssl_fed import environment
     from mpssl_fed.deployment.address import host_and_port
-    from mpssl_fed.deployment.flower_log import run_as_json
+    from mpssl_fed.deployment.flower_log import run_flower
     from mpssl_fed.deployment.isolation import make_private, state_folder
     from mpssl_fed.deployment.supernode import relaying, supernode_command
 
     server = host_and_port(server, "--server", FRONT_PORT)
     os.environ.update(environment.of_flower(make_private(state_folder("node")), server))
-    os.environ["FLWR_LOG_LEVEL"] = log_level
     command = supernode_command(server, ca.absolute(), key.absolute(), relaying(socket.absolute()), node_port)
-    if log_format == "json":
-        raise typer.Exit(run_as_json(command))
-    os.execv(command[0], list(command))
+    raise typer.Exit(run_flower(command, log_level, log_format))
 
 
 @site_app.command("status")
@@ -156,7 +153,7 @@ def site_health(
     from mpssl_fed.deployment.asking import health
     from mpssl_fed.deployment.isolation import state_folder
 
-    found = health(socket or (state or state_folder(name)) / "site.sock")
+    found = health(state or state_folder(name), socket)
     typer.echo(found)
     if found != "ok":
         raise typer.Exit(1)

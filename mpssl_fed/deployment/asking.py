@@ -14,10 +14,16 @@ TRUST = "this site trusts the app bundles it is sent: SuperNode and daemon share
 
 def status(settings_state: Path, socket: Path | None = None) -> dict[str, Any]:
     """Return the running daemon's status; UserError when none answers, or answers its owner alone."""
-    return _asked(socket or settings_state / "site.sock", wire.STATUS)
+    return _asked(settings_state, socket, wire.STATUS)
 
 
-def _asked(path: Path, target: str) -> dict[str, Any]:
+def health(settings_state: Path, socket: Path | None = None) -> str:
+    """Return how the daemon is: ok, or stuck in a round that it ends by a new start. UserError as :func:`status`."""
+    return str(_asked(settings_state, socket, wire.HEALTH)["status"])
+
+
+def _asked(state: Path, socket: Path | None, target: str) -> dict[str, Any]:
+    path = socket or state / "site.sock"
     try:
         code, answer = wire.call(path, "GET", target, timeout=10)
     except OSError as error:
@@ -26,11 +32,6 @@ def _asked(path: Path, target: str) -> dict[str, Any]:
         raise UserError(f"the daemon at {path} answers its owner alone; ask as the user that runs it")
     found: dict[str, Any] = json.loads(answer)
     return found
-
-
-def health(path: Path) -> str:
-    """Return how the daemon at ``path`` is: ok, or stuck in a round that it ends by a new start. UserError as :func:`status`."""
-    return str(_asked(path, wire.HEALTH)["status"])
 
 
 def warnings_of(trust_bundles: bool, scope: str) -> tuple[str, ...]:

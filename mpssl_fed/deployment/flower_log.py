@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -10,9 +11,10 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from mpssl_fed.deployment.site_log import Form, Level
 from mpssl_fed.runs.json_lines import json_line
 
-FLOWER = "flwr"
+FLOWER, LAST_WORDS_S = "flwr", 5.0
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 HEAD = re.compile(r"^(?:\d{4}-\d\d-\d\dT\S+\s+)?(DEBUG|INFO|WARNING|ERROR|CRITICAL)\b\s*(?:\[([\w.]+)\])?\s*:?\s*(.*)$")
 """An optional time, a level, an optional logger and the message: how Flower and the web server in it begin a line."""
@@ -30,19 +32,28 @@ def to_json(lines: Iterable[bytes], write: Callable[[str], Any]) -> None:
         write(json_line(level, (head and head.group(2)) or FLOWER, head.group(3) if head else text))
 
 
-def log_as_json(child: subprocess.Popen[bytes]) -> None:
+def log_as_json(child: subprocess.Popen[bytes]) -> threading.Thread:
     """Write what a process prints into its pipe, where it has one, to standard error as JSON, while it and its children live."""
-    if child.stdout is not None:
-        threading.Thread(target=to_json, args=(child.stdout, _to_stderr), daemon=True, name="its log").start()
+    writer = threading.Thread(target=to_json, args=(child.stdout or (), _to_stderr), daemon=True, name="its log")
+    writer.start()
+    return writer
 
 
-def run_as_json(command: Sequence[str]) -> int:
-    """Run one of Flower's commands with its lines as JSON on standard error; SIGTERM and SIGINT go on to it. Return its status."""
+def run_flower(command: Sequence[str], level: Level, form: Form) -> int:
+    """Become one of Flower's commands that logs from ``level`` on; as JSON, run it and return its status.
+
+    Its lines then come on standard error, SIGTERM and SIGINT go on to it, and its last words are waited for.
+    """
+    os.environ["FLWR_LOG_LEVEL"] = level
+    if form == "text":
+        os.execv(command[0], list(command))
     child = subprocess.Popen(list(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda got, _: child.send_signal(got))
-    log_as_json(child)
-    return child.wait()
+    writer = log_as_json(child)
+    status = child.wait()
+    writer.join(LAST_WORDS_S)  # no longer: what it started may hold the pipe open
+    return status
 
 
 def _to_stderr(line: str) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
 import sys
 
 from mpssl_fed.deployment.flower_log import to_json
 from mpssl_fed.deployment.site_log import MOST_WARNINGS, JsonFormatter, Sparing
+from tests.patience import PATIENCE_S
 
 
 def written(spare: Sparing, second: float, level: int = logging.WARNING, n: int = 1) -> list[str]:
@@ -65,3 +67,12 @@ def test_what_flower_prints_keeps_its_level_and_logger() -> None:
         ("WARNING", "flwr", "INFORMAL words: no level"),
         ("ERROR", "flwr", "it failed"),
     ]
+
+
+def test_the_last_words_of_a_process_that_ends_are_written() -> None:
+    speak = "print(*range(20000), sep=chr(10)); raise SystemExit(3)"
+    run = f"run({[sys.executable, '-c', speak]}, 'info', 'json')"
+    program = f"from mpssl_fed.deployment.flower_log import run_flower as run; raise SystemExit({run})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert done.returncode == 3
+    assert [json.loads(line)["message"] for line in done.stderr.splitlines()] == [str(i) for i in range(20000)]

@@ -33,7 +33,7 @@ def test_a_stuck_round_costs_itself_and_a_restart(tmp_path: Path, monkeypatch: p
     try:
         wait_for(lambda: len(heard) > 2, "two beats")
         assert sorted(heard[:3]) == [b"READY=1", b"WATCHDOG=1", b"WATCHDOG=1"]
-        assert health(site.socket) == "ok"
+        assert health(site.state, site.socket) == "ok"
         assert site.train(message(CONFIG, weights(CONFIG)))[:2] == (409, "time-limit")
         assert not once.exists()
         wait_for(lambda: site.log.read_text(encoding="utf-8").count("is ready") == 2, "the new start")
