@@ -9,6 +9,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import tomllib
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
@@ -38,12 +39,12 @@ name = "mpssl-fed"
 version = "{version}"
 description = "Federated MP-SSL: the two apps and one config; nodes run their own installed toolkit"
 license = {{ file = "LICENSE" }}
-dependencies = ["flwr>=1.41,<1.43"]
+dependencies = ["{flower}"]
 
 [tool.flwr.app]
 publisher = "mpssl-fed"
 fab-format-version = 1
-flwr-version-target = "1.41.0"
+flwr-version-target = "{target}"
 
 [tool.flwr.app.components]
 serverapp = "server.app:app"
@@ -152,7 +153,11 @@ def write_bundle(folder: Path, config: Config) -> Path:
 
     for package in ("clients", "server"):
         shutil.copytree(app_folder() / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
-    write_atomic(folder / "pyproject.toml", PYPROJECT.format(version=versions().get("mpssl-fed", "0.1.0")))
+    ours = tomllib.loads((app_folder() / "pyproject.toml").read_text(encoding="utf-8"))
+    flower = next(one for one in ours["project"]["dependencies"] if one.startswith("flwr"))
+    target = ours["tool"]["flwr"]["app"]["flwr-version-target"]
+    text = PYPROJECT.format(version=versions().get("mpssl-fed", "0.1.0"), flower=flower, target=target)
+    write_atomic(folder / "pyproject.toml", text)
     write_atomic(folder / "LICENSE", (app_folder() / "LICENSE").read_bytes())
     write_atomic(folder / "configs" / "run.yaml", config.to_yaml())
     return folder
