@@ -32,6 +32,7 @@ LEVELS = (
         "reply_metrics",
         "metrics",
         "method_version",
+        "secure",
     },
     {"config"},
     {"models", "generators", "data"},

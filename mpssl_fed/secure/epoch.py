@@ -1,0 +1,183 @@
+"""Who is in an epoch: the signed hellos of its sites, the terms that follow from them, and the name that binds both."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mpssl_fed.secure import keys
+from mpssl_fed.secure.errors import Decline, TermsError
+from mpssl_fed.secure.terms import MOST_SITES, MOST_SLOTS, Floor, Terms
+
+NONCE = 32
+HEX_KEY = r"^[0-9a-f]{64}$"
+MOST_HELLO = 32_768
+
+
+class Hello(BaseModel):
+    """What a site says before an epoch: who it is, what it asks of the terms, and its keys of each slot. All in hexadecimal.
+
+    seeds: commitments to the self seeds, see :func:`mpssl_fed.secure.keys.commitment`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    identity: str = Field(pattern=HEX_KEY)
+    nonce: str = Field(pattern=HEX_KEY)
+    box: str = Field(pattern=HEX_KEY)
+    slots: list[str] = Field(min_length=1, max_length=MOST_SLOTS)
+    seeds: list[str] = Field(min_length=1, max_length=MOST_SLOTS)
+    terms: str = Field(max_length=512)
+    min_sites: int = Field(ge=2, le=MOST_SITES)
+    colluding: int = Field(ge=0, le=MOST_SITES)
+    signed: bool
+
+    @property
+    def floor(self) -> Floor:
+        """What the site asks of the terms at least."""
+        return Floor(self.min_sites, self.colluding, self.signed)
+
+    @property
+    def public(self) -> bytes:
+        """The site's Ed25519 key, 32 bytes."""
+        return bytes.fromhex(self.identity)
+
+
+@dataclass(frozen=True)
+class SignedHello:
+    """A hello as its site wrote and signed it: ``text`` is JSON, ``signature`` 128 hex digits."""
+
+    text: str
+    signature: str
+
+    @staticmethod
+    def of(hello: Hello, key: Ed25519PrivateKey) -> SignedHello:
+        """Return ``hello`` signed."""
+        text = json.dumps(hello.model_dump(), sort_keys=True, separators=(",", ":"))
+        return SignedHello(text, key.sign(_hello_bytes(text)).hex())
+
+    @cached_property
+    def hello(self) -> Hello:
+        """What it says; Decline for one that is not whole or not signed by whom it names."""
+        try:
+            if len(self.text) > MOST_HELLO:
+                raise ValueError("too long")
+            hello = Hello.model_validate_json(self.text)
+            signature = bytes.fromhex(self.signature)
+            lists = [bytes.fromhex(one) for one in (*hello.slots, *hello.seeds)]
+        except (ValueError, ValidationError) as error:
+            raise Decline("malformed") from error
+        if len(hello.slots) != len(hello.seeds) or any(len(one) != 32 for one in lists):
+            raise Decline("malformed")
+        if not keys.verify(hello.public, signature, _hello_bytes(self.text)):
+            raise Decline("malformed")
+        return hello
+
+    def dump(self) -> dict[str, str]:
+        """Return it as JSON has it."""
+        return {"text": self.text, "signature": self.signature}
+
+    @staticmethod
+    def load(value: Any) -> SignedHello:
+        """Return what :meth:`dump` gave; Decline for anything else."""
+        if (
+            not isinstance(value, dict)
+            or set(value) != {"text", "signature"}
+            or not all(isinstance(v, str) for v in value.values())
+        ):
+            raise Decline("malformed")
+        return SignedHello(value["text"], value["signature"])
+
+
+def _hello_bytes(text: str) -> bytes:
+    return b"mpssl-fed secure hello 1\n" + text.encode()
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """The sites of an epoch in the order of their identities, each with its place from 1, and the terms that follow from all."""
+
+    hellos: tuple[SignedHello, ...]
+    terms: Terms
+
+    @staticmethod
+    def of(hellos: Sequence[SignedHello], proposed: Terms) -> Epoch:
+        """Return the epoch of ``hellos``, whatever their order. Decline where one is unsigned or two share a key, where one was
+        made for other terms than ``proposed``, and where the strictest terms do not fit so many sites."""
+        ordered = tuple(sorted(hellos, key=lambda one: one.hello.identity))
+        said = [one.hello for one in ordered]
+        own_keys = [key for hello in said for key in (hello.identity, hello.nonce, hello.box, *hello.slots, *hello.seeds)]
+        if len(set(own_keys)) != len(own_keys):
+            raise Decline("malformed")
+        if any(hello.terms != proposed.text() or len(hello.slots) != proposed.slots for hello in said):
+            raise Decline("terms")
+        try:
+            terms = proposed.strictest([hello.floor for hello in said]).solved(len(said))
+        except TermsError as error:
+            raise Decline("terms") from error
+        return Epoch(ordered, terms)
+
+    @cached_property
+    def id(self) -> bytes:
+        """32 bytes that no other set of hellos or terms has."""
+        total = hashlib.sha256(b"mpssl-fed secure epoch 1\n" + self.terms.text().encode())
+        for one in self.hellos:
+            total.update(f"\n{len(one.text)}:{one.text}{one.signature}".encode())
+        return total.digest()
+
+    @property
+    def sites(self) -> int:
+        """How many sites it has."""
+        return len(self.hellos)
+
+    def hello(self, place: int) -> Hello:
+        """Return what the site at ``place`` said; Decline where none is there."""
+        if not 1 <= place <= self.sites:
+            raise Decline("malformed")
+        return self.hellos[place - 1].hello
+
+    def place(self, identity: bytes) -> int:
+        """Return the place of a site; Decline where it is not in the epoch."""
+        for place in range(1, self.sites + 1):
+            if keys.same(self.hello(place).public, identity):
+                return place
+        raise Decline("epoch")
+
+    def require_peers(self, peers: Collection[str]) -> None:
+        """Decline an epoch with a site whose fingerprint is not listed; an empty list lists all."""
+        if peers and any(keys.fingerprint(one.hello.public) not in peers for one in self.hellos):
+            raise Decline("terms")
+
+
+@dataclass(frozen=True)
+class View:
+    """What a site is told of one sum: its slot, whose run and round it is, who was asked (P) and whose vectors are in it (U)."""
+
+    slot: int
+    run: str
+    round: int
+    participants: tuple[int, ...]
+    survivors: tuple[int, ...]
+
+    def text(self, epoch: Epoch) -> bytes:
+        """Return what a survivor signs."""
+        fields = [self.slot, self.run, self.round, list(self.participants), list(self.survivors)]
+        return b"mpssl-fed secure view 1\n" + epoch.id + epoch.terms.text().encode() + b"\n" + json.dumps(fields).encode()
+
+    def check(self, epoch: Epoch) -> None:
+        """Decline a view that no honest server has: places out of order or unknown, U not within P, fewer than m in U."""
+        for places in (self.participants, self.survivors):
+            ordered = sorted(set(places)) == list(places)
+            if not ordered or not all(1 <= place <= epoch.sites for place in places):
+                raise Decline("malformed")
+        if not set(self.survivors) <= set(self.participants) or not 0 <= self.slot < epoch.terms.slots:
+            raise Decline("malformed")
+        if len(self.survivors) < epoch.terms.min_sites:
+            raise Decline("terms")

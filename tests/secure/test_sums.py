@@ -1,0 +1,145 @@
+"""An opened sum is the sum of the survivors' vectors, whoever fell out and when; below the threshold there is none."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mpssl_fed.secure.epoch import View
+from mpssl_fed.secure.errors import Decline, OpenError
+from mpssl_fed.secure.opening import open_sum
+from mpssl_fed.secure.quantise import Grid
+from mpssl_fed.secure.terms import Floor
+from tests.secure.sites import WHEN, Fleet, terms, vectors
+
+
+@pytest.mark.parametrize("sites", [2, 3, 4, 5])
+@pytest.mark.parametrize("signed", [False, True])
+def test_every_pattern_of_sites_that_fall_out_opens_to_the_sum_of_those_that_stay(sites: int, signed: bool) -> None:
+    """P, U within P, and who answers: all subsets of them."""
+    everyone = tuple(range(1, sites + 1))
+    opened = 0
+    for asked in _subsets(everyone, 2):
+        for stayed in _subsets(asked, 2):
+            fleet = Fleet.of(sites, terms(signed=signed, slots=1))
+            least = fleet.epoch.terms.threshold
+            given = vectors(asked)
+            view = View(0, *WHEN, asked, stayed)
+            masked = fleet.masked(given)
+            if signed and len(stayed) < least:
+                with pytest.raises(Decline):
+                    fleet.answers(view)
+                continue
+            answers = fleet.answers(view)
+            total = sum((masked[p] for p in stayed), np.zeros(9, dtype=np.uint64))
+            want = sum((given[p] for p in stayed), np.zeros(9, dtype=np.uint64))
+            for count in range(1, sites + 1):
+                some = dict(list(answers.items())[-count:])
+                if count < least:
+                    with pytest.raises(OpenError):
+                        open_sum(fleet.epoch, view, total, some)
+                else:
+                    assert np.array_equal(open_sum(fleet.epoch, view, total, some), want)
+                    opened += 1
+    assert opened
+
+
+def test_fifty_sites_of_which_some_fall_out_at_each_stage() -> None:
+    fleet = Fleet.of(50, terms(slots=1, colluding=3, min_sites=10))
+    draws = np.random.default_rng(5)
+    asked = tuple(sorted(int(p) for p in draws.choice(fleet.places, 44, replace=False)))
+    stayed = tuple(p for p in asked if draws.random() < 0.8)
+    given = vectors(asked)
+    by = tuple(sorted(int(p) for p in draws.choice(fleet.places, fleet.epoch.terms.threshold, replace=False)))
+    got = fleet.opened(fleet.masked(given), View(0, *WHEN, asked, stayed), by)
+    assert np.array_equal(got, sum((given[p] for p in stayed), np.zeros(9, dtype=np.uint64)))
+
+
+def test_slots_follow_each_other_and_each_has_masks_of_its_own() -> None:
+    fleet = Fleet.of(3, terms(slots=3))
+    given = vectors(fleet.places)
+    sent = []
+    for slot in range(3):
+        masked = fleet.masked(given, slot, ("run", slot + 1))
+        view = View(slot, "run", slot + 1, fleet.places, fleet.places)
+        assert np.array_equal(fleet.opened(masked, view), sum(given.values(), np.zeros(9, dtype=np.uint64)))
+        sent.append(masked[1])
+    assert len({one.tobytes() for one in sent}) == 3
+
+
+@pytest.mark.parametrize("wrong", [1, 2])
+def test_wrong_shares_are_left_out_where_enough_right_ones_are_there_and_never_give_a_wrong_sum(wrong: int) -> None:
+    fleet = Fleet.of(5, terms(slots=1))
+    asked, stayed = fleet.places, (1, 2, 3)
+    given = vectors(asked)
+    masked = fleet.masked(given)
+    view = View(0, *WHEN, asked, stayed)
+    answers = fleet.answers(view)
+    total = sum((masked[p] for p in stayed), np.zeros(9, dtype=np.uint64))
+    for liar in range(1, wrong + 1):
+        honest = answers[liar]
+        answers[liar] = replace(
+            honest,
+            seeds={p: bytes(16) for p in honest.seeds},
+            slots={p: bytes(b ^ 1 for b in s) for p, s in honest.slots.items()},
+        )
+    want = sum((given[p] for p in stayed), np.zeros(9, dtype=np.uint64))
+    assert np.array_equal(open_sum(fleet.epoch, view, total, answers), want)
+    answers.pop(5)
+    if wrong == 2:
+        with pytest.raises(OpenError, match="committed"):
+            open_sum(fleet.epoch, view, total, answers)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_the_mean_is_within_the_error_that_the_terms_state(data: st.DataObject) -> None:
+    """Held against exact fractions, at weights and magnitudes up to the edge."""
+    sites = data.draw(st.integers(2, 8))
+    agreed = terms(
+        largest_weight=data.draw(st.sampled_from([1, 7, 1000, 1_000_000])),
+        range=data.draw(st.sampled_from([0.5, 4.0, 16.0, 1000.0])),
+    ).solved(sites)
+    grid = Grid(agreed, sites)
+    weights = [data.draw(st.integers(1, agreed.largest_weight)) for _ in range(sites)]
+    values = [data.draw(st.floats(-agreed.range, agreed.range)) for _ in range(sites)]
+    parts = [grid.to_integers(np.array([value]), weight)[0] for value, weight in zip(values, weights, strict=True)]
+    found = grid.mean(sum(parts, np.zeros(2, dtype=np.uint64)))
+    assert found is not None
+    exact = sum((w * Fraction(v) for w, v in zip(weights, values, strict=True)), Fraction(0)) / sum(weights)
+    bound = Fraction(agreed.error(sites, sum(weights))) * (1 + Fraction(1, 2**20))
+    assert abs(Fraction(float(found[0][0])) - exact) <= bound + Fraction(2.0**-50) * abs(exact)
+    assert found[1] == sum(weights)
+
+
+def test_beyond_the_range_a_coordinate_is_clipped_and_counted() -> None:
+    grid = Grid(terms().solved(3), 3)
+    vector, clipped = grid.to_integers(np.array([9.0, -9.0, 1.0]), 2)
+    found = grid.mean(vector)
+    assert clipped == 2
+    assert found is not None
+    assert found[0].tolist() == [4.0, -4.0, 1.0]
+
+
+@pytest.mark.parametrize(("update", "weight"), [([np.nan], 1), ([np.inf], 1), ([0.0], 0), ([0.0], 1001)])
+def test_what_is_no_update_or_no_weight_is_refused(update: list[float], weight: int) -> None:
+    with pytest.raises(ValueError, match=r"weight|finite"):
+        Grid(terms().solved(3), 3).to_integers(np.array(update), weight)
+
+
+def test_nothing_weighs_nothing() -> None:
+    assert Grid(terms().solved(3), 3).mean(np.zeros(4, dtype=np.uint64)) is None
+
+
+def test_the_strictest_floor_of_all_sites_is_everybodys() -> None:
+    assert Fleet.of(6, terms(), Floor(5, 2, signed=True)).epoch.terms == terms(min_sites=5, colluding=2, signed=True, threshold=5)
+
+
+def _subsets(places: tuple[int, ...], least: int) -> list[tuple[int, ...]]:
+    return [some for count in range(least, len(places) + 1) for some in itertools.combinations(places, count)]
