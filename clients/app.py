@@ -5,7 +5,7 @@ from __future__ import annotations
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from mpssl_fed.deployment.relay import relay_evaluate, relay_query, relay_train, relays
+from mpssl_fed.deployment.relay import relay_evaluate, relay_query, relay_secure, relay_train, relays
 
 app = ClientApp()
 
@@ -28,6 +28,16 @@ def evaluate(message: Message, context: Context) -> Message:
     from mpssl_fed.federation.site.client import answer_evaluate
 
     return answer_evaluate(message, context)
+
+
+@app.query("secure")
+def secure(message: Message, context: Context) -> Message:
+    """Exchange keys, sign and open sums of masked updates, for this node's site."""
+    if relays(context):
+        return relay_secure(message, context)
+    from mpssl_fed.federation.site.client import answer_secure
+
+    return answer_secure(message, context)
 
 
 @app.query()

@@ -138,9 +138,9 @@ def site_status(
         typer.echo(json.dumps(found, indent=2))
         return
     for field, value in found.items():
-        typer.echo(f"{field:<14} {value}")
+        typer.echo(f"{field:<18} {value}")
     for warning in warnings_of(found["trust_bundles"], found["scope"]):
-        typer.echo(f"warning        {warning}")
+        typer.echo(f"warning            {warning}")
 
 
 @site_app.command("health")
@@ -157,6 +157,15 @@ def site_health(
     typer.echo(found)
     if found != "ok":
         raise typer.Exit(1)
+
+
+@site_app.command("identity")
+def site_identity(name: Name = "site", state: State = None) -> None:
+    """Print the site's fingerprint, for every site's secure_aggregation.peers; its key is made where there is none."""
+    from mpssl_fed.deployment.isolation import make_private, state_folder
+    from mpssl_fed.federation.site.identity import fingerprint_of, identity_key
+
+    typer.echo(fingerprint_of(identity_key(make_private(state or state_folder(name)))))
 
 
 @site_app.command("wipe")

@@ -9,6 +9,7 @@ from pydantic import Field, ModelWrapValidatorHandler, field_validator, model_va
 
 from mpssl_fed.config.marks import AT_SERVER, PRICED, RELEASED, WORK, Marks, ignored, server, site
 from mpssl_fed.config.section import Section, own_options
+from mpssl_fed.config.secure import Secure, refuse_unfit
 
 MOST_SITES = 100_000
 
@@ -99,6 +100,12 @@ class Federation(Section):
     marks: ClassVar[Marks] = {
         "rounds": server(PRICED, 1, 1000, code="rounds", owner="max_rounds"),
         "local_steps": server(PRICED, 1, 1000, code="steps", owner="max_local_steps"),
+        "aggregation": server(
+            "secure hides more than plain; a policy may want it",
+            words=("plain", "secure"),
+            code="secure-wanted",
+            owner="secure_aggregation.required",
+        ),
         "sites fraction min_sites deadline_s join_deadline_s weighting max_examples eval_every backend": ignored(AT_SERVER),
     }
 
@@ -113,6 +120,10 @@ class Federation(Section):
     max_examples: int = Field(
         1_000_000, ge=1, le=1_000_000_000, description="Largest size that a reply may claim; one with a larger claim is left out."
     )
+    aggregation: Literal["plain", "secure"] = Field(
+        "plain", description="secure: the server learns the sum of at least secure.min_sites sites' updates, and none of them."
+    )
+    secure: Secure = Secure()
     strategy: Strategy = Strategy()
     anchor: Anchor = Anchor()
     eval_every: int = Field(1, ge=1, description="Rounds between two evaluations on the server's held-out images.")
@@ -130,6 +141,8 @@ class Federation(Section):
                 f"evaluate_at_sites.times={self.evaluate_at_sites.times} is more than rounds={self.rounds}; the model is evaluated "
                 "after a round, at most once each"
             )
+        if self.aggregation == "secure":
+            refuse_unfit(self.secure, self.sites, self.strategy.name, self.strategy.norm_bound)
         hostile = self.strategy.hostile
         if hostile is not None and self.sites < 2 * hostile + 3:
             raise ValueError(f"strategy.hostile={hostile} needs at least {2 * hostile + 3} sites, not {self.sites}")

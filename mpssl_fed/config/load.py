@@ -119,6 +119,15 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _nothing_leaves_in_clear_beside_a_sum(self) -> Config:
+        if self.federation.aggregation == "secure" and self.federation.evaluate_at_sites.times and not self.privacy.on:
+            raise ValueError(
+                "federation.evaluate_at_sites: each site's exact table would leave it in clear, beside weights that no one sees "
+                "(federation.aggregation=secure); set its times to 0, or privacy.epsilon, which noises the tables"
+            )
+        return self
+
     @property
     def private_rounds(self) -> int:
         """How many rounds ask the sites: none for ``generator-only``, the control that reads no private data."""

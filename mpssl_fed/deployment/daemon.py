@@ -156,7 +156,7 @@ class Daemon(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One request: five targets, no other, nothing in a URL but its name."""
+    """One request: six targets, no other, nothing in a URL but its name."""
 
     server: Daemon
     protocol_version = "HTTP/1.1"
@@ -182,8 +182,9 @@ class Handler(BaseHTTPRequestHandler):
             self._refuse(404, "malformed")
 
     def do_POST(self) -> None:
-        """Train, or evaluate."""
-        work = {wire.TRAIN: self.server.resident.train, wire.EVALUATE: self.server.resident.evaluate}.get(self.path)
+        """Train, evaluate, or take part in a sum."""
+        resident = self.server.resident
+        work = {wire.TRAIN: resident.train, wire.EVALUATE: resident.evaluate, wire.SECURE: resident.secure}.get(self.path)
         if work is None:
             self._refuse(404, "malformed")
             return

@@ -17,6 +17,7 @@ SOCKET = "site-socket"
 """Key of ``node_config`` that names the daemon's socket; only the operator of the node sets it."""
 
 HEADER = {"protocol": "protocol", "run-id": "run_id", "round": "round", "config": "config", "sha256": "sha256"}
+SECURE_HEADER = {**{key: ours for key, ours in HEADER.items() if key != "round"}, "phase": "phase", "body": "body"}
 PATIENCE_S = 180.0
 """How long a daemon may be away, for example to be restarted, before a message is given back unanswered."""
 
@@ -44,12 +45,16 @@ def _relay(message: Message, context: Context, target: str) -> Message:
             raise Refusal("malformed")
         try:
             weights = {name: array.numpy() for name, array in arrays.items()}
-            body = wire.pack(weights, "request", {ours: header[theirs] for theirs, ours in HEADER.items()})
+            fields = {ours: header[theirs] for theirs, ours in HEADER.items()}
+            body = wire.pack(weights, "request", fields | ({"secure": header["secure"]} if "secure" in header else {}))
         except (KeyError, ValueError, TypeError) as error:
             raise Refusal("malformed") from error
         values, metrics = wire.unpack(_ask(context, "POST", target, body), "metrics")
         released = ArrayRecord({name: Array(value) for name, value in sorted(values.items())})
-        return RecordDict({"arrays": released, "metrics": MetricRecord(json.loads(metrics))})
+        scalars, reply = json.loads(metrics), RecordDict({"arrays": released})
+        if scalars:
+            reply["metrics"] = MetricRecord(scalars)
+        return reply
 
     return _answer(message, work)
 
@@ -60,6 +65,24 @@ def relay_query(message: Message, context: Context) -> Message:
     def work() -> RecordDict:
         site = json.loads(_ask(context, "GET", wire.CARD))["site"]
         return RecordDict({"site": ConfigRecord({"partition-id": int(site), "num-partitions": 0})})
+
+    return _answer(message, work)
+
+
+def relay_secure(message: Message, context: Context) -> Message:
+    """Pass a message about a sum to the daemon and return what it says."""
+
+    def work() -> RecordDict:
+        header = message.content["config"]
+        if not isinstance(header, ConfigRecord):
+            raise Refusal("malformed")
+        try:
+            fields = {ours: header[theirs] for theirs, ours in SECURE_HEADER.items()}
+            body = json.dumps(fields, allow_nan=False).encode()
+        except (KeyError, ValueError, TypeError) as error:
+            raise Refusal("malformed") from error
+        said = _ask(context, "POST", wire.SECURE, body).decode("ascii")
+        return RecordDict({"config": ConfigRecord({"body": said})})
 
     return _answer(message, work)
 

@@ -27,7 +27,10 @@ from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.messages import EXAMPLES, NOISE_STD, SentConfig, TableReply, TrainReply, TrainRequest
 from mpssl_fed.federation.refusal import Refusal
+from mpssl_fed.federation.secure_messages import MASKED, MOST_BODY, SecureRequest
 from mpssl_fed.federation.site.budget import decided, policy_budget, refuse_hopeless
+from mpssl_fed.federation.site.identity import fingerprint_of, identity_key
+from mpssl_fed.federation.site.masking import InMemory, Masking, in_words, require_masks
 from mpssl_fed.federation.site.site import Site
 from mpssl_fed.federation.site.spending import Spending
 from mpssl_fed.federation.site.state import SiteState
@@ -40,6 +43,7 @@ from mpssl_fed.privacy.ledger import Ledger
 from mpssl_fed.privacy.ledger_files import LedgerError
 from mpssl_fed.privacy.policy import Policy
 from mpssl_fed.reply_metrics import CONFUSION, LARGEST_NUMBER, REPLY_METRICS
+from mpssl_fed.secure.terms import Floor
 
 log = logging.getLogger("mpssl_fed.daemon")
 LEDGER = "ledger.sqlite"
@@ -56,6 +60,20 @@ class Header(BaseModel):
     round: int = Field(ge=1, le=1_000_000)
     config: str = Field(max_length=wire.MOST_HEADER)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    secure: str = Field("", max_length=wire.MOST_HEADER)
+
+
+class SecureHeader(BaseModel):
+    """A message about a sum; nothing else is read, anything else is refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    protocol: int
+    run_id: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.]{0,63}$")
+    config: str = Field(max_length=wire.MOST_HEADER)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    phase: str = Field(max_length=16)
+    body: str = Field(max_length=MOST_BODY)
 
 
 @dataclass
@@ -86,6 +104,7 @@ class Resident:
         self._worker = Worker(self.limit_s)
         self.site = Site(self.number, self.state / "rounds", proceed=self._worker.proceed)
         SiteState(self.site.folder).tidy()
+        self._in_memory = InMemory()
 
     def train(self, body: bytes) -> bytes:
         """Answer one train request; Refusal with a code for everything that is not to be answered."""
@@ -94,6 +113,10 @@ class Resident:
     def evaluate(self, body: bytes) -> bytes:
         """Answer one evaluate request, as :meth:`train` does."""
         return self._answered(lambda: self._evaluation(body))
+
+    def secure(self, body: bytes) -> bytes:
+        """Answer one message about a sum of masked updates, as :meth:`train` does."""
+        return self._answered(lambda: self._sum(body))
 
     def _answered(self, work: Callable[[], bytes]) -> bytes:
         try:
@@ -120,8 +143,16 @@ class Resident:
             "dropped": dict(self.dropped),
             "last": self.last,
             "privacy": None if self.policy is None else self._lifetime(self.policy),
+            "secure_aggregation": self._guarantee(),
             "ledger_head": whereabouts(self._ledger.files),
         }
+
+    def _guarantee(self) -> dict[str, Any] | None:
+        """Return what the owner's policy makes of sums: which guarantee holds, and in words."""
+        if self.policy is None:
+            return None
+        asks, own = self.policy.secure_aggregation, fingerprint_of(identity_key(self.state))
+        return asks.model_dump(mode="json") | {"fingerprint": own, "against": in_words(asks.required, bool(asks.peers))}
 
     def _lifetime(self, policy: Policy) -> dict[str, Any]:
         try:
@@ -139,11 +170,38 @@ class Resident:
         arrays, asked = self._asked(body)
         run, number = asked.sent.run_id, asked.round
         config, made, budget = self._admit(asked, sum(value.size for value in arrays.values()))
-        reply = self.site.train_round(run, number, config, asked.weights, made, budget)
+        require_masks(asked, config)
+
+        def train() -> TrainReply:
+            return self.site.train_round(run, number, config, asked.weights, made, budget)
+
+        if asked.secure:
+            left = wire.pack({MASKED: self._masking.masked(asked, config, train)}, "metrics", {})
+        else:
+            left = self._release(train(), arrays)
         self._done(asked, "round", started)
         if number in (1, config.federation.rounds):
             self._worker.later(lambda: self._report(run, config))
-        return self._release(reply, arrays)
+        return left
+
+    def _sum(self, body: bytes) -> bytes:
+        try:
+            header = SecureHeader.model_validate(parse_json(body))
+        except (ValueError, ValidationError) as error:
+            raise Refusal("malformed") from error
+        _require_known(header.protocol, header.config, header.sha256)
+        request = SecureRequest(SentConfig(header.run_id, header.config, header.sha256), header.phase, header.body)
+        config = request.config()
+        decided(self.policy, config, None, None, self._metrics)
+        return self._masking.answer(request, config).encode("ascii")
+
+    @property
+    def _masking(self) -> Masking:
+        """How this site takes part in sums: by its policy's floor, with keys that end with this process."""
+        assert self.policy is not None
+        asks = self.policy.secure_aggregation
+        floor = Floor(asks.min_sites, asks.colluding, signed=bool(asks.peers))
+        return Masking(self.state, self._in_memory, floor, asks.peers, identity_key(self.state))
 
     def _evaluation(self, body: bytes) -> bytes:
         started = time.perf_counter()
@@ -161,12 +219,9 @@ class Resident:
     @staticmethod
     def _asked(body: bytes) -> tuple[wire.Arrays, TrainRequest]:
         arrays, header = _read(body)
-        if header.protocol != PROTOCOL_VERSION:
-            raise Refusal("protocol")
-        if hashlib.sha256(header.config.encode()).hexdigest() != header.sha256:
-            raise Refusal("config")
+        _require_known(header.protocol, header.config, header.sha256)
         weights = ArrayRecord({key: Array(value) for key, value in arrays.items()})
-        return arrays, TrainRequest(SentConfig(header.run_id, header.config, header.sha256), header.round, weights)
+        return arrays, TrainRequest(SentConfig(header.run_id, header.config, header.sha256), header.round, weights, header.secure)
 
     def _release(self, reply: TrainReply, asked: wire.Arrays) -> bytes:
         """Return the bytes that leave: weights as asked and the listed numbers; the rest is dropped and counted."""
@@ -237,6 +292,13 @@ def _parts(config: Config, images: Images, generator: Generator | None, key: byt
     except UserError as error:  # of the config and of what is installed; no image is read to build a classifier
         log.warning("declined (model): %s", error)
         raise Refusal("model") from None
+
+
+def _require_known(protocol: int, config: str, sha256: str) -> None:
+    if protocol != PROTOCOL_VERSION:
+        raise Refusal("protocol")
+    if hashlib.sha256(config.encode()).hexdigest() != sha256:
+        raise Refusal("config")
 
 
 def _read(body: bytes) -> tuple[wire.Arrays, Header]:

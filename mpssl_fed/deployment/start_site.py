@@ -25,6 +25,7 @@ from mpssl_fed.deployment.site_log import Form, Level, log_plainly
 from mpssl_fed.deployment.worker import LIMIT_S
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation.site.budget import identities
+from mpssl_fed.federation.site.identity import fingerprint_of, identity_key
 from mpssl_fed.files import sha256
 from mpssl_fed.privacy.ledger import Ledger
 from mpssl_fed.privacy.policy import Policy, load_policy
@@ -91,6 +92,7 @@ def check_site(settings: SiteSettings) -> tuple[Policy, OwnData, User]:
         raise UserError(f"--policy {settings.policy}: no such file; a site without a policy answers nothing")
     policy = load_policy(settings.policy)
     state = make_private(settings.state_dir)
+    _refuse_not_its_own_peer(settings.policy, policy, state)
     user = User.named(settings.supernode_user or str(os.geteuid()))
     shape = (settings.size, settings.channels, settings.stored_size, settings.fit, settings.white_level, settings.window)
     data = OwnData(settings.data.resolve(), settings.classes, settings.subjects, *shape)
@@ -190,6 +192,15 @@ def _start_again(node: Companion | None) -> None:
         node.stop()
     sys.stderr.flush()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _refuse_not_its_own_peer(file: Path, policy: Policy, state: Path) -> None:
+    peers, own = policy.secure_aggregation.peers, fingerprint_of(identity_key(state))
+    if peers and own not in peers:
+        raise UserError(
+            f"{file}: secure_aggregation.peers lists {len(peers)} sites and not this one, {own}; list it too, here and "
+            "at every peer"
+        )
 
 
 def _refuse_exposed(settings: SiteSettings, user: User, private: Sequence[Path]) -> None:

@@ -2,6 +2,7 @@
 
     POST /v1/train   safetensors, the request as JSON under the metadata key "request"; the reply likewise under "metrics"
     POST /v1/evaluate  the same request; the reply is one table, under "metrics" the std of its noise
+    POST /v1/secure  JSON: keys, shares and signatures of a sum of masked updates; the reply is JSON too
     GET  /v1/card    {"site": number}
     GET  /v1/status  for the owner alone
     GET  /healthz    for the owner alone: {"status": "ok"}, or with status 503 "stuck"
@@ -25,7 +26,8 @@ import safetensors.numpy
 
 from mpssl_fed.files import parse_json
 
-TRAIN, EVALUATE, CARD, STATUS, HEALTH = "/v1/train", "/v1/evaluate", "/v1/card", "/v1/status", "/healthz"
+TRAIN, EVALUATE, SECURE = "/v1/train", "/v1/evaluate", "/v1/secure"
+CARD, STATUS, HEALTH = "/v1/card", "/v1/status", "/healthz"
 ARRAYS_TYPE = "application/x-safetensors"
 MOST_BYTES = 2 << 30
 MOST_HEADER = 1 << 20

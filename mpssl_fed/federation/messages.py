@@ -47,15 +47,26 @@ class SentConfig:
         text = config.canonical_json()
         return SentConfig(run_id, text, hashlib.sha256(text.encode()).hexdigest())
 
+    def config(self) -> Config:
+        """Return the config; Refusal when this version does not accept it."""
+        try:
+            return _parsed(self.config_json)
+        except (UserError, ValueError) as error:
+            raise Refusal("config") from error
+
 
 @dataclass(frozen=True)
 class TrainRequest:
     """What the server asks of a site: train one round from the global ``weights`` or, in a message of type evaluate, evaluate those
-    that came out of the round."""
+    that came out of the round.
+
+    secure: JSON of what masks the update (:class:`mpssl_fed.federation.secure_messages.Task`); empty: it is answered in clear.
+    """
 
     sent: SentConfig
     round: int
     weights: ArrayRecord
+    secure: str = ""
 
     def to_record(self) -> RecordDict:
         """Return the content of the Flower message: one ArrayRecord, one ConfigRecord of scalars."""
@@ -66,6 +77,7 @@ class TrainRequest:
                 "round": self.round,
                 "config": self.sent.config_json,
                 "sha256": self.sent.sha256,
+                **({"secure": self.secure} if self.secure else {}),
             }
         )
         return RecordDict({ARRAYS: self.weights, CONFIG: header})
@@ -73,21 +85,19 @@ class TrainRequest:
     @staticmethod
     def from_record(record: RecordDict) -> TrainRequest:
         """Return the request in ``record``; Refusal for another protocol, a missing key or a hash that does not fit."""
-        header = _only(record, CONFIG, ConfigRecord)
-        arrays = _only(record, ARRAYS, ArrayRecord)
+        header = only(record, CONFIG, ConfigRecord)
+        arrays = only(record, ARRAYS, ArrayRecord)
         if header.get("protocol") != PROTOCOL_VERSION:
             raise Refusal("protocol")
-        text, sha256 = _scalar(header, "config", str), _scalar(header, "sha256", str)
+        text, sha256 = scalar(header, "config", str), scalar(header, "sha256", str)
         if hashlib.sha256(text.encode()).hexdigest() != sha256:
             raise Refusal("config")
-        return TrainRequest(SentConfig(_scalar(header, "run-id", str), text, sha256), _scalar(header, "round", int), arrays)
+        secure = scalar(header, "secure", str) if "secure" in header else ""
+        return TrainRequest(SentConfig(scalar(header, "run-id", str), text, sha256), scalar(header, "round", int), arrays, secure)
 
     def config(self) -> Config:
         """Return the config that the message carries; Refusal when this version does not accept it."""
-        try:
-            return _parsed(self.sent.config_json)
-        except (UserError, ValueError) as error:
-            raise Refusal("config") from error
+        return self.sent.config()
 
 
 @dataclass(frozen=True)
@@ -115,8 +125,8 @@ class TrainReply:
         """
         if set(record) != {ARRAYS, METRICS}:
             raise Refusal("malformed")
-        metrics = _only(record, METRICS, MetricRecord)
-        weights = from_record(_only(record, ARRAYS, ArrayRecord), like)
+        metrics = only(record, METRICS, MetricRecord)
+        weights = from_record(only(record, ARRAYS, ArrayRecord), like)
         if len(metrics) > MOST_SCALARS:
             raise Refusal("malformed")
         known = {key: _number(metrics[key]) for key in (EXAMPLES, *REPLY_METRICS) if key in metrics}
@@ -148,8 +158,8 @@ class TableReply:
         """
         if set(record) != {ARRAYS, METRICS}:
             raise Refusal("malformed")
-        metrics, like = _only(record, METRICS, MetricRecord), {CONFUSION: torch.empty(classes, classes)}
-        counts = from_record(_only(record, ARRAYS, ArrayRecord), like, lambda _: LARGEST_NUMBER)[CONFUSION]
+        metrics, like = only(record, METRICS, MetricRecord), {CONFUSION: torch.empty(classes, classes)}
+        counts = from_record(only(record, ARRAYS, ArrayRecord), like, lambda _: LARGEST_NUMBER)[CONFUSION]
         if set(metrics) != {NOISE_STD}:
             raise Refusal("malformed")
         std = _number(metrics[NOISE_STD])
@@ -172,8 +182,8 @@ class SiteCard:
     @staticmethod
     def from_record(record: RecordDict) -> SiteCard:
         """Return the card in ``record``; Refusal when it is not one."""
-        card = _only(record, SITE, ConfigRecord)
-        site, sites = _scalar(card, "partition-id", int), _scalar(card, "num-partitions", int)
+        card = only(record, SITE, ConfigRecord)
+        site, sites = scalar(card, "partition-id", int), scalar(card, "num-partitions", int)
         if not (0 <= site <= LARGEST_SITE and 0 <= sites <= MOST_SITES):
             raise Refusal("number")
         return SiteCard(site, sites)
@@ -189,7 +199,8 @@ def _parsed(config_json: str) -> Config:
     return from_json(config_json)
 
 
-def _only(record: RecordDict, key: str, kind: type[Any]) -> Any:
+def only(record: RecordDict, key: str, kind: type[Any]) -> Any:
+    """Return the part ``key`` of ``record``; Refusal unless it is one of ``kind``."""
     part = record.get(key)
     if not isinstance(part, kind):
         raise Refusal("malformed")
@@ -205,7 +216,8 @@ def _number(value: Any) -> float:
     return float(value)
 
 
-def _scalar(record: Mapping[str, Any], key: str, kind: type[Any]) -> Any:
+def scalar(record: Mapping[str, Any], key: str, kind: type[Any]) -> Any:
+    """Return the number or text ``key`` of a record; Refusal unless it is exactly of ``kind``."""
     value = record.get(key)
     if type(value) is not kind:
         raise Refusal("malformed")

@@ -48,7 +48,7 @@ def from_record(record: ArrayRecord, like: Mapping[str, Tensor], largest: Callab
             raise Refusal("misshapen")
         if len(array.data) > header_and_data:
             raise Refusal("misshapen")
-        values = _parse(array)
+        values = npy_values(array)
         if not np.isfinite(values).all():
             raise Refusal("non-finite")
         if values.size and np.abs(values).max() > largest(key):
@@ -67,27 +67,27 @@ def usable(weights: Mapping[str, Tensor]) -> bool:
 def _array(tensor: Tensor) -> Array:
     """Return ``Array(tensor)`` without going through a file object."""
     values = np.asarray(tensor.detach().to("cpu", torch.float32).numpy(), dtype="<f4")
-    return Array("float32", values.shape, NUMPY_STYPE, _header(values.shape) + values.tobytes())
+    return Array("float32", values.shape, NUMPY_STYPE, npy_header(values.shape) + values.tobytes())
 
 
-def _parse(array: Array) -> np.ndarray:
+def npy_values(array: Array, kind: str = "<f4") -> np.ndarray:
     """Return the values, a view of the array's bytes; Refusal unless those are the ``.npy`` of its shape, padded in any way.
 
     ``numpy.load`` would evaluate the header, unpack an archive, and allocate whatever the header claims.
     """
-    shape, data = tuple(array.shape), bytes(array.data)
-    text = _header(shape)[10:].strip()
+    shape, data, size = tuple(array.shape), bytes(array.data), np.dtype(kind).itemsize
+    text = npy_header(shape, kind)[10:].strip()
     start = 10 + int.from_bytes(data[8:10], "little")
-    if data[:8] != NPY or data[10:start].strip() != text or len(data) != start + 4 * math.prod(shape):
+    if data[:8] != NPY or data[10:start].strip() != text or len(data) != start + size * math.prod(shape):
         raise Refusal("malformed")
-    return np.frombuffer(data, np.dtype("<f4"), offset=start).reshape(shape)
+    return np.frombuffer(data, np.dtype(kind), offset=start).reshape(shape)
 
 
 @lru_cache(maxsize=4096)
-def _header(shape: tuple[int, ...]) -> bytes:
-    """Return the first bytes of a float32 ``.npy`` file of this shape."""
+def npy_header(shape: tuple[int, ...], kind: str = "<f4") -> bytes:
+    """Return the first bytes of a ``.npy`` file of this shape and kind of number."""
     file = io.BytesIO()
-    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    np.lib.format.write_array_header_1_0(file, {"descr": kind, "fortran_order": False, "shape": shape})
     return file.getvalue()
 
 

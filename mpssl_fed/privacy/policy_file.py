@@ -65,6 +65,29 @@ class PublicGenerator(Section):
         return hashlib.sha256(json.dumps(sorted(self.files.items())).encode()).hexdigest()
 
 
+class SecureAggregation(Section):
+    """What a site asks of sums of updates. Its own floor raises the terms of every sum that it takes part in."""
+
+    required: bool = Field(False, description="Whether updates leave under masks alone: a plain run is refused.")
+    min_sites: int = Field(3, ge=2, le=50, description="Fewest sites in a sum that is opened.")
+    colluding: int = Field(0, ge=0, le=48, description="Sites that may give the server all they hold.")
+    peers: tuple[Sha256, ...] = Field(
+        (), max_length=50, description="Fingerprints of all sites, this one's too, as `site identity` prints them; none: anybody."
+    )
+
+    @model_validator(mode="after")
+    def _hides_somebody(self) -> SecureAggregation:
+        if self.min_sites < self.colluding + 2:
+            raise ValueError(
+                f"min_sites={self.min_sites} with colluding={self.colluding} hides nobody; want at least {self.colluding + 2}"
+            )
+        if len(set(self.peers)) != len(self.peers):
+            raise ValueError("peers: a fingerprint is listed twice")
+        if self.peers and len(self.peers) < self.min_sites:
+            raise ValueError(f"peers: {len(self.peers)} listed, and a sum wants min_sites={self.min_sites}; list every site")
+        return self
+
+
 class Policy(Section):
     """What one site permits; every bound is inclusive and finite."""
 
@@ -101,6 +124,7 @@ class Policy(Section):
     metrics: tuple[str, ...] = Field(
         (), description="Numbers that may leave beside the weights; confusion, under scope off: the exact table of an evaluation."
     )
+    secure_aggregation: SecureAggregation = SecureAggregation()
     settings: dict[str, Any] = Field(
         {}, description="Config key -> a value, a list of values or {min, max}: in place of what a site takes by default."
     )

@@ -131,6 +131,8 @@ def _typed(policy: Policy) -> dict[str, Accepted]:
         "federation.evaluate_at_sites.times": to("federation.evaluate_at_sites.times", policy.max_evaluations),
         "generator.name": Accepted(values=tuple(generator.name for generator in policy.generators)),
     }
+    if policy.secure_aggregation.required:
+        said["federation.aggregation"] = Accepted(values=("secure",))
     if policy.min_clip is None and policy.max_clip is None:
         return said
     given = read_settings(policy.settings)

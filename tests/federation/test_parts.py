@@ -31,7 +31,7 @@ CACHES = {
     "parts._pattern": "a classifier with seeded weights that is only copied",
     "messages._parsed": "a frozen config by its text",
     "site.site._run_keys": "names of keys by the schema alone",
-    "weights._header": "the first bytes of a file by the array's shape",
+    "weights.npy_header": "the first bytes of a file by the array's shape",
     "server.warm._trained": "weights trained on synthetic images, by the config",
 }
 """What modules keep, and why that cannot depend on a message's site: the key says all that the value follows from."""

@@ -24,6 +24,7 @@ from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.engines import inprocess
 from mpssl_fed.federation.engines.samples import write_labels, write_samples
+from mpssl_fed.federation.secure_messages import ACTION
 from mpssl_fed.federation.server.collect import Stopped
 from mpssl_fed.federation.server.rounds import Job, serve
 from mpssl_fed.federation.server.strategy import STRATEGIES
@@ -192,4 +193,5 @@ def _with_state(client_app: AppFactory, folder: Path) -> ClientApp:
     app.train()(call)
     app.evaluate()(call)
     app.query()(call)
+    app.query(ACTION)(call)
     return app

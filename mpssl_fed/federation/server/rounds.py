@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -20,9 +20,10 @@ from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.messages import SentConfig, TrainReply, TrainRequest
 from mpssl_fed.federation.server.at_sites import AtSites
-from mpssl_fed.federation.server.collect import Roster, ask
+from mpssl_fed.federation.server.collect import Answers, Roster, ask
 from mpssl_fed.federation.server.evaluate import clinical, evaluate, guessing, test_images
 from mpssl_fed.federation.server.strategy import Aggregator
+from mpssl_fed.federation.server.summing import Summing
 from mpssl_fed.federation.server.warm import start_warm
 from mpssl_fed.federation.weights import to_record, usable
 from mpssl_fed.method.warm_start import taught
@@ -110,6 +111,10 @@ class _Server:
         self.plan = SentConfig.of(job.run.run_id, job.travels or config)
         self.roster = Roster(grid, job.progress.note)
         self.at_sites = AtSites(config, self.classifier.classes, self.plan, job.progress, job.stop)
+        self.summing = None
+        if config.federation.aggregation == "secure":
+            file = job.run.folder / "checkpoints" / "secure.json"
+            self.summing = Summing(grid, config, self.plan, file, job.progress, job.stop)
         self.joined = False
         self.seen: tuple[int, Tensor | None] | None = None  # round and logits of the last evaluation
 
@@ -145,17 +150,8 @@ class _Server:
         nodes, taken = self._nodes(), self.roster.pretenders
         start = time.perf_counter()
         asked = self._sample(number, list(nodes))
-        content = TrainRequest(self.plan, number, to_record(state.weights)).to_record()
-        packed = time.perf_counter() - start
-        reading = _Reader(state.weights, federation.max_examples)
-        contents = {site: (nodes[site], content) for site in asked}
-        shown = RoundSteps(self.job.progress, number, len(asked))
-        with watched_by(shown):
-            answers = ask(self.grid, contents, MessageType.TRAIN, shown.after(reading), federation.deadline_s, self.job.stop)
-        replies: list[TrainReply] = list(answers.good.values())  # type: ignore[arg-type]
-
-        collected = time.perf_counter()
-        weights = self.aggregator.step(number, state.weights, replies) if len(replies) >= federation.min_sites else None
+        gathered = (self._summed if self.summing else self._gathered)(number, state.weights, nodes, asked)
+        answers, replies, weights = gathered.answers, gathered.replies, gathered.weights
         failed = weights is None or not usable(weights)
         if weights is None or failed:  # what a reply did to the strategy's state goes with it
             weights, self.aggregator = state.weights, Aggregator(federation)
@@ -169,7 +165,7 @@ class _Server:
         told = self.at_sites.after(number, weights, self.grid, nodes)
         ended = time.perf_counter()
         timings = _timings(
-            replies, serialise=packed + reading.seconds, aggregate=aggregated - collected, evaluate=ended - aggregated
+            replies, serialise=gathered.packing, aggregate=aggregated - gathered.collected, evaluate=ended - aggregated
         )
         if taken:
             answers.rejected["number-taken"] = taken
@@ -188,6 +184,31 @@ class _Server:
             **self._told(found),
         )
         return Checkpoint(state.run_id, number, weights, self.aggregator.state(), [*state.history, record])
+
+    def _gathered(self, number: int, start: Weights, nodes: Mapping[int, int], asked: Sequence[int]) -> _Gathered:
+        """Ask for a round and put its replies together."""
+        began, federation = time.perf_counter(), self.config.federation
+        content = TrainRequest(self.plan, number, to_record(start)).to_record()
+        packed = time.perf_counter() - began
+        reading = _Reader(start, federation.max_examples)
+        contents = {site: (nodes[site], content) for site in asked}
+        shown = RoundSteps(self.job.progress, number, len(asked))
+        with watched_by(shown):
+            answers = ask(self.grid, contents, MessageType.TRAIN, shown.after(reading), federation.deadline_s, self.job.stop)
+        replies: list[TrainReply] = list(answers.good.values())  # type: ignore[arg-type]
+        collected = time.perf_counter()
+        weights = self.aggregator.step(number, start, replies) if len(replies) >= federation.min_sites else None
+        return _Gathered(answers, replies, weights, packed + reading.seconds, collected)
+
+    def _summed(self, number: int, start: Weights, nodes: Mapping[int, int], asked: Sequence[int]) -> _Gathered:
+        """Ask for a round of which the server sees the sum alone."""
+        assert self.summing is not None
+        summed = self.summing.round(number, start, nodes, asked)
+        if summed.mean is None:
+            self.job.progress.note(f"round {number} is lost: {summed.why}")
+        collected = time.perf_counter()
+        weights = None if summed.mean is None else self.aggregator.step_mean(number, start, summed.mean)
+        return _Gathered(summed.answers, [], weights, 0.0, collected)
 
     def _nodes(self) -> dict[int, int]:
         federation = self.config.federation
@@ -219,6 +240,18 @@ class _Server:
     def _told(self, found: Scores) -> dict[str, Any]:
         """Return the fields of a round that say how good the model is, and on which images."""
         return asdict(found) | {"evaluated": None if found.accuracy is None else str(self.config.data.held_out)}
+
+
+@dataclass(frozen=True)
+class _Gathered:
+    """What came of a round: replies where they are seen one by one, the weights that follow (None: too few answered), the seconds
+    of packing and reading, and when all was collected."""
+
+    answers: Answers
+    replies: list[TrainReply]
+    weights: Weights | None
+    packing: float
+    collected: float
 
 
 class _Reader:

@@ -14,6 +14,7 @@ from flwr.serverapp.strategy import FedAdam, FedAvg, FedAvgM, FedYogi
 from torch import Tensor
 
 from mpssl_fed.config.federation import Federation
+from mpssl_fed.errors import UserError
 from mpssl_fed.federation.messages import EXAMPLES, TrainReply
 from mpssl_fed.federation.server.robust import ROBUST
 from mpssl_fed.models import Weights
@@ -83,10 +84,23 @@ class Aggregator:
             messages = [_message(self._bounded(here, reply), size) for reply, size in zip(replies, sizes, strict=True)]
         else:
             messages = [_message(self._mean(here, replies, sizes), 1.0)]
+        return self._stepped(number, current, messages)
+
+    def _stepped(self, number: int, current: Weights, messages: list[Message]) -> Weights:
         record, _ = self.strategy.aggregate_train(number, messages)
         if record is None:
             return current
-        return {key: torch.from_numpy(np.array(record[key].numpy(), dtype=np.float32)) for key in keys}
+        return {key: torch.from_numpy(np.array(record[key].numpy(), dtype=np.float32)) for key in sorted(current)}
+
+    def step_mean(self, number: int, current: Weights, mean: dict[str, Any]) -> Weights:
+        """Return the float32 weights after round ``number`` of whose replies the ``mean`` (float64, by name) is known alone."""
+        if getattr(self.strategy, "wants_every_reply", False):
+            raise UserError(
+                f"federation.strategy.name={self.federation.strategy.name} wants every reply, and with "
+                "federation.aggregation=secure the server sees their sum alone"
+            )
+        self._show_current({key: current[key].double().numpy() for key in sorted(current)})
+        return self._stepped(number, current, [_message(mean, 1.0)])
 
     def state(self) -> dict[str, Tensor]:
         """Return what lasts from round to round (momentum, m, v) in float64; empty before the first step."""

@@ -12,7 +12,9 @@ from mpssl_fed import environment
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.messages import SiteCard, TableReply, TrainReply, TrainRequest
 from mpssl_fed.federation.refusal import Refusal, to_error
+from mpssl_fed.federation.secure_messages import SecureRequest, masked_record, said
 from mpssl_fed.federation.site.budget import simulated_budget
+from mpssl_fed.federation.site.masking import Masking, OnDisk, require_masks
 from mpssl_fed.federation.site.site import Site
 
 log = logging.getLogger("mpssl_fed.site")
@@ -22,8 +24,21 @@ def answer_train(message: Message, context: Context) -> Message:
     """Answer a train message: one round of the site at this node."""
 
     def work() -> RecordDict:
-        request = TrainRequest.from_record(message.content)
-        return answer_request(_site(context), request).to_record()
+        request, site = TrainRequest.from_record(message.content), _site(context)
+        require_masks(request, request.config())
+        if not request.secure:
+            return answer_request(site, request).to_record()
+        return masked_record(simulated_masking(site).masked(request, request.config(), lambda: answer_request(site, request)))
+
+    return _answer(message, context, work)
+
+
+def answer_secure(message: Message, context: Context) -> Message:
+    """Answer a message about a sum of masked updates: keys, shares, signatures of the site at this node."""
+
+    def work() -> RecordDict:
+        request = SecureRequest.from_record(message.content)
+        return said(simulated_masking(_site(context)).answer(request, request.config()))
 
     return _answer(message, context, work)
 
@@ -59,6 +74,11 @@ def evaluate_request(site: Site, request: TrainRequest) -> TableReply:
     config = request.config()
     made, budget = parts.simulated(config, site.partition), simulated_budget(config, site.folder)
     return site.evaluate(request.sent.run_id, request.round, config, request.weights, made, budget)
+
+
+def simulated_masking(site: Site) -> Masking:
+    """Return how a simulated site takes part in sums."""
+    return Masking(site.folder, OnDisk(site.folder))
 
 
 def site_folder(context_run_id: int) -> Path:

@@ -1,0 +1,62 @@
+"""The section that says how sites' updates are summed without the server seeing any of them."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from mpssl_fed.config.marks import Marks, server
+from mpssl_fed.config.section import Section
+
+TERMS = "a term of the sum, no looser than the policy's"
+MOST_SITES = 50
+"""The graph of masks is complete."""
+
+
+class Secure(Section):
+    """Terms of ``federation.aggregation=secure``: every site signs them, and raises them to its own policy's."""
+
+    marks: ClassVar[Marks] = {
+        "threshold": server(TERMS, 0, MOST_SITES),
+        "min_sites": server(TERMS, 2, MOST_SITES),
+        "colluding": server(TERMS, 0, MOST_SITES - 2),
+        "slots": server("keys in memory, bounded", 1, 64),
+        "range": server("a public bound, before anything is masked", 1e-3, 1e6),
+    }
+
+    min_sites: int = Field(3, ge=2, le=MOST_SITES, description="Fewest sites in a sum that is opened (m).")
+    threshold: int = Field(0, ge=0, le=MOST_SITES, description="Sites whose shares open a sum; 0: the fewest that serve.")
+    colluding: int = Field(0, ge=0, le=MOST_SITES - 2, description="Sites that may give the server all they hold (t).")
+    slots: int = Field(8, ge=1, le=64, description="Rounds for which one exchange of keys serves.")
+    range: float = Field(16.0, ge=1e-3, le=1e6, description="Largest change of a weight in a round; larger ones are clipped to it.")
+
+
+NEEDS_EVERY_REPLY = ("fedmedian", "fedtrimmedavg", "krum", "multikrum")
+
+
+def refuse_unfit(secure: Secure, sites: int, strategy: str, norm_bound: float | None) -> None:
+    """Raise ValueError, with the cure, for what a server that sees a sum alone cannot do."""
+    if strategy in NEEDS_EVERY_REPLY:
+        raise ValueError(
+            f"strategy.name={strategy} compares the sites' weights with each other, and with aggregation=secure the server sees "
+            "their sum alone; set strategy.name to fedavg, fedprox, fedavgm, fedadam or fedyogi"
+        )
+    if norm_bound is not None:
+        raise ValueError(
+            f"strategy.norm_bound={norm_bound:g} is applied by the server to each site's update, which it does not see with "
+            "aggregation=secure; leave it out"
+        )
+    if not secure.min_sites <= sites <= MOST_SITES:
+        raise ValueError(f"aggregation=secure among sites={sites}; want secure.min_sites={secure.min_sites} to {MOST_SITES}")
+    if secure.min_sites < secure.colluding + 2:
+        raise ValueError(
+            f"secure.min_sites={secure.min_sites} with secure.colluding={secure.colluding} hides nobody; want at least "
+            f"{secure.colluding + 2}"
+        )
+    least = max((sites + secure.colluding) // 2 + 1, secure.colluding + 1, 2)
+    if secure.threshold and not least <= secure.threshold <= sites:
+        raise ValueError(
+            f"secure.threshold={secure.threshold} of sites={sites} with secure.colluding={secure.colluding}; want {least} to "
+            f"{sites}, or 0 for the fewest"
+        )

@@ -1,0 +1,281 @@
+"""The server's side of secure aggregation: exchanges of keys, masked rounds, and the one mean that comes out of each."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import MessageType, RecordDict
+from flwr.serverapp import Grid as FlowerGrid
+
+from mpssl_fed.config import Config
+from mpssl_fed.federation import secure_messages as wire
+from mpssl_fed.federation.messages import SentConfig, TrainRequest
+from mpssl_fed.federation.refusal import Refusal
+from mpssl_fed.federation.server.collect import Answers, ask
+from mpssl_fed.federation.weights import to_record
+from mpssl_fed.files import write_atomic
+from mpssl_fed.models import Weights
+from mpssl_fed.runs.progress import Progress, RoundSteps
+from mpssl_fed.secure.epoch import Epoch, SignedHello, View
+from mpssl_fed.secure.errors import Decline, OpenError
+from mpssl_fed.secure.keys import Integers
+from mpssl_fed.secure.member import Answer
+from mpssl_fed.secure.opening import open_sum
+from mpssl_fed.secure.quantise import Grid
+from mpssl_fed.secure.terms import Terms
+from mpssl_fed.watch import watched_by
+
+Reply = Callable[[RecordDict], Any]
+
+
+@dataclass
+class Exchange:
+    """An epoch as the server knows it. site -> its hello, and the shares that it dealt; slot: the next one that is free; under_way:
+    the round that was asked last, so that after a crash it is asked again with the same slot, sites and view."""
+
+    hellos: dict[int, SignedHello]
+    dealt: dict[int, dict[str, str]]
+    epoch: Epoch
+    slot: int = 0
+    under_way: dict[str, Any] = field(default_factory=dict)
+
+    def place(self, site: int) -> int:
+        """Return the place of a site in the epoch."""
+        return self.epoch.place(self.hellos[site].hello.public)
+
+    @property
+    def sites(self) -> dict[int, int]:
+        """Place -> site, of all in the epoch."""
+        return {self.place(site): site for site in self.hellos}
+
+
+@dataclass
+class Summed:
+    """What a round brought: the mean update's end, float64 by name, None where the sum was lost and ``why``; who answered."""
+
+    mean: dict[str, np.ndarray] | None
+    answers: Answers
+    why: str = ""
+
+
+@dataclass
+class Summing:
+    """Secure aggregation of one run at the server. file: where it is found again after a crash."""
+
+    grid: FlowerGrid
+    config: Config
+    sent: SentConfig
+    file: Path
+    progress: Progress
+    stop: threading.Event
+    exchange: Exchange | None = None
+
+    def __post_init__(self) -> None:
+        if self.file.is_file():
+            self.exchange = _load(self.file, self.sent.run_id)
+
+    def round(self, number: int, start: Weights, nodes: Mapping[int, int], asked: Sequence[int]) -> Summed:
+        """Ask the sites ``asked`` (site -> node in ``nodes``) for round ``number`` and return their mean."""
+        rejected = self._ready(number, nodes, asked)
+        exchange = self.exchange
+        if exchange is None:
+            return Summed(None, Answers(rejected=rejected.rejected, missing=rejected.missing), "too few sites exchanged keys")
+        known = exchange.under_way if exchange.under_way.get("round") == number else {}
+        if not known:
+            places = sorted(exchange.place(site) for site in asked if site in exchange.dealt)
+            known = {"round": number, "slot": exchange.slot, "participants": places, "survivors": None}
+            exchange.slot, exchange.under_way = exchange.slot + 1, known
+            self._save()
+        masked, answers = self._train(number, start, nodes, known)
+        answers.rejected.update(rejected.rejected)
+        summed = self._sum(start, nodes, known, masked)
+        if isinstance(summed, str):
+            self.exchange = None  # what went wrong is mended by new keys, or not at all
+            self.file.unlink(missing_ok=True)
+            return Summed(None, answers, summed)
+        return Summed(summed, answers)
+
+    def _ready(self, number: int, nodes: Mapping[int, int], asked: Sequence[int]) -> Answers:
+        """See to it that there is an epoch with a free slot, and with enough of the sites asked in it."""
+        exchange = self.exchange
+        if exchange is not None and exchange.under_way.get("round") == number:
+            return Answers()
+        if exchange is not None:
+            terms = exchange.epoch.terms
+            here = [site for site in nodes if site in exchange.dealt]
+            enough = sum(site in exchange.dealt for site in asked) >= terms.min_sites and len(here) >= terms.threshold
+            if exchange.slot < terms.slots and enough:
+                return Answers()
+        self.exchange = None
+        return self._exchange(nodes)
+
+    def _exchange(self, nodes: Mapping[int, int]) -> Answers:
+        """Exchange keys among all sites online; those whose terms cannot be met are left out, the strictest first."""
+        answers = self._ask(nodes, "hello", "{}", _hello_of)
+        hellos: dict[int, SignedHello] = dict(answers.good)  # type: ignore[arg-type]
+        proposed, epoch = wire.terms_of(self.config), None
+        while len(hellos) >= 2 and epoch is None:
+            try:
+                epoch = Epoch.of(list(hellos.values()), proposed)
+            except Decline as decline:
+                site = max(hellos, key=lambda one: (hellos[one].hello.min_sites, hellos[one].hello.colluding, one))
+                del hellos[site]
+                answers.rejected["secure-terms" if decline.why == "terms" else "malformed"] += 1
+        if epoch is None:
+            return answers
+        body = json.dumps({"hellos": [one.dump() for one in epoch.hellos]})
+        joined = self._ask({site: nodes[site] for site in hellos}, "join", body, _dealt_of)
+        answers.rejected.update(joined.rejected)
+        dealt: dict[int, dict[str, str]] = dict(joined.good)  # type: ignore[arg-type]
+        if len(dealt) >= max(epoch.terms.min_sites, epoch.terms.threshold):
+            self.exchange = Exchange(hellos, dealt, epoch)
+            self._save()
+            terms = epoch.terms
+            self.progress.note(
+                f"secure aggregation: {len(dealt)} sites exchanged keys for {terms.slots} rounds; a sum has at least "
+                f"{terms.min_sites} of them and opens with the answers of {terms.threshold}"
+            )
+        return answers
+
+    def _train(
+        self, number: int, start: Weights, nodes: Mapping[int, int], known: Mapping[str, Any]
+    ) -> tuple[dict[int, Integers], Answers]:
+        exchange = self.exchange
+        assert exchange is not None
+        length = 1 + sum(value.numel() for value in start.values())
+        record, sites, contents = to_record(start), exchange.sites, {}
+        for place in known["participants"]:
+            site = sites[place]
+            if site in nodes:
+                inbox = {str(exchange.place(by)): dealt[str(place)] for by, dealt in exchange.dealt.items() if str(place) in dealt}
+                task = {
+                    "epoch": exchange.epoch.id.hex(),
+                    "slot": known["slot"],
+                    "participants": known["participants"],
+                    "inbox": inbox,
+                }
+                request = TrainRequest(self.sent, number, record, json.dumps(task))
+                contents[site] = (nodes[site], request.to_record())
+        shown = RoundSteps(self.progress, number, len(contents))
+        with watched_by(shown):
+            answers = ask(
+                self.grid,
+                contents,
+                MessageType.TRAIN,
+                shown.after(lambda reply: wire.masked_of(reply, length)),
+                self.config.federation.deadline_s,
+                self.stop,
+            )
+        answers.missing += len(known["participants"]) - len(contents)
+        return {exchange.place(site): vector for site, vector in answers.good.items()}, answers  # type: ignore[misc]
+
+    def _sum(
+        self, start: Weights, nodes: Mapping[int, int], known: dict[str, Any], masked: Mapping[int, Integers]
+    ) -> dict[str, np.ndarray] | str:
+        """Return the mean of the survivors, or in words why the sum is lost."""
+        exchange = self.exchange
+        assert exchange is not None
+        epoch, terms = exchange.epoch, exchange.epoch.terms
+        survivors = known["survivors"] or sorted(masked)
+        if not set(survivors) <= set(masked):
+            return "a site whose vector the sum holds did not send it again"
+        if len(survivors) < terms.min_sites:
+            return f"{len(survivors)} of at least {terms.min_sites} sites answered"
+        known["survivors"] = survivors
+        self._save()
+        view = View(known["slot"], self.sent.run_id, known["round"], tuple(known["participants"]), tuple(survivors))
+        body = {"epoch": epoch.id.hex(), **{key: value for key, value in asdict(view).items() if key != "run"}, "signatures": {}}
+        here = {site: node for site, node in nodes.items() if site in exchange.hellos}
+        if terms.signed:
+            signers = {exchange.sites[place]: here[exchange.sites[place]] for place in survivors if exchange.sites[place] in here}
+            signed = self._ask(signers, "sign", json.dumps(body), _signature_of).good
+            body["signatures"] = {str(exchange.place(site)): one for site, one in signed.items()}
+        answers = self._ask(here, "open", json.dumps(body), _answer_of).good
+        total = np.zeros_like(masked[survivors[0]])
+        for place in survivors:
+            total += masked[place]
+        try:
+            opened = open_sum(epoch, view, total, {exchange.place(site): one for site, one in answers.items()})  # type: ignore[misc]
+        except OpenError as error:
+            return f"the sum was not opened: {error}"
+        found = Grid(terms, epoch.sites).mean(opened)
+        if found is None:
+            return "the sites in the sum weigh nothing together"
+        return _unflatten(found[0], start)
+
+    def _ask(self, nodes: Mapping[int, int], phase: str, body: str, read: Reply) -> Answers:
+        content = wire.SecureRequest(self.sent, phase, body).to_record()
+        contents = {site: (node, content) for site, node in nodes.items()}
+        return ask(self.grid, contents, wire.MESSAGE_TYPE, read, self.config.federation.deadline_s, self.stop)
+
+    def _save(self) -> None:
+        exchange = self.exchange
+        assert exchange is not None
+        content = {
+            "run": self.sent.run_id,
+            "hellos": {str(site): one.dump() for site, one in exchange.hellos.items()},
+            "dealt": {str(site): dealt for site, dealt in exchange.dealt.items()},
+            "proposed": asdict(wire.terms_of(self.config)),
+            "slot": exchange.slot,
+            "under_way": exchange.under_way,
+        }
+        write_atomic(self.file, json.dumps(content))
+
+
+def _load(file: Path, run: str) -> Exchange | None:
+    """Return the exchange that a run left; None where the file is of another run, or damaged: new keys are exchanged then."""
+    try:
+        found = json.loads(file.read_text(encoding="ascii"))
+        if found["run"] != run:
+            return None
+        hellos = {int(site): SignedHello.load(one) for site, one in found["hellos"].items()}
+        epoch = Epoch.of(list(hellos.values()), Terms(**found["proposed"]))
+        dealt = {int(site): dict(one) for site, one in found["dealt"].items()}
+        return Exchange(hellos, dealt, epoch, int(found["slot"]), dict(found["under_way"]))
+    except (ValueError, KeyError, TypeError, AttributeError, Decline):
+        return None
+
+
+def _hello_of(record: RecordDict) -> SignedHello:
+    said = wire.parse(wire.SaidHello, wire.heard(record))
+    signed = SignedHello(said.text, said.signature)
+    try:
+        _ = signed.hello
+    except Decline as decline:
+        raise Refusal("malformed") from decline
+    return signed
+
+
+def _dealt_of(record: RecordDict) -> dict[str, str]:
+    dealt = wire.parse(wire.Dealt, wire.heard(record))
+    return dealt.dealt
+
+
+def _signature_of(record: RecordDict) -> str:
+    signature = wire.parse(wire.Signature, wire.heard(record))
+    return signature.signature
+
+
+def _answer_of(record: RecordDict) -> Answer:
+    opened = wire.parse(wire.Opened, wire.heard(record))
+    try:
+        return Answer.load(opened.model_dump())
+    except Decline as decline:
+        raise Refusal("malformed") from decline
+
+
+def _unflatten(update: np.ndarray, start: Weights) -> dict[str, np.ndarray]:
+    """Return ``start`` moved by ``update``, in float64, by name."""
+    mean, at = {}, 0
+    for key in sorted(start):
+        size = start[key].numel()
+        mean[key] = start[key].to(torch.float64).numpy() + update[at : at + size].reshape(tuple(start[key].shape))
+        at += size
+    return mean

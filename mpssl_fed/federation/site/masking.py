@@ -1,0 +1,263 @@
+"""A site's part in a sum: which keys it holds in which run, what it masked, and what it told to open it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from flwr.app import ArrayRecord
+
+from mpssl_fed.config import Config
+from mpssl_fed.federation import secure_messages as wire
+from mpssl_fed.federation.messages import TrainReply, TrainRequest
+from mpssl_fed.federation.refusal import Refusal
+from mpssl_fed.federation.weights import from_record
+from mpssl_fed.files import write_atomic
+from mpssl_fed.models import Weights
+from mpssl_fed.secure import stored
+from mpssl_fed.secure.epoch import SignedHello, View
+from mpssl_fed.secure.errors import Decline
+from mpssl_fed.secure.keys import Integers
+from mpssl_fed.secure.member import Member
+from mpssl_fed.secure.quantise import Grid
+from mpssl_fed.secure.terms import Floor
+
+CODES = {"terms": "secure-terms", "epoch": "secure-epoch", "closed": "secure-closed", "malformed": "malformed"}
+ROUNDS, MOST_RUNS, MOST_IN_MEMORY = "secure-rounds.json", 1000, 4
+LOWEST = Floor(2)
+"""A file with the last round that was masked or opened of each run, how many runs it holds, and of how many keys stay in memory."""
+
+
+class Keep(Protocol):
+    """Where a site's keys of a run and what it masked last are from message to message."""
+
+    def member(self, run: str) -> Member | None:
+        """Return the site's part in the epoch of ``run``; None where it has none."""
+
+    def vector(self, run: str) -> Integers | None:
+        """Return what was masked last in ``run``."""
+
+    def save(self, run: str, member: Member, vector: Integers | None = None) -> None:
+        """Keep both, in place of what was there; without ``vector`` the last one stays."""
+
+
+@dataclass
+class InMemory:
+    """A deployed site's: its keys end with the process, so that a restart or a restored backup never masks with them again."""
+
+    _members: OrderedDict[str, Member] = field(default_factory=OrderedDict)
+    _vectors: dict[str, Integers] = field(default_factory=dict)
+
+    def member(self, run: str) -> Member | None:
+        """Return the site's part in the epoch of ``run``."""
+        return self._members.get(run)
+
+    def vector(self, run: str) -> Integers | None:
+        """Return what was masked last in ``run``."""
+        return self._vectors.get(run)
+
+    def save(self, run: str, member: Member, vector: Integers | None = None) -> None:
+        """Keep both; of runs, the last few."""
+        self._members[run] = member
+        self._members.move_to_end(run)
+        if vector is not None:
+            self._vectors = {run: vector}  # of one run: it is as large as the model
+        while len(self._members) > MOST_IN_MEMORY:
+            gone, _ = self._members.popitem(last=False)
+            self._vectors.pop(gone, None)
+
+
+@dataclass(frozen=True)
+class OnDisk:
+    """A simulated site's: two files of its folder, 0600."""
+
+    folder: Path
+
+    def member(self, run: str) -> Member | None:
+        """Return the site's part in the epoch of ``run``."""
+        file = self.folder / "secure.json"
+        if not file.is_file():
+            return None
+        of, _, text = file.read_text(encoding="ascii").partition("\n")
+        return stored.load(text) if of == run else None
+
+    def vector(self, run: str) -> Integers | None:
+        """Return what was masked last; ``run`` is the one whose member is here."""
+        file = self.folder / "secure.masked"
+        return np.frombuffer(file.read_bytes(), dtype="<u8").astype(np.uint64, copy=False) if file.is_file() else None
+
+    def save(self, run: str, member: Member, vector: Integers | None = None) -> None:
+        """Write both; the vector first, so that a member which says that it masked has what it sent."""
+        if vector is not None:
+            write_atomic(self.folder / "secure.masked", vector.astype("<u8", copy=False).tobytes(), mode=0o600)
+        write_atomic(self.folder / "secure.json", f"{run}\n{stored.dump(member)}", mode=0o600)
+
+
+@dataclass(frozen=True)
+class Masking:
+    """How one site takes part in sums. folder: where it keeps which rounds are closed; floor and peers: its owner's.
+
+    identity: the site's own key; None: a new one each epoch, for simulations, where nobody lists peers.
+    """
+
+    folder: Path
+    keep: Keep
+    floor: Floor = LOWEST
+    peers: tuple[str, ...] = ()
+    identity: Ed25519PrivateKey | None = None
+
+    def answer(self, request: wire.SecureRequest, config: Config) -> str:
+        """Answer a message about a sum; Refusal for what this site does not tell, or not again."""
+        run, phases = request.sent.run_id, {"hello": self._hello, "join": self._join, "sign": self._sign, "open": self._open}
+        if config.federation.aggregation != "secure":
+            raise Refusal("plan")
+        if request.phase not in phases:
+            raise Refusal("malformed")
+        try:
+            return phases[request.phase](run, request.body, config)
+        except Decline as decline:
+            raise Refusal(CODES[decline.why]) from decline
+
+    def masked(self, request: TrainRequest, config: Config, train: Callable[[], TrainReply]) -> Integers:
+        """Return the update of ``train`` under the masks that ``request`` names, what was sent before where it is the same request.
+
+        Refusal before ``train`` is called for a slot or round that has had its answer, for terms that are not the run's, and for
+        keys that are not here.
+        """
+        task = wire.parse(wire.Task, request.secure)
+        run, number, asked = request.sent.run_id, request.round, tuple(task.participants)
+        try:
+            member = self._member(run, task.epoch, config)
+            member.receive({int(place): bytes.fromhex(sealed) for place, sealed in task.inbox.items()})
+            sha256 = _request_hash(request, task)
+            if member.admit(task.slot, asked, sha256, (run, number)):
+                return self._sent(run)
+            if number <= self._last(run):
+                raise Decline("closed")
+            reply = train()
+            vector = self._integers(request, member, reply)
+            self._close(run, number)
+            masked = member.mask(task.slot, asked, sha256, (run, number), vector)
+        except Decline as decline:
+            raise Refusal(CODES[decline.why]) from decline
+        except ValueError as error:  # a place or share that is no number, a weight beyond the terms
+            raise Refusal("malformed") from error
+        self.keep.save(run, member, masked)
+        return masked
+
+    @staticmethod
+    def _integers(request: TrainRequest, member: Member, reply: TrainReply) -> Integers:
+        assert member.epoch is not None
+        grid = Grid(member.epoch.terms, member.epoch.sites)
+        weight = int(reply.examples) if member.epoch.terms.weighted else 1
+        if weight > member.epoch.terms.largest_weight:
+            raise Refusal("size")
+        vector, clipped = grid.to_integers(flat_update(request.weights, reply.weights), weight)
+        member.clipped += clipped
+        return vector
+
+    def _hello(self, run: str, body: str, config: Config) -> str:
+        if body != "{}":
+            raise Refusal("malformed")
+        identity = self.identity or Ed25519PrivateKey.generate()
+        member = Member.new(identity, wire.terms_of(config), self.floor)
+        self.keep.save(run, member)
+        return json.dumps(member.hello.dump())
+
+    def _join(self, run: str, body: str, config: Config) -> str:
+        said = wire.parse(wire.Hellos, body)
+        member = self.keep.member(run)
+        if member is None or member.proposed != wire.terms_of(config):
+            raise Decline("epoch")
+        dealt = member.join([SignedHello(one.text, one.signature) for one in said.hellos], self.peers)
+        self.keep.save(run, member)
+        return json.dumps({"dealt": {str(place): sealed.hex() for place, sealed in dealt.items()}})
+
+    def _sign(self, run: str, body: str, config: Config) -> str:
+        _, member, view = self._opening(run, body, config)
+        signature = member.sign(view)
+        self.keep.save(run, member)
+        return json.dumps({"signature": signature.hex()})
+
+    def _open(self, run: str, body: str, config: Config) -> str:
+        opening, member, view = self._opening(run, body, config)
+        answer = member.unmask(view, {int(place): bytes.fromhex(one) for place, one in opening.signatures.items()})
+        self._close(run, view.round)
+        self.keep.save(run, member)
+        return json.dumps(answer.dump())
+
+    def _opening(self, run: str, body: str, config: Config) -> tuple[wire.Opening, Member, View]:
+        opening = wire.parse(wire.Opening, body)
+        member, view = self._member(run, opening.epoch, config), opening.view(run)
+        view.check(member.epoch)  # type: ignore[arg-type]
+        slot = member.slots[view.slot]
+        known = slot.request or slot.view is not None
+        if not known and view.round <= self._last(run):  # a round of an earlier epoch, or one that was masked in another slot
+            raise Decline("closed")
+        return opening, member, view
+
+    def _member(self, run: str, epoch: str, config: Config) -> Member:
+        member = self.keep.member(run)
+        if member is None or member.epoch is None or member.epoch.id.hex() != epoch:
+            raise Decline("epoch")
+        if member.proposed != wire.terms_of(config):
+            raise Decline("terms")
+        return member
+
+    def _sent(self, run: str) -> Integers:
+        vector = self.keep.vector(run)
+        if vector is None:
+            raise Decline("closed")
+        return vector
+
+    def _rounds(self) -> dict[str, int]:
+        file = self.folder / ROUNDS
+        return dict(json.loads(file.read_text(encoding="ascii"))) if file.is_file() else {}
+
+    def _last(self, run: str) -> int:
+        return self._rounds().get(run, 0)
+
+    def _close(self, run: str, number: int) -> None:
+        rounds = self._rounds()
+        last = max(number, rounds.pop(run, 0))
+        kept = dict([*rounds.items(), (run, last)][-MOST_RUNS:])
+        write_atomic(self.folder / ROUNDS, json.dumps(kept), mode=0o600)
+
+
+def in_words(required: bool, peers: bool) -> str:
+    """Return for an owner which server the site's updates are hidden from."""
+    if not required:
+        return "none: a plain run is taken too (secure_aggregation.required)"
+    if peers:
+        return "an active server: only listed peers are summed, and a sum opens on their signatures alone"
+    return "an honest but curious server: it could invent sites (list secure_aggregation.peers)"
+
+
+def require_masks(request: TrainRequest, config: Config) -> None:
+    """Raise Refusal ``plan`` for a round of a secure run that is asked for in clear, or of a plain one that is to be masked."""
+    if bool(request.secure) != (config.federation.aggregation == "secure"):
+        raise Refusal("plan")
+
+
+def flat_update(before: ArrayRecord, after: Weights) -> np.ndarray:
+    """Return what training changed, [d] in float64, entries in sorted order of names."""
+    start = from_record(before, after)
+    return np.concatenate([(after[key].double() - start[key].double()).numpy().ravel() for key in sorted(after)])
+
+
+def _request_hash(request: TrainRequest, task: wire.Task) -> str:
+    """Return the name of all that decides what is masked: config, run, round, weights, epoch, slot and P."""
+    total = hashlib.sha256(f"{request.sent.sha256} {request.sent.run_id} {request.round}\n".encode())
+    for key in sorted(request.weights):
+        data = request.weights[key].data
+        total.update(f"{len(key)}:{key}:{len(data)}\n".encode())
+        total.update(data)
+    total.update(json.dumps([task.epoch, task.slot, task.participants]).encode())
+    return total.hexdigest()
