@@ -22,7 +22,7 @@ from mpssl_fed.federation.messages import SentConfig, TrainReply, TrainRequest
 from mpssl_fed.federation.server.at_sites import AtSites
 from mpssl_fed.federation.server.collect import Roster, ask
 from mpssl_fed.federation.server.evaluate import clinical, evaluate, guessing, test_images
-from mpssl_fed.federation.server.strategy import Aggregator
+from mpssl_fed.federation.server.strategy import Aggregator, Fold
 from mpssl_fed.federation.server.warm import start_warm
 from mpssl_fed.federation.weights import to_record, usable
 from mpssl_fed.method.warm_start import taught
@@ -147,7 +147,8 @@ class _Server:
         asked = self._sample(number, list(nodes))
         content = TrainRequest(self.plan, number, to_record(state.weights)).to_record()
         packed = time.perf_counter() - start
-        reading = _Reader(state.weights, federation.max_examples)
+        fold = self.aggregator.open(state.weights)
+        reading = _Reader(state.weights, federation.max_examples, fold)
         contents = {site: (nodes[site], content) for site in asked}
         shown = RoundSteps(self.job.progress, number, len(asked))
         with watched_by(shown):
@@ -155,7 +156,7 @@ class _Server:
         replies: list[TrainReply] = list(answers.good.values())  # type: ignore[arg-type]
 
         collected = time.perf_counter()
-        weights = self.aggregator.step(number, state.weights, replies) if len(replies) >= federation.min_sites else None
+        weights = fold.step(number, replies) if len(replies) >= federation.min_sites else None
         failed = weights is None or not usable(weights)
         if weights is None or failed:  # what a reply did to the strategy's state goes with it
             weights, self.aggregator = state.weights, Aggregator(federation)
@@ -169,7 +170,10 @@ class _Server:
         told = self.at_sites.after(number, weights, self.grid, nodes)
         ended = time.perf_counter()
         timings = _timings(
-            replies, serialise=packed + reading.seconds, aggregate=aggregated - collected, evaluate=ended - aggregated
+            replies,
+            serialise=packed + reading.reading,
+            aggregate=aggregated - collected + reading.folding,
+            evaluate=ended - aggregated,
         )
         if taken:
             answers.rejected["number-taken"] = taken
@@ -222,18 +226,22 @@ class _Server:
 
 
 class _Reader:
-    """Reads replies and adds up the seconds that takes."""
+    """Reads replies, folds them into the round and adds up the seconds that either takes."""
 
-    def __init__(self, like: Weights, most_examples: int) -> None:
-        self.like, self.most_examples = like, most_examples
-        self.seconds = 0.0
+    def __init__(self, like: Weights, most_examples: int, fold: Fold) -> None:
+        self.like, self.most_examples, self.fold = like, most_examples, fold
+        self.reading = self.folding = 0.0
 
     def __call__(self, record: RecordDict) -> TrainReply:
         start = time.perf_counter()
         try:
-            return TrainReply.from_record(record, self.like, self.most_examples)
+            reply = TrainReply.from_record(record, self.like, self.most_examples)
         finally:
-            self.seconds += time.perf_counter() - start
+            self.reading += time.perf_counter() - start
+        start = time.perf_counter()
+        left = self.fold.take(reply)
+        self.folding += time.perf_counter() - start
+        return left
 
 
 def _timings(
