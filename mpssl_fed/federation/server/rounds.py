@@ -22,7 +22,7 @@ from mpssl_fed.federation.messages import SentConfig, TrainReply, TrainRequest
 from mpssl_fed.federation.server.at_sites import AtSites
 from mpssl_fed.federation.server.collect import Answers, Roster, ask
 from mpssl_fed.federation.server.evaluate import clinical, evaluate, guessing, test_images
-from mpssl_fed.federation.server.strategy import Aggregator
+from mpssl_fed.federation.server.strategy import Aggregator, Fold
 from mpssl_fed.federation.server.summing import Summing
 from mpssl_fed.federation.server.warm import start_warm
 from mpssl_fed.federation.weights import to_record, usable
@@ -190,15 +190,16 @@ class _Server:
         began, federation = time.perf_counter(), self.config.federation
         content = TrainRequest(self.plan, number, to_record(start)).to_record()
         packed = time.perf_counter() - began
-        reading = _Reader(start, federation.max_examples)
+        fold = self.aggregator.open(start)
+        reading = _Reader(start, federation.max_examples, fold)
         contents = {site: (nodes[site], content) for site in asked}
         shown = RoundSteps(self.job.progress, number, len(asked))
         with watched_by(shown):
             answers = ask(self.grid, contents, MessageType.TRAIN, shown.after(reading), federation.deadline_s, self.job.stop)
         replies: list[TrainReply] = list(answers.good.values())  # type: ignore[arg-type]
         collected = time.perf_counter()
-        weights = self.aggregator.step(number, start, replies) if len(replies) >= federation.min_sites else None
-        return _Gathered(answers, replies, weights, packed + reading.seconds, collected)
+        weights = fold.step(number, replies) if len(replies) >= federation.min_sites else None
+        return _Gathered(answers, replies, weights, packed + reading.reading, collected - reading.folding)
 
     def _summed(self, number: int, start: Weights, nodes: Mapping[int, int], asked: Sequence[int]) -> _Gathered:
         """Ask for a round of which the server sees the sum alone."""
@@ -207,7 +208,7 @@ class _Server:
         if summed.mean is None:
             self.job.progress.note(f"round {number} is lost: {summed.why}")
         collected = time.perf_counter()
-        weights = None if summed.mean is None else self.aggregator.step_mean(number, start, summed.mean)
+        weights = None if summed.mean is None else self.aggregator.open(start).step_mean(number, summed.mean)
         return _Gathered(summed.answers, [], weights, 0.0, collected)
 
     def _nodes(self) -> dict[int, int]:
@@ -255,18 +256,22 @@ class _Gathered:
 
 
 class _Reader:
-    """Reads replies and adds up the seconds that takes."""
+    """Reads replies, folds them into the round and adds up the seconds that either takes."""
 
-    def __init__(self, like: Weights, most_examples: int) -> None:
-        self.like, self.most_examples = like, most_examples
-        self.seconds = 0.0
+    def __init__(self, like: Weights, most_examples: int, fold: Fold) -> None:
+        self.like, self.most_examples, self.fold = like, most_examples, fold
+        self.reading = self.folding = 0.0
 
     def __call__(self, record: RecordDict) -> TrainReply:
         start = time.perf_counter()
         try:
-            return TrainReply.from_record(record, self.like, self.most_examples)
+            reply = TrainReply.from_record(record, self.like, self.most_examples)
         finally:
-            self.seconds += time.perf_counter() - start
+            self.reading += time.perf_counter() - start
+        start = time.perf_counter()
+        left = self.fold.take(reply)
+        self.folding += time.perf_counter() - start
+        return left
 
 
 def _timings(

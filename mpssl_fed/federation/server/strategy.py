@@ -16,6 +16,7 @@ from torch import Tensor
 from mpssl_fed.config.federation import Federation
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation.messages import EXAMPLES, TrainReply
+from mpssl_fed.federation.server.mean import RunningMean
 from mpssl_fed.federation.server.robust import ROBUST
 from mpssl_fed.models import Weights
 from mpssl_fed.registry import Registry
@@ -68,39 +69,17 @@ class Aggregator:
     def __post_init__(self) -> None:
         self.strategy = STRATEGIES[self.federation.strategy.name](self.federation.strategy)
 
+    def open(self, current: Weights) -> Fold:
+        """Return what takes in the replies of a round that starts from ``current``, one by one as they come."""
+        return Fold(self, current)
+
     def step(self, number: int, current: Weights, replies: Sequence[TrainReply]) -> Weights:
         """Return the float32 weights after round ``number``; ``replies`` come in site order and are not empty.
 
         All arithmetic is in float64. Longer updates than ``strategy.norm_bound`` are scaled down to it first.
         """
-        if not replies:
-            raise ValueError("a round without replies has nothing to aggregate")
-        keys = sorted(current)
-        here = {key: current[key].double().numpy() for key in keys}
-        by_size = self.federation.weighting == "size" and not getattr(self.strategy, "ignores_sizes", False)
-        sizes = [reply.examples if by_size else 1.0 for reply in replies]
-        self._show_current(here)
-        if getattr(self.strategy, "wants_every_reply", False):
-            messages = [_message(self._bounded(here, reply), size) for reply, size in zip(replies, sizes, strict=True)]
-        else:
-            messages = [_message(self._mean(here, replies, sizes), 1.0)]
-        return self._stepped(number, current, messages)
-
-    def _stepped(self, number: int, current: Weights, messages: list[Message]) -> Weights:
-        record, _ = self.strategy.aggregate_train(number, messages)
-        if record is None:
-            return current
-        return {key: torch.from_numpy(np.array(record[key].numpy(), dtype=np.float32)) for key in sorted(current)}
-
-    def step_mean(self, number: int, current: Weights, mean: dict[str, Any]) -> Weights:
-        """Return the float32 weights after round ``number`` of whose replies the ``mean`` (float64, by name) is known alone."""
-        if getattr(self.strategy, "wants_every_reply", False):
-            raise UserError(
-                f"federation.strategy.name={self.federation.strategy.name} wants every reply, and with "
-                "federation.aggregation=secure the server sees their sum alone"
-            )
-        self._show_current({key: current[key].double().numpy() for key in sorted(current)})
-        return self._stepped(number, current, [_message(mean, 1.0)])
+        fold = self.open(current)
+        return fold.step(number, [fold.take(reply) for reply in replies])
 
     def state(self) -> dict[str, Tensor]:
         """Return what lasts from round to round (momentum, m, v) in float64; empty before the first step."""
@@ -121,28 +100,66 @@ class Aggregator:
             listed = name == "momentum_vector"
             setattr(self.strategy, name, [parts[str(i)] for i in range(len(parts))] if listed else parts)
 
-    def _show_current(self, here: dict[str, Any]) -> None:
-        """Set the weights the replies started from, as Flower's ``configure_train`` would, but in float64."""
-        if hasattr(self.strategy, "current_arrays"):
-            listed = isinstance(self.strategy, FedAvgM)
-            self.strategy.current_arrays = _record(here) if listed else here
 
-    def _mean(self, here: dict[str, Any], replies: Sequence[TrainReply], sizes: Sequence[float]) -> dict[str, Any]:
-        total = sum(sizes)
-        mean = {key: np.zeros_like(value) for key, value in here.items()}
-        for reply, size in zip(replies, sizes, strict=True):
-            bounded = self._bounded(here, reply)
-            for key in mean:
-                mean[key] += (size / total) * bounded[key]
-        return mean
+class Fold:
+    """The replies of one round: their running mean or, for a strategy that wants every reply, all of them."""
 
-    def _bounded(self, here: dict[str, Any], reply: TrainReply) -> dict[str, Any]:
-        there = {key: reply.weights[key].double().numpy() for key in here}
-        bound = self.federation.strategy.norm_bound
-        if bound is None:
+    def __init__(self, aggregator: Aggregator, current: Weights) -> None:
+        self._strategy, self._current = aggregator.strategy, current
+        self._bound = aggregator.federation.strategy.norm_bound
+        self._here = {key: current[key].double().numpy() for key in sorted(current)}
+        self._by_size = aggregator.federation.weighting == "size" and not getattr(self._strategy, "ignores_sizes", False)
+        self._mean = None if getattr(self._strategy, "wants_every_reply", False) else RunningMean(self._here)
+
+    def take(self, reply: TrainReply) -> TrainReply:
+        """Take in a reply and return what is still to be held of it: its numbers, or all for a strategy that wants every reply."""
+        if self._mean is None:
+            return reply
+        self._mean.add(self._bounded(reply), self._size(reply))
+        return TrainReply({}, reply.metrics)
+
+    def step(self, number: int, replies: Sequence[TrainReply]) -> Weights:
+        """Return the float32 weights after round ``number``; replies: what :meth:`take` returned, in site order. ValueError
+        without any."""
+        if not replies:
+            raise ValueError("a round without replies has nothing to aggregate")
+        if self._mean is not None:
+            messages = [_message(self._mean.mean(), 1.0)]
+        else:
+            messages = [_message(self._bounded(reply), self._size(reply)) for reply in replies]
+        return self._stepped(number, messages)
+
+    def step_mean(self, number: int, mean: dict[str, Any]) -> Weights:
+        """Return the float32 weights after round ``number`` of whose replies the ``mean`` (float64, by name) is known alone.
+
+        UserError for a strategy that wants every reply.
+        """
+        if self._mean is None:
+            raise UserError(
+                f"federation.strategy: {type(self._strategy).__name__} wants every reply, and with federation.aggregation=secure the "
+                "server sees their sum alone; take fedavg, fedprox, fedavgm, fedadam or fedyogi"
+            )
+        return self._stepped(number, [_message(mean, 1.0)])
+
+    def _stepped(self, number: int, messages: list[Message]) -> Weights:
+        if hasattr(self._strategy, "current_arrays"):  # as Flower's ``configure_train`` would, but in float64
+            listed = isinstance(self._strategy, FedAvgM)
+            self._strategy.current_arrays = _record(self._here) if listed else self._here
+        record, _ = self._strategy.aggregate_train(number, messages)
+        if record is None:
+            return self._current
+        return {key: torch.from_numpy(np.array(record[key].numpy(), dtype=np.float32)) for key in self._here}
+
+    def _size(self, reply: TrainReply) -> float:
+        return reply.examples if self._by_size else 1.0
+
+    def _bounded(self, reply: TrainReply) -> dict[str, Any]:
+        """Return the weights of ``reply`` in float64, the update no longer than ``strategy.norm_bound``."""
+        here, there = self._here, {key: reply.weights[key].double().numpy() for key in self._here}
+        if self._bound is None:
             return there
         norm = np.sqrt(sum(float(np.sum((there[key] - here[key]) ** 2)) for key in here))
-        scale = 1.0 if norm <= bound else bound / norm
+        scale = 1.0 if norm <= self._bound else self._bound / norm
         return {key: here[key] + scale * (there[key] - here[key]) for key in here}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ import torch
 from mpssl_fed.config import from_mapping
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation.messages import TrainReply
+from mpssl_fed.federation.server.mean import RunningMean
 from mpssl_fed.federation.server.strategy import Aggregator
 
 HERE = {"w": torch.tensor([1.0, 2.0]), "b": torch.tensor(0.5)}
@@ -94,3 +97,44 @@ def test_unknown_name_and_no_reply() -> None:
         _aggregator(name="fedavgg")
     with pytest.raises(ValueError, match="without replies"):
         _aggregator(name="fedavg").step(1, HERE, [])
+
+
+def test_replies_are_folded_in_any_order_and_not_held() -> None:
+    """The mean has the bits of the exact one, whoever answers first; what is held of a reply has no weights."""
+    rng = np.random.default_rng(3)
+    values = (rng.standard_normal((40, 50)) * 10.0 ** rng.integers(-9, 3, (40, 50))).astype(np.float32)
+    sizes = rng.integers(1, 1000, 40)
+    replies = [
+        TrainReply({"w": torch.from_numpy(row)}, {"num-examples": float(size)}) for row, size in zip(values, sizes, strict=True)
+    ]
+    exact = [
+        float(sum(Fraction(float(v)) * int(s) for v, s in zip(column, sizes, strict=True)) / int(sizes.sum()))
+        for column in values.T
+    ]
+    for order in (range(40), range(39, -1, -1), rng.permutation(40)):
+        fold = _aggregator(name="fedavgm", server_lr=1.0, server_momentum=0.0).open({"w": torch.zeros(50)})
+        left = [fold.take(replies[i]) for i in order]
+        assert all(not one.weights for one in left)
+        assert np.array_equal(fold.step(1, left)["w"], np.array(exact, dtype=np.float32))
+        mean = RunningMean({"w": np.zeros(50)})
+        for i in order:
+            mean.add({"w": values[i].astype(np.float64)}, float(sizes[i]))
+        assert np.allclose(mean.mean()["w"], exact, rtol=3e-16, atol=0)
+
+
+def test_the_order_of_replies_leaves_the_bits_of_float64() -> None:
+    rng = np.random.default_rng(4)
+    values = rng.standard_normal((200, 500)).astype(np.float32).astype(np.float64)
+    found = []
+    for order in (np.arange(200), rng.permutation(200), rng.permutation(200)):
+        mean = RunningMean({"w": np.zeros(500)})
+        for i in order:
+            mean.add({"w": values[i]}, 1.0 + i % 7)
+        found.append(mean.mean()["w"])
+    assert np.array_equal(found[0], found[1])
+    assert np.array_equal(found[0], found[2])
+
+
+def test_a_strategy_that_wants_every_reply_keeps_them() -> None:
+    fold = _aggregator(name="fedmedian").open(HERE)
+    assert all(fold.take(reply) is reply for reply in REPLIES)
