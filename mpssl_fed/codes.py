@@ -61,7 +61,7 @@ class Code(StrEnum):
     ROUND_LOST = "round-lost", 107, ("site",), "the site no longer has its latents from before that round"
     NO_SITE = "no-site", 108, ("site",), "no site is at that node"
     POLICY = "policy", 109, ("site", "daemon"), "the site's owner does not allow it, whatever the policy says"
-    SIZE = "size", 111, ("server",), "a number of examples that is no whole number from 1 to federation.max_examples"
+    SIZE = "size", 111, ("site", "server"), "a number of examples that is no whole number from 1 to federation.max_examples"
     CLASSES = "classes", 112, ("daemon",), "the site's owner agreed to other classes"
     NO_DAEMON = "no-daemon", 113, ("relay",), "the daemon of the site does not answer"
     TOO_LARGE = "too-large", 114, ("site", "server"), "a weight beyond any that training ends at"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,12 +26,15 @@ from mpssl_fed.deployment.own_generator import OwnGenerator
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.messages import SentConfig, TrainReply, TrainRequest
 from mpssl_fed.federation.refusal import Refusal, code_of, to_error
+from mpssl_fed.federation.secure_messages import SecureRequest
 from mpssl_fed.federation.server import collect
 from mpssl_fed.federation.site.budget import Budget, policy_budget, simulated_budget
+from mpssl_fed.federation.site.masking import InMemory, Masking
 from mpssl_fed.federation.site.site import Site
 from mpssl_fed.federation.site.state import Entry, SiteState
 from mpssl_fed.federation.weights import from_record, to_record
 from mpssl_fed.privacy.policy import Policy
+from mpssl_fed.privacy.policy_file import SecureAggregation
 from tests.deployment.test_worker import Worker
 from tests.federation.conftest import tiny_config
 from tests.federation.hostile_requests import REFUSED
@@ -107,6 +111,26 @@ def sort(read: Callable[[RecordDict], Any]) -> None:
     raise Refusal(next(iter(answers.rejected)))
 
 
+OPENING = {"epoch": "00", "slot": 0, "round": 1, "participants": [1, 2, 3], "survivors": [1, 2, 3]}
+
+
+def summed(folder: Path, phase: str, body: dict[str, Any]) -> None:
+    config = tiny_config("federation.aggregation=secure")
+    masking = Masking(folder, InMemory())
+    sent = SentConfig.of("run", config)
+    masking.answer(SecureRequest(sent, "hello"), config)
+    masking.answer(SecureRequest(sent, phase, json.dumps(body)), config)
+
+
+def closed(folder: Path) -> None:
+    """Let a site join one epoch and, with the same keys, another."""
+    config = tiny_config("federation.aggregation=secure")
+    sent, sites = SentConfig.of("run", config), [Masking(folder / str(i), InMemory()) for i in range(4)]
+    hellos = [json.loads(site.answer(SecureRequest(sent, "hello"), config)) for site in sites]
+    for some in (hellos[:3], hellos):
+        sites[0].answer(SecureRequest(sent, "join", json.dumps({"hellos": some})), config)
+
+
 def busy() -> None:
     crowded = Worker()
     crowded.waiting = worker.MOST_WAITING
@@ -178,6 +202,12 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "plan": lambda folder: spend(folder, number=99),
     "budget": lambda folder: spend(folder, most=1e-3),
     "ledger": lambda folder: spend(folder, spoil=True),
+    "secure-terms": lambda folder: summed(folder, "join", {"hellos": []}),
+    "secure-epoch": lambda folder: summed(folder, "open", OPENING),
+    "secure-closed": closed,
+    "secure-wanted": lambda folder: granted(
+        POLICY.model_copy(update={"secure_aggregation": SecureAggregation(required=True)}), folder
+    ),
 }
 """The codes that tests/federation/test_hostile_requests.py does not provoke, each by what raises it."""
 

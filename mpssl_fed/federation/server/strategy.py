@@ -136,8 +136,8 @@ class Fold:
         """
         if self._mean is None:
             raise UserError(
-                f"federation.strategy: {type(self._strategy).__name__} wants every reply, and with federation.aggregation=secure the "
-                "server sees their sum alone; take fedavg, fedprox, fedavgm, fedadam or fedyogi"
+                f"federation.strategy: {type(self._strategy).__name__} wants every reply, and with federation.aggregation=secure "
+                "the server sees their sum alone; take fedavg, fedprox, fedavgm, fedadam or fedyogi"
             )
         return self._stepped(number, [_message(mean, 1.0)])
 

@@ -29,7 +29,6 @@ from mpssl_fed.secure.member import Member
 from mpssl_fed.secure.quantise import Grid
 from mpssl_fed.secure.terms import Floor
 
-CODES = {"terms": "secure-terms", "epoch": "secure-epoch", "closed": "secure-closed", "malformed": "malformed"}
 ROUNDS, MOST_RUNS, MOST_IN_MEMORY = "secure-rounds.json", 1000, 4
 LOWEST = Floor(2)
 """A file with the last round that was masked or opened of each run, how many runs it holds, and of how many keys stay in memory."""
@@ -123,7 +122,9 @@ class Masking:
         try:
             return phases[request.phase](run, request.body, config)
         except Decline as decline:
-            raise Refusal(CODES[decline.why]) from decline
+            raise _refusal(decline) from decline
+        except ValueError as error:  # a place or a signature that is no number
+            raise Refusal("malformed") from error
 
     def masked(self, request: TrainRequest, config: Config, train: Callable[[], TrainReply]) -> Integers:
         """Return the update of ``train`` under the masks that ``request`` names, what was sent before where it is the same request.
@@ -146,7 +147,7 @@ class Masking:
             self._close(run, number)
             masked = member.mask(task.slot, asked, sha256, (run, number), vector)
         except Decline as decline:
-            raise Refusal(CODES[decline.why]) from decline
+            raise _refusal(decline) from decline
         except ValueError as error:  # a place or share that is no number, a weight beyond the terms
             raise Refusal("malformed") from error
         self.keep.save(run, member, masked)
@@ -229,6 +230,11 @@ class Masking:
         last = max(number, rounds.pop(run, 0))
         kept = dict([*rounds.items(), (run, last)][-MOST_RUNS:])
         write_atomic(self.folder / ROUNDS, json.dumps(kept), mode=0o600)
+
+
+def _refusal(decline: Decline) -> Refusal:
+    refusals = {"terms": Refusal("secure-terms"), "epoch": Refusal("secure-epoch"), "closed": Refusal("secure-closed")}
+    return refusals.get(decline.why, Refusal("malformed"))
 
 
 def in_words(required: bool, peers: bool) -> str:

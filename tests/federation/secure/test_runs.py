@@ -1,0 +1,155 @@
+"""Whole runs with secure aggregation: the weights of plain ones, through sites that fall out, crashes and exchanges of keys."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Context, Message
+from safetensors.torch import load_file
+
+from clients.app import app
+from mpssl_fed.errors import UserError
+from mpssl_fed.federation.refusal import to_error
+from mpssl_fed.federation.secure_messages import MESSAGE_TYPE, terms_of
+from mpssl_fed.runs.reader import read_history, read_manifest
+from mpssl_fed.runs.run_directory import RunDirectory
+from tests.federation.conftest import tiny_config
+
+Runner = Callable[..., RunDirectory]
+SECURE = ("federation.aggregation=secure", "federation.sites=4", "federation.rounds=3", "federation.secure.slots=2")
+PLAIN = SECURE[1:3]
+DRIFT = 1e-4
+"""What a few steps of training make of the last digit of a weight; an update is a hundred times larger."""
+
+
+def _weights(run: RunDirectory) -> dict[str, np.ndarray]:
+    return {key: value.numpy() for key, value in load_file(run.folder / "model.safetensors").items()}
+
+
+def _falls_out(stage: str, site: int, rounds: tuple[int, ...] = (2,)) -> Callable[[Message, Context], Message]:
+    """Return a client of which one site is silent at one stage (train, hello, join, sign, open) in ``rounds``."""
+
+    def handler(message: Message, context: Context) -> Message:
+        header: Any = message.content.get("config", {})
+        here = context.node_config["partition-id"] == site
+        if here and stage == "train" and message.metadata.message_type == "train" and header["round"] in rounds:
+            return Message(to_error("busy"), reply_to=message)
+        if here and message.metadata.message_type == MESSAGE_TYPE and header["phase"] == stage:
+            number = json.loads(str(header["body"])).get("round")
+            if number is None or number in rounds:
+                return Message(to_error("busy"), reply_to=message)
+        return app(message, context)
+
+    return handler
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi"])
+def test_the_weights_are_those_of_a_plain_run_within_the_stated_error(strategy: str, run_tiny: Runner, tmp_path: Path) -> None:
+    named = f"federation.strategy.name={strategy}"
+    plain = run_tiny(*PLAIN, named, "federation.rounds=1", folder=tmp_path / "plain")
+    secure = run_tiny(*SECURE, named, "federation.rounds=1", folder=tmp_path / "secure")
+    bound = terms_of(secure.config).solved(4).error(4, 80)
+    amplified = 1e3 if strategy in ("fedadam", "fedyogi") else 1  # they divide by sqrt(v) + tau
+    for key, value in _weights(plain).items():
+        spacing = np.spacing(np.abs(value)).max()  # both ends are rounded to float32
+        assert np.abs(_weights(secure)[key] - value).max() <= amplified * bound + spacing
+    history = read_history(secure.folder)
+    assert [one.answered for one in history] == [0, 4]
+    assert all(one.train_loss is None and one.generated is None for one in history)
+    assert not any(one.failed for one in history)
+
+
+@pytest.mark.parametrize("stage", ["train", "open", "join", "hello"])
+def test_a_site_that_falls_out_at_any_stage_costs_its_own_update_at_most(stage: str, run_tiny: Runner, tmp_path: Path) -> None:
+    """Beside a plain run in which the same site trains in the same rounds alone."""
+    missing = {"train": (2,), "open": (), "join": (1, 2, 3), "hello": (1, 2, 3)}[stage]
+    secure = run_tiny(*SECURE, client=_falls_out(stage, 1), folder=tmp_path / "secure")
+    plain = run_tiny(*PLAIN, client=_falls_out("train", 1, missing), folder=tmp_path / "plain")
+    assert [one.answered for one in read_history(secure.folder)] == [one.answered for one in read_history(plain.folder)]
+    for key, value in _weights(plain).items():
+        assert np.abs(_weights(secure)[key] - value).max() <= DRIFT
+
+
+def test_fewer_than_m_answers_lose_the_round_and_the_run_goes_on_with_new_keys(run_tiny: Runner, tmp_path: Path) -> None:
+    def handler(message: Message, context: Context) -> Message:
+        header: Any = message.content.get("config", {})
+        if context.node_config["partition-id"] in (0, 1) and message.metadata.message_type == "train" and header["round"] == 1:
+            return Message(to_error("busy"), reply_to=message)
+        return app(message, context)
+
+    run = run_tiny(*SECURE, client=handler, folder=tmp_path / "run")
+    history = read_history(run.folder)
+    assert [one.failed for one in history] == [False, True, False, False]
+    assert [one.answered for one in history] == [0, 2, 4, 4]
+
+
+@pytest.mark.parametrize("stage", ["train", "open", "join"])
+@pytest.mark.parametrize("site", [0, 3])
+def test_interrupted_and_resumed_it_ends_with_the_same_bits_and_opens_no_second_sum(
+    stage: str, site: int, run_tiny: Runner, tmp_path: Path
+) -> None:
+    whole = run_tiny(*SECURE, folder=tmp_path / "whole")
+    opened: list[tuple[int, bytes]] = []
+
+    def watched(message: Message, context: Context) -> Message:
+        header: Any = message.content.get("config", {})
+        is_train = message.metadata.message_type == "train"
+        phase = "train" if is_train else header.get("phase", "")
+        if phase == stage and context.node_config["partition-id"] == site and not cut:
+            cut.append(1)
+            raise KeyboardInterrupt
+        reply = app(message, context)
+        if phase == "open" and not reply.has_error():
+            body = json.loads(str(header["body"]))
+            opened.append((body["round"], json.dumps([body["slot"], body["survivors"], body["epoch"]]).encode()))
+        return reply
+
+    cut: list[int] = []
+    with pytest.raises(KeyboardInterrupt):
+        run_tiny(*SECURE, client=watched, folder=tmp_path / "cut")
+    assert cut
+    resumed = run_tiny(*SECURE, client=watched, folder=tmp_path / "cut", resume=True)
+    for key, value in _weights(whole).items():
+        assert np.array_equal(_weights(resumed)[key], value)
+    for number in (1, 2, 3):
+        assert len({view for round_, view in opened if round_ == number}) == 1
+    assert read_manifest(resumed.folder)["status"] == "finished"
+
+
+def test_not_all_sites_need_be_asked_and_the_others_help_to_open(run_tiny: Runner, tmp_path: Path) -> None:
+    asked = ("federation.fraction=0.75", "federation.secure.min_sites=2")
+    secure = run_tiny(*SECURE, *asked, folder=tmp_path / "secure")
+    plain = run_tiny(*PLAIN, asked[0], folder=tmp_path / "plain")
+    assert [one.answered for one in read_history(secure.folder)] == [0, 3, 3, 3]
+    for key, value in _weights(plain).items():
+        assert np.abs(_weights(secure)[key] - value).max() <= DRIFT
+
+
+def test_a_private_run_charges_the_same_and_ends_alike(run_tiny: Runner, tmp_path: Path) -> None:
+    private = ("privacy={epsilon: 8.0, public_size: 20, delta: 0.001, sample_rate: 0.2, noise: fast}", "model.norm=group")
+    ends = [run_tiny(*words, *private, folder=tmp_path / str(len(words))) for words in (SECURE, PLAIN)]
+    spent = [read_manifest(run.folder)["result"]["sites_answered"] for run in ends]
+    assert spent == [4, 4]
+    assert all((run.sites / "0" / "ledger.sqlite").is_file() for run in ends)
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("federation.strategy.name=krum", "sees their sum alone"),
+        ("federation.strategy.norm_bound=1", "does not see"),
+        ("federation.sites=60", "want secure.min_sites=3 to 50"),
+        ("federation.secure.min_sites=5", "want secure.min_sites=5 to 50"),
+        ("federation.secure.colluding=2", "hides nobody; want at least 4"),
+        ("federation.secure.threshold=2", "want 3 to 4, or 0"),
+        ("federation.evaluate_at_sites.times=1", "would leave it in clear"),
+    ],
+)
+def test_what_a_server_that_sees_a_sum_alone_cannot_do_is_refused(word: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        tiny_config(*SECURE, *(("federation.sites=7",) if "krum" in word else ()), word)
