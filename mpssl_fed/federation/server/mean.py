@@ -12,7 +12,7 @@ class RunningMean:
     """Sums of size x weights in twice the digits of float64, for each of ``keys``.
 
     What an addition rounds away is kept beside the sum, exactly (Knuth's two-sum). So the sums have about 100 bits, and replies
-    that come in another order lead to the same float64 mean: those of worker processes and of real sites come as they are done.
+    that come in another order lead to the same mean: those of worker processes and of real sites come as they are done.
     """
 
     def __init__(self, like: Mapping[str, np.ndarray]) -> None:

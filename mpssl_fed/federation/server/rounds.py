@@ -190,7 +190,7 @@ class _Server:
         began, federation = time.perf_counter(), self.config.federation
         content = TrainRequest(self.plan, number, to_record(start)).to_record()
         packed = time.perf_counter() - began
-        fold = self.aggregator.open(start)
+        fold = self.aggregator.open(start, len(asked))
         reading = _Reader(start, federation.max_examples, fold)
         contents = {site: (nodes[site], content) for site in asked}
         shown = RoundSteps(self.job.progress, number, len(asked))
@@ -208,7 +208,7 @@ class _Server:
         if summed.mean is None:
             self.job.progress.note(f"round {number} is lost: {summed.why}")
         collected = time.perf_counter()
-        weights = None if summed.mean is None else self.aggregator.open(start).step_mean(number, summed.mean)
+        weights = None if summed.mean is None else self.aggregator.open(start, len(asked)).step_mean(number, summed.mean)
         return _Gathered(summed.answers, [], weights, 0.0, collected)
 
     def _nodes(self) -> dict[int, int]:

@@ -26,6 +26,10 @@ STRATEGIES: Registry[Factory] = Registry("strategies")
 """Name -> function of the config section ``federation.strategy`` to a ``flwr.serverapp.strategy.Strategy``. A plug-in whose
 object has ``wants_every_reply = True`` gets each reply; the others get their weighted mean, taken here in float64."""
 
+MOST_HELD = 64
+"""Replies of a round that are held to be averaged at its end, in site order; of more sites, none is held and the mean runs along.
+The two differ in the last bit of float64."""
+
 STATE_ATTRIBUTES = ("momentum_vector", "m_t", "v_t")
 """Where Flower's classes keep what lasts from round to round."""
 
@@ -69,16 +73,16 @@ class Aggregator:
     def __post_init__(self) -> None:
         self.strategy = STRATEGIES[self.federation.strategy.name](self.federation.strategy)
 
-    def open(self, current: Weights) -> Fold:
-        """Return what takes in the replies of a round that starts from ``current``, one by one as they come."""
-        return Fold(self, current)
+    def open(self, current: Weights, asked: int) -> Fold:
+        """Return what takes in the replies of ``asked`` sites, which start from ``current``, one by one as they come."""
+        return Fold(self, current, asked)
 
     def step(self, number: int, current: Weights, replies: Sequence[TrainReply]) -> Weights:
         """Return the float32 weights after round ``number``; ``replies`` come in site order and are not empty.
 
         All arithmetic is in float64. Longer updates than ``strategy.norm_bound`` are scaled down to it first.
         """
-        fold = self.open(current)
+        fold = self.open(current, len(replies))
         return fold.step(number, [fold.take(reply) for reply in replies])
 
     def state(self) -> dict[str, Tensor]:
@@ -102,20 +106,21 @@ class Aggregator:
 
 
 class Fold:
-    """The replies of one round: their running mean or, for a strategy that wants every reply, all of them."""
+    """The replies of one round: their running mean or, where they are few or a strategy wants each of them, all."""
 
-    def __init__(self, aggregator: Aggregator, current: Weights) -> None:
+    def __init__(self, aggregator: Aggregator, current: Weights, asked: int) -> None:
         self._strategy, self._current = aggregator.strategy, current
         self._bound = aggregator.federation.strategy.norm_bound
         self._here = {key: current[key].double().numpy() for key in sorted(current)}
         self._by_size = aggregator.federation.weighting == "size" and not getattr(self._strategy, "ignores_sizes", False)
-        self._mean = None if getattr(self._strategy, "wants_every_reply", False) else RunningMean(self._here)
+        self._each = bool(getattr(self._strategy, "wants_every_reply", False))
+        self._running = None if self._each or asked <= MOST_HELD else RunningMean(self._here)
 
     def take(self, reply: TrainReply) -> TrainReply:
-        """Take in a reply and return what is still to be held of it: its numbers, or all for a strategy that wants every reply."""
-        if self._mean is None:
+        """Take in a reply and return what is still to be held of it: all, or its numbers where the mean runs along."""
+        if self._running is None:
             return reply
-        self._mean.add(self._bounded(reply), self._size(reply))
+        self._running.add(self._bounded(reply), self._size(reply))
         return TrainReply({}, reply.metrics)
 
     def step(self, number: int, replies: Sequence[TrainReply]) -> Weights:
@@ -123,10 +128,10 @@ class Fold:
         without any."""
         if not replies:
             raise ValueError("a round without replies has nothing to aggregate")
-        if self._mean is not None:
-            messages = [_message(self._mean.mean(), 1.0)]
-        else:
+        if self._each:
             messages = [_message(self._bounded(reply), self._size(reply)) for reply in replies]
+        else:
+            messages = [_message(self._running.mean() if self._running else self._mean(replies), 1.0)]
         return self._stepped(number, messages)
 
     def step_mean(self, number: int, mean: dict[str, Any]) -> Weights:
@@ -134,7 +139,7 @@ class Fold:
 
         UserError for a strategy that wants every reply.
         """
-        if self._mean is None:
+        if self._each:
             raise UserError(
                 f"federation.strategy: {type(self._strategy).__name__} wants every reply, and with federation.aggregation=secure "
                 "the server sees their sum alone; take fedavg, fedprox, fedavgm, fedadam or fedyogi"
@@ -149,6 +154,15 @@ class Fold:
         if record is None:
             return self._current
         return {key: torch.from_numpy(np.array(record[key].numpy(), dtype=np.float32)) for key in self._here}
+
+    def _mean(self, replies: Sequence[TrainReply]) -> dict[str, Any]:
+        total = sum(self._size(reply) for reply in replies)
+        mean = {key: np.zeros_like(value) for key, value in self._here.items()}
+        for reply in replies:
+            bounded = self._bounded(reply)
+            for key in mean:
+                mean[key] += (self._size(reply) / total) * bounded[key]
+        return mean
 
     def _size(self, reply: TrainReply) -> float:
         return reply.examples if self._by_size else 1.0

@@ -102,8 +102,8 @@ def test_unknown_name_and_no_reply() -> None:
 def test_replies_are_folded_in_any_order_and_not_held() -> None:
     """The mean has the bits of the exact one, whoever answers first; what is held of a reply has no weights."""
     rng = np.random.default_rng(3)
-    values = (rng.standard_normal((40, 50)) * 10.0 ** rng.integers(-9, 3, (40, 50))).astype(np.float32)
-    sizes = rng.integers(1, 1000, 40)
+    values = (rng.standard_normal((80, 50)) * 10.0 ** rng.integers(-9, 3, (80, 50))).astype(np.float32)
+    sizes = rng.integers(1, 1000, 80)
     replies = [
         TrainReply({"w": torch.from_numpy(row)}, {"num-examples": float(size)}) for row, size in zip(values, sizes, strict=True)
     ]
@@ -111,8 +111,8 @@ def test_replies_are_folded_in_any_order_and_not_held() -> None:
         float(sum(Fraction(float(v)) * int(s) for v, s in zip(column, sizes, strict=True)) / int(sizes.sum()))
         for column in values.T
     ]
-    for order in (range(40), range(39, -1, -1), rng.permutation(40)):
-        fold = _aggregator(name="fedavgm", server_lr=1.0, server_momentum=0.0).open({"w": torch.zeros(50)})
+    for order in (range(80), range(79, -1, -1), rng.permutation(80)):
+        fold = _aggregator(name="fedavgm", server_lr=1.0, server_momentum=0.0).open({"w": torch.zeros(50)}, 80)
         left = [fold.take(replies[i]) for i in order]
         assert all(not one.weights for one in left)
         assert np.array_equal(fold.step(1, left)["w"], np.array(exact, dtype=np.float32))
@@ -136,5 +136,5 @@ def test_the_order_of_replies_leaves_the_bits_of_float64() -> None:
 
 
 def test_a_strategy_that_wants_every_reply_keeps_them() -> None:
-    fold = _aggregator(name="fedmedian").open(HERE)
+    fold = _aggregator(name="fedmedian").open(HERE, 1000)
     assert all(fold.take(reply) is reply for reply in REPLIES)
