@@ -16,12 +16,13 @@ export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION := 1
 export RAY_USAGE_STATS_ENABLED := 0
 export OMP_NUM_THREADS := 1
 
-.PHONY: help demo test check test-all lint clean
+.PHONY: help demo test check test-extras test-all lint clean
 
 help:
 	@echo "make demo      set up, compare the methods on real images, write runs/demo/report.html"
 	@echo "make test      set up, run every quick test and the linters"
 	@echo "make check     the core alone, in about three minutes: config, data, models, method, privacy"
+	@echo "make test-extras  the tests of parts that come by an extra: diffusers, timm, hf"
 	@echo "make test-all  the same with the long fault, kill and audit runs"
 	@echo "make lint      ruff, its formatter and mypy"
 	@echo "make clean     remove the virtual environment and caches (runs stay)"
@@ -57,6 +58,13 @@ test test-all: $(VENV)/.dev
 
 check: $(VENV)/.dev
 	$(BIN)/python -m pytest $(WORKERS) tests/config tests/data tests/models tests/method tests/privacy
+
+$(VENV)/.extras: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,diffusers]"
+	@touch $@
+
+test-extras: $(VENV)/.extras
+	$(BIN)/python -m pytest tests/extras --durations 10
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache

@@ -81,6 +81,7 @@ def _python() -> Iterator[Check]:
         ("ray", ("ray",), "federation.backend=ray and `flwr run`"),
         ("onnx", ("onnx", "onnxscript", "onnxruntime"), "export --format onnx"),
         ("tensorboard", ("tensorboard",), "TensorBoard events"),
+        ("diffusers", ("diffusers",), "generator.name=diffusers"),
     ):
         versions = {package: _version(package) for package in packages}
         whole = all(versions.values())

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import importlib
 import importlib.util
 import os
 import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import platformdirs
 
@@ -26,6 +28,9 @@ SWITCHES: dict[str, str] = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 """Variable -> value. A variable that the user has set is left alone."""
+
+HUB_SWITCHES = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+"""The same for packages that use the Hugging Face hub, set when an extra needs one: they read this machine and ask nobody."""
 
 NOWHERE = "/nonexistent"
 """The home folder of who has none, as passwd of many systems names it."""
@@ -56,6 +61,22 @@ def have_home() -> None:
         Path.home()
     except (RuntimeError, KeyError):
         os.environ["HOME"] = NOWHERE
+
+
+def extra(name: str, package: str, key: str) -> ModuleType:
+    """Return the imported ``package`` of the extra [name], which ``key`` needs, with the hub's switches set before.
+
+    UserError, in a sentence that names the extra, where it is not installed.
+    """
+    have_home()
+    for switch, value in HUB_SWITCHES.items():
+        os.environ.setdefault(switch, value)
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        missing = isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == package
+        said = "which is not installed here" if missing else f"which cannot be imported here ({error})"
+        raise UserError(f"{key} needs the package {package}, {said}: pip install 'mpssl-fed[{name}]'") from error
 
 
 def of_flower(home: Path, server: str = "") -> dict[str, str]:

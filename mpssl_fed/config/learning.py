@@ -80,7 +80,7 @@ class GeneratorSection(Section):
     name: str = Field(
         "glyphs-digits",
         description="glyphs-digits[-vqvae|-diffusion], glyphs-letters, glyphs-broad, biggan-deep-128/256/512, "
-        "folder, exported, ...",
+        "folder, exported, diffusers, ...",
     )
     path: str | None = Field(None, description="Folder (exported: file) of the generator, where the name alone does not say.")
     foundation: str | None = Field(None, description="p-ssl: file or folder of the foundation classifier, where none is shipped.")

@@ -1,4 +1,4 @@
-"""Frozen public image generators: the protocol, three kinds of them from a folder or by name, and five shipped small ones."""
+"""Frozen public image generators: the protocol, from a folder, a file or by name, and five shipped small ones."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from mpssl_fed.generators.base import GENERATORS, Generator, fit_images, load_ge
 from mpssl_fed.generators.biggan import BigGANGenerator  # its import also registers our names
 from mpssl_fed.generators.exported import export_generator
 from mpssl_fed.generators.foundation import foundation_classifier
+from mpssl_fed.generators.pipelines.folder import load_pipeline
 from mpssl_fed.generators.small import SmallGenerator, load_any_folder
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "foundation_classifier",
     "load_any_folder",
     "load_generator",
+    "load_pipeline",
 ]
