@@ -80,8 +80,9 @@ def _python() -> Iterator[Check]:
     for extra, packages, use in (
         ("ray", ("ray",), "federation.backend=ray and `flwr run`"),
         ("onnx", ("onnx", "onnxscript", "onnxruntime"), "export --format onnx"),
-        ("tensorboard", ("tensorboard",), "TensorBoard events"),
         ("diffusers", ("diffusers",), "generator.name=diffusers"),
+        ("tensorboard", ("tensorboard",), "output.track=tensorboard"),
+        ("mlflow", ("mlflow-skinny",), "output.track=mlflow"),
     ):
         versions = {package: _version(package) for package in packages}
         whole = all(versions.values())

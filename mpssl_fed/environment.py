@@ -26,6 +26,8 @@ SWITCHES: dict[str, str] = {
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
 }
 """Variable -> value. A variable that the user has set is left alone."""
 
@@ -49,6 +51,12 @@ def apply() -> None:
     for name, value in SWITCHES.items():
         os.environ.setdefault(name, value)
     os.environ.update(past_proxies())
+
+
+def require_linux() -> None:
+    """Raise UserError where no site can be deployed: Linux alone says who calls on a Unix socket."""
+    if sys.platform != "linux":
+        raise UserError("deployment needs Linux; here `mpssl-fed simulate` and `mpssl-fed study` run the same federation")
 
 
 def have_home() -> None:

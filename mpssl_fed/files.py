@@ -21,6 +21,10 @@ SHORT = ("/tmp", "/var/tmp", "/dev/shm")
 """Where a folder of a short name is made."""
 
 
+EXACT = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+"""What a file is opened with: for this process alone, not through a link, byte for byte; as far as the system knows it."""
+
+
 class FullDiskError(UserError, OSError):
     """There was no room for a file. The text names it; what it held before is untouched."""
 
@@ -79,11 +83,18 @@ def _replace(path: Path, data: bytes, mode: int, new: bool = False) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Put a folder's entries on disk, where the system opens folders."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(handle)
     finally:
-        os.close(folder)
+        os.close(handle)
 
 
 def _name_once(temporary: Path, path: Path) -> None:
@@ -104,7 +115,7 @@ def _temporary(path: Path, mode: int) -> tuple[int, Path]:
     while True:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:
-            return os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, mode), temporary
+            return os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR | EXACT, mode), temporary
         except FileExistsError:
             continue
         except OSError as error:

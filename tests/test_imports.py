@@ -26,6 +26,7 @@ LEVELS = (
         "environment",
         "caller",
         "download",
+        "flock",
         "page",
         "watch",
         "codes",

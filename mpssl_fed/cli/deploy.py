@@ -26,14 +26,15 @@ from mpssl_fed.cli.options import (
     Rounds,
     Sites,
     folder_given,
+    on_linux,
     words,
 )
-from mpssl_fed.environment import expanded
+from mpssl_fed.environment import expanded, require_linux
 
 LINK_PORT = 8000
 
 app = typer.Typer()
-certs_app = typer.Typer(no_args_is_help=True, help="Keys and certificates of a federation.")
+certs_app = typer.Typer(no_args_is_help=True, callback=on_linux, help="Keys and certificates of a federation.")
 app.add_typer(certs_app, name="certs")
 
 
@@ -49,6 +50,7 @@ def deploy(
     overwrite: Overwrite = False,
 ) -> None:
     """Run a federation of real processes on this machine: TLS, site keys, a daemon a site; everything down at the end."""
+    require_linux()
     from mpssl_fed import config as configs
     from mpssl_fed.runs.reader import default_folder
 
@@ -116,6 +118,7 @@ def server(
     log_format: LogFormat = "text",
 ) -> None:
     """Run the SuperLink: TLS, registered keys only, a database."""
+    require_linux()
     from mpssl_fed import environment
     from mpssl_fed.deployment import certs
     from mpssl_fed.deployment import superlink as control
@@ -147,6 +150,7 @@ def register(
     server: Annotated[str, typer.Option(help="HOST:PORT of the SuperLink, on its own machine.")] = "127.0.0.1:8000",
 ) -> None:
     """Let a site join: on the server's machine, with the public key that the site sent."""
+    require_linux()
     from mpssl_fed.deployment import superlink as control
     from mpssl_fed.deployment.address import host_and_port
 
@@ -170,6 +174,7 @@ def submit(
     log_format: LogFormat = "text",
 ) -> None:
     """Submit a run to a SuperLink, follow it and say truthfully how it ended."""
+    require_linux()
     from mpssl_fed import config as configs
 
     folder_given(output)

@@ -10,7 +10,7 @@ import typer
 from mpssl_fed.config import Override
 from mpssl_fed.config.data import Fit
 from mpssl_fed.deployment.site_log import Form, Level
-from mpssl_fed.environment import expanded
+from mpssl_fed.environment import expanded, require_linux
 from mpssl_fed.errors import UserError
 
 ConfigName = Annotated[str, typer.Argument(help="YAML file, or the name of a shipped config such as 'demo'.")]
@@ -52,3 +52,8 @@ def folder_given(text: str | None, option: str = "--output") -> Path | None:
     if text == "":
         raise UserError(f"{option} is empty, want a folder; is a variable of your shell not set?")
     return None if text is None else expanded(text)
+
+
+def on_linux() -> None:
+    """Refuse a group of deployment's commands elsewhere than on Linux."""
+    require_linux()

@@ -11,7 +11,7 @@ import click
 import typer
 from typer.core import TyperGroup
 
-from mpssl_fed.cli.options import Ca, FitOption, LogFormat, LogLevel, Name, WhiteLevel, Window
+from mpssl_fed.cli.options import Ca, FitOption, LogFormat, LogLevel, Name, WhiteLevel, Window, on_linux
 
 
 class _RunByDefault(TyperGroup):
@@ -24,7 +24,9 @@ class _RunByDefault(TyperGroup):
 
 
 app = typer.Typer()
-site_app = typer.Typer(cls=_RunByDefault, no_args_is_help=True, help="One site: its daemon, its SuperNode, its state.")
+site_app = typer.Typer(
+    cls=_RunByDefault, no_args_is_help=True, callback=on_linux, help="One site: its daemon, its SuperNode, its state."
+)
 app.add_typer(site_app, name="site")
 
 FRONT_PORT = 9092

@@ -16,12 +16,30 @@ Fit = Literal["crop", "pad", "squash"]
 class Output(Section):
     """Where a run is written."""
 
-    marks: ClassVar[Marks] = {"dir overwrite resume tensorboard": ignored(AT_SERVER)}
+    marks: ClassVar[Marks] = {"dir overwrite resume track": ignored(AT_SERVER)}
 
     dir: str | None = Field(None, description="The run directory itself; default runs/CONFIG-STEM.")
     overwrite: bool = Field(False, description="Delete a run directory that exists.")
     resume: bool = Field(False, description="Continue the run in the run directory.")
-    tensorboard: bool = Field(False, description="Write TensorBoard events below the run directory; extra [tensorboard].")
+    track: tuple[Literal["tensorboard", "mlflow"], ...] = Field(
+        (), description="Also tell a run's public numbers to tensorboard and mlflow; the extras of these names."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_word_or_an_older_key(cls, fields: Any) -> Any:
+        """Take one tracker without brackets, and ``tensorboard: true``, as version 0.1 wrote it; each tracker once."""
+        if not isinstance(fields, dict):
+            return fields
+        track = fields.get("track", ())
+        found = [track] if isinstance(track, str) else list(track) if isinstance(track, tuple) else track
+        if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+            return fields  # the field says what is wrong with it
+        if "tensorboard" in fields:
+            if not isinstance(fields["tensorboard"], bool):
+                raise ValueError("key 'tensorboard' is true or false; output.track: [tensorboard] has taken its place")
+            found = [*found, "tensorboard"] if fields["tensorboard"] and "tensorboard" not in found else found
+        return {**{key: value for key, value in fields.items() if key != "tensorboard"}, "track": list(dict.fromkeys(found))}
 
 
 class Runtime(Section):

@@ -13,11 +13,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from mpssl_fed.errors import UserError
+from mpssl_fed.files import EXACT
 from mpssl_fed.generators.base import GENERATORS
 from mpssl_fed.generators.biggan import PUBLISHED, SUMS, cache_folder, embedded_folder
 from mpssl_fed.generators.small import SHIPPED
 
 CHUNK, MOST_FILES = 1 << 20, 1000
+UNBLOCKED = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+"""So that a FIFO in the place of a file holds nobody up."""
 
 
 def comes_installed(name: str) -> bool:
@@ -88,7 +91,7 @@ def _copy(source: Path, target: Path) -> str:
     """Copy a file and return the SHA-256 of what was copied."""
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     digest = hashlib.sha256()
-    with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
+    with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | EXACT, 0o600), "wb") as out:
         for chunk in _chunks(source):
             digest.update(chunk)
             out.write(chunk)
@@ -98,7 +101,7 @@ def _copy(source: Path, target: Path) -> str:
 def _chunks(file: Path) -> Iterator[bytes]:
     """Yield a plain file's bytes; UserError for one that cannot be read, a FIFO or a device."""
     try:
-        handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        handle = os.open(file, os.O_RDONLY | UNBLOCKED)
     except OSError as error:
         raise UserError(f"generator {file}: cannot be read ({error.strerror})") from error
     with open(handle, "rb") as source:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 import sqlite3
@@ -11,7 +10,8 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from mpssl_fed.files import plain_file
+from mpssl_fed import flock
+from mpssl_fed.files import EXACT, plain_file, sync_folder
 from mpssl_fed.privacy.ledger_errors import (
     CutTailError,
     DeletedRowError,
@@ -26,7 +26,7 @@ from mpssl_fed.privacy.ledger_errors import (
     SwappedDataError,
     WrongHeadError,
 )
-from mpssl_fed.privacy.ledger_head import Head, HeadFile, sync_folder
+from mpssl_fed.privacy.ledger_head import Head, HeadFile
 
 __all__ = [
     "CutTailError", "DeletedRowError", "EditedRowError", "ExposedKeyError", "Head", "LedgerError", "LedgerFiles",
@@ -117,7 +117,7 @@ class LedgerFiles:
     def finish(self, key: bytes, head: Head) -> None:
         """Put down the head, the key and, last, the database: as long as it is missing nothing was ever charged here."""
         self.head_file.write(key, head, create=True)
-        handle = os.open(self.key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        handle = os.open(self.key, os.O_WRONLY | os.O_CREAT | os.O_EXCL | EXACT, 0o600)
         with os.fdopen(handle, "wb") as file:
             file.write(key)
             file.flush()
@@ -152,7 +152,7 @@ class LedgerFiles:
             raise MissingLedgerError(f"{self.key}: the ledger's key is gone and no row can be checked; put it back") from error
         except OSError as error:
             raise LedgerError(f"{self.key}: cannot be read ({error.strerror}); run as the ledger's owner") from error
-        if mode & 0o077:
+        if mode & 0o077 and hasattr(os, "geteuid"):  # Windows keeps its rights elsewhere
             raise ExposedKeyError(f"{self.key}: mode {mode & 0o777:04o} lets other users in; chmod 600 it")
         if len(key) != 32:
             raise EditedRowError(f"{self.key}: holds {len(key)} bytes, want 32; put the ledger's own key back")
@@ -166,8 +166,8 @@ class LedgerFiles:
         """
         handle = self._open_lock(shared)
         try:
-            if handle is not None:  # flock itself: the filelock package has no shared lock that leaves a read-only folder alone
-                fcntl.flock(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+            if handle is not None:
+                flock.take(handle, shared=shared, wait=True)
             yield
         finally:
             if handle is not None:

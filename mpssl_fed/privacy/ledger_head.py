@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mpssl_fed.files import parse_json, plain_file, write_atomic
+from mpssl_fed.files import parse_json, plain_file, sync_folder, write_atomic
 from mpssl_fed.privacy.ledger_errors import LedgerError, LedgerWriteError, MissingLedgerError, WrongHeadError
 
 TAIL = 1 << 16
@@ -121,15 +121,6 @@ class HeadFile:
     @property
     def _cure(self) -> str:
         return "mount its disk or, where it is lost, " * self.appended + "run `ledger restore` to book what may be lost"
-
-
-def sync_folder(folder: Path) -> None:
-    """Put a folder's entries on disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _head_mac(key: bytes, head: Head) -> str:

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mpssl_fed import flock
 from mpssl_fed.errors import UserError, option
+from mpssl_fed.files import EXACT
 
 LOCK = ".lock"
 """The file that is locked. It stays when the lock goes: removing it would let two processes lock two files of one name."""
 
-TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
-NOT_HERE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
-"""What a file system answers that knows no locks; there nobody can be kept out."""
-
-# flock itself, not the filelock package, whose locks are exclusive and made by asking: refuse_held may write nothing
 _mine: dict[tuple[int, int], int] = {}
 """Locked file (device, inode) of this process -> the thread that holds it."""
 
@@ -37,10 +33,10 @@ def holding(folder: Path) -> Iterator[None]:
         if _mine.get(place) == threading.get_ident():
             yield
             return
-        if place in _mine or not _try(handle, fcntl.LOCK_EX):
+        if place in _mine or not _try(handle):
             raise UserError(_taken(folder, handle))
         os.ftruncate(handle, 0)
-        os.pwrite(handle, str(os.getpid()).encode(), 0)  # for the message alone
+        os.write(handle, str(os.getpid()).encode())  # for the message alone
         _mine[place] = threading.get_ident()
         try:
             yield
@@ -59,7 +55,7 @@ def refuse_held(folder: Path) -> None:
         holder = _mine.get(_place(handle))
         if holder == threading.get_ident():
             return
-        if holder is not None or not _try(handle, fcntl.LOCK_SH):
+        if holder is not None or not _try(handle, shared=True):
             raise UserError(_taken(folder, handle))
     finally:
         os.close(handle)
@@ -67,7 +63,7 @@ def refuse_held(folder: Path) -> None:
 
 def _open(folder: Path, flags: int) -> int:
     try:
-        return os.open(folder / LOCK, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        return os.open(folder / LOCK, flags | EXACT, 0o644)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise UserError(f"{folder / LOCK}: is a link, want the lock file of a run or study; remove it") from error
@@ -79,20 +75,21 @@ def _place(handle: int) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _try(handle: int, kind: int) -> bool:
-    """Return whether the lock was taken, or cannot be taken by anyone here."""
+def _try(handle: int, shared: bool = False) -> bool:
+    """Return whether the lock was taken, or cannot be taken by anyone here: there nobody can be kept out."""
     try:
-        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+        return flock.take(handle, shared=shared)
     except OSError as error:
-        if error.errno in TAKEN:
-            return False
-        if error.errno not in NOT_HERE:
+        if error.errno not in flock.NOT_HERE:
             raise
-    return True
+        return True
 
 
 def _taken(folder: Path, handle: int) -> str:
-    who = os.pread(handle, 20, 0).decode("ascii", "replace")
+    try:
+        who = os.read(handle, 20).decode("ascii", "replace")
+    except OSError:  # Windows lets nobody read what another has locked
+        who = ""
     process = f" (process {who})" if who.isdigit() else ""
     cure = f"wait for it to end, or choose another by {option('output', 'DIR')}"
     return f"{folder}: another run or study is writing there{process}; {cure}"

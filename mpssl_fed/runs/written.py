@@ -31,12 +31,13 @@ FILES = (
     *(f"checkpoints/{name}.{kind}" for name in ("last", "best") for kind in ("safetensors", "json")),
     *(f"plots/{name}.{kind}" for name in PLOTS for kind in ("svg", "png")),
     "tensorboard/events.out.tfevents.*",
+    *(f"mlflow/mlflow.db{end}" for end in ("", "-journal", "-wal", "-shm")),
     *(f"logs/{name}.log" for name in ("superlink", "daemon-*", "supernode-*")),
     *(f"sites/*/{name}" for name in OF_A_SITE),
 )
 """Files of a run, as patterns of paths below its folder."""
 
-FOLDERS = ("checkpoints", "plots", "tensorboard", "logs", "sites", "sites/*", "sites/*/rounds")
+FOLDERS = ("checkpoints", "plots", "tensorboard", "mlflow", "logs", "sites", "sites/*", "sites/*/rounds")
 """Folders of a run, removed once they are empty."""
 
 

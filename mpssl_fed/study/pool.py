@@ -93,7 +93,7 @@ class _Worker:
     def _obituary(self) -> str:
         code = self.process.exitcode or 0
         how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
-        hint = "; the system kills a process so when memory runs out" if -code == signal.SIGKILL else ""
+        hint = "; the system kills a process so when memory runs out" if how.endswith("(SIGKILL)") else ""
         log = log_file(Path(self.task.output), self.task.cell)
         return f"the worker process died with {how}{hint}. Its output is in {log.parent.name}/{log.name}"
 

@@ -48,7 +48,7 @@ def ask(tmp_path: Path, listing: Path) -> Any:
 
 IGNORED: list[dict[str, Any]] = [
     {
-        "output": {"dir": "/etc", "overwrite": True, "resume": True, "tensorboard": True},
+        "output": {"dir": "/etc", "overwrite": True, "resume": True, "track": ["tensorboard"]},
         "runtime": {"device": "cuda"},
         "data": {
             "name": "cifar10",

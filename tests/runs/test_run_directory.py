@@ -100,7 +100,7 @@ def test_a_broken_checkpoint_names_the_file_and_the_cure(run_tiny: Runner) -> No
 def test_tensorboard_events_hold_the_metrics(run_tiny: Runner) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    run = run_tiny("output.tensorboard=true")
+    run = run_tiny("output.track=tensorboard")
     events = EventAccumulator(str(run.folder / "tensorboard"))
     events.Reload()
     history = [record for record in read_history(run.folder) if record.number > 0]

@@ -45,10 +45,11 @@ READER = ("decode.py", "eight_bits.py", "preparation.py", "formats/dicom.py")
 def pixel_cache(images: int, settings: str) -> PixelCache | None:
     """Return the cache for ``images`` files that are read by ``settings`` (a text that holds all of them).
 
-    None where they are too few, the user has switched it off, or there is no folder that is this user's alone.
+    None where they are too few, the user has switched it off, or there is no folder that is this user's alone, as far as
+    the system tells of users.
     """
     root = image_cache_folder() if images >= FEWEST else None
-    if root is None:
+    if root is None or not hasattr(os, "geteuid"):
         return None
     folder = root / hashlib.sha256(f"{settings} {_reader()}".encode()).hexdigest()[:32]
     with suppress(OSError):

@@ -33,6 +33,7 @@ from mpssl_fed.federation.whole import subjects_of
 from mpssl_fed.files import short_folder
 from mpssl_fed.runs.progress import Progress
 from mpssl_fed.runs.run_directory import RunDirectory
+from mpssl_fed.runs.tracking import require_trackers
 
 LONGEST_FOR_RAY = 38
 """Bytes: ``/ray/session_DATE_TIME_PID/sockets/plasma_store`` follows, of at most 68."""
@@ -46,11 +47,12 @@ ENGINES = ("inprocess", "ray")
 
 def preflight(config: Config) -> None:
     """Raise UserError now for whatever would make the sites fail later: names, files, shares, torn subjects, privacy,
-    a missing Ray."""
+    a missing Ray or tracker."""
     torch.set_num_threads(config.runtime.threads)
     parts.device(config)
     if config.federation.backend == "ray" and importlib.util.find_spec("ray") is None:
         raise UserError("federation.backend=ray: Ray is not installed; pip install 'mpssl-fed[ray]', or use backend inprocess")
+    require_trackers(config)
     STRATEGIES[config.federation.strategy.name]
     parts.dataset(config)
     empty = [site for site, share in enumerate(parts.shares(config)) if not len(share)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -31,11 +30,11 @@ from mpssl_fed.metrics import Metrics
 from mpssl_fed.models import Weights
 from mpssl_fed.models.scores import Scores
 from mpssl_fed.runs.checkpoint import Checkpoint
-from mpssl_fed.runs.events import Events
 from mpssl_fed.runs.manifest import now
 from mpssl_fed.runs.progress import Progress, RoundSteps
 from mpssl_fed.runs.rounds import History, Round
 from mpssl_fed.runs.run_directory import RunDirectory
+from mpssl_fed.runs.tracking import tracking
 from mpssl_fed.seeds import numpy_rng
 from mpssl_fed.watch import watched_by
 
@@ -70,13 +69,12 @@ def serve(grid: Grid, job: Job) -> None:
         run.update_manifest(held_out=guessing(server.test))
         state = run.checkpoint() or server.begin()
         run.write_metrics(state.history)
-        with Events(run.folder / "tensorboard", state.round) if config.output.tensorboard else nullcontext() as events:
+        with tracking(run, state.history, job.progress.note) as track:
             for number in range(state.round + 1, config.private_rounds + 1):
                 state = server.round(number, state)
                 run.save(state)
                 job.progress.round(state.history[-1])
-                if events:
-                    events.round(state.history[-1])
+                track(state.history[-1])
                 _give_up_if_silent(state.history)
         if config.private_rounds and not any(one.answered for one in state.history):
             raise UserError(_silence(state.history))
