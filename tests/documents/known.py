@@ -64,6 +64,7 @@ FLOORS = {
     ("docs/extending.md", PLUGIN): 0.4,  # 55.4
     ("docs/own-data.md", "mpssl-fed simulate own data.root=photos --output runs/mine"): 0.7,  # 92.5
     ("docs/own-data.md", "mpssl-fed study own data.root=photos --output runs/compare"): 0.6,  # 85.0
+    ("docs/secure-aggregation.md", "mpssl-fed simulate demo federation.aggregation=secure --output runs/sums"): 0.5,  # 71.2
     ("docs/quickstart.md", "mpssl-fed simulate demo --output runs/first"): 0.5,  # 72.2
     ("docs/quickstart.md", "mpssl-fed simulate demo method.name=base --rounds 2 --output runs/base"): 0.3,  # 53.2
     ("docs/quickstart.md", "mpssl-fed simulate demo method.name=federated-gssl --rounds 2 --output runs/recipe"): 0.5,  # 83.5
