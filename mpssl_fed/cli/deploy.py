@@ -114,7 +114,7 @@ def server(
     allow_open_control: Annotated[
         bool, typer.Option("--allow-open-control", help="Listen elsewhere than on loopback although anyone there may submit runs.")
     ] = False,
-    log_level: LogLevel = "info",
+    log_level: LogLevel = None,
     log_format: LogFormat = "text",
 ) -> None:
     """Run the SuperLink: TLS, registered keys only, a database."""
@@ -194,9 +194,9 @@ def submit(
     from mpssl_fed.runs.json_lines import JsonLines
     from mpssl_fed.runs.reader import RunReader
 
-    with resumable(), _flower_home() as home:
+    lines = JsonLines() if log_format == "json" else None
+    with resumable(lambda text: lines.tell(text, "WARNING") if lines else complain(f"\n{text}")), _flower_home() as home:
         flower = control.FlowerCommand(server, ca, home)
-        lines = JsonLines() if log_format == "json" else None
         manifest = submit_run(flower, resolved.model_copy(update={"output": kept}), folder, home, lines or progress())
     for line in warning(RunReader(folder)):
         lines.tell(line, "WARNING") if lines else complain(line)

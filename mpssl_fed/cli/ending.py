@@ -9,6 +9,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable
+from itertools import pairwise
 
 from mpssl_fed.errors import UserError
 from mpssl_fed.names import printable
@@ -28,7 +29,7 @@ def ending_of(command: Callable[[], object]) -> int:
         sys.stdout.flush()
         return status
     except KeyboardInterrupt:
-        return _say("interrupted", INTERRUPTED)
+        return _say("interrupted", INTERRUPTED, "WARNING")
     except OSError as error:
         _drop_output()
         unread = error.errno in (errno.EPIPE, errno.ESHUTDOWN)
@@ -42,6 +43,9 @@ def ending_of(command: Callable[[], object]) -> int:
 def _unforeseen(error: Exception) -> int:
     if MEMORY.search(f"{type(error).__name__}: {error}"):
         return _say(f"error: {_text(MemoryError(str(error).splitlines()[0]))}", BAD_INPUT)
+    if _as_json():
+        frames = "; ".join(f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__))
+        return _say(f"This is a bug of mpssl-fed: {type(error).__name__} at {frames}", BUG)  # its text may quote private data
     with contextlib.suppress(OSError):
         traceback.print_exception(error)
     return _say("This is a bug of mpssl-fed: please report it, with the lines above and the command.", BUG)
@@ -84,10 +88,21 @@ def _shown(place: object) -> str:
     return text if len(text) <= 200 else f"{text[:200]}... ({len(text)} characters)"
 
 
-def _say(text: str, status: int) -> int:
+def _say(text: str, status: int, level: str = "ERROR") -> int:
+    line = printable(text)
+    if _as_json():
+        from mpssl_fed.runs.json_lines import json_line  # here: it brings the config's schema in
+
+        line = json_line(level, "mpssl_fed", text.removeprefix("error: "))
     with contextlib.suppress(OSError):
-        print(printable(text), file=sys.stderr, flush=True)
+        print(line, file=sys.stderr, flush=True)
     return status
+
+
+def _as_json() -> bool:
+    """Whether the command that ends was asked for lines of JSON, however far it came in reading its options."""
+    words = sys.argv[1:]
+    return "--log-format=json" in words or ("--log-format", "json") in pairwise(words)
 
 
 def _drop_output() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import typer
@@ -119,12 +119,12 @@ def complain(text: str) -> None:
 
 
 @contextmanager
-def resumable() -> Iterator[None]:
+def resumable(tell: Callable[[str], None] = lambda text: complain(f"\n{text}")) -> Iterator[None]:
     """End with 130 at Ctrl-C, and say the command that goes on from the last finished round."""
     try:
         yield
     except KeyboardInterrupt:
         again = [word for word in sys.argv[1:] if word not in ("--resume", "--overwrite")]
         line = shlex.join(["mpssl-fed", *again, "--resume"])
-        print(f"\ninterrupted; every finished round is kept. Continue with: {line}", file=sys.stderr)
+        tell(f"interrupted; every finished round is kept. Continue with: {line}")
         raise typer.Exit(130) from None

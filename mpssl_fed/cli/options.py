@@ -30,7 +30,9 @@ WhiteLevel = Annotated[
     float | None,
     typer.Option(help="Value of white in grey files of 16 or 32 bits or floats, such as 4095; default: the type's own."),
 ]
-LogLevel = Annotated[Level, typer.Option(help="Least level of what is logged.")]
+LogLevel = Annotated[
+    Level | None, typer.Option(help="Least level of what is logged; default info, of Flower's processes FLWR_LOG_LEVEL.")
+]
 LogFormat = Annotated[Form, typer.Option(help="text, or json: an object with time, level, logger and message a line.")]
 Window = Annotated[
     tuple[float, float] | None,

@@ -75,7 +75,7 @@ def site_run(
     ca: Annotated[Path | None, typer.Option(help="Certificate of the federation's CA.")] = None,
     key: Annotated[Path | None, typer.Option(help="This site's private key (NAME.key).")] = None,
     node_port: Annotated[int, typer.Option(min=1, max=65535, help="Local port between the SuperNode and its helpers.")] = 9094,
-    log_level: LogLevel = "info",
+    log_level: LogLevel = None,
     log_format: LogFormat = "text",
 ) -> None:
     """Serve this site's data to the federation, as far as the policy allows, until Ctrl-C."""
@@ -88,7 +88,8 @@ def site_run(
     settings = SiteSettings(
         name, number, data, class_names(classes), policy, state, socket, supernode_user, group,
         trust_bundles, size, channels, subjects, generator_path, device, round_limit, stored_size=stored_size,
-        ledger_head=ledger_head, fit=fit, white_level=white_level, window=window, log_level=log_level, log_format=log_format,
+        ledger_head=ledger_head, fit=fit, white_level=white_level, window=window,
+        log_level=log_level or "info", log_format=log_format,
     )  # fmt: skip
     node = None
     if server is not None:
@@ -96,7 +97,7 @@ def site_run(
             raise UserError("--server needs --ca (the federation's ca.crt) and --key (this site's NAME.key)")
         server = host_and_port(server, "--server", FRONT_PORT)
         node = SuperNode(
-            server, ca.absolute(), key.absolute(), settings.socket_path.absolute(), node_port, supernode_user, log_format
+            server, ca.absolute(), key.absolute(), settings.socket_path.absolute(), node_port, supernode_user, log_format, log_level
         )
     serve_site(settings, node)
 
@@ -108,7 +109,7 @@ def site_node(
     key: Annotated[Path, typer.Option(help="This site's private key (NAME.key).", exists=True, dir_okay=False)],
     socket: Annotated[Path, typer.Option(help="The daemon's Unix socket.")],
     node_port: Annotated[int, typer.Option(min=1, max=65535, help="Local port between the SuperNode and its helpers.")] = 9094,
-    log_level: LogLevel = "info",
+    log_level: LogLevel = None,
     log_format: LogFormat = "text",
 ) -> None:
     """Run the SuperNode that relays to a daemon; as another user than the daemon's."""

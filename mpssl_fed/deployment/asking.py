@@ -28,6 +28,8 @@ def _asked(state: Path, socket: Path | None, target: str) -> dict[str, Any]:
         code, answer = wire.call(path, "GET", target, timeout=10)
     except OSError as error:
         raise UserError(f"no daemon answers at {path} ({error.strerror or error}); start it with: mpssl-fed site run") from error
+    if code == 404:
+        raise UserError(f"the daemon at {path} is of an earlier version, which does not know {target}; start it again")
     if code not in (200, 503):
         raise UserError(f"the daemon at {path} answers its owner alone; ask as the user that runs it")
     found: dict[str, Any] = json.loads(answer)

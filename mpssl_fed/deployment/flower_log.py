@@ -14,7 +14,7 @@ from typing import Any
 from mpssl_fed.deployment.site_log import Form, Level
 from mpssl_fed.runs.json_lines import json_line
 
-FLOWER, LAST_WORDS_S = "flwr", 5.0
+FLOWER, LEVEL, LAST_WORDS_S = "flwr", "FLWR_LOG_LEVEL", 5.0
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 HEAD = re.compile(r"^(?:\d{4}-\d\d-\d\dT\S+\s+)?(DEBUG|INFO|WARNING|ERROR|CRITICAL)\b\s*(?:\[([\w.]+)\])?\s*:?\s*(.*)$")
 """An optional time, a level, an optional logger and the message: how Flower and the web server in it begin a line."""
@@ -39,12 +39,18 @@ def log_as_json(child: subprocess.Popen[bytes]) -> threading.Thread:
     return writer
 
 
-def run_flower(command: Sequence[str], level: Level, form: Form) -> int:
-    """Become one of Flower's commands that logs from ``level`` on; as JSON, run it and return its status.
+def level_of_flower(level: Level | None) -> dict[str, str]:
+    """Return the variable that says from which level on Flower logs: as asked, else as the user has set it, else info."""
+    return {LEVEL: level or os.environ.get(LEVEL) or "info"}
 
-    Its lines then come on standard error, SIGTERM and SIGINT go on to it, and its last words are waited for.
+
+def run_flower(command: Sequence[str], level: Level | None, form: Form) -> int:
+    """Become one of Flower's commands that logs from ``level`` on; as JSON, run it and return its status, as a shell has it.
+
+    Its lines then come on standard error, SIGTERM and SIGINT go on to it, and its last words are waited for. A signal's status is
+    128 and its number.
     """
-    os.environ["FLWR_LOG_LEVEL"] = level
+    os.environ.update(level_of_flower(level))
     if form == "text":
         os.execv(command[0], list(command))
     child = subprocess.Popen(list(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -53,7 +59,7 @@ def run_flower(command: Sequence[str], level: Level, form: Form) -> int:
     writer = log_as_json(child)
     status = child.wait()
     writer.join(LAST_WORDS_S)  # no longer: what it started may hold the pipe open
-    return status
+    return status if status >= 0 else 128 - status
 
 
 def _to_stderr(line: str) -> None:

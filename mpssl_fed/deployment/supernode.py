@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mpssl_fed import environment
-from mpssl_fed.deployment.flower_log import log_as_json
+from mpssl_fed.deployment.flower_log import level_of_flower, log_as_json
 from mpssl_fed.deployment.isolation import User
 from mpssl_fed.deployment.processes import MARK, kill_marked
 from mpssl_fed.deployment.relay import SOCKET
-from mpssl_fed.deployment.site_log import Form
+from mpssl_fed.deployment.site_log import Form, Level
 
 log = logging.getLogger("mpssl_fed.supernode")
 AGAIN_AFTER_S = 5.0
@@ -34,6 +34,7 @@ class SuperNode:
     port: int
     user: str | None = None
     log_format: Form = "text"
+    log_level: Level | None = None
     _over: threading.Event = field(default_factory=threading.Event, repr=False)
     _child: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
@@ -48,6 +49,10 @@ class SuperNode:
             self._child.terminate()
         kill_marked(self._token)
 
+    def variables(self, home: Path) -> dict[str, str]:
+        """Return what it is started with beside this process's environment; ``home``: for Flower's files."""
+        return {**environment.of_flower(home, self.server), **level_of_flower(self.log_level)}
+
     @property
     def _token(self) -> str:
         return f"node-{os.getpid()}"
@@ -55,7 +60,7 @@ class SuperNode:
     def _keep_running(self) -> None:
         command = supernode_command(self.server, self.ca, self.key, relaying(self.socket), self.port)
         with tempfile.TemporaryDirectory(prefix="mpssl-fed-node-") as home:
-            variables = {**os.environ, **environment.of_flower(Path(home), self.server), MARK: self._token}
+            variables = {**os.environ, **self.variables(Path(home)), MARK: self._token}
             user = None if self.user is None else User.named(self.user)
             if user is not None:
                 os.chown(home, user.uid, -1)
