@@ -103,6 +103,17 @@ def leaving(subject: Subject) -> Section:
     )
 
 
+AGGREGATION = {
+    "federation.aggregation": "aggregation of the weights (secure: the server sees sums of several sites alone)",
+    "federation.secure.min_sites": "sites in such a sum, at least",
+}
+OF_SUMS = {
+    "secure_aggregation.required": "whether weights leave in sums of several sites alone",
+    "secure_aggregation.min_sites": "sites in such a sum, at least",
+    "secure_aggregation.peers": "sites that are known by their keys",
+}
+
+
 def _leaving(subject: Subject) -> Iterator[Fact]:
     if subject.is_run:
         model = header(subject.path)
@@ -114,6 +125,7 @@ def _leaving(subject: Subject) -> Iterator[Fact]:
                 word(model.parameters),
                 Source(model.file, "parameters"),
             )
+        yield from of_table(CONFIG, subject.config, AGGREGATION)
         privacy = subject.config["privacy"]
         if privacy["scope"] == "off":
             yield Fact("noise on the weights", "none: the scope is off", Source(CONFIG, "privacy.scope"))
@@ -129,6 +141,7 @@ def _leaving(subject: Subject) -> Iterator[Fact]:
         file = subject.name(subject.policy_file)
         yield Fact("declared number of units, the weight of the site", word(policy.public_size), Source(file, "public_size"))
         yield Fact("numbers in the weights of the classifier, at most", word(policy.max_parameters), Source(file, "max_parameters"))
+        yield from of_table(file, policy.model_dump(mode="json"), OF_SUMS)
         yield Fact("noised tables of counts, in a run at most", word(policy.max_evaluations), Source(file, "max_evaluations"))
         yield Fact("numbers beside the weights that the policy lists", word(policy.metrics), Source(file, "metrics"))
         for name in policy.metrics:

@@ -96,10 +96,18 @@ def _subtitle(run: RunReader) -> str:
         f"classifier {config['model']['name']}",
         f"{config['federation']['local_steps']} local steps per round",
         private,
+        *_hidden(config["federation"]),
         *(["evaluated on a validation part of the training pool"] if data.get("held_out") == "validation" else []),
         f"seed {config['seed']}",
     ]
     return ". ".join(part[0].upper() + part[1:] for part in parts) + "."
+
+
+def _hidden(federation: dict[str, Any]) -> list[str]:
+    """Return what is hidden from the server of the sites' weights; nothing of a run before it could be asked for."""
+    if federation.get("aggregation", "plain") == "plain":
+        return []
+    return [f"the server saw sums of at least {federation['secure']['min_sites']} sites' updates alone"]
 
 
 def _warning(run: RunReader) -> str:

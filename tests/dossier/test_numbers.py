@@ -168,7 +168,10 @@ def stands(one: Cited, files: Files) -> bool:
 
 def default_of(one: Cited) -> Any:
     if Path(one.file).name == "policy.yaml":
-        return json.loads(Policy(dataset="any", public_size=1, max_epsilon=1, delta=1e-5).model_dump_json())[one.key]
+        value = json.loads(Policy(dataset="any", public_size=1, max_epsilon=1, delta=1e-5).model_dump_json())
+        for part in one.key.split("."):
+            value = value[part]
+        return value
     found: Any = from_mapping({}).dump()
     for part in one.key.split("."):
         found = found[part]

@@ -51,6 +51,8 @@ class Answers:
     good: dict[int, object] = field(default_factory=dict)
     rejected: Counter[str] = field(default_factory=Counter)
     missing: int = 0
+    codes: dict[int, str] = field(default_factory=dict)
+    """Site -> why it is among the rejected."""
 
 
 def ask(
@@ -109,14 +111,16 @@ def _sort(answers: Answers, key: int, reply: Message | Refusal, read: Callable[[
         if isinstance(reply, Refusal):
             raise reply
         if reply.has_error():
-            answers.rejected[code_of(reply.error)] += 1
+            answers.codes[key] = code_of(reply.error)
         else:
             answers.good[key] = read(reply.content)
     except Refusal as refusal:
-        answers.rejected[refusal.code] += 1
+        answers.codes[key] = refusal.code
     except Exception:  # one site's reply must not end the run of all, whatever is in it
         log.exception("the reply of site %d could not be read", key)
-        answers.rejected["unreadable"] += 1
+        answers.codes[key] = "unreadable"
+    if key in answers.codes:
+        answers.rejected[answers.codes[key]] += 1
 
 
 @dataclass

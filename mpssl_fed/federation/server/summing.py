@@ -45,6 +45,12 @@ class Exchange:
     epoch: Epoch
     slot: int = 0
     under_way: dict[str, Any] = field(default_factory=dict)
+    lost: set[int] = field(default_factory=set)  # sites that said they hold no keys of it any more
+
+    @property
+    def takes_part(self) -> set[int]:
+        """The sites that can be asked to train."""
+        return set(self.dealt) - self.lost
 
     def place(self, site: int) -> int:
         """Return the place of a site in the epoch."""
@@ -89,7 +95,7 @@ class Summing:
             return Summed(None, Answers(rejected=rejected.rejected, missing=rejected.missing), "too few sites exchanged keys")
         known = exchange.under_way if exchange.under_way.get("round") == number else {}
         if not known:
-            places = sorted(exchange.place(site) for site in asked if site in exchange.dealt)
+            places = sorted(exchange.place(site) for site in asked if site in exchange.takes_part)
             known = {"round": number, "slot": exchange.slot, "participants": places, "survivors": None}
             exchange.slot, exchange.under_way = exchange.slot + 1, known
             self._save()
@@ -109,8 +115,8 @@ class Summing:
             return Answers()
         if exchange is not None:
             terms = exchange.epoch.terms
-            here = [site for site in nodes if site in exchange.dealt]
-            enough = sum(site in exchange.dealt for site in asked) >= terms.min_sites and len(here) >= terms.threshold
+            able = exchange.takes_part
+            enough = len(able & set(asked)) >= terms.min_sites and len(able & set(nodes)) >= terms.threshold
             if exchange.slot < terms.slots and enough:
                 return Answers()
         self.exchange = None
@@ -173,6 +179,7 @@ class Summing:
                 self.config.federation.deadline_s,
                 self.stop,
             )
+        exchange.lost |= {site for site, code in answers.codes.items() if code == "secure-epoch"}
         answers.missing += len(known["participants"]) - len(contents)
         return {exchange.place(site): vector for site, vector in answers.good.items()}, answers  # type: ignore[misc]
 
@@ -225,6 +232,7 @@ class Summing:
             "proposed": asdict(wire.terms_of(self.config)),
             "slot": exchange.slot,
             "under_way": exchange.under_way,
+            "lost": sorted(exchange.lost),
         }
         write_atomic(self.file, json.dumps(content))
 
@@ -238,7 +246,7 @@ def _load(file: Path, run: str) -> Exchange | None:
         hellos = {int(site): SignedHello.load(one) for site, one in found["hellos"].items()}
         epoch = Epoch.of(list(hellos.values()), Terms(**found["proposed"]))
         dealt = {int(site): dict(one) for site, one in found["dealt"].items()}
-        return Exchange(hellos, dealt, epoch, int(found["slot"]), dict(found["under_way"]))
+        return Exchange(hellos, dealt, epoch, int(found["slot"]), dict(found["under_way"]), set(found["lost"]))
     except (ValueError, KeyError, TypeError, AttributeError, Decline):
         return None
 
