@@ -33,19 +33,21 @@ class FullDiskError(UserError, OSError):
         self.strerror = "the disk is full"  # as every OSError says its reason
 
 
-def write_atomic(path: str | Path, content: bytes | str, mode: int = 0o644) -> Path:
+def write_atomic(path: str | Path, content: bytes | str, mode: int = 0o644, durable: bool = True) -> Path:
     """Write ``content`` so that a reader, a crash or a full disk sees the old file or the new one, never a part.
 
     The bytes go to a temporary file in the same folder, are fsynced and renamed over ``path``; the folder is fsynced too.
     Missing parent folders are made; the user's umask may take more of ``mode`` away. Raises OSError, of a full disk FullDiskError,
     with the old file untouched; so too where a folder, a device, a FIFO or a socket stands there, which a rename by root would put
     away (/dev/null for the whole machine).
+
+    durable: without it nothing is fsynced, and what a loss of power leaves may be the old file, the new one or an empty one.
     """
     path = Path(path)
     refuse_special(path)
     data = content.encode() if isinstance(content, str) else content
     try:
-        _replace(path, data, mode)
+        _replace(path, data, mode, durable=durable)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise FullDiskError(path) from error
@@ -68,14 +70,15 @@ def refuse_special(path: Path) -> None:
         plain_file(path)
 
 
-def _replace(path: Path, data: bytes, mode: int, new: bool = False) -> None:
+def _replace(path: Path, data: bytes, mode: int, new: bool = False, durable: bool = True) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = _temporary(path, mode)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         if new:
             _name_once(temporary, path)
         else:
@@ -83,7 +86,8 @@ def _replace(path: Path, data: bytes, mode: int, new: bool = False) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    if durable:
+        sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -27,13 +27,15 @@ from mpssl_fed.method.parts import Parts
 from mpssl_fed.models import Architecture, Classifier, build_classifier
 from mpssl_fed.names import shown, some
 
+MOST_KEYS = 8
 NO_DATA = "none"
 """``data.name`` of a server that holds no images at all: the sites train, nobody tests."""
 
 
-def simulated(config: Config, site: int) -> Parts:
-    """Return the parts of a simulated site: its share of the data set that the config names."""
-    made = Parts(labelled(config, site), initial_classifier(config), generator(config), task(config).flip, unlabeled(config, site))
+def simulated(config: Config, site: int, classifier: Classifier | None = None) -> Parts:
+    """Return the parts of a simulated site: its share of the data set that the config names, around ``classifier`` or a new one."""
+    classifier = classifier or initial_classifier(config)
+    made = Parts(labelled(config, site), classifier, generator(config), task(config).flip, unlabeled(config, site))
     return parted(config, made, split_key(config, site))
 
 
@@ -170,7 +172,20 @@ def holders_of(
 
 
 def _split(config: Config) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
-    return _cached_split(config.canonical_json())
+    return _cached_split(_key(config))
+
+
+_KEYS: dict[int, tuple[Config, str]] = {}
+
+
+def _key(config: Config) -> str:
+    """Return the canonical JSON of ``config``, made once for an object: a site asks for its share in every round."""
+    known = _KEYS.get(id(config))
+    if known is None or known[0] is not config:
+        if len(_KEYS) >= MOST_KEYS:
+            _KEYS.clear()
+        known = _KEYS[id(config)] = (config, config.canonical_json())
+    return known[1]
 
 
 @lru_cache(maxsize=4)

@@ -84,6 +84,7 @@ def test_another_programs_manifest_makes_no_run(content: str, tiny: Callable[...
 @pytest.mark.parametrize("inside", [".", "sites", "sites/0"])
 def test_the_folder_one_is_in_is_never_emptied(inside: str, run_tiny: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     run = run_tiny("federation.rounds=1")
+    (run.sites / "0").mkdir()
     monkeypatch.chdir(run.folder / inside)
     for output in (run.folder, Path("../" * len(Path(inside).parts) or ".")):
         with pytest.raises(UserError, match="is the folder that you are in, or holds it"):

@@ -14,6 +14,8 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from mpssl_fed.federation.site.held import Held, SimulatedContext
+
 log = logging.getLogger("mpssl_fed.inprocess")
 
 ClientCallable = Callable[[Message, Context], Message]
@@ -28,14 +30,18 @@ class InProcessGrid(Grid):
     order of the work, whatever the machine.
     """
 
-    def __init__(self, client_app: ClientCallable, node_configs: Sequence[UserConfig], run_id: int = 1) -> None:
+    def __init__(
+        self, client_app: ClientCallable, node_configs: Sequence[UserConfig], run_id: int = 1, held: Held | None = None
+    ) -> None:
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, run_id, SUPERLINK_NODE_ID  # Message() reads them
         self._app = client_app
         self._run = Run.create_empty(run_id)
         self._contexts = {
-            node: Context(run_id=run_id, node_id=node, node_config=dict(config), state=RecordDict(), run_config={})
+            node: SimulatedContext(run_id=run_id, node_id=node, node_config=dict(config), state=RecordDict(), run_config={})
             for node, config in enumerate(node_configs, start=1)
         }
+        for context in self._contexts.values():
+            context.held = held
         self._waiting: dict[str, Message] = {}
         self._numbers = itertools.count(1)
 
@@ -73,11 +79,11 @@ class InProcessGrid(Grid):
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Run the first queued message among ``message_ids`` and return its reply alone; none when none is queued."""
-        wanted = set(message_ids)
-        for number in list(self._waiting):
-            if number in wanted:
-                return [self._call(self._waiting.pop(number))]
-        return []
+        wanted = list(message_ids)
+        if len(wanted) > 1:
+            asked = set(wanted)
+            wanted = [number for number in self._waiting if number in asked]
+        return next(([self._call(self._waiting.pop(number))] for number in wanted if number in self._waiting), [])
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Run all ``messages`` and return the replies; nothing is cut off, use push and pull for a deadline."""
@@ -101,8 +107,12 @@ def run(
     node_configs: Sequence[UserConfig],
     run_config: Mapping[str, bool | float | int | str] | None = None,
     run_id: int = 1,
+    held: Held | None = None,
 ) -> None:
-    """Run ``server_app`` against one node per entry of ``node_configs``; what the ServerApp raises is raised."""
-    grid = InProcessGrid(client_app, node_configs, run_id)
+    """Run ``server_app`` against one node per entry of ``node_configs``; what the ServerApp raises is raised.
+
+    held: what the sites keep in memory, where they need not write it.
+    """
+    grid = InProcessGrid(client_app, node_configs, run_id, held)
     context = Context(run_id=run_id, node_id=0, node_config={}, state=RecordDict(), run_config=dict(run_config or {}))
     server_app(grid, context)

@@ -28,6 +28,7 @@ from mpssl_fed.federation.secure_messages import ACTION
 from mpssl_fed.federation.server.collect import Stopped
 from mpssl_fed.federation.server.rounds import Job, serve
 from mpssl_fed.federation.server.strategy import STRATEGIES
+from mpssl_fed.federation.site.held import Held, can_be_held
 from mpssl_fed.federation.site.site import build_site_learner
 from mpssl_fed.federation.whole import subjects_of
 from mpssl_fed.files import short_folder
@@ -109,7 +110,8 @@ def _inprocess(job: Job, client_app: AppFactory) -> None:
     sites = job.run.config.federation.sites
     folder = str(job.run.sites.absolute())
     nodes: list[UserConfig] = [{"partition-id": site, "num-partitions": sites, "state-dir": folder} for site in range(sites)]
-    inprocess.run(_server_app(job), client_app(), nodes)
+    held = job.hold = Held(job.run.sites) if can_be_held(job.run.config) else None
+    inprocess.run(_server_app(job), client_app(), nodes, held=held)
 
 
 def _ray(job: Job, client_app: AppFactory) -> None:

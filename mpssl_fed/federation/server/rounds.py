@@ -21,6 +21,7 @@ from mpssl_fed.federation.messages import SentConfig, TrainReply, TrainRequest
 from mpssl_fed.federation.server.at_sites import AtSites
 from mpssl_fed.federation.server.collect import Answers, Roster, ask
 from mpssl_fed.federation.server.evaluate import clinical, evaluate, guessing, test_images
+from mpssl_fed.federation.server.saving import Hold, Saving
 from mpssl_fed.federation.server.strategy import Aggregator, Fold
 from mpssl_fed.federation.server.summing import Summing
 from mpssl_fed.federation.server.warm import start_warm
@@ -52,6 +53,8 @@ class Job:
     expected_sites: int | None = None
     travels: Config | None = None
     """What sites get to see of the config, where that is not all of it."""
+    hold: Hold | None = None
+    """What the sites of a simulation have not written yet."""
 
 
 def serve(grid: Grid, job: Job) -> None:
@@ -61,7 +64,7 @@ def serve(grid: Grid, job: Job) -> None:
     """
     config, run = job.run.config, job.run
     torch.set_num_threads(config.runtime.threads)
-    server = _Server(grid, job, config)
+    server, saving = _Server(grid, job, config), Saving(run, job.hold)
     job.progress.start(config, str(run.folder))
     if config.privacy.idle():
         job.progress.note(config.privacy.idle())
@@ -72,10 +75,11 @@ def serve(grid: Grid, job: Job) -> None:
         with tracking(run, state.history, job.progress.note) as track:
             for number in range(state.round + 1, config.private_rounds + 1):
                 state = server.round(number, state)
-                run.save(state)
+                saving.after(state)
                 job.progress.round(state.history[-1])
                 track(state.history[-1])
                 _give_up_if_silent(state.history)
+        saving.now()
         if config.private_rounds and not any(one.answered for one in state.history):
             raise UserError(_silence(state.history))
         server.classifier.load_shared(state.weights)
@@ -85,6 +89,7 @@ def serve(grid: Grid, job: Job) -> None:
             status="finished", finished=now(), timings=total_timings(state.history), result=state.history[-1].to_json()
         )
     except BaseException as error:
+        saving.last_words()
         run.last_words(status="interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
         raise
     finally:

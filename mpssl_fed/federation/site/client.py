@@ -9,13 +9,16 @@ from pathlib import Path
 from flwr.app import Context, Message, RecordDict
 
 from mpssl_fed import environment
+from mpssl_fed.config import Config
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.messages import SiteCard, TableReply, TrainReply, TrainRequest
 from mpssl_fed.federation.refusal import Refusal, to_error
 from mpssl_fed.federation.secure_messages import SecureRequest, masked_record, said
 from mpssl_fed.federation.site.budget import simulated_budget
+from mpssl_fed.federation.site.held import SimulatedContext
 from mpssl_fed.federation.site.masking import Masking, OnDisk, require_masks
 from mpssl_fed.federation.site.site import Site
+from mpssl_fed.method.parts import Parts
 
 log = logging.getLogger("mpssl_fed.site")
 
@@ -24,7 +27,8 @@ def answer_train(message: Message, context: Context) -> Message:
     """Answer a train message: one round of the site at this node."""
 
     def work() -> RecordDict:
-        request, site = TrainRequest.from_record(message.content), _site(context)
+        site = _site(context)
+        request = _request(site, message)
         require_masks(request, request.config())
         if not request.secure:
             return answer_request(site, request).to_record()
@@ -47,8 +51,8 @@ def answer_evaluate(message: Message, context: Context) -> Message:
     """Answer an evaluate message: the table of the site at this node."""
 
     def work() -> RecordDict:
-        request = TrainRequest.from_record(message.content)
-        return evaluate_request(_site(context), request).to_record()
+        site = _site(context)
+        return evaluate_request(site, _request(site, message)).to_record()
 
     return _answer(message, context, work)
 
@@ -65,14 +69,14 @@ def answer_query(message: Message, context: Context) -> Message:
 def answer_request(site: Site, request: TrainRequest) -> TrainReply:
     """Return a simulated site's reply: its parts and its budget follow from the config of the request."""
     config = request.config()
-    made, budget = parts.simulated(config, site.partition), simulated_budget(config, site.folder)
+    made, budget = _parts(site, config), simulated_budget(config, site.folder)
     return site.train_round(request.sent.run_id, request.round, config, request.weights, made, budget)
 
 
 def evaluate_request(site: Site, request: TrainRequest) -> TableReply:
     """Return a simulated site's table, as :func:`answer_request` does its reply."""
     config = request.config()
-    made, budget = parts.simulated(config, site.partition), simulated_budget(config, site.folder)
+    made, budget = _parts(site, config), simulated_budget(config, site.folder)
     return site.evaluate(request.sent.run_id, request.round, config, request.weights, made, budget)
 
 
@@ -93,7 +97,15 @@ def _site(context: Context) -> Site:
         raise Refusal("no-site")
     folder = context.node_config.get("state-dir")
     root = Path(str(folder)) if folder else site_folder(context.run_id)
-    return Site(partition, root / str(partition))
+    return Site(partition, root / str(partition), held=context.held if isinstance(context, SimulatedContext) else None)
+
+
+def _request(site: Site, message: Message) -> TrainRequest:
+    return TrainRequest.from_record(message.content) if site.held is None else site.held.request(message.content)
+
+
+def _parts(site: Site, config: Config) -> Parts:
+    return parts.simulated(config, site.partition) if site.held is None else site.held.parts(config, site.partition)
 
 
 def _answer(message: Message, context: Context, work: Callable[[], RecordDict]) -> Message:

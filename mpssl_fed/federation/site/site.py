@@ -19,6 +19,7 @@ from mpssl_fed.errors import UserError
 from mpssl_fed.federation.messages import EXAMPLES, TableReply, TrainReply
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.federation.site.evaluation import exact_confusion
+from mpssl_fed.federation.site.held import Held, HeldState
 from mpssl_fed.federation.site.spending import Reserved, Spending, refuse_reads
 from mpssl_fed.federation.site.state import Entry, SiteState, snapshot
 from mpssl_fed.federation.weights import bound, digest, from_record
@@ -40,19 +41,27 @@ class Site:
     """One data owner: number ``partition``, with everything that stays there under ``folder``.
 
     noise: where draws and noise come from, for tests; by default what ``privacy.noise`` names. proceed: called before each step
-    and each batch of an evaluation; what it raises ends the round.
+    and each batch of an evaluation; what it raises ends the round. held: what a simulation of public data keeps in memory.
     """
 
     partition: int
     folder: Path
     noise: Noise | None = None
     proceed: Callable[[], None] | None = None
+    held: Held | None = None
+
+    @property
+    def state(self) -> SiteState | HeldState:
+        """What it keeps from round to round."""
+        return SiteState(self.folder) if self.held is None else self.held.state(self.partition)
 
     def admit(self, run: str, config: Config, weights: ArrayRecord, classifier: Classifier) -> Weights:
         """Return the weights to start from. Refusal for weights that are misshapen, not finite or too large, and for a config that
         is not the run's."""
+        if self.held is not None:
+            return self.held.start(weights, classifier)
         start = from_record(weights, classifier.shared_state())
-        SiteState(self.folder).require(run, settings_of(config))
+        self.state.require(run, settings_of(config))
         return start
 
     def train_round(
@@ -69,8 +78,7 @@ class Site:
         torch.set_num_threads(config.runtime.threads)
         classifier = parts.classifier
         start = self.admit(run, config, weights, classifier)
-        sha256 = digest(start)
-        state, settings = SiteState(self.folder), settings_of(config)
+        state, sha256 = self.state, digest(start) if self.held is None else ""
         stored = state.stored_reply(run, number, sha256)
         if stored is not None:
             return stored
@@ -103,7 +111,10 @@ class Site:
         after = snapshot(learner.state())
         kept = {key: after[key].clone() for key in RELEASED_ONCE if key in after}  # the round may be asked anew
         numbers = {key: value for key, value in losses.items() if key == "gap" or key not in REPLY_METRICS}
-        state.save(Entry(run, number, sha256, before | kept, after, reply, numbers, settings))
+        if self.held is None:
+            state.save(Entry(run, number, sha256, before | kept, after, reply, numbers, settings_of(config)))
+        elif learner.source is not None:  # nothing else lasts from round to round
+            state.save(Entry(run, number, sha256, before | kept, after, None, numbers))
         return reply
 
     def evaluate(
@@ -120,7 +131,7 @@ class Site:
         start = self.admit(run, config, weights, classifier)
         if number not in evaluation_rounds(federation.evaluate_at_sites.times, federation.rounds) or parts.held_out is None:
             raise Refusal("plan")
-        sha256, state = digest(start), SiteState(self.folder)
+        sha256, state = digest(start), self.state
         stored = state.stored_table(run, number, sha256)
         if stored is not None:
             return stored

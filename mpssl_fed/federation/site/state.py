@@ -37,7 +37,8 @@ MOST_NUMBERED = 1000
 
 @dataclass(frozen=True)
 class Entry:
-    """One trained round: (run, round, hash of the global weights) -> latents before and after, and the reply.
+    """One trained round: (run, round, hash of the global weights) -> latents before and after, and the reply (None: it is trained
+    again when it is asked for).
 
     numbers: what the learner tells of its source beside what leaves; settings: what the run's later rounds have to say too.
     """
@@ -47,7 +48,7 @@ class Entry:
     weights_sha256: str
     before: State
     after: State
-    reply: TrainReply
+    reply: TrainReply | None
     numbers: Mapping[str, float] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -82,7 +83,7 @@ class SiteState:
             return None
         with safe_open(path, framework="pt") as file:
             header = file.metadata()
-            if header["run"] != run_id or header["weights_sha256"] != weights_sha256:
+            if header["run"] != run_id or header["weights_sha256"] != weights_sha256 or "metrics" not in header:
                 return None
             weights = {key.removeprefix("update/"): file.get_tensor(key) for key in file.keys() if key.startswith("update/")}  # noqa: SIM118
         return TrainReply(weights, json.loads(header["metrics"]))
@@ -139,19 +140,22 @@ class SiteState:
         stored = self.rounds(run_id)
         return self._numbers(run_id, stored[-1]) if stored else {}
 
-    def save(self, entry: Entry) -> None:
-        """Store ``entry``; then drop later rounds (they followed from what it replaces), all but the last two, and old runs."""
-        parts = {"before/": entry.before, "after/": entry.after, "update/": entry.reply.weights}
+    def save(self, entry: Entry, durable: bool = True) -> None:
+        """Store ``entry``; then drop later rounds (they followed from what it replaces), all but the last two, and old runs.
+
+        durable: whether it has to outlive a loss of power.
+        """
+        parts = {"before/": entry.before, "after/": entry.after, "update/": entry.reply.weights if entry.reply else {}}
         tensors = {prefix + key: _plain(value) for prefix, part in parts.items() for key, value in part.items()}
         header = {
             "run": entry.run_id,
             "round": str(entry.round),
             "weights_sha256": entry.weights_sha256,
-            "metrics": json.dumps(entry.reply.metrics),
+            **({"metrics": json.dumps(entry.reply.metrics)} if entry.reply else {}),
             "numbers": json.dumps(self._numbers_with(entry)),
             "settings": json.dumps(entry.settings),
         }
-        write_atomic(self._path(entry.run_id, entry.round), safetensors.torch.save(tensors, header), mode=0o600)
+        write_atomic(self._path(entry.run_id, entry.round), safetensors.torch.save(tensors, header), 0o600, durable)
         stored = self.rounds(entry.run_id)
         kept = [r for r in stored if r <= entry.round][-KEPT:]
         for number in set(stored) - set(kept):

@@ -1,0 +1,54 @@
+"""What a simulation of public data keeps in memory changes no bit, and what it writes does not grow with its rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from mpssl_fed.config import from_mapping
+from mpssl_fed.federation.engines import simulation
+from mpssl_fed.federation.site import held
+from mpssl_fed.federation.site.state import SiteState
+from mpssl_fed.runs.run_directory import RunDirectory
+from tests.federation.conftest import TINY
+
+Runner = Callable[..., RunDirectory]
+
+SOURCE = ("method={name: p-ssl, batch: 4, buffer: 2}", "federation.rounds=3", "federation.fraction=0.7")
+
+
+def _end(run: RunDirectory) -> dict[str, object]:
+    """Return the trained weights and the latents of each site, by name."""
+    found: dict[str, object] = dict(load_file(run.folder / "model.safetensors"))
+    for site in run.sites.iterdir():
+        latents = SiteState(site).latest(run.run_id)
+        assert latents
+        found |= {f"{site.name}/{key}": value for key, value in latents.items()}
+    return found
+
+
+def test_memory_changes_no_bit(run_tiny: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kept in memory, written and read again as memory is full, or written before each answer: one end."""
+    kept = _end(run_tiny(*SOURCE, folder=tmp_path / "kept"))
+    monkeypatch.setattr(held, "MOST_BYTES", 0)
+    spilled = _end(run_tiny(*SOURCE, folder=tmp_path / "spilled"))
+    monkeypatch.setattr(simulation, "can_be_held", lambda _: False)
+    written = _end(run_tiny(*SOURCE, folder=tmp_path / "written"))
+    assert kept.keys() == spilled.keys() == written.keys()
+    for key, value in kept.items():
+        assert value.equal(spilled[key]), key  # type: ignore[attr-defined]
+        assert value.equal(written[key]), key  # type: ignore[attr-defined]
+
+
+def test_nothing_is_written_for_a_site_that_keeps_nothing(run_tiny: Runner) -> None:
+    assert not list(run_tiny("federation.rounds=3").sites.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("keys", [{"privacy": {"epsilon": 4, "public_size": 50}}, {"federation": {"aggregation": "secure"}}])
+def test_what_is_charged_or_masked_is_written_before_it_is_answered(keys: dict[str, dict[str, object]]) -> None:
+    federation = {"federation": TINY["federation"] | keys.get("federation", {})}
+    assert held.can_be_held(from_mapping(TINY))
+    assert not held.can_be_held(from_mapping(TINY | keys | federation))
