@@ -82,6 +82,7 @@ def _python() -> Iterator[Check]:
         ("onnx", ("onnx", "onnxscript", "onnxruntime"), "export --format onnx"),
         ("tensorboard", ("tensorboard",), "TensorBoard events"),
         ("diffusers", ("diffusers",), "generator.name=diffusers"),
+        ("timm", ("timm",), "model.name=timm/NAME"),
     ):
         versions = {package: _version(package) for package in packages}
         whole = all(versions.values())
