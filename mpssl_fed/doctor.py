@@ -83,6 +83,7 @@ def _python() -> Iterator[Check]:
         ("diffusers", ("diffusers",), "generator.name=diffusers"),
         ("tensorboard", ("tensorboard",), "output.track=tensorboard"),
         ("mlflow", ("mlflow-skinny",), "output.track=mlflow"),
+        ("timm", ("timm",), "model.name=timm/NAME"),
     ):
         versions = {package: _version(package) for package in packages}
         whole = all(versions.values())

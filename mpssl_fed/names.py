@@ -11,6 +11,9 @@ _LETTERS = {"\n": "n", "\r": "r", "\t": "t", "\\": "\\"}
 _AMBIGUOUS = re.compile(r"\\[\\nrtxuU]")
 """What an escape begins with: a name that holds it as plain text is escaped too, so that each text stands for one name."""
 
+TIMM_NAME = re.compile(r"timm/[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?")
+"""``model.name`` of a network of timm, with or without the tag of its weights: nothing that timm would look up elsewhere."""
+
 
 def shown(name: str | PathLike[str]) -> str:
     r"""Return ``name`` for a terminal, a plot or a page: whole where every character shows, else with backslash escapes.

@@ -36,7 +36,9 @@ class Row:
     how: str
 
 
-ONE: Settings = {"data.name": "mnist-5k", "data.labels_per_class": "1"}
+ONE: Settings = {"data.labels_per_class": "1"}
+STRONG: Settings = {"method.augment": "half-strong"}
+WARM: Settings = ONE | STRONG | {"warm_start.part": "body"}
 TWO: Settings = {"data.partition": "pathological classes_per_site=2"}
 DIRICHLET: Settings = {"data.partition": "dirichlet alpha=0.3 min_per_site=1"}
 IID: Settings = {"data.partition": "iid"}
@@ -58,12 +60,22 @@ ROWS = (
     Row("digits, five sites alike (iid)", "sites alike", SITES, DIGITS | IID, *RECIPE, NAMES, HOW),
     Row(
         "digits, one site, one label per class", "one label: augment", "methods-one-site", ONE | {"variant": "base"},
-        {"method.augment": "weak"}, {"method.augment": "half-strong"}, ("`base`, weak", "`base`, half-strong"),
-        "`method.augment=half-strong`",
+        {"method.augment": "weak", "warm_start.part": "none"}, {"method.augment": "half-strong", "warm_start.part": "none"},
+        ("`base`, weak", "`base`, half-strong"), "`method.augment=half-strong`",
     ),
     Row(
-        "the same, strongly augmented", "… and vic-gssl", "methods-one-site", ONE | {"method.augment": "half-strong"},
-        {"variant": "base"}, {"variant": "vic-gssl"}, ("`base`", "`vic-gssl`"), "`method.name=vic-gssl`",
+        "the same, and the body warm from the generator", "… warm body and mp-ssl", "methods-one-site", ONE | STRONG,
+        {"variant": "base", "warm_start.part": "none"}, {"variant": "mp-ssl", "warm_start.part": "body"},
+        ("`base`, half-strong", "`mp-ssl`, warm body"), "`warm_start.part=body`",
+    ),
+    Row(
+        "the same, what a loss adds to it", "… vic-gssl on a warm body", "methods-one-site", WARM,
+        {"variant": "base"}, {"variant": "vic-gssl"}, ("`base`, warm body", "`vic-gssl`, warm body"),
+        "`method.name=vic-gssl`",
+    ),
+    Row(
+        "the same, what LMO adds to it", "… and LMO", "methods-one-site", WARM,
+        {"variant": "mp-ssl-wo-lmo"}, {"variant": "mp-ssl"}, ("`mp-ssl-wo-lmo`", "`mp-ssl`"), "nothing: random latents are better",
     ),
     Row(
         "digits, five sites, epsilon 1 end to end", "epsilon 1, digits", "privacy-utility-mnist", EPSILON_1,

@@ -97,12 +97,14 @@ class Model(Section):
     }
 
     name: str = Field(
-        "small-cnn", description="small-cnn, resnet18, resnet50, efficientnet-lite0, pixels, hog, random, or a plug-in."
+        "small-cnn", description="small-cnn, resnet18/50, efficientnet-lite0, pixels, hog, random, timm/NAME, plug-in."
     )
-    norm: Literal["group", "batch"] = Field("group", description="Normalisation layers; differential privacy needs group.")
+    norm: Literal["group", "batch", "frozen"] = Field(
+        "group", description="Normalisation: GroupNorm; batch, BatchNorm, not under DP; frozen, pretrained statistics (timm/NAME)."
+    )
     trainable: Literal["all", "norm", "head"] = Field("all", description="all; norm: scales and shifts, and head; head alone.")
     pretrained: str | None = Field(
-        None, description="File of ImageNet weights: a ResNet's (torchvision's); efficientnet-lite0's, by default its package's."
+        None, description="File of weights: a ResNet's (torchvision's), efficientnet-lite0's, timm/NAME's, or cache: timm's own."
     )
 
 

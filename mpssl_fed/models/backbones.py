@@ -1,4 +1,4 @@
-"""Feature extractors g_psi: a small GroupNorm CNN, torchvision's ResNets, EfficientNet-Lite0, and frozen hand-made features."""
+"""Feature extractors g_psi: a small GroupNorm CNN, torchvision's ResNets, EfficientNet-Lite0, timm's, and hand-made features."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from mpssl_fed.models.efficientnet import FEATURES, EfficientNetLite0, imagenet_
 from mpssl_fed.models.efficientnet import NAME as EFFICIENTNET
 from mpssl_fed.models.hog import HOG
 from mpssl_fed.models.norms import norm_layer
+from mpssl_fed.models.timm_body import PREFIX, timm_body
 from mpssl_fed.models.weights_file import read_state_dict, require_fit
 from mpssl_fed.registry import Registry
 
@@ -28,9 +29,14 @@ def build_body(
 
     blank: a state dict will be loaded next, so a body that always has pre-trained weights need not read them.
     """
+    if name.startswith(PREFIX):
+        return timm_body(name, size, norm, pretrained)
+    if norm == "frozen":
+        raise UserError(f"model.norm=frozen: '{name}' holds no statistics to freeze; set it to group, or take a network of timm/")
     if pretrained is not None and not name.startswith("resnet") and name != EFFICIENTNET:
         raise UserError(
-            f"model.pretrained={pretrained}: '{name}' has no pre-trained weights; set it to null, or use a ResNet or {EFFICIENTNET}"
+            f"model.pretrained={pretrained}: '{name}' has no pre-trained weights; set it to null, or use a ResNet, {EFFICIENTNET} "
+            "or timm/NAME"
         )
     if blank and name == EFFICIENTNET:
         return EfficientNetLite0(), FEATURES

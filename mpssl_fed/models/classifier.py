@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 from mpssl_fed.errors import UserError
 from mpssl_fed.models.backbones import build_body
-from mpssl_fed.models.norms import NORMS
+from mpssl_fed.models.norms import is_norm
 from mpssl_fed.seeds import initialising, seed_of
 
 Params = dict[str, Tensor]
@@ -25,8 +25,8 @@ Weights = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a classifier is, all but its weights. size: of the square images it sees, in pixels; norm: ``group`` or ``batch``;
-    trainable: ``all``, ``norm`` or ``head``; share_frozen: whether frozen parameters are federated too.
+    """What a classifier is, all but its weights. size: of the square images it sees, in pixels; norm: ``group``, ``batch`` or, of
+    timm, ``frozen``; trainable: ``all``, ``norm`` or ``head``; share_frozen: whether frozen parameters are federated too.
     """
 
     name: str
@@ -160,10 +160,10 @@ def widened(x: Tensor) -> Tensor:
 def build_classifier(asked: Architecture, pretrained: str | None = None, seed: int = 0, blank: bool = False) -> Classifier:
     """Return a classifier whose initial weights depend on ``seed`` alone (the run seed), the same at every site.
 
-    The name: small-cnn, resnet18, resnet50, efficientnet-lite0, random (a frozen random small-cnn), pixels, hog; or a plug-in
-    ``mpssl_fed.models``. pretrained: file with ImageNet weights, of a ResNet (torchvision's) or efficientnet-lite0 (default: its
-    package's). blank: weights do not matter, a state dict is loaded next. Raises UserError for an unknown name, a size
-    that the body cannot take or weights that do not fit.
+    The name: small-cnn, resnet18, resnet50, efficientnet-lite0, random (a frozen random small-cnn), pixels, hog, timm/NAME; or a
+    plug-in ``mpssl_fed.models``. pretrained: file with ImageNet weights, of a ResNet (torchvision's), efficientnet-lite0 (default:
+    its package's) or timm/NAME (or ``cache``). blank: weights do not matter, a state dict is loaded next. Raises UserError for
+    an unknown name, a size that the body cannot take or weights that do not fit.
     """
     with initialising(seed_of(seed, "classifier")):
         body, feature_dim = build_body(asked.name, asked.channels, asked.size, asked.norm, pretrained, blank)
@@ -175,4 +175,4 @@ def _is_trainable(model: nn.Module, key: str, trainable: str) -> bool:
     if key.startswith("head.") or trainable == "all":
         return True
     layer = model.get_submodule(key.rpartition(".")[0])
-    return trainable == "norm" and isinstance(layer, NORMS)
+    return trainable == "norm" and is_norm(layer)

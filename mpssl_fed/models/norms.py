@@ -30,11 +30,27 @@ class FrozenNorm(nn.Module):
         return x * scale[:, None, None] + (self.bias - self.mean * scale)[:, None, None]
 
 
-INDEPENDENT = (nn.GroupNorm, FrozenNorm)
-"""Layers that give for an image what they would give for it alone: what may train under differential privacy."""
+class ChannelAffine(nn.Module):
+    """weight x + bias, each channel by itself: BatchNorm whose constant statistics are folded in. x: [n, c, ...]."""
 
-NORMS = (*INDEPENDENT, nn.modules.batchnorm._BatchNorm)
-"""Layers whose scales and shifts ``model.trainable=norm`` trains."""
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return it, of the shape of x."""
+        shape = (-1,) + (1,) * (x.ndim - 2)
+        return x * self.weight.view(shape) + self.bias.view(shape)
+
+
+NORMS = (nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, FrozenNorm, ChannelAffine, nn.modules.batchnorm._BatchNorm)
+OF_TIMM = ("RmsNorm", "SimpleNorm", "EvoNorm", "FilterResponseNorm")
+"""How the names of timm's own normalisation layers begin."""
+
+
+def is_norm(layer: nn.Module) -> bool:
+    """Whether ``layer`` has scales and shifts that ``model.trainable=norm`` trains."""
+    return isinstance(layer, NORMS) or type(layer).__name__.startswith(OF_TIMM)
 
 
 def norm_layer(norm: str, width: int, group: int = 8) -> nn.Module:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from mpssl_fed.errors import UserError
@@ -21,6 +22,8 @@ def read_state_dict(file: str | Path, cure: str = "", key: str = "model.pretrain
         raise UserError(f"{key}={file}: no such file{cure}")
     _require_named_bytes(Path(file), key)
     try:
+        if Path(file).suffix == ".safetensors":
+            return load_file(file)
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes that are no pickle make torch's unpickler raise anything
         raise UserError(

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from mpssl_fed.codes import Code
 from mpssl_fed.config import Config
 from mpssl_fed.config.leaves import Leaf, flat
+from mpssl_fed.names import TIMM_NAME
 from mpssl_fed.privacy.policy_file import SCOPES, Policy
 from mpssl_fed.privacy.policy_settings import LEAVES, Accepted, by_default, may_be_said, read_settings, shown
 from mpssl_fed.reply_metrics import CONFUSION
@@ -185,6 +186,8 @@ def _refused(row: Row, code: Code, cure: str) -> Row:
 def _names_code(key: str, asked: Any) -> bool:
     """Whether the name of a part looks like a file or an import."""
     named = ("model.name", "generator.name", "method.source", "method.loss")
+    if key == "model.name" and TIMM_NAME.fullmatch(str(asked)):
+        return False
     return key in named and any(mark in str(asked) for mark in (":", "/", "\\", ".."))
 
 

@@ -24,7 +24,7 @@ from mpssl_fed.errors import UserError
 from mpssl_fed.method.private_data import ExactPrivateData, FeatureMeans
 from mpssl_fed.method.supervised import loss_weights
 from mpssl_fed.models import Classifier, Params
-from mpssl_fed.models.norms import INDEPENDENT
+from mpssl_fed.models.norms import is_norm
 from mpssl_fed.privacy.mechanism import Answer, Charge, Kind, Mechanism
 from mpssl_fed.privacy.noise import Noise
 from mpssl_fed.privacy.per_unit import Backend, PerUnit, Unit, units_of
@@ -342,7 +342,7 @@ def meta_keys(classifier: Classifier, meta_params: Literal["norm", "all"]) -> li
         return list(theta)
     if meta_params == "all":
         return body
-    norms = [name for name in body if isinstance(classifier.get_submodule(name.rpartition(".")[0]), INDEPENDENT)]
+    norms = [name for name in body if is_norm(classifier.get_submodule(name.rpartition(".")[0]))]
     if not norms:
         raise UserError(f"privacy.meta_params=norm: '{classifier.name}' trains no scales and shifts; set privacy.meta_params=all")
     return norms

@@ -16,17 +16,18 @@ from mpssl_fed.files import readable
 from mpssl_fed.models import Architecture, Classifier, build_classifier
 from mpssl_fed.models.backbones import BODIES
 from mpssl_fed.models.efficientnet import EfficientNetLite0
+from mpssl_fed.models.timm_body import TimmBody
 from mpssl_fed.runs.reader import MODEL, refuse_half_cleared
 
 
 class SavedArchitecture(Closed):
     """What a model file may say of its classifier (``Classifier.architecture``): nothing that opens a path or takes much memory."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}$")
+    name: str = Field(pattern=r"^(timm/)?[A-Za-z0-9][A-Za-z0-9_.+-]{0,95}$")
     classes: tuple[Annotated[str, Field(max_length=1024)], ...] = Field(min_length=1, max_length=100_000)
     channels: Literal[1, 3]
     size: int = Field(ge=8, le=1024)
-    norm: Literal["group", "batch"] = "group"
+    norm: Literal["group", "batch", "frozen"] = "group"
     trainable: Literal["all", "norm", "head"] = "all"
     share_frozen: bool = False
     weights_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="Of the ImageNet weights that it began from.")
@@ -34,7 +35,7 @@ class SavedArchitecture(Closed):
     def build(self) -> Classifier:
         """Return the classifier, to load a state dict into."""
         classifier = build_classifier(Architecture(**self.model_dump(exclude={"weights_sha256"})), blank=True)
-        if isinstance(classifier.body, EfficientNetLite0):
+        if isinstance(classifier.body, EfficientNetLite0 | TimmBody):
             classifier.body.weights_sha256 = self.weights_sha256
         return classifier
 

@@ -10,6 +10,7 @@ import pytest
 
 from mpssl_fed.errors import UserError
 from mpssl_fed.generators import load_generator
+from mpssl_fed.models import Architecture, build_classifier
 
 SWITCHES = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY")
 
@@ -29,6 +30,13 @@ def test_a_pipeline(tmp_path: Path) -> None:
     wanted = "generator.name=diffusers needs the package diffusers, which is not installed here: pip install 'mpssl-fed[diffusers]'"
     assert str(error.value) == wanted
     assert [os.environ[switch] for switch in SWITCHES] == ["1", "1", "1"]
+
+
+def test_a_network() -> None:
+    with pytest.raises(UserError) as error:
+        build_classifier(Architecture("timm/resnet18", ("a", "b"), 3, 32))
+    wanted = "model.name=timm/resnet18 needs the package timm, which is not installed here: pip install 'mpssl-fed[timm]'"
+    assert str(error.value) == wanted
 
 
 def test_a_switch_that_the_user_has_set_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,6 +63,9 @@ REFUSED = {
     "data.root=/home": "path",
     "model.pretrained=weights.bin": "path",
     "model.name=evil.module:Model": "path",
+    "model.name=timm/hf-hub:owner/network": "path",
+    "model.name=timm/../network": "path",
+    "model.name=timm/resnet18.a1_in1k": "server-key",
 }
 
 

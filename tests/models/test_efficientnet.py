@@ -109,6 +109,14 @@ def test_grey_fills_all_three_and_small_images_are_enlarged(weights: str) -> Non
         assert torch.allclose(body(grey), torch.cat([body(grey[:1]), body(grey[1:])]), atol=1e-5)  # no image tells of another
 
 
+def test_an_exported_body_takes_any_number_of_images(weights: str) -> None:
+    body, n = model(weights).body, torch.export.Dim("n", min=1)
+    program = torch.export.export(body, (torch.zeros(3, 3, 64, 64),), dynamic_shapes=({0: n},)).module()
+    x = torch.rand(40, 3, 64, 64) * 2 - 1
+    with torch.no_grad():
+        assert torch.allclose(program(x), body(x), atol=1e-4)
+
+
 @needs_package
 def test_the_package_s_weights_see_what_is_on_photographs() -> None:
     """Two photographs that come with scikit-learn: a dahlia (daisy: 985) and a Chinese palace (698), ImageNet's nearest classes."""

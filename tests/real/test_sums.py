@@ -33,7 +33,8 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> tuple[Story, Path, list[U
         token, home = up.children.token, up.home
         serving = Serving(up, story)
         failed = serving.failed
-        wait_for(lambda: at_work(home / "0.sock") or failed, "training in round 1")
+        keys = run / "checkpoints" / "secure.json"
+        wait_for(lambda: (keys.exists() and at_work(home / "0.sock")) or failed, "training in round 1")
         os.killpg(up.children.running["daemon-0"].pid, signal.SIGKILL)
         wait_for(lambda: story.knows(1) or failed, "round 1")
         os.killpg(up.children.running["daemon-1"].pid, signal.SIGKILL)
