@@ -1,8 +1,9 @@
 """Two commits on one machine: do a handful of small runs end in the same bits? ``python benchmarks/same_bits.py OLD NEW``.
 
 Each commit is unpacked beside the other and runs, in process and with one seed, what RUNS lists; under differential privacy
-draws and noise come from a counter, since they otherwise differ from run to run. Hashed: the trained weights, and every tensor
-that the sites kept. Bits depend on the processor, so no hash is stored to compare with later: the log says that two commits agreed.
+draws and noise come from a counter, since they otherwise differ from run to run. Hashed: the trained weights, and the latents
+that the sites ended with. Bits depend on the processor, so no hash is stored to compare with later: the log says that two
+commits agreed.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ def digest(files):
     total = hashlib.sha256()
     for file in files:  # a run's id is in the name of what a site keeps, and differs
         for name, value in sorted(load_file(file).items()):
+            if name.startswith(("before/", "update/")):
+                continue
             total.update(f"{name}/{value.dtype}/{value.shape}".encode() + value.tobytes())
     return total.hexdigest()
 
@@ -61,6 +64,7 @@ tiny, runs, folder = json.loads(sys.argv[1]), json.loads(sys.argv[2]), Path(sys.
 for number, (name, keys) in enumerate(runs.items()):
     run = mpssl_fed.simulate(tiny | keys, output=folder / str(number))
     kept = sorted((run.folder / "sites").rglob("*.safetensors"), key=lambda file: (file.parent.name, file.name.rpartition("-")[2]))
+    kept = [file for file in kept if int(file.stem.rpartition("-")[2]) == run.config.federation.rounds]
     print(json.dumps([name, digest([run.folder / "model.safetensors"]), digest(kept)]), flush=True)
 """
 
@@ -102,7 +106,7 @@ def _page(old: str, new: str, before: dict[str, tuple[str, str]], after: dict[st
         "# Two commits, the same bits",
         "",
         f"`python benchmarks/same_bits.py {old} {new}`: small runs in process, one seed, one {platform.machine()} machine.",
-        "The first 16 digits of the SHA-256 of the trained weights, and of all that the sites kept (latents, released updates).",
+        "The first 16 digits of the SHA-256 of the trained weights, and of the latents that the sites ended with.",
         "Under differential privacy draws and noise came from a counter.",
         "",
         f"| run | weights {old[:8]} | weights {new[:8]} | sites {old[:8]} | sites {new[:8]} | same |",

@@ -32,10 +32,8 @@ def test_ray_and_inprocess_end_with_the_same_bits(tmp_path: Path) -> None:
     one, other = (load_file(run.folder / "model.safetensors") for run in runs)
     assert all(one[key].equal(other[key]) for key in one)
     for site in ("0", "1", "2"):
-        stored = [
-            next(f for f in (run.folder / "sites" / site).glob("*-000002.safetensors") if "table" not in f.name) for run in runs
-        ]
-        mine, theirs = (load_file(file) for file in stored)
+        files = [(run.folder / "sites" / site).glob("*-000002.safetensors") for run in runs]
+        mine, theirs = (load_file(next(file for file in some if "table" not in file.name)) for some in files)
         assert mine.keys() == {key for key in theirs if not key.startswith("update/")}  # in process a reply is trained again
         assert mine
         assert all(mine[key].equal(theirs[key]) for key in mine)
