@@ -242,3 +242,14 @@ def _uniform(vector: np.ndarray) -> float:
     """Return the p-value of the bytes of ``vector`` being uniform."""
     counts = np.bincount(np.frombuffer(vector.tobytes(), dtype=np.uint8), minlength=256)
     return float(stats.chisquare(counts).pvalue)
+
+
+def test_a_site_that_is_told_of_others_than_its_peers_are_is_not_opened_alone() -> None:
+    """An active server shows one of seven sites P = itself and two sites that it lets fall out for all others, whose keys it then
+    gets. Four of the others sign, all open: nothing but those two keys would hide the one."""
+    fleet = Fleet.of(7, terms(signed=True, slots=1, min_sites=3))
+    given = vectors(fleet.places)
+    for place in fleet.places[1:]:
+        fleet.members[place].mask(0, fleet.places, "r", WHEN, given[place])
+    with _declined("terms"):
+        fleet.members[1].mask(0, (1, 6, 7), "r", WHEN, given[1])
