@@ -158,17 +158,21 @@ class Epoch:
 
 @dataclass(frozen=True)
 class View:
-    """What a site is told of one sum: its slot, whose run and round it is, who was asked (P) and whose vectors are in it (U)."""
+    """What a site is told of one sum: its slot, whose run and round it is, who was asked (P) and whose vectors are in it (U).
+
+    request: the name of what all of P were asked, see :meth:`mpssl_fed.secure.member.Member.mask`.
+    """
 
     slot: int
     run: str
     round: int
     participants: tuple[int, ...]
     survivors: tuple[int, ...]
+    request: str
 
     def text(self, epoch: Epoch) -> bytes:
         """Return what a survivor signs."""
-        fields = [self.slot, self.run, self.round, list(self.participants), list(self.survivors)]
+        fields = [self.slot, self.run, self.round, list(self.participants), list(self.survivors), self.request]
         return b"mpssl-fed secure view 1\n" + epoch.id + epoch.terms.text().encode() + b"\n" + json.dumps(fields).encode()
 
     def check(self, epoch: Epoch) -> None:
