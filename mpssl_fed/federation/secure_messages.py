@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -11,7 +12,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mpssl_fed.config import PROTOCOL_VERSION, Config
-from mpssl_fed.federation.messages import ARRAYS, CONFIG, SentConfig, only, scalar
+from mpssl_fed.federation.messages import ARRAYS, CONFIG, SentConfig, TrainRequest, only, scalar
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.federation.weights import NUMPY_STYPE, npy_header, npy_values
 from mpssl_fed.secure.epoch import View
@@ -63,11 +64,12 @@ class Opening(_Body):
     round: int = Field(ge=1)
     participants: list[int] = Field(max_length=64)
     survivors: list[int] = Field(max_length=64)
+    request: str = Field(max_length=64)
     signatures: dict[str, str] = Field({}, max_length=64)
 
     def view(self, run: str) -> View:
         """Return what a site signs and opens."""
-        return View(self.slot, run, self.round, tuple(self.participants), tuple(self.survivors))
+        return View(self.slot, run, self.round, tuple(self.participants), tuple(self.survivors), self.request)
 
 
 class Signature(_Body):
@@ -100,6 +102,18 @@ def parse(kind: type[B], text: str) -> B:
         return kind.model_validate_json(text)
     except ValidationError as error:
         raise Refusal("malformed") from error
+
+
+def request_name(request: TrainRequest, epoch: str, slot: int, participants: list[int]) -> str:
+    """Return the name (64 hex digits) of all that decides what a sum is made of, the same at the server and at every site that is
+    asked alike: config, run, round, weights, epoch, slot and P. Refusal for weights that are no arrays of float32."""
+    total = hashlib.sha256(f"{request.sent.sha256} {request.sent.run_id} {request.round}\n".encode())
+    for key in sorted(request.weights):
+        values = npy_values(request.weights[key])  # a relay writes other headers
+        total.update(f"{len(key)}:{key}{values.shape}\n".encode())
+        total.update(values.tobytes())
+    total.update(json.dumps([epoch, slot, participants]).encode())
+    return total.hexdigest()
 
 
 @dataclass(frozen=True)

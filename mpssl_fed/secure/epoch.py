@@ -158,26 +158,34 @@ class Epoch:
 
 @dataclass(frozen=True)
 class View:
-    """What a site is told of one sum: its slot, whose run and round it is, who was asked (P) and whose vectors are in it (U)."""
+    """What a site is told of one sum: its slot, whose run and round it is, who was asked (P) and whose vectors are in it (U).
+
+    request: the name of what all of P were asked, see :meth:`mpssl_fed.secure.member.Member.mask`.
+    """
 
     slot: int
     run: str
     round: int
     participants: tuple[int, ...]
     survivors: tuple[int, ...]
+    request: str
 
     def text(self, epoch: Epoch) -> bytes:
         """Return what a survivor signs."""
-        fields = [self.slot, self.run, self.round, list(self.participants), list(self.survivors)]
+        fields = [self.slot, self.run, self.round, list(self.participants), list(self.survivors), self.request]
         return b"mpssl-fed secure view 1\n" + epoch.id + epoch.terms.text().encode() + b"\n" + json.dumps(fields).encode()
 
     def check(self, epoch: Epoch) -> None:
-        """Decline a view that no honest server has: places out of order or unknown, U not within P, fewer than m in U."""
+        """Decline a view that no honest server has: places out of order or unknown, U not within P, fewer than m in U.
+
+        Where sums are signed, fewer than threshold in U, too, and so in P before anything is masked. Else a site that alone is told
+        of a small P, whose others then fall out in the view that threshold many sign, would be hidden by nothing.
+        """
         for places in (self.participants, self.survivors):
             ordered = sorted(set(places)) == list(places)
             if not ordered or not all(1 <= place <= epoch.sites for place in places):
                 raise Decline("malformed")
         if not set(self.survivors) <= set(self.participants) or not 0 <= self.slot < epoch.terms.slots:
             raise Decline("malformed")
-        if len(self.survivors) < epoch.terms.min_sites:
+        if len(self.survivors) < epoch.terms.fewest:
             raise Decline("terms")

@@ -46,7 +46,7 @@ class Answer:
 class Slot:
     """What a site holds of one slot. ``secret`` stands for its X25519 key, ``seed`` for its self mask; both are None once erased.
 
-    held: of each site the shares (of secret, of seed) that it dealt to this one. request: the hash of what was masked; view: what
+    held: of each site the shares (of secret, of seed) that it dealt to this one. request: the name of what was masked; view: what
     it signed or opened.
     """
 
@@ -156,12 +156,12 @@ class Member:
                     slot.held[place] = (own[:SECRET], own[SECRET:])
 
     def admit(self, slot: int, participants: Sequence[int], request: str, when: tuple[str, int]) -> bool:
-        """Whether ``request`` (a hash) of (run, round) ``when`` was masked in ``slot`` before; Decline where it may not be.
+        """Whether ``request`` (a name) of (run, round) ``when`` was masked in ``slot`` before; Decline where it may not be.
 
         A slot masks one vector, ever, and a round takes one slot. participants: places of all whose vectors may be summed, this
         site's and at least m among them, each with its shares here.
         """
-        View(slot, *when, tuple(participants), tuple(participants)).check(self._epoch)
+        View(slot, *when, tuple(participants), tuple(participants), request).check(self._epoch)
         one = self.slots[slot]
         if one.request:
             if (one.request, one.participants) != (request, tuple(participants)):
@@ -178,6 +178,9 @@ class Member:
     def mask(self, slot: int, participants: Sequence[int], request: str, when: tuple[str, int], vector: Integers) -> Integers:
         """Return ``vector`` (integers modulo 2^64) under the masks of ``slot``; earlier slots are erased.
 
+        request: names what every site is asked, weights and config too. It is in the pairwise masks, so that those of sites that
+        were asked different things do not cancel: a server that lets all but one train to no effect gets no sum, and not the one.
+
         Decline as :meth:`admit`, and where it was masked before: whoever holds what was sent then gives that.
         """
         if self.admit(slot, participants, request, when):
@@ -189,7 +192,7 @@ class Member:
         masked = vector + self_mask(epoch, slot, here, _there(one.seed), len(vector))
         for other in participants:
             if other != here:
-                pair = pair_mask(epoch, slot, (here, other), key, len(vector))
+                pair = pair_mask(epoch, slot, (here, other), key, request, len(vector))
                 masked = masked + pair if here < other else masked - pair
         one.request, one.participants, (one.run, one.round) = request, tuple(participants), when
         return masked
@@ -232,7 +235,7 @@ class Member:
         if one.secret is None or any((s.run, s.round) == (view.run, view.round) for s in self.slots if s is not one):
             raise Decline("closed")
         inside = self.place in view.participants
-        if inside != bool(one.request) or (inside and (one.participants, one.run, one.round) != _of(view)):
+        if inside != bool(one.request) or (inside and (one.participants, one.run, one.round, one.request) != _of(view)):
             raise Decline("closed")
         if signing and self.place not in view.survivors:
             raise Decline("malformed")
@@ -252,14 +255,14 @@ def self_mask(epoch: Epoch, slot: int, place: int, seed: bytes, length: int) -> 
     return keys.keystream(keys.derive(seed, "self mask", epoch.id, slot, place), length)
 
 
-def pair_mask(epoch: Epoch, slot: int, pair: tuple[int, int], key: X25519PrivateKey, length: int) -> Integers:
-    """Return the mask that two sites share; ``key`` is the slot's of the first of ``pair``, whose order does not matter."""
+def pair_mask(epoch: Epoch, slot: int, pair: tuple[int, int], key: X25519PrivateKey, request: str, length: int) -> Integers:
+    """Return the mask of ``request`` that two sites share; ``key`` is the slot's of the first of ``pair``, in either order."""
     secret = keys.agreed(key, bytes.fromhex(epoch.hello(pair[1]).slots[slot]))
-    return keys.keystream(keys.derive(secret, "pair mask", epoch.id, slot, min(pair), max(pair)), length)
+    return keys.keystream(keys.derive(secret, "pair mask", epoch.id, slot, min(pair), max(pair), request), length)
 
 
-def _of(view: View) -> tuple[tuple[int, ...], str, int]:
-    return view.participants, view.run, view.round
+def _of(view: View) -> tuple[tuple[int, ...], str, int, str]:
+    return view.participants, view.run, view.round, view.request
 
 
 def _envelope(epoch: Epoch, sender: int, receiver: int) -> bytes:

@@ -39,7 +39,7 @@ def _take_off(epoch: Epoch, view: View, gone: int, shares: dict[int, bytes], ope
 
     key = keys.slot_key(sharing.combine(shares, epoch.terms.threshold, right), nonce, view.slot)
     for place in view.survivors:
-        pair = pair_mask(epoch, view.slot, (gone, place), key, len(opened))
+        pair = pair_mask(epoch, view.slot, (gone, place), key, view.request, len(opened))
         if place < gone:  # the survivor added it
             np.subtract(opened, pair, out=opened)
         else:

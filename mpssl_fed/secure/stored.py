@@ -80,7 +80,9 @@ def _slot_of(found: dict[str, Any]) -> Slot:
 
 def view_of(found: dict[str, Any]) -> View:
     """Return the view of its fields as JSON has them."""
-    return View(found["slot"], found["run"], found["round"], tuple(found["participants"]), tuple(found["survivors"]))
+    return View(
+        found["slot"], found["run"], found["round"], tuple(found["participants"]), tuple(found["survivors"]), found["request"]
+    )
 
 
 def _hex(secret: bytes | None) -> str | None:

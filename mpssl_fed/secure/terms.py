@@ -44,6 +44,11 @@ class Terms:
     largest_weight: int
     range: float
 
+    @property
+    def fewest(self) -> int:
+        """Fewest sites that are asked for a sum and that are in it, of solved terms: m, and all who have to sign."""
+        return max(self.min_sites, self.threshold if self.signed else 0)
+
     def strictest(self, floors: list[Floor]) -> Terms:
         """Return these terms raised to every floor; the threshold 0 stays to be solved."""
         return replace(

@@ -15,10 +15,12 @@ from mpssl_fed.deployment.own_data import OwnData
 from mpssl_fed.deployment.private_shares import write_share
 from mpssl_fed.deployment.resident import Resident
 from mpssl_fed.federation import parts
-from mpssl_fed.federation.messages import SentConfig
+from mpssl_fed.federation.messages import SentConfig, TrainRequest
 from mpssl_fed.federation.refusal import Refusal
-from mpssl_fed.federation.secure_messages import terms_of
+from mpssl_fed.federation.secure_messages import request_name, terms_of
+from mpssl_fed.federation.server.deployed_run import for_sites
 from mpssl_fed.federation.site.identity import fingerprint_of, identity_key
+from mpssl_fed.federation.weights import to_record
 from mpssl_fed.privacy.policy import Policy
 from mpssl_fed.secure.epoch import Epoch, SignedHello, View
 from mpssl_fed.secure.member import Answer
@@ -83,7 +85,9 @@ class Sites:
     def opening(self, number: int = 1, slot: int = 0, without: tuple[int, ...] = ()) -> dict[str, Any]:
         everyone = sorted(self.places.values())
         stayed = [place for place in everyone if place not in {self.places[site] for site in without}]
-        view = {"slot": slot, "round": number, "participants": everyone, "survivors": stayed}
+        asked = TrainRequest(SentConfig.of("run", for_sites(SUM)), number, to_record(parts.initial_classifier(SUM).shared_state()))
+        name = request_name(asked, self.epoch.id.hex(), slot, everyone)
+        view = {"slot": slot, "round": number, "participants": everyone, "survivors": stayed, "request": name}
         return {"epoch": self.epoch.id.hex(), **view, "signatures": {}}
 
 
@@ -97,7 +101,7 @@ def test_the_opened_sum_is_the_mean_of_what_plain_rounds_would_send(sites: Any, 
     here = sites().exchange()
     masked = {here.places[site]: here.masked(site) for site in here.daemons}
     answers = {here.places[site]: Answer.load(here.say(site, "open", here.opening())) for site in here.daemons}
-    view = View(0, "run", 1, (1, 2, 3), (1, 2, 3))
+    view = View(0, "run", 1, (1, 2, 3), (1, 2, 3), here.opening()["request"])
     opened = open_sum(here.epoch, view, sum(masked.values(), np.zeros_like(masked[1])), answers)
     found = Grid(here.epoch.terms, SITES).mean(opened)
     assert found is not None

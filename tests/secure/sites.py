@@ -14,7 +14,7 @@ from mpssl_fed.secure.opening import open_sum
 from mpssl_fed.secure.quantise import Grid
 from mpssl_fed.secure.terms import Floor, Terms
 
-WHEN = ("run", 1)
+WHEN, REQUEST = ("run", 1), "what all are asked"
 
 
 def terms(**changed: object) -> Terms:
@@ -62,7 +62,7 @@ class Fleet:
     def masked(self, vectors: dict[int, Integers], slot: int = 0, when: tuple[str, int] = WHEN) -> dict[int, Integers]:
         """Return each site's vector under the masks of ``slot``; the places of ``vectors`` are P."""
         asked = tuple(sorted(vectors))
-        return {place: self.members[place].mask(slot, asked, f"{place}", when, vector) for place, vector in vectors.items()}
+        return {place: self.members[place].mask(slot, asked, REQUEST, when, vector) for place, vector in vectors.items()}
 
     def answers(self, view: View, by: tuple[int, ...] | None = None) -> dict[int, Answer]:
         """Return what the sites ``by`` answer to ``view``, signed by its survivors first where the terms want it."""
@@ -74,6 +74,11 @@ class Fleet:
         length = len(next(iter(masked.values())))
         total = sum((masked[place] for place in view.survivors), np.zeros(length, dtype=np.uint64))
         return open_sum(self.epoch, view, total, self.answers(view, by))
+
+
+def shown(slot: int, run: str, number: int, participants: tuple[int, ...], survivors: tuple[int, ...]) -> View:
+    """Return the view of a sum of what all were asked."""
+    return View(slot, run, number, participants, survivors, REQUEST)
 
 
 def vectors(places: tuple[int, ...], length: int = 9, seed: int = 0) -> dict[int, Integers]:

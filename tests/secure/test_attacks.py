@@ -15,7 +15,7 @@ from mpssl_fed.secure.epoch import SignedHello, View
 from mpssl_fed.secure.errors import Decline
 from mpssl_fed.secure.member import Member
 from mpssl_fed.secure.terms import Floor
-from tests.secure.sites import WHEN, Fleet, terms, vectors
+from tests.secure.sites import REQUEST, WHEN, Fleet, shown, terms, vectors
 
 
 def _declined(why: str) -> pytest.RaisesExc[Decline]:
@@ -25,7 +25,7 @@ def _declined(why: str) -> pytest.RaisesExc[Decline]:
 def _masked(**changed: object) -> tuple[Fleet, View]:
     fleet = Fleet.of(4, terms(**changed))
     fleet.masked(vectors(fleet.places))
-    return fleet, View(0, *WHEN, fleet.places, fleet.places)
+    return fleet, shown(0, *WHEN, fleet.places, fleet.places)
 
 
 def test_a_slot_masks_one_vector() -> None:
@@ -33,16 +33,16 @@ def test_a_slot_masks_one_vector() -> None:
     with _declined("closed"):
         fleet.members[1].mask(0, fleet.places, "other", WHEN, vectors((1,))[1])
     with _declined("closed"):
-        fleet.members[1].mask(0, fleet.places, "1", WHEN, vectors((1,))[1])
-    assert fleet.members[1].admit(0, fleet.places, "1", WHEN)
+        fleet.members[1].mask(0, fleet.places, REQUEST, WHEN, vectors((1,))[1])
+    assert fleet.members[1].admit(0, fleet.places, REQUEST, WHEN)
     with _declined("closed"):
-        fleet.members[1].admit(0, (1, 2, 3), "1", WHEN)
+        fleet.members[1].admit(0, (1, 2, 3), REQUEST, WHEN)
 
 
 def test_a_round_takes_one_slot() -> None:
     fleet, _ = _masked()
     with _declined("closed"):
-        fleet.members[1].mask(1, fleet.places, "1", WHEN, vectors((1,))[1])
+        fleet.members[1].mask(1, fleet.places, REQUEST, WHEN, vectors((1,))[1])
 
 
 def test_a_slot_is_opened_once_and_of_each_site_one_share_leaves() -> None:
@@ -63,11 +63,11 @@ def test_a_round_that_was_opened_is_closed_in_other_slots_also_where_the_site_wa
     fleet = Fleet.of(4, terms(slots=3))
     fleet.masked(vectors((1, 2, 3)))
     bystander = fleet.members[4]
-    bystander.unmask(View(0, *WHEN, (1, 2, 3), (1, 2, 3)))
+    bystander.unmask(shown(0, *WHEN, (1, 2, 3), (1, 2, 3)))
     with _declined("closed"):
-        bystander.mask(1, fleet.places, "4", WHEN, vectors((4,))[4])
+        bystander.mask(1, fleet.places, REQUEST, WHEN, vectors((4,))[4])
     with _declined("closed"):
-        bystander.unmask(View(1, *WHEN, (1, 2, 3), (1, 2)))
+        bystander.unmask(shown(1, *WHEN, (1, 2, 3), (1, 2)))
 
 
 @pytest.mark.parametrize(
@@ -84,6 +84,7 @@ def test_a_round_that_was_opened_is_closed_in_other_slots_also_where_the_site_wa
         ({"slot": 1}, "closed"),
         ({"round": 2}, "closed"),
         ({"run": "other"}, "closed"),
+        ({"request": "other"}, "closed"),
     ],
 )
 def test_a_view_that_is_not_of_what_was_masked_opens_nothing(changed: dict[str, object], why: str) -> None:
@@ -96,7 +97,7 @@ def test_a_sum_of_fewer_than_a_site_wants_is_not_opened() -> None:
     fleet = Fleet.of(5, terms(), Floor(4))
     fleet.masked(vectors(fleet.places))
     with _declined("terms"):
-        fleet.members[1].unmask(View(0, *WHEN, fleet.places, (1, 2, 3)))
+        fleet.members[1].unmask(shown(0, *WHEN, fleet.places, (1, 2, 3)))
     with _declined("terms"):
         Fleet.of(5, terms(), Floor(4)).masked(vectors((1, 2, 3)))
 
@@ -228,13 +229,13 @@ def _seen_of_site_2(value: int, stays: bool) -> tuple[np.ndarray, np.ndarray]:
     fleet = Fleet.of(3, terms(slots=1))
     epoch = fleet.epoch
     sent = fleet.masked({place: np.full(4096, value, dtype=np.uint64) for place in fleet.places})[2]
-    answers = fleet.answers(View(0, *WHEN, fleet.places, fleet.places if stays else (1, 3)), (1, 3))
+    answers = fleet.answers(shown(0, *WHEN, fleet.places, fleet.places if stays else (1, 3)), (1, 3))
     shares = {by: (one.seeds if stays else one.slots)[2] for by, one in answers.items()}
     secret = sharing.combine(shares, epoch.terms.threshold, lambda _: True)
     if stays:
         return sent, sent - member.self_mask(epoch, 0, 2, secret, 4096)
     own = keys.slot_key(secret, bytes.fromhex(epoch.hello(2).nonce), 0)
-    low, high = (member.pair_mask(epoch, 0, (2, other), own, 4096) for other in (1, 3))
+    low, high = (member.pair_mask(epoch, 0, (2, other), own, REQUEST, 4096) for other in (1, 3))
     return sent, sent + low - high
 
 
@@ -242,3 +243,27 @@ def _uniform(vector: np.ndarray) -> float:
     """Return the p-value of the bytes of ``vector`` being uniform."""
     counts = np.bincount(np.frombuffer(vector.tobytes(), dtype=np.uint8), minlength=256)
     return float(stats.chisquare(counts).pvalue)
+
+
+def test_a_site_that_is_told_of_others_than_its_peers_are_is_not_opened_alone() -> None:
+    """An active server shows one of seven sites P = itself and two sites that it lets fall out for all others, whose keys it then
+    gets. Four of the others sign, all open: nothing but those two keys would hide the one."""
+    fleet = Fleet.of(7, terms(signed=True, slots=1, min_sites=3))
+    given = vectors(fleet.places)
+    for place in fleet.places[1:]:
+        fleet.members[place].mask(0, fleet.places, REQUEST, WHEN, given[place])
+    with _declined("terms"):
+        fleet.members[1].mask(0, (1, 6, 7), REQUEST, WHEN, given[1])
+
+
+def test_a_server_that_asks_one_site_for_another_update_than_the_rest_gets_no_sum() -> None:
+    """The rest train to no effect, from weights through which no gradient comes: the sum of all would be the one site's update."""
+    fleet = Fleet.of(4, terms(slots=1))
+    given = {place: vectors((1,))[1] if place == 1 else np.zeros(9, dtype=np.uint64) for place in fleet.places}
+    sent = {place: fleet.members[place].mask(0, fleet.places, f"{place > 1}", WHEN, given[place]) for place in fleet.places}
+    view = replace(shown(0, *WHEN, fleet.places, fleet.places), request="True")
+    with _declined("closed"):
+        fleet.members[1].unmask(view)
+    opened = fleet.opened(sent, view, (2, 3, 4))
+    assert not np.array_equal(opened, given[1])
+    assert _uniform(opened) > 1e-6

@@ -11,12 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpssl_fed.secure.epoch import View
 from mpssl_fed.secure.errors import Decline, OpenError
 from mpssl_fed.secure.opening import open_sum
 from mpssl_fed.secure.quantise import Grid
 from mpssl_fed.secure.terms import Floor
-from tests.secure.sites import WHEN, Fleet, terms, vectors
+from tests.secure.sites import WHEN, Fleet, shown, terms, vectors
 
 
 @pytest.mark.parametrize("sites", [2, 3, 4, 5])
@@ -30,7 +29,11 @@ def test_every_pattern_of_sites_that_fall_out_opens_to_the_sum_of_those_that_sta
             fleet = Fleet.of(sites, terms(signed=signed, slots=1))
             least = fleet.epoch.terms.threshold
             given = vectors(asked)
-            view = View(0, *WHEN, asked, stayed)
+            view = shown(0, *WHEN, asked, stayed)
+            if signed and len(asked) < least:
+                with pytest.raises(Decline):
+                    fleet.masked(given)
+                continue
             masked = fleet.masked(given)
             if signed and len(stayed) < least:
                 with pytest.raises(Decline):
@@ -57,7 +60,7 @@ def test_fifty_sites_of_which_some_fall_out_at_each_stage() -> None:
     stayed = tuple(p for p in asked if draws.random() < 0.8)
     given = vectors(asked)
     by = tuple(sorted(int(p) for p in draws.choice(fleet.places, fleet.epoch.terms.threshold, replace=False)))
-    got = fleet.opened(fleet.masked(given), View(0, *WHEN, asked, stayed), by)
+    got = fleet.opened(fleet.masked(given), shown(0, *WHEN, asked, stayed), by)
     assert np.array_equal(got, sum((given[p] for p in stayed), np.zeros(9, dtype=np.uint64)))
 
 
@@ -67,7 +70,7 @@ def test_slots_follow_each_other_and_each_has_masks_of_its_own() -> None:
     sent = []
     for slot in range(3):
         masked = fleet.masked(given, slot, ("run", slot + 1))
-        view = View(slot, "run", slot + 1, fleet.places, fleet.places)
+        view = shown(slot, "run", slot + 1, fleet.places, fleet.places)
         assert np.array_equal(fleet.opened(masked, view), sum(given.values(), np.zeros(9, dtype=np.uint64)))
         sent.append(masked[1])
     assert len({one.tobytes() for one in sent}) == 3
@@ -79,7 +82,7 @@ def test_wrong_shares_are_left_out_where_enough_right_ones_are_there_and_never_g
     asked, stayed = fleet.places, (1, 2, 3)
     given = vectors(asked)
     masked = fleet.masked(given)
-    view = View(0, *WHEN, asked, stayed)
+    view = shown(0, *WHEN, asked, stayed)
     answers = fleet.answers(view)
     total = sum((masked[p] for p in stayed), np.zeros(9, dtype=np.uint64))
     for liar in range(1, wrong + 1):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,9 @@ class Summing:
             known = {"round": number, "slot": exchange.slot, "participants": places, "survivors": None}
             exchange.slot, exchange.under_way = exchange.slot + 1, known
             self._save()
-        masked, answers = self._train(number, start, nodes, known)
+        request = TrainRequest(self.sent, number, to_record(start))
+        known["request"] = wire.request_name(request, exchange.epoch.id.hex(), known["slot"], known["participants"])
+        masked, answers = self._train(request, start, nodes, known)
         answers.rejected.update(rejected.rejected)
         summed = self._sum(start, nodes, known, masked)
         if isinstance(summed, str):
@@ -151,12 +153,12 @@ class Summing:
         return answers
 
     def _train(
-        self, number: int, start: Weights, nodes: Mapping[int, int], known: Mapping[str, Any]
+        self, request: TrainRequest, start: Weights, nodes: Mapping[int, int], known: Mapping[str, Any]
     ) -> tuple[dict[int, Integers], Answers]:
         exchange = self.exchange
         assert exchange is not None
         length = 1 + sum(value.numel() for value in start.values())
-        record, sites, contents = to_record(start), exchange.sites, {}
+        sites, contents = exchange.sites, {}
         for place in known["participants"]:
             site = sites[place]
             if site in nodes:
@@ -167,9 +169,8 @@ class Summing:
                     "participants": known["participants"],
                     "inbox": inbox,
                 }
-                request = TrainRequest(self.sent, number, record, json.dumps(task))
-                contents[site] = (nodes[site], request.to_record())
-        shown = RoundSteps(self.progress, number, len(contents))
+                contents[site] = (nodes[site], replace(request, secure=json.dumps(task)).to_record())
+        shown = RoundSteps(self.progress, request.round, len(contents))
         with watched_by(shown):
             answers = ask(
                 self.grid,
@@ -197,7 +198,9 @@ class Summing:
             return f"{len(survivors)} of at least {terms.min_sites} sites answered"
         known["survivors"] = survivors
         self._save()
-        view = View(known["slot"], self.sent.run_id, known["round"], tuple(known["participants"]), tuple(survivors))
+        view = View(
+            known["slot"], self.sent.run_id, known["round"], tuple(known["participants"]), tuple(survivors), known["request"]
+        )
         body = {"epoch": epoch.id.hex(), **{key: value for key, value in asdict(view).items() if key != "run"}, "signatures": {}}
         here = {site: node for site, node in nodes.items() if site in exchange.hellos}
         if terms.signed:

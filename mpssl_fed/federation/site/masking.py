@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Callable
@@ -137,15 +136,15 @@ class Masking:
         try:
             member = self._member(run, task.epoch, config)
             member.receive({int(place): bytes.fromhex(sealed) for place, sealed in task.inbox.items()})
-            sha256 = _request_hash(request, task)
-            if member.admit(task.slot, asked, sha256, (run, number)):
+            name = wire.request_name(request, task.epoch, task.slot, task.participants)
+            if member.admit(task.slot, asked, name, (run, number)):
                 return self._sent(run)
             if number <= self._last(run):
                 raise Decline("closed")
             reply = train()
             vector = self._integers(request, member, reply)
             self._close(run, number)
-            masked = member.mask(task.slot, asked, sha256, (run, number), vector)
+            masked = member.mask(task.slot, asked, name, (run, number), vector)
         except Decline as decline:
             raise _refusal(decline) from decline
         except ValueError as error:  # a place or share that is no number, a weight beyond the terms
@@ -256,14 +255,3 @@ def flat_update(before: ArrayRecord, after: Weights) -> np.ndarray:
     """Return what training changed, [d] in float64, entries in sorted order of names."""
     start = from_record(before, after)
     return np.concatenate([(after[key].double() - start[key].double()).numpy().ravel() for key in sorted(after)])
-
-
-def _request_hash(request: TrainRequest, task: wire.Task) -> str:
-    """Return the name of all that decides what is masked: config, run, round, weights, epoch, slot and P."""
-    total = hashlib.sha256(f"{request.sent.sha256} {request.sent.run_id} {request.round}\n".encode())
-    for key in sorted(request.weights):
-        data = request.weights[key].data
-        total.update(f"{len(key)}:{key}:{len(data)}\n".encode())
-        total.update(data)
-    total.update(json.dumps([task.epoch, task.slot, task.participants]).encode())
-    return total.hexdigest()
