@@ -83,6 +83,7 @@ def _python() -> Iterator[Check]:
         ("tensorboard", ("tensorboard",), "TensorBoard events"),
         ("diffusers", ("diffusers",), "generator.name=diffusers"),
         ("timm", ("timm",), "model.name=timm/NAME"),
+        ("hf", ("datasets",), "data.name=hf/NAME"),
     ):
         versions = {package: _version(package) for package in packages}
         whole = all(versions.values())
