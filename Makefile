@@ -60,7 +60,7 @@ check: $(VENV)/.dev
 	$(BIN)/python -m pytest $(WORKERS) tests/config tests/data tests/models tests/method tests/privacy
 
 $(VENV)/.extras: $(VENV)/.dev
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,diffusers,timm]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,diffusers,timm,hf]"
 	@touch $@
 
 test-extras: $(VENV)/.extras

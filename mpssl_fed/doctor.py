@@ -84,6 +84,7 @@ def _python() -> Iterator[Check]:
         ("tensorboard", ("tensorboard",), "output.track=tensorboard"),
         ("mlflow", ("mlflow-skinny",), "output.track=mlflow"),
         ("timm", ("timm",), "model.name=timm/NAME"),
+        ("hf", ("datasets",), "data.name=hf/NAME"),
     ):
         versions = {package: _version(package) for package in packages}
         whole = all(versions.values())

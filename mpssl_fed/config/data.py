@@ -142,7 +142,7 @@ class Data(Section):
 
     name: str = Field(
         "mnist-5k",
-        description="mnist-5k, fashion-mnist, cifar10, medmnist/NAME, omniglot/ALPHABET, image-folder, image-csv, aircraft, ...",
+        description="mnist-5k, fashion-mnist, cifar10, medmnist/NAME, omniglot/ALPHABET, hf/NAME, image-folder, image-csv, ...",
     )
     root: str | None = Field(
         None, description="Folder of the data set, for image-csv the file; default: where it is usually found."

@@ -9,13 +9,13 @@ from typing import Any
 # The modules after base are imported because each registers its readers.
 from mpssl_fed.data import batches, fine_grained, folder, image_csv, mnist, omniglot
 from mpssl_fed.data.base import DATASETS, Dataset, Images, Reader, validation_split
-from mpssl_fed.data.formats import medmnist
+from mpssl_fed.data.formats import hub, medmnist
 from mpssl_fed.data.preparation import Preparation
 from mpssl_fed.environment import expanded
 from mpssl_fed.errors import UserError
 
 __all__ = [
-    "DATASETS", "Dataset", "Images", "Reader", "batches", "fine_grained", "folder", "image_csv", "load_dataset", "medmnist",
+    "DATASETS", "Dataset", "Images", "Reader", "batches", "fine_grained", "folder", "hub", "image_csv", "load_dataset", "medmnist",
     "mnist", "omniglot", "validation_split",
 ]  # fmt: skip
 

@@ -57,7 +57,8 @@ class Dealt(_Body):
 
 
 class Opening(_Body):
-    """A view of a sum, of an epoch, with the signatures of its survivors by place (none where the terms want none)."""
+    """A view of a sum, of an epoch, with the signatures of its survivors by place (none where the terms want none). inbox: as in
+    :class:`Task`, for a site that was not asked for the sum or did not answer."""
 
     epoch: str = Field(max_length=64)
     slot: int
@@ -66,6 +67,7 @@ class Opening(_Body):
     survivors: list[int] = Field(max_length=64)
     request: str = Field(max_length=64)
     signatures: dict[str, str] = Field({}, max_length=64)
+    inbox: dict[str, str] = Field({}, max_length=64)
 
     def view(self, run: str) -> View:
         """Return what a site signs and opens."""

@@ -75,7 +75,9 @@ class Member:
 
     identity: Ed25519PrivateKey
     proposed: Terms
-    box: X25519PrivateKey
+    box: (
+        X25519PrivateKey | None
+    )  # None once the first slot is in use: it would open what every site dealt of every slot, closed or not
     nonce: bytes
     slots: list[Slot]
     hello: SignedHello
@@ -141,9 +143,9 @@ class Member:
 
     def receive(self, inbox: Mapping[int, bytes]) -> None:
         """Take the shares that other sites dealt to this one (place -> sealed); Decline for one that is not theirs. Those of a site
-        that are here already stay."""
+        that are here already stay, and those that come after the first vector or answer come too late."""
         epoch, here = self._epoch, self.place
-        for place, sealed in inbox.items():
+        for place, sealed in () if self.box is None else inbox.items():
             if place == here or any(place in slot.held for slot in self.slots):
                 continue
             epoch.hello(place)
@@ -195,6 +197,7 @@ class Member:
                 pair = pair_mask(epoch, slot, (here, other), key, request, len(vector))
                 masked = masked + pair if here < other else masked - pair
         one.request, one.participants, (one.run, one.round) = request, tuple(participants), when
+        self.box = None
         return masked
 
     def sign(self, view: View) -> bytes:
@@ -222,6 +225,7 @@ class Member:
                 {place: one.held[place][0] for place in fell_out if place in one.held},
             )
             one.erase()
+            self.box = None
         return one.answer
 
     def _take(self, view: View, signing: bool = False) -> Slot:
@@ -245,6 +249,8 @@ class Member:
     def _box(self, sender: int, receiver: int) -> bytes:
         """Return the key of what ``sender`` seals for ``receiver``, one of which is this site."""
         epoch = self._epoch
+        if self.box is None:
+            raise Decline("closed")
         other = receiver if sender == self.place else sender
         secret = keys.agreed(self.box, bytes.fromhex(epoch.hello(other).box))
         return keys.derive(secret, "box", epoch.id, sender, receiver)

@@ -20,7 +20,7 @@ def dump(member: Member) -> str:
         {
             "identity": member.identity.private_bytes_raw().hex(),
             "proposed": asdict(member.proposed),
-            "box": member.box.private_bytes_raw().hex(),
+            "box": None if member.box is None else member.box.private_bytes_raw().hex(),
             "nonce": member.nonce.hex(),
             "hello": member.hello.dump(),
             "slots": [_slot(one) for one in member.slots],
@@ -39,7 +39,7 @@ def load(text: str) -> Member:
     return Member(
         Ed25519PrivateKey.from_private_bytes(bytes.fromhex(found["identity"])),
         proposed,
-        X25519PrivateKey.from_private_bytes(bytes.fromhex(found["box"])),
+        None if found["box"] is None else X25519PrivateKey.from_private_bytes(bytes.fromhex(found["box"])),
         bytes.fromhex(found["nonce"]),
         [_slot_of(one) for one in found["slots"]],
         SignedHello.load(found["hello"]),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mpssl_fed.data.datasets import load_dataset
 from mpssl_fed.errors import UserError
 from mpssl_fed.generators import load_generator
 from mpssl_fed.models import Architecture, build_classifier
@@ -36,6 +37,13 @@ def test_a_network() -> None:
     with pytest.raises(UserError) as error:
         build_classifier(Architecture("timm/resnet18", ("a", "b"), 3, 32))
     wanted = "model.name=timm/resnet18 needs the package timm, which is not installed here: pip install 'mpssl-fed[timm]'"
+    assert str(error.value) == wanted
+
+
+def test_a_set(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        load_dataset("hf/owner/pets", tmp_path)
+    wanted = "data.name=hf/owner/pets needs the package datasets, which is not installed here: pip install 'mpssl-fed[hf]'"
     assert str(error.value) == wanted
 
 

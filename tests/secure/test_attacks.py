@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from scipy import stats
 
-from mpssl_fed.secure import keys, member, sharing
+from mpssl_fed.secure import keys, member, sharing, stored
 from mpssl_fed.secure.epoch import SignedHello, View
 from mpssl_fed.secure.errors import Decline
 from mpssl_fed.secure.member import Member
@@ -57,6 +57,22 @@ def test_a_slot_is_opened_once_and_of_each_site_one_share_leaves() -> None:
     assert one.slots[0].secret is None and one.slots[0].seed is None and not one.slots[0].held  # noqa: PT018
     other = fleet.members[2].unmask(replace(all_of_them, survivors=(1, 2, 3)))
     assert set(other.seeds) == {1, 2, 3} and set(other.slots) == {4}  # noqa: PT018
+
+
+def test_what_a_site_holds_after_a_sum_does_not_open_what_was_dealt_of_its_slot() -> None:
+    """A server keeps every sealed share; with a site's key of them it had both secrets of that site, of closed slots too."""
+    fleet = Fleet.of(4, terms())
+    asked, bystander = fleet.members[1], fleet.members[4]
+    for one in (asked, bystander):
+        envelope = member._envelope(fleet.epoch, one.place, 2)
+        assert keys.unseal(one._box(one.place, 2), one.dealt[2], envelope)  # so long as its key is there
+    fleet.masked(vectors((1, 2, 3)))
+    bystander.unmask(shown(0, *WHEN, (1, 2, 3), (1, 2, 3)))
+    for one in (asked, bystander):
+        with _declined("closed"):
+            one._box(one.place, 2)
+        assert one.box is None
+        assert stored.load(stored.dump(one)).box is None
 
 
 def test_a_round_that_was_opened_is_closed_in_other_slots_also_where_the_site_was_not_asked() -> None:

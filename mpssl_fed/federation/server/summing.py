@@ -33,6 +33,7 @@ from mpssl_fed.secure.terms import Terms
 from mpssl_fed.watch import watched_by
 
 Reply = Callable[[RecordDict], Any]
+Body = Mapping[str, Any]
 
 
 @dataclass
@@ -55,6 +56,10 @@ class Exchange:
     def place(self, site: int) -> int:
         """Return the place of a site in the epoch."""
         return self.epoch.place(self.hellos[site].hello.public)
+
+    def inbox(self, place: int) -> dict[str, str]:
+        """Return the sealed shares for the site at ``place``, by the places of who dealt them."""
+        return {str(self.place(by)): dealt[str(place)] for by, dealt in self.dealt.items() if str(place) in dealt}
 
     @property
     def sites(self) -> dict[int, int]:
@@ -126,7 +131,7 @@ class Summing:
 
     def _exchange(self, nodes: Mapping[int, int]) -> Answers:
         """Exchange keys among all sites online; those whose terms cannot be met are left out, the strictest first."""
-        answers = self._ask(nodes, "hello", "{}", _hello_of)
+        answers = self._ask(nodes, "hello", {}, _hello_of)
         hellos: dict[int, SignedHello] = dict(answers.good)  # type: ignore[arg-type]
         proposed, epoch = wire.terms_of(self.config), None
         while len(hellos) >= 2 and epoch is None:
@@ -138,7 +143,7 @@ class Summing:
                 answers.rejected["secure-terms" if decline.why == "terms" else "malformed"] += 1
         if epoch is None:
             return answers
-        body = json.dumps({"hellos": [one.dump() for one in epoch.hellos]})
+        body = {"hellos": [one.dump() for one in epoch.hellos]}
         joined = self._ask({site: nodes[site] for site in hellos}, "join", body, _dealt_of)
         answers.rejected.update(joined.rejected)
         dealt: dict[int, dict[str, str]] = dict(joined.good)  # type: ignore[arg-type]
@@ -162,13 +167,8 @@ class Summing:
         for place in known["participants"]:
             site = sites[place]
             if site in nodes:
-                inbox = {str(exchange.place(by)): dealt[str(place)] for by, dealt in exchange.dealt.items() if str(place) in dealt}
-                task = {
-                    "epoch": exchange.epoch.id.hex(),
-                    "slot": known["slot"],
-                    "participants": known["participants"],
-                    "inbox": inbox,
-                }
+                asked = {key: known[key] for key in ("slot", "participants")}
+                task = {"epoch": exchange.epoch.id.hex(), **asked, "inbox": exchange.inbox(place)}
                 contents[site] = (nodes[site], replace(request, secure=json.dumps(task)).to_record())
         shown = RoundSteps(self.progress, request.round, len(contents))
         with watched_by(shown):
@@ -205,9 +205,11 @@ class Summing:
         here = {site: node for site, node in nodes.items() if site in exchange.hellos}
         if terms.signed:
             signers = {exchange.sites[place]: here[exchange.sites[place]] for place in survivors if exchange.sites[place] in here}
-            signed = self._ask(signers, "sign", json.dumps(body), _signature_of).good
+            signed = self._ask(signers, "sign", body, _signature_of).good
             body["signatures"] = {str(exchange.place(site)): one for site, one in signed.items()}
-        answers = self._ask(here, "open", json.dumps(body), _answer_of).good
+        late = {site: exchange.place(site) for site in here if exchange.place(site) not in masked}
+        inboxes = {site: {"inbox": exchange.inbox(place)} for site, place in late.items()}
+        answers = self._ask(here, "open", body, _answer_of, inboxes).good
         total = np.zeros_like(masked[survivors[0]])
         for place in survivors:
             total += masked[place]
@@ -220,9 +222,12 @@ class Summing:
             return "the sites in the sum weigh nothing together"
         return _unflatten(found[0], start)
 
-    def _ask(self, nodes: Mapping[int, int], phase: str, body: str, read: Reply) -> Answers:
-        content = wire.SecureRequest(self.sent, phase, body).to_record()
-        contents = {site: (node, content) for site, node in nodes.items()}
+    def _ask(
+        self, nodes: Mapping[int, int], phase: str, body: Body, read: Reply, beside: Mapping[int, Body] | None = None
+    ) -> Answers:
+        """Ask each of ``nodes`` with ``body`` and what is ``beside`` it for that site."""
+        bodies = {site: json.dumps({**body, **(beside or {}).get(site, {})}) for site in nodes}
+        contents = {site: (node, wire.SecureRequest(self.sent, phase, bodies[site]).to_record()) for site, node in nodes.items()}
         return ask(self.grid, contents, wire.MESSAGE_TYPE, read, self.config.federation.deadline_s, self.stop)
 
     def _save(self) -> None:

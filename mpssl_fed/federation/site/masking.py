@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -135,7 +135,7 @@ class Masking:
         run, number, asked = request.sent.run_id, request.round, tuple(task.participants)
         try:
             member = self._member(run, task.epoch, config)
-            member.receive({int(place): bytes.fromhex(sealed) for place, sealed in task.inbox.items()})
+            member.receive(_by_place(task.inbox))
             name = wire.request_name(request, task.epoch, task.slot, task.participants)
             if member.admit(task.slot, asked, name, (run, number)):
                 return self._sent(run)
@@ -188,7 +188,8 @@ class Masking:
 
     def _open(self, run: str, body: str, config: Config) -> str:
         opening, member, view = self._opening(run, body, config)
-        answer = member.unmask(view, {int(place): bytes.fromhex(one) for place, one in opening.signatures.items()})
+        member.receive(_by_place(opening.inbox))
+        answer = member.unmask(view, _by_place(opening.signatures))
         self._close(run, view.round)
         self.keep.save(run, member)
         return json.dumps(answer.dump())
@@ -229,6 +230,10 @@ class Masking:
         last = max(number, rounds.pop(run, 0))
         kept = dict([*rounds.items(), (run, last)][-MOST_RUNS:])
         write_atomic(self.folder / ROUNDS, json.dumps(kept), mode=0o600)
+
+
+def _by_place(said: Mapping[str, str]) -> dict[int, bytes]:
+    return {int(place): bytes.fromhex(one) for place, one in said.items()}
 
 
 def _refusal(decline: Decline) -> Refusal:
