@@ -33,6 +33,11 @@ def on_command_line() -> Iterator[None]:
         _Asked.by_command_line = before
 
 
+def spoken_to_by_command_line() -> bool:
+    """Return whether this process runs a command, and not a caller's Python."""
+    return _Asked.by_command_line
+
+
 def flag(name: str) -> str:
     """Return how the caller turns ``name`` on: ``--resume`` or ``resume=True``."""
     return f"--{name}" if _Asked.by_command_line else f"{name.replace('-', '_')}=True"

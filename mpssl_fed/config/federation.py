@@ -106,7 +106,7 @@ class Federation(Section):
             code="secure-wanted",
             owner="secure_aggregation.required",
         ),
-        "sites fraction min_sites deadline_s join_deadline_s weighting max_examples eval_every backend": ignored(AT_SERVER),
+        "sites fraction min_sites deadline_s join_deadline_s weighting max_examples eval_every backend workers": ignored(AT_SERVER),
     }
 
     sites: int = Field(4, ge=1, le=MOST_SITES, description="Sites in a simulation; in flwr run the nodes Flower gives.")
@@ -130,6 +130,12 @@ class Federation(Section):
     evaluate_at_sites: EvaluateAtSites = EvaluateAtSites()
     backend: Literal["inprocess", "ray", "deployment"] = Field(
         "inprocess", description="Engine of a simulation; `deploy` and `submit` set deployment."
+    )
+    workers: int | None = Field(
+        None,
+        ge=1,
+        le=256,
+        description="Processes that the sites of backend inprocess train in; null: one a core on the command line, else one.",
     )
 
     @model_validator(mode="after")

@@ -148,13 +148,13 @@ class Config(Section):
         return self.model_dump(mode="json", by_alias=True)
 
     def canonical_json(self) -> str:
-        """Return sorted JSON without white space, without ``output`` and ``federation.backend``.
+        """Return sorted JSON without white space, without ``output``, ``federation.backend`` and ``workers``.
 
         Where a run is written and which engine carries it do not change what is computed.
         """
         fields = self.dump()
         del fields["output"]
-        del fields["federation"]["backend"]
+        del fields["federation"]["backend"], fields["federation"]["workers"]
         return json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     def sha256(self) -> str:

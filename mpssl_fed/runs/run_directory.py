@@ -151,7 +151,11 @@ def _difference(folder: Path, config: Config) -> str:
     if not (folder / CONFIG).is_file():
         return "its config.yaml is missing"
     was, wanted = _leaves(read_config(folder).dump()), _leaves(config.dump())
-    changed = [key for key in wanted if was.get(key) != wanted[key] and not key.startswith(("output.", "federation.backend"))]
+    changed = [
+        key
+        for key in wanted
+        if was.get(key) != wanted[key] and not key.startswith(("output.", "federation.backend", "federation.workers"))
+    ]
     return ", ".join(f"{key} was {was.get(key)}, now {wanted[key]}" for key in changed[:4]) or "written by another version"
 
 

@@ -109,7 +109,9 @@ def _run(cell: Cell, output: Path, attacked: bool) -> Row:
     resume = any((folder / "checkpoints").glob("*")) and _read(version) == begun
     folder.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(version, begun)
-    config = cell.config.model_copy(update={"output": cell.config.output.model_copy(update={"dir": str(folder)})})
+    output_there = cell.config.output.model_copy(update={"dir": str(folder)})
+    one_process = cell.config.federation.model_copy(update={"workers": 1})  # cells stand side by side, and each is measured
+    config = cell.config.model_copy(update={"output": output_there, "federation": one_process})
     _reset_peak_memory()
     started = time.process_time()
     simulate(config, resume=resume or not is_run(folder), overwrite=not resume and is_run(folder))

@@ -32,11 +32,11 @@ def differing(config: Config) -> dict[str, Any]:
 
     Within a section that a name rules (method, partitioner, strategy) the defaults are those of that name, and the name itself
     stands there unless it is the default one. What a named method brings of its own (``METHOD_DEFAULTS``) is always there, so that
-    revising it names other cells. Without ``output`` and ``federation.backend``, which change no result.
+    revising it names other cells. Without ``output``, ``federation.backend`` and ``workers``, which change no result.
     """
     own = config.dump()
     del own["output"]
-    del own["federation"]["backend"]
+    del own["federation"]["backend"], own["federation"]["workers"]
     plain = json.loads(_plain())
     fields = _difference(own, plain)
     for path in NAMING:

@@ -14,6 +14,7 @@ NOT_COMPARED = {
     "seed": "give the seeds under 'seeds'",
     "output": "a study names the folder of each cell itself",
     "federation.backend": "the engine does not change a result, so both cells would be the same",
+    "federation.workers": "the number of processes does not change a result, so both cells would be the same",
 }
 """Keys that no grid may hold, with what to do instead."""
 

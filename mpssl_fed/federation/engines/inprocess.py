@@ -113,6 +113,14 @@ def run(
 
     held: what the sites keep in memory, where they need not write it.
     """
-    grid = InProcessGrid(client_app, node_configs, run_id, held)
-    context = Context(run_id=run_id, node_id=0, node_config={}, state=RecordDict(), run_config=dict(run_config or {}))
-    server_app(grid, context)
+    serve(server_app, InProcessGrid(client_app, node_configs, run_id, held), run_config, run_id)
+
+
+def serve(
+    server_app: ServerApp,
+    grid: Grid,
+    run_config: Mapping[str, bool | float | int | str] | None = None,
+    run_id: int = 1,
+) -> None:
+    """Run ``server_app`` on ``grid``; what it raises is raised."""
+    server_app(grid, Context(run_id=run_id, node_id=0, node_config={}, state=RecordDict(), run_config=dict(run_config or {})))

@@ -24,6 +24,7 @@ from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.engines import inprocess
 from mpssl_fed.federation.engines.samples import write_labels, write_samples
+from mpssl_fed.federation.engines.workers import WorkerGrid, workers_of
 from mpssl_fed.federation.secure_messages import ACTION
 from mpssl_fed.federation.server.collect import Stopped
 from mpssl_fed.federation.server.rounds import Job, serve
@@ -110,8 +111,22 @@ def _inprocess(job: Job, client_app: AppFactory) -> None:
     sites = job.run.config.federation.sites
     folder = str(job.run.sites.absolute())
     nodes: list[UserConfig] = [{"partition-id": site, "num-partitions": sites, "state-dir": folder} for site in range(sites)]
-    held = job.hold = Held(job.run.sites) if can_be_held(job.run.config) else None
-    inprocess.run(_server_app(job), client_app(), nodes, held=held)
+    holds = can_be_held(job.run.config)
+    workers, why = workers_of(job.run.config)
+    if why:
+        job.progress.note(why)
+    if workers == 1:
+        held = job.hold = Held(job.run.sites) if holds else None
+        inprocess.run(_server_app(job), client_app(), nodes, held=held)
+        return
+    job.run.sites.mkdir(exist_ok=True)
+    grid = WorkerGrid(client_app(), nodes, workers, job.run.sites if holds else None)
+    job.hold = grid if holds else None
+    try:
+        inprocess.serve(_server_app(job), grid)
+    finally:
+        grid.interrupt()
+        grid.end()
 
 
 def _ray(job: Job, client_app: AppFactory) -> None:

@@ -24,6 +24,9 @@ class Hold(Protocol):
     def flush(self) -> None:
         """Write it."""
 
+    def interrupt(self) -> None:
+        """Drop what is being trained."""
+
 
 class Saving:
     """The checkpoints of one run. hold: None where each round has to be on disk before the next, as with a ledger or real sites."""
@@ -53,4 +56,6 @@ class Saving:
     def last_words(self) -> None:
         """Write what is due while an error passes: that it cannot be written must not hide that error."""
         with suppress(OSError, UserError):
+            if self._hold is not None:
+                self._hold.interrupt()
             self.now()

@@ -89,6 +89,9 @@ class Held:
         self._write()
         self.full = False
 
+    def interrupt(self) -> None:
+        """Do nothing: a site that trains in this process has been interrupted with it."""
+
     def _write(self) -> None:
         for site in sorted(self._unwritten):
             SiteState(self.folder / str(site)).save(self._entries[site], durable=False)

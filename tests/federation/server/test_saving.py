@@ -21,6 +21,9 @@ class _Unwritten:
     def __init__(self, run: RunDirectory) -> None:
         self.run, self.flushed = run, []
 
+    def interrupt(self) -> None:
+        pass
+
     def flush(self) -> None:
         on_disk = self.run.checkpoint()
         self.flushed.append(on_disk and on_disk.round)

@@ -1,0 +1,130 @@
+"""Worker processes end with the bits of one process; a lost worker, Ctrl-C and a deadline do what they do without."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from flwr.app import Context, Message
+from safetensors.torch import load_file
+
+from clients.app import app
+from mpssl_fed.config import from_mapping
+from mpssl_fed.errors import UserError, on_command_line
+from mpssl_fed.federation.engines.workers import workers_of
+from mpssl_fed.federation.site.state import SiteState
+from mpssl_fed.privacy.ledger import Ledger
+from mpssl_fed.runs.reader import read_history, read_manifest
+from mpssl_fed.runs.run_directory import RunDirectory
+from tests.federation.conftest import TINY
+
+Runner = Callable[..., RunDirectory]
+
+MP_SSL = (
+    "method={name: mp-ssl, batch: 4, lmo_batch: 4, lmo_every: 2, refresh_every: 1, buffer: 1}",
+    "federation.sites=5",
+    "federation.rounds=3",
+    "federation.fraction=0.7",
+    "federation.evaluate_at_sites.times=1",
+)
+
+
+def _same(one: RunDirectory, other: RunDirectory) -> None:
+    first, second = load_file(one.folder / "model.safetensors"), load_file(other.folder / "model.safetensors")
+    assert all(first[key].equal(second[key]) for key in first)
+    for site in sorted(one.sites.iterdir()):
+        mine, theirs = SiteState(site).latest(one.run_id), SiteState(other.sites / site.name).latest(other.run_id)
+        assert mine
+        assert theirs
+        assert all(mine[key].equal(theirs[key]) for key in mine)
+    told = [[(r.accuracy, r.train_loss, r.at_sites) for r in read_history(run.folder)] for run in (one, other)]
+    assert told[0] == told[1]
+
+
+def test_any_number_of_workers_ends_with_the_same_bits(run_tiny: Runner, tmp_path: Path) -> None:
+    whole = run_tiny(*MP_SSL, folder=tmp_path / "1")
+    for workers in (2, 5):
+        _same(whole, run_tiny(*MP_SSL, f"federation.workers={workers}", folder=tmp_path / str(workers)))
+
+
+def test_control_c_and_then_on_with_another_number(run_tiny: Runner, tmp_path: Path) -> None:
+    server = os.getpid()
+
+    def stopped(message: Message, context: Context) -> Message:
+        if message.metadata.message_type == "train" and message.content["config"]["round"] == 2:  # type: ignore[index]
+            os.kill(server, signal.SIGINT)
+            time.sleep(60)  # the worker is told to drop it
+        return app(message, context)
+
+    whole = run_tiny(*MP_SSL, folder=tmp_path / "whole")
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run_tiny(*MP_SSL, "federation.workers=2", folder=tmp_path / "cut", client=stopped)
+    assert time.monotonic() - started < 55
+    assert read_manifest(tmp_path / "cut")["status"] == "interrupted"
+    assert read_history(tmp_path / "cut")[-1].number == 1
+    _same(whole, run_tiny(*MP_SSL, "federation.workers=3", folder=tmp_path / "cut", resume=True))
+
+
+def test_a_lost_worker_is_said_and_nothing_is_lost_with_it(run_tiny: Runner, tmp_path: Path) -> None:
+    def killed(message: Message, context: Context) -> Message:
+        if message.metadata.message_type == "train" and message.content["config"]["round"] == 3:  # type: ignore[index]
+            os.kill(os.getpid(), signal.SIGKILL)
+        return app(message, context)
+
+    whole = run_tiny(*MP_SSL, folder=tmp_path / "whole")
+    with pytest.raises(UserError, match=r"federation\.workers=2: a worker process ended \(exit code -9\)"):
+        run_tiny(*MP_SSL, "federation.workers=2", folder=tmp_path / "cut", client=killed)
+    assert read_manifest(tmp_path / "cut")["status"] == "failed"
+    _same(whole, run_tiny(*MP_SSL, folder=tmp_path / "cut", resume=True))
+
+
+def test_what_a_site_raises_is_counted_and_a_late_one_is_missing(run_tiny: Runner, tmp_path: Path) -> None:
+    def bad(message: Message, context: Context) -> Message:
+        if message.metadata.message_type == "train":
+            if context.node_config["partition-id"] == 0:
+                raise RuntimeError("boom")
+            if context.node_config["partition-id"] == 1:
+                time.sleep(60)
+        return app(message, context)
+
+    words = ("federation.rounds=1", "federation.deadline_s=8", "federation.workers=3")
+    run = run_tiny(*words, client=bad, folder=tmp_path / "run")
+    record = read_history(run.folder)[1]
+    assert (record.asked, record.answered, record.missing, record.rejected) == (3, 1, 1, {"app-raised": 1})
+
+
+def test_ledgers_are_kept_by_workers(run_tiny: Runner) -> None:
+    private = ["privacy.epsilon=8", "privacy.public_size=100", "privacy.delta=1e-4", "privacy.sample_rate=0.1"]
+    run = run_tiny("federation.workers=2", *private)
+    for site in ("0", "1", "2"):
+        assert set(Ledger(run.sites / site / "ledger.sqlite").spent("mnist-5k").runs) == {run.run_id}
+
+
+def test_how_many_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def of(workers: int | None, sites: int = 3) -> int:
+        federation = TINY["federation"] | {"sites": sites, "workers": workers}
+        return workers_of(from_mapping(TINY | {"federation": federation}))[0]
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    assert [of(None), of(1), of(2), of(9)] == [1, 1, 2, 3]  # from Python one, unless it is asked for more
+    with on_command_line():
+        assert [of(None), of(None, sites=20), of(1)] == [3, 8, 1]
+    found: list[tuple[int, str]] = []
+    asked = from_mapping(TINY | {"federation": TINY["federation"] | {"workers": 2}})
+    thread = threading.Thread(target=lambda: found.append(workers_of(asked)))
+    thread.start()
+    thread.join()
+    assert found == [
+        (1, "federation.workers=2: a process can be copied from its main thread alone; the sites train in this process")
+    ]
+
+
+def test_the_number_is_no_part_of_what_is_computed() -> None:
+    one, other = (from_mapping(TINY | {"federation": TINY["federation"] | {"workers": n}}) for n in (1, 2))
+    assert one.sha256() == other.sha256()
