@@ -3,8 +3,16 @@
 SHELL := /bin/bash
 VENV ?= .venv
 BIN := $(VENV)/bin
-PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+
+# TORCH=cpu takes a torch without CUDA and Triton, which are 4 GB, where PyTorch's index of such can be reached.
+TORCH ?=
+CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+ifneq ($(filter-out cpu,$(TORCH)),)
+$(error TORCH=$(TORCH): want cpu, or leave it out)
+endif
 
 # Three workers, since what takes long waits for other processes too; a file to a worker, in the order of collection, longest first.
 WORKERS := -n 3 --dist loadfile --no-loadscope-reorder
@@ -14,16 +22,18 @@ export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION := 1
 export RAY_USAGE_STATS_ENABLED := 0
+export MLFLOW_DISABLE_TELEMETRY := true
+export DO_NOT_TRACK := true
 export OMP_NUM_THREADS := 1
 
 .PHONY: help demo test check test-extras test-all lint clean
 
 help:
-	@echo "make demo      set up, compare the methods on real images, write runs/demo/report.html"
+	@echo "make demo      set up, compare the methods on real images, write runs/demo/report.html (TORCH=cpu: set up without CUDA)"
 	@echo "make test      set up, run every quick test and the linters"
 	@echo "make check     the core alone, in about three minutes: config, data, models, method, privacy"
-	@echo "make test-extras  the tests of parts that come by an extra: diffusers, timm, hf"
-	@echo "make test-all  the same with the long fault, kill and audit runs"
+	@echo "make test-extras  the tests of parts that come by an extra: diffusers, timm, hf, mlflow"
+	@echo "make test-all  make test with the long fault, kill and audit runs"
 	@echo "make lint      ruff, its formatter and mypy"
 	@echo "make clean     remove the virtual environment and caches (runs stay)"
 
@@ -31,13 +41,25 @@ $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; none was found on the PATH"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.base: $(BIN)/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+$(VENV)/.torch: | $(BIN)/python
+ifeq ($(TORCH),cpu)
+	@$(PIP) install --no-deps --retries 1 -c constraints.txt --index-url $(CPU_INDEX) torch torchvision \
+		&& $(BIN)/python -c "from importlib.metadata import version; print('torch', version('torch'))" \
+		|| echo "$(CPU_INDEX) cannot be had: torch comes as elsewhere, with CUDA"
+endif
 	@touch $@
 
-$(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+$(VENV)/.base: $(VENV)/.torch pyproject.toml constraints.txt
+	$(PIP) install -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.torch pyproject.toml constraints.txt
+	$(PIP) install -c constraints.txt -e ".[dev]"
 	@touch $@ $(VENV)/.base
+
+$(VENV)/.extras: $(VENV)/.dev
+	$(PIP) install -c constraints.txt -e ".[dev,diffusers,timm,hf,mlflow]"
+	@touch $@
 
 demo: $(VENV)/.base
 	$(BIN)/mpssl-fed study demo --output runs/demo
@@ -58,10 +80,6 @@ test test-all: $(VENV)/.dev
 
 check: $(VENV)/.dev
 	$(BIN)/python -m pytest $(WORKERS) tests/config tests/data tests/models tests/method tests/privacy
-
-$(VENV)/.extras: $(VENV)/.dev
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,diffusers,timm,hf]"
-	@touch $@
 
 test-extras: $(VENV)/.extras
 	$(BIN)/python -m pytest tests/extras --durations 10

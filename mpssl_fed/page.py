@@ -1,4 +1,4 @@
-"""Filling a template into one self-contained HTML file."""
+"""Filling a template into HTML, as one self-contained file or as a piece of a page."""
 
 from __future__ import annotations
 
@@ -18,11 +18,20 @@ from mpssl_fed.names import printable
 TEMPLATES = Path(__file__).parent / "report" / "templates"
 
 
+def render(template: str, **values: Any) -> str:
+    """Return ``template`` filled with ``values``; text is escaped."""
+    return _environment().get_template(template).render(**values)
+
+
+def style_sheet() -> str:
+    """Return the style of every page, and what the live page adds."""
+    return "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in ("style.css", "live.css"))
+
+
 def write_page(path: Path, template: str, mode: int = 0o644, **values: Any) -> Path:
     """Write ``template`` filled with ``values`` (text is escaped) with these permissions and return ``path``."""
     css = (TEMPLATES / "style.css").read_text(encoding="utf-8")
-    page = _environment().get_template(template).render(css=css, version=_version(), **values)
-    return write_atomic(path, page, mode)
+    return write_atomic(path, render(template, css=css, version=_version(), **values), mode)
 
 
 def picture(content: bytes, words: str) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def test_image_is_built_from_what_is_there_and_not_run_as_root() -> None:
     lines = (DEPLOY / "containers" / "Containerfile").read_text(encoding="utf-8").replace("\\\n", " ").splitlines()
     steps = [(word, rest) for line in lines if line and not line.startswith("#") for word, _, rest in [line.partition(" ")]]
     kinds = [word for word, _ in steps]
-    assert set(kinds) <= {"FROM", "ENV", "WORKDIR", "COPY", "RUN", "USER", "ENTRYPOINT"}
+    assert set(kinds) <= {"FROM", "ARG", "ENV", "WORKDIR", "COPY", "RUN", "USER", "ENTRYPOINT"}
     assert re.fullmatch(r"python:\d+\.\d+-slim-\w+", steps[0][1])  # a version, not `latest`
     for kind, rest in steps:
         if kind == "COPY":
@@ -125,6 +125,8 @@ def test_image_is_built_from_what_is_there_and_not_run_as_root() -> None:
     taken = {source for kind, rest in steps if kind == "COPY" for source in rest.split()[:-1]}
     built = tomllib.loads((HOUSE / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
     assert {*built["packages"], *built["force-include"]} <= taken  # else the wheel is not built there
+    indices = re.findall(r"https://\S+", " ".join(rest for kind, rest in steps if kind == "RUN"))
+    assert indices == re.findall(r"^CPU_INDEX \?= (\S+)", (HOUSE / "Makefile").read_text(), re.M)  # for TORCH=cpu alone
     users = [rest for kind, rest in steps if kind == "USER"]
     assert users
     assert users[-1] in ("mpssl-server", "2003")

@@ -47,6 +47,7 @@ LEVELS = (
     {"audit", "dossier"},
     {"api"},
     {"study", "doctor"},
+    {"livepage"},
     {"cli"},
 )
 """From the ground up; a part imports parts of lower levels, of its own level only within itself."""

@@ -16,7 +16,21 @@ from mpssl_fed.cli.ending import ending_of
 from mpssl_fed.environment import apply, open_streams
 from mpssl_fed.errors import UserError, on_command_line
 
-GROUPS = ("run", "study", "deploy", "site", "data", "generator", "model", "privacy", "ledger", "audit", "dossier", "doctor")
+GROUPS = (
+    "run",
+    "study",
+    "deploy",
+    "site",
+    "data",
+    "generator",
+    "model",
+    "privacy",
+    "ledger",
+    "audit",
+    "dossier",
+    "watch",
+    "doctor",
+)
 """Modules of this package with a typer ``app``. They import torch and Flower inside their commands, never on top."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,8 @@ from mpssl_fed.files import EXACT
 
 LOCK = ".lock"
 """The file that is locked. It stays when the lock goes: removing it would let two processes lock two files of one name."""
+
+MOMENTS, MOMENT_S = 5, 0.01
 
 _mine: dict[tuple[int, int], int] = {}
 """Locked file (device, inode) of this process -> the thread that holds it."""
@@ -33,7 +36,7 @@ def holding(folder: Path) -> Iterator[None]:
         if _mine.get(place) == threading.get_ident():
             yield
             return
-        if place in _mine or not _try(handle):
+        if place in _mine or not _try_for_a_moment(handle):
             raise UserError(_taken(folder, handle))
         os.ftruncate(handle, 0)
         os.write(handle, str(os.getpid()).encode())  # for the message alone
@@ -73,6 +76,15 @@ def _open(folder: Path, flags: int) -> int:
 def _place(handle: int) -> tuple[int, int]:
     status = os.fstat(handle)
     return status.st_dev, status.st_ino
+
+
+def _try_for_a_moment(handle: int) -> bool:
+    """Return whether the lock was taken, past readers that only looked whether it is free: a live page does once a second."""
+    for _ in range(MOMENTS):
+        if _try(handle):
+            return True
+        time.sleep(MOMENT_S)
+    return _try(handle)
 
 
 def _try(handle: int, shared: bool = False) -> bool:

@@ -33,12 +33,21 @@ ACTIVE = "the environment that runs the tests stands for it; tests/test_wheel.py
 PIP = "python -m pip --disable-pip-version-check install --no-index --no-deps --no-build-isolation"
 SET_ASIDE = "for class in platelets rbc wbc; do mkdir -p cells/test/$class; mv cells/train/$class/*[05] cells/test/$class/; done"
 DRY = "nothing is downloaded or replaced here; an editable install would need another package"
+INDEX = "needs PyTorch's own index: tests/test_install.py holds make's recipe, which is the same line"
 STANDS_FOR = {
     "make demo": ("{make demo}", "the Makefile's own line for it; the environment is there already"),
     "source .venv/bin/activate": ("", ACTIVE),
     "python3 -m venv .venv && source .venv/bin/activate": ("", ACTIVE),
     "pip install -c constraints.txt -e .": (f"{PIP} --dry-run -c constraints.txt .", DRY),
     '.venv/bin/pip install -c constraints.txt -e ".[ray]"': (f'{PIP} --dry-run -c constraints.txt ".[ray]"', DRY),
+    "pip install uv && uv pip install --torch-backend=cpu -c constraints.txt .": (
+        "uv pip install --torch-backend=cpu --help",
+        INDEX,
+    ),
+    "pip install --no-deps -c constraints.txt --index-url https://download.pytorch.org/whl/cpu torch torchvision": (
+        "",
+        INDEX,
+    ),
     "mpssl-fed study own data.root=photos --output runs/compare": (
         "mpssl-fed study own data.root=photos seeds=1 --output runs/compare",
         "four arms of three seeds take ten minutes; one seed shows that each of them runs and learns",

@@ -95,6 +95,34 @@ def test_two_threads_are_two_writers_and_one_thread_is_one(tmp_path: Path) -> No
         pass
 
 
+LOOK = """
+import sys
+from pathlib import Path
+from mpssl_fed.errors import UserError
+from mpssl_fed.runs.lock import refuse_held
+print("looks", flush=True)
+while True:
+    try:
+        refuse_held(Path(sys.argv[1]))
+    except UserError:
+        pass
+"""
+
+
+def test_who_looks_whether_a_folder_is_held_keeps_nobody_out(tmp_path: Path) -> None:
+    with holding(tmp_path):
+        pass
+    with subprocess.Popen([sys.executable, "-c", LOOK, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "looks\n"
+        try:
+            for _ in range(300):
+                with holding(tmp_path):
+                    pass
+        finally:
+            process.kill()
+
+
 def test_two_names_of_a_folder_are_one(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "run")

@@ -66,10 +66,14 @@ class Browser:
 
     def open(self, page: Path, dark: bool = False) -> None:
         """Load a file and wait until it has loaded."""
+        self.visit(page.absolute().as_uri(), dark)
+
+    def visit(self, address: str, dark: bool = False) -> None:
+        """Load what is at an address and wait until it has loaded."""
         self.events.clear()
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.call("Emulation.setEmulatedMedia", features=scheme)
-        self.call("Page.navigate", url=page.absolute().as_uri())
+        self.call("Page.navigate", url=address)
         while not any(event["method"] == "Page.loadEventFired" for event in self.events):
             self._read(time.monotonic() + self.timeout)
 
