@@ -10,13 +10,14 @@ from functools import cached_property
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mpssl_fed.secure import keys
 from mpssl_fed.secure.errors import Decline, TermsError
 from mpssl_fed.secure.terms import MOST_SITES, MOST_SLOTS, Floor, Terms
 
-NONCE = 32
+NONCE, _ANY = 32, X25519PrivateKey.generate()
 HEX_KEY = r"^[0-9a-f]{64}$"
 MOST_HELLO = 32_768
 
@@ -43,6 +44,15 @@ class Hello(BaseModel):
     def floor(self) -> Floor:
         """What the site asks of the terms at least."""
         return Floor(self.min_sites, self.colluding, self.signed)
+
+    def made_for(self, proposed: Terms) -> bool:
+        """Whether it answers ``proposed``."""
+        return self.terms == proposed.text() and len(self.slots) == proposed.slots
+
+    @property
+    def keys(self) -> set[str]:
+        """All that no other site says."""
+        return {self.identity, self.nonce, self.box, *self.slots, *self.seeds}
 
     @property
     def public(self) -> bytes:
@@ -76,6 +86,10 @@ class SignedHello:
             raise Decline("malformed") from error
         if len(hello.slots) != len(hello.seeds) or any(len(one) != 32 for one in lists):
             raise Decline("malformed")
+        if len(hello.keys) != 3 + 2 * len(hello.slots):
+            raise Decline("malformed")
+        for key in (hello.box, *hello.slots):
+            keys.agreed(_ANY, bytes.fromhex(key))  # one of small order would stop all others where they meet it
         if not keys.verify(hello.public, signature, _hello_bytes(self.text)):
             raise Decline("malformed")
         return hello
@@ -113,10 +127,9 @@ class Epoch:
         made for other terms than ``proposed``, and where the strictest terms do not fit so many sites."""
         ordered = tuple(sorted(hellos, key=lambda one: one.hello.identity))
         said = [one.hello for one in ordered]
-        own_keys = [key for hello in said for key in (hello.identity, hello.nonce, hello.box, *hello.slots, *hello.seeds)]
-        if len(set(own_keys)) != len(own_keys):
+        if len(set[str]().union(*(hello.keys for hello in said))) != sum(len(hello.keys) for hello in said):
             raise Decline("malformed")
-        if any(hello.terms != proposed.text() or len(hello.slots) != proposed.slots for hello in said):
+        if not all(hello.made_for(proposed) for hello in said):
             raise Decline("terms")
         try:
             terms = proposed.strictest([hello.floor for hello in said]).solved(len(said))

@@ -21,4 +21,11 @@ class TermsError(ValueError):
 
 
 class OpenError(Exception):
-    """A sum cannot be opened: too few answers, or shares that rebuild no secret that was committed to."""
+    """A sum cannot be opened: too few answers, or shares that rebuild no secret that was committed to.
+
+    place: of the site whose secret that is, where enough answered: it dealt others' shares wrongly, or most of them lie.
+    """
+
+    def __init__(self, why: str, place: int | None = None) -> None:
+        super().__init__(why)
+        self.place = place

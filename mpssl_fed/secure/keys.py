@@ -21,6 +21,8 @@ from mpssl_fed.secure.errors import Decline
 
 SECRET = 16
 """Bytes of a secret that is shared: an element of the field GF(2^128) of the shares."""
+TAG = 16
+"""Bytes that sealing adds."""
 Integers = NDArray[np.uint64]
 
 

@@ -142,16 +142,19 @@ class Member:
         return self.dealt
 
     def receive(self, inbox: Mapping[int, bytes]) -> None:
-        """Take the shares that other sites dealt to this one (place -> sealed); Decline for one that is not theirs. Those of a site
-        that are here already stay, and those that come after the first vector or answer come too late."""
+        """Take the shares that other sites dealt to this one (place -> sealed); one that is not theirs is left where
+        it is, since whoever dealt it would else stop all others. Those of a site that are here already stay, and those that come
+        after the first vector or answer come too late."""
         epoch, here = self._epoch, self.place
         for place, sealed in () if self.box is None else inbox.items():
             if place == here or any(place in slot.held for slot in self.slots):
                 continue
-            epoch.hello(place)
-            content = keys.unseal(self._box(place, here), sealed, _envelope(epoch, place, here))
+            try:
+                content = keys.unseal(self._box(place, here), sealed, _envelope(epoch, place, here))
+            except Decline:
+                continue
             if len(content) != 2 * SECRET * len(self.slots):
-                raise Decline("malformed")
+                continue
             for i, slot in enumerate(self.slots):
                 own = content[2 * SECRET * i : 2 * SECRET * (i + 1)]
                 if slot.secret is not None:
@@ -161,7 +164,7 @@ class Member:
         """Whether ``request`` (a name) of (run, round) ``when`` was masked in ``slot`` before; Decline where it may not be.
 
         A slot masks one vector, ever, and a round takes one slot. participants: places of all whose vectors may be summed, this
-        site's and at least m among them, each with its shares here.
+        site's and at least m among them.
         """
         View(slot, *when, tuple(participants), tuple(participants), request).check(self._epoch)
         one = self.slots[slot]
@@ -171,7 +174,7 @@ class Member:
             return True
         if one.secret is None or one.view is not None:
             raise Decline("closed")
-        if self.place not in participants or any(place not in one.held for place in participants):
+        if self.place not in participants:
             raise Decline("epoch")
         if any((other.run, other.round) == when for other in self.slots):
             raise Decline("closed")

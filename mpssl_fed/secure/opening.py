@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import numpy as np
 
 from mpssl_fed.secure import keys, sharing
 from mpssl_fed.secure.epoch import Epoch, View
+from mpssl_fed.secure.errors import OpenError
 from mpssl_fed.secure.keys import Integers
 from mpssl_fed.secure.member import Answer, pair_mask, self_mask
 
@@ -21,15 +22,15 @@ def open_sum(epoch: Epoch, view: View, total: Integers, answers: Mapping[int, An
     """
     threshold, opened = epoch.terms.threshold, total.copy()
     for place in view.survivors:
-        seed = sharing.combine(_shares(answers, "seeds", place), threshold, partial(_is_seed, epoch, view, place))
+        seed = _rebuilt(answers, "seeds", place, threshold, partial(_is_seed, epoch, view, place))
         opened -= self_mask(epoch, view.slot, place, seed, len(total))
     for place in view.participants:
         if place not in view.survivors:
-            _take_off(epoch, view, place, _shares(answers, "slots", place), opened)
+            _take_off(epoch, view, place, answers, opened)
     return opened
 
 
-def _take_off(epoch: Epoch, view: View, gone: int, shares: dict[int, bytes], opened: Integers) -> None:
+def _take_off(epoch: Epoch, view: View, gone: int, answers: Mapping[int, Answer], opened: Integers) -> None:
     """Take the pairwise masks between the site ``gone`` and every survivor off ``opened``."""
     nonce = bytes.fromhex(epoch.hello(gone).nonce)
     public = bytes.fromhex(epoch.hello(gone).slots[view.slot])
@@ -37,7 +38,7 @@ def _take_off(epoch: Epoch, view: View, gone: int, shares: dict[int, bytes], ope
     def right(secret: bytes) -> bool:
         return keys.same(keys.public_of(keys.slot_key(secret, nonce, view.slot)), public)
 
-    key = keys.slot_key(sharing.combine(shares, epoch.terms.threshold, right), nonce, view.slot)
+    key = keys.slot_key(_rebuilt(answers, "slots", gone, epoch.terms.threshold, right), nonce, view.slot)
     for place in view.survivors:
         pair = pair_mask(epoch, view.slot, (gone, place), key, view.request, len(opened))
         if place < gone:  # the survivor added it
@@ -52,5 +53,9 @@ def _is_seed(epoch: Epoch, view: View, place: int, seed: bytes) -> bool:
     return keys.same(keys.commitment(seed, bytes.fromhex(hello.nonce), view.slot), committed)
 
 
-def _shares(answers: Mapping[int, Answer], kind: str, place: int) -> dict[int, bytes]:
-    return {by: getattr(answer, kind)[place] for by, answer in answers.items() if place in getattr(answer, kind)}
+def _rebuilt(answers: Mapping[int, Answer], kind: str, place: int, threshold: int, right: Callable[[bytes], bool]) -> bytes:
+    shares = {by: getattr(answer, kind)[place] for by, answer in answers.items() if place in getattr(answer, kind)}
+    try:
+        return sharing.combine(shares, threshold, right)
+    except OpenError as error:
+        raise OpenError(str(error), place if len(answers) >= threshold else None) from error

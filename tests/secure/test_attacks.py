@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from scipy import stats
 
 from mpssl_fed.secure import keys, member, sharing, stored
 from mpssl_fed.secure.epoch import SignedHello, View
-from mpssl_fed.secure.errors import Decline
+from mpssl_fed.secure.errors import Decline, OpenError
 from mpssl_fed.secure.member import Member
 from mpssl_fed.secure.terms import Floor
 from tests.secure.sites import REQUEST, WHEN, Fleet, shown, terms, vectors
@@ -191,29 +192,33 @@ def test_an_invented_site_is_no_peer() -> None:
     assert made[0].join([one.hello for one in made[:3]], peers)
 
 
-def test_shares_for_another_site_epoch_or_slot_are_not_taken() -> None:
+def test_shares_for_another_site_or_epoch_are_left_and_stop_nobody() -> None:
     fleet, other = Fleet.of(4, terms()), Fleet.of(4, terms())
-    made = [Member.new(one.identity, terms(), Floor(2)) for one in fleet.members.values()]
-    for one in made:
-        one.join([each.hello for each in made])
-    first = made[0]
-    for inbox in (
-        {2: fleet.members[2].dealt[1]},
-        {2: other.members[2].dealt[1]},
-        {2: next(one for one in made if one.place == 3).dealt[1]} if first.place == 1 else {2: b""},
-        {2: b""},
-        {5: b"0"},
-    ):
-        with _declined("malformed"):
-            first.receive({place if place != first.place else 3: sealed for place, sealed in inbox.items()})
+    for sealed in (fleet.members[2].dealt[1], other.members[2].dealt[1], fleet.members[2].dealt[3], b"", bytes(80)):
+        made = [Member.new(one.identity, terms(), Floor(2)) for one in fleet.members.values()]
+        for one in made:
+            one.join([each.hello for each in made])
+        first = made[0]
+        first.receive({place: sealed for place in (*fleet.places, 0, 5) if place != first.place})
+        assert set(first.slots[0].held) == {first.place}
+        assert first.mask(0, fleet.places, REQUEST, WHEN, vectors((1,))[1]).size
 
 
-def test_without_the_shares_of_all_who_are_asked_a_site_masks_nothing() -> None:
-    made = [Member.new(Ed25519PrivateKey.generate(), terms(), Floor(2)) for _ in range(3)]
+def test_a_site_that_deals_junk_is_named_by_what_cannot_be_opened() -> None:
+    made = [Member.new(Ed25519PrivateKey.generate(), terms(slots=1), Floor(2)) for _ in range(4)]
     for one in made:
         one.join([each.hello for each in made])
-    with _declined("epoch"):
-        made[0].mask(0, (1, 2, 3), "a", WHEN, vectors((1,))[1])
+    members = {one.place: one for one in made}
+    members[2].dealt = {place: bytes(len(sealed)) for place, sealed in members[2].dealt.items()}
+    for place, one in members.items():
+        one.receive({by: dealer.dealt[place] for by, dealer in members.items() if by != place})
+    fleet = Fleet(members)
+    sent = fleet.masked(vectors(fleet.places))
+    for survivors in (fleet.places, (1, 3, 4)):
+        lone = deepcopy(fleet.members)
+        with pytest.raises(OpenError) as lost:
+            Fleet(lone).opened(sent, shown(0, *WHEN, fleet.places, survivors))
+        assert lost.value.place == 2
 
 
 def test_terms_that_hide_nobody_are_no_terms() -> None:

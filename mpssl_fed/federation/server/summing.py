@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -25,7 +27,7 @@ from mpssl_fed.models import Weights
 from mpssl_fed.runs.progress import Progress, RoundSteps
 from mpssl_fed.secure.epoch import Epoch, SignedHello, View
 from mpssl_fed.secure.errors import Decline, OpenError
-from mpssl_fed.secure.keys import Integers
+from mpssl_fed.secure.keys import SECRET, TAG, Integers
 from mpssl_fed.secure.member import Answer
 from mpssl_fed.secure.opening import open_sum
 from mpssl_fed.secure.quantise import Grid
@@ -87,6 +89,7 @@ class Summing:
     progress: Progress
     stop: threading.Event
     exchange: Exchange | None = None
+    left_out: set[int] = field(default_factory=set)  # sites whose shares opened nothing
 
     def __post_init__(self) -> None:
         if self.file.is_file():
@@ -131,22 +134,24 @@ class Summing:
 
     def _exchange(self, nodes: Mapping[int, int]) -> Answers:
         """Exchange keys among all sites online; those whose terms cannot be met are left out, the strictest first."""
-        answers = self._ask(nodes, "hello", {}, _hello_of)
-        hellos: dict[int, SignedHello] = dict(answers.good)  # type: ignore[arg-type]
+        answers = self._ask({site: node for site, node in nodes.items() if site not in self.left_out}, "hello", {}, _hello_of)
         proposed, epoch = wire.terms_of(self.config), None
+        hellos = _fitting(answers.good, proposed)  # type: ignore[arg-type]
+        answers.rejected += Counter(malformed=len(answers.good) - len(hellos) + len(self.left_out & set(nodes)))
         while len(hellos) >= 2 and epoch is None:
             try:
                 epoch = Epoch.of(list(hellos.values()), proposed)
-            except Decline as decline:
-                site = max(hellos, key=lambda one: (hellos[one].hello.min_sites, hellos[one].hello.colluding, one))
-                del hellos[site]
-                answers.rejected["secure-terms" if decline.why == "terms" else "malformed"] += 1
+            except Decline:
+                del hellos[max(hellos, key=lambda site: (*_strictness(hellos[site]), site))]
+                answers.rejected["secure-terms"] += 1
         if epoch is None:
             return answers
         body = {"hellos": [one.dump() for one in epoch.hellos]}
         joined = self._ask({site: nodes[site] for site in hellos}, "join", body, _dealt_of)
         answers.rejected.update(joined.rejected)
-        dealt: dict[int, dict[str, str]] = dict(joined.good)  # type: ignore[arg-type]
+        said: dict[int, dict[str, str]] = dict(joined.good)  # type: ignore[arg-type]
+        dealt = {site: one for site, one in said.items() if _whole(one, epoch.place(hellos[site].hello.public), epoch)}
+        answers.rejected += Counter(malformed=len(said) - len(dealt))
         if len(dealt) >= max(epoch.terms.min_sites, epoch.terms.threshold):
             self.exchange = Exchange(hellos, dealt, epoch)
             self._save()
@@ -216,6 +221,9 @@ class Summing:
         try:
             opened = open_sum(epoch, view, total, {exchange.place(site): one for site, one in answers.items()})  # type: ignore[misc]
         except OpenError as error:
+            if error.place is not None:
+                self.left_out.add(exchange.sites[error.place])
+                self.progress.note(f"site {exchange.sites[error.place]} dealt shares that open nothing: it is left out from now on")
             return f"the sum was not opened: {error}"
         found = Grid(terms, epoch.sites).mean(opened)
         if found is None:
@@ -257,6 +265,29 @@ def _load(file: Path, run: str) -> Exchange | None:
         return Exchange(hellos, dealt, epoch, int(found["slot"]), dict(found["under_way"]), set(found["lost"]))
     except (ValueError, KeyError, TypeError, AttributeError, Decline):
         return None
+
+
+def _fitting(hellos: Mapping[int, SignedHello], proposed: Terms) -> dict[int, SignedHello]:
+    """Return the hellos for ``proposed`` that share no key with an earlier one: no site's hello stops those of others."""
+    fitting: dict[int, SignedHello] = {}
+    said: set[str] = set()
+    for site, one in hellos.items():
+        if one.hello.made_for(proposed) and not one.hello.keys & said:
+            fitting[site] = one
+            said |= one.hello.keys
+    return fitting
+
+
+def _whole(dealt: Mapping[str, str], here: int, epoch: Epoch) -> bool:
+    """Whether ``dealt`` has sealed shares for every other site, as far as the server can tell."""
+    others = {str(place) for place in range(1, epoch.sites + 1) if place != here}
+    digits = 2 * (2 * SECRET * epoch.terms.slots + TAG)
+    return set(dealt) == others and all(re.fullmatch(f"[0-9a-f]{{{digits}}}", one) for one in dealt.values())
+
+
+def _strictness(one: SignedHello) -> tuple[int, int]:
+    """Return what a site asks for: the fewest sites of a sum, which follow from those that it fears to collude, too, and those."""
+    return max(one.hello.min_sites, one.hello.colluding + 2), one.hello.colluding
 
 
 def _hello_of(record: RecordDict) -> SignedHello:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Context, Message
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from flwr.app import ConfigRecord, Context, Message
 from safetensors.torch import load_file
 
 from clients.app import app
@@ -18,6 +19,8 @@ from mpssl_fed.federation.refusal import to_error
 from mpssl_fed.federation.secure_messages import MESSAGE_TYPE, terms_of
 from mpssl_fed.runs.reader import read_history, read_manifest
 from mpssl_fed.runs.run_directory import RunDirectory
+from mpssl_fed.secure import keys
+from mpssl_fed.secure.epoch import Hello, SignedHello
 from tests.federation.conftest import tiny_config
 
 Runner = Callable[..., RunDirectory]
@@ -160,3 +163,55 @@ def test_sites_that_are_not_asked_hold_shares_too_where_those_asked_are_too_few_
     words = ("federation.sites=6", "federation.fraction=0.5", "federation.rounds=2", "federation.local_steps=1")
     run = run_tiny(*SECURE, *words, folder=tmp_path / "run")
     assert not any(one.failed for one in read_history(run.folder))
+
+
+def _hostile(sites: Mapping[int, tuple[str, Callable[[Any], Any]]]) -> Callable[[Message, Context], Message]:
+    """Return a client whose ``sites`` answer a phase each with what a function makes of the honest answer."""
+
+    def handler(message: Message, context: Context) -> Message:
+        reply = app(message, context)
+        phase, said = sites.get(int(str(context.node_config["partition-id"])), ("", str))
+        header: Any = message.content.get("config", {})
+        if message.metadata.message_type == MESSAGE_TYPE and header["phase"] == phase:
+            body: Any = reply.content["config"]
+            reply.content["config"] = ConfigRecord({"body": json.dumps(said(json.loads(body["body"])))})
+        return reply
+
+    return handler
+
+
+def _hello_with(**changed: Any) -> Callable[[Any], Any]:
+    key = Ed25519PrivateKey.generate()
+
+    def said(body: Any) -> Any:
+        found = json.loads(body["text"]) | {"identity": keys.public_of(key).hex()} | changed
+        return SignedHello.of(Hello.model_validate(found), key).dump()
+
+    return said
+
+
+HELLOS = {
+    0: ("hello", _hello_with(slots=["01" + "00" * 31, "00" * 32])),  # keys of small order
+    1: ("hello", _hello_with(box="00" * 32)),
+    2: ("hello", _hello_with(slots=["09" + "00" * 31] * 2)),  # one key twice
+    3: ("hello", _hello_with(terms="m=2")),
+    4: ("hello", _hello_with(min_sites=2, colluding=48)),  # terms that fit nobody
+}
+NO_SHARES = {
+    0: ("join", lambda body: {"dealt": {}}),
+    1: ("join", lambda body: {"dealt": dict.fromkeys(body["dealt"], "zz")}),
+}
+JUNK = {1: ("join", lambda body: {"dealt": {key: "00" * (len(one) // 2) for key, one in body["dealt"].items()}})}
+
+
+@pytest.mark.parametrize(("hostile", "lost"), [(HELLOS, [False, False]), (NO_SHARES, [False, False]), (JUNK, [True, False])])
+def test_hostile_sites_cost_the_others_one_round_at_most(
+    hostile: Mapping[int, Any], lost: list[bool], run_tiny: Runner, tmp_path: Path
+) -> None:
+    words = (f"federation.sites={3 + len(hostile)}", "federation.rounds=2", "federation.local_steps=1")
+    run = run_tiny(*SECURE, *words, client=_hostile(hostile), folder=tmp_path / "run")
+    history = read_history(run.folder)[1:]
+    assert [one.failed for one in history] == lost
+    assert history[1].answered == 3
+    assert all(one.rejected["malformed"] for one in history if one.rejected)
+    assert any(one.rejected for one in history)
