@@ -72,7 +72,12 @@ class Code(StrEnum):
     MODEL = "model", 142, ("daemon",), "the site cannot build the classifier: its own log says why"
     TIME_LIMIT = "time-limit", 119, ("daemon",), "the round took longer than the site's owner allows"
     TOO_FEW = "too-few", 144, ("site",), "scope off: the site has too few images to hold some out, so it evaluates nothing"
-    SECURE_TERMS = "secure-terms", 146, ("site",), "a sum under looser terms than the site wants, or that do not fit the sites"
+    SECURE_TERMS = (
+        "secure-terms",
+        146,
+        ("site", "server"),
+        "a sum under looser terms than the site wants, or that do not fit the sites",
+    )
     SECURE_EPOCH = "secure-epoch", 147, ("site",), "the site holds no keys for that sum: it was restarted, or came later"
     SECURE_CLOSED = "secure-closed", 148, ("site",), "the site has given its one answer for that slot or round"
     SECURE_WANTED = "secure-wanted", 149, ("policy",), "the site's policy wants federation.aggregation=secure"

@@ -111,7 +111,7 @@ def sort(read: Callable[[RecordDict], Any]) -> None:
     raise Refusal(next(iter(answers.rejected)))
 
 
-OPENING = {"epoch": "00", "slot": 0, "round": 1, "participants": [1, 2, 3], "survivors": [1, 2, 3]}
+OPENING = {"epoch": "00", "slot": 0, "round": 1, "participants": [1, 2, 3], "survivors": [1, 2, 3], "request": ""}
 
 
 def summed(folder: Path, phase: str, body: dict[str, Any]) -> None:
