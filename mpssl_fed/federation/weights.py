@@ -60,8 +60,11 @@ def from_record(record: ArrayRecord, like: Mapping[str, Tensor], largest: Callab
 
 
 def usable(weights: Mapping[str, Tensor]) -> bool:
-    """Whether a site would take these weights: all finite and at most :func:`bound`."""
-    return all(bool((tensor.abs() <= bound(key)).all()) for key, tensor in weights.items())
+    """Whether a site would take these weights: all finite, at most :func:`bound`, and no variance below 0."""
+    return all(
+        bool((tensor.abs() <= bound(key)).all()) and not (key.endswith("running_var") and bool((tensor < 0).any()))
+        for key, tensor in weights.items()
+    )
 
 
 def _array(tensor: Tensor) -> Array:

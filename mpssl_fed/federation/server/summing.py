@@ -319,10 +319,11 @@ def _answer_of(record: RecordDict) -> Answer:
 
 
 def _unflatten(update: np.ndarray, start: Weights) -> dict[str, np.ndarray]:
-    """Return ``start`` moved by ``update``, in float64, by name."""
+    """Return ``start`` moved by ``update``, in float64, by name; a variance that rounding took below 0 is 0, as sites want it."""
     mean, at = {}, 0
     for key in sorted(start):
         size = start[key].numel()
-        mean[key] = start[key].to(torch.float64).numpy() + update[at : at + size].reshape(tuple(start[key].shape))
+        moved = start[key].to(torch.float64).numpy() + update[at : at + size].reshape(tuple(start[key].shape))
+        mean[key] = np.maximum(moved, 0.0) if key.endswith("running_var") else moved
         at += size
     return mean

@@ -39,11 +39,11 @@ class Keep(Protocol):
     def member(self, run: str) -> Member | None:
         """Return the site's part in the epoch of ``run``; None where it has none."""
 
-    def vector(self, run: str) -> Integers | None:
-        """Return what was masked last in ``run``."""
+    def vector(self, run: str, request: str) -> Integers | None:
+        """Return what was masked for ``request`` (its name), if it was the last in ``run``."""
 
-    def save(self, run: str, member: Member, vector: Integers | None = None) -> None:
-        """Keep both, in place of what was there; without ``vector`` the last one stays."""
+    def save(self, run: str, member: Member, masked: tuple[str, Integers] | None = None) -> None:
+        """Keep both, in place of what was there; ``masked`` is the name of a request and its vector, without it the last stays."""
 
 
 @dataclass
@@ -51,22 +51,23 @@ class InMemory:
     """A deployed site's: its keys end with the process, so that a restart or a restored backup never masks with them again."""
 
     _members: OrderedDict[str, Member] = field(default_factory=OrderedDict)
-    _vectors: dict[str, Integers] = field(default_factory=dict)
+    _vectors: dict[str, tuple[str, Integers]] = field(default_factory=dict)
 
     def member(self, run: str) -> Member | None:
         """Return the site's part in the epoch of ``run``."""
         return self._members.get(run)
 
-    def vector(self, run: str) -> Integers | None:
-        """Return what was masked last in ``run``."""
-        return self._vectors.get(run)
+    def vector(self, run: str, request: str) -> Integers | None:
+        """Return what was masked for ``request``, if it was the last in ``run``."""
+        name, vector = self._vectors.get(run, ("", None))
+        return vector if name == request else None
 
-    def save(self, run: str, member: Member, vector: Integers | None = None) -> None:
+    def save(self, run: str, member: Member, masked: tuple[str, Integers] | None = None) -> None:
         """Keep both; of runs, the last few."""
         self._members[run] = member
         self._members.move_to_end(run)
-        if vector is not None:
-            self._vectors = {run: vector}  # of one run: it is as large as the model
+        if masked is not None:
+            self._vectors = {run: masked}  # of one run: it is as large as the model
         while len(self._members) > MOST_IN_MEMORY:
             gone, _ = self._members.popitem(last=False)
             self._vectors.pop(gone, None)
@@ -86,15 +87,18 @@ class OnDisk:
         of, _, text = file.read_text(encoding="ascii").partition("\n")
         return stored.load(text) if of == run else None
 
-    def vector(self, run: str) -> Integers | None:
-        """Return what was masked last; ``run`` is the one whose member is here."""
+    def vector(self, run: str, request: str) -> Integers | None:
+        """Return what was masked last, if for ``request``; ``run`` is the one whose member is here."""
         file = self.folder / "secure.masked"
-        return np.frombuffer(file.read_bytes(), dtype="<u8").astype(np.uint64, copy=False) if file.is_file() else None
+        name, _, data = file.read_bytes().partition(b"\n") if file.is_file() else (b"", b"", b"")
+        return np.frombuffer(data, dtype="<u8").astype(np.uint64, copy=False) if name == request.encode() else None
 
-    def save(self, run: str, member: Member, vector: Integers | None = None) -> None:
+    def save(self, run: str, member: Member, masked: tuple[str, Integers] | None = None) -> None:
         """Write both; the vector first, so that a member which says that it masked has what it sent."""
-        if vector is not None:
-            write_atomic(self.folder / "secure.masked", vector.astype("<u8", copy=False).tobytes(), mode=0o600)
+        if masked is not None:
+            name, vector = masked
+            content = name.encode() + b"\n" + vector.astype("<u8", copy=False).tobytes()
+            write_atomic(self.folder / "secure.masked", content, mode=0o600)
         write_atomic(self.folder / "secure.json", f"{run}\n{stored.dump(member)}", mode=0o600)
 
 
@@ -138,7 +142,7 @@ class Masking:
             member.receive(_by_place(task.inbox))
             name = wire.request_name(request, task.epoch, task.slot, task.participants)
             if member.admit(task.slot, asked, name, (run, number)):
-                return self._sent(run)
+                return self._sent(run, name)
             if number <= self._last(run):
                 raise Decline("closed")
             reply = train()
@@ -149,7 +153,7 @@ class Masking:
             raise _refusal(decline) from decline
         except ValueError as error:  # a place or share that is no number, a weight beyond the terms
             raise Refusal("malformed") from error
-        self.keep.save(run, member, masked)
+        self.keep.save(run, member, (name, masked))
         return masked
 
     @staticmethod
@@ -212,8 +216,8 @@ class Masking:
             raise Decline("terms")
         return member
 
-    def _sent(self, run: str) -> Integers:
-        vector = self.keep.vector(run)
+    def _sent(self, run: str, request: str) -> Integers:
+        vector = self.keep.vector(run, request)
         if vector is None:
             raise Decline("closed")
         return vector
