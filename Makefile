@@ -8,7 +8,6 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 
 # TORCH=cpu takes a torch without CUDA and Triton, which are 4 GB, where PyTorch's index of such can be reached.
 TORCH ?=
-CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 ifneq ($(filter-out cpu,$(TORCH)),)
 $(error TORCH=$(TORCH): want cpu, or leave it out)
@@ -43,9 +42,9 @@ $(BIN)/python:
 
 $(VENV)/.torch: | $(BIN)/python
 ifeq ($(TORCH),cpu)
-	@$(PIP) install --no-deps --retries 1 -c constraints.txt --index-url $(CPU_INDEX) torch torchvision \
+	@{ $(PIP) install uv && $(BIN)/uv pip install --quiet --python $(BIN)/python --torch-backend=cpu -c constraints.txt torch torchvision; } \
 		&& $(BIN)/python -c "from importlib.metadata import version; print('torch', version('torch'))" \
-		|| echo "$(CPU_INDEX) cannot be had: torch comes as elsewhere, with CUDA"
+		|| echo "TORCH=cpu: PyTorch's index of such cannot be had, so torch comes as elsewhere, with CUDA"
 endif
 	@touch $@
 

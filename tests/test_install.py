@@ -69,7 +69,7 @@ def test_make_takes_a_torch_without_cuda_where_that_is_asked(words: tuple[str, .
     said = make("-n", "demo", f"VENV={tmp_path / 'venv'}", *words)
     assert said.returncode == 0, said.stderr
     lines = said.stdout.splitlines()
-    first = [number for number, line in enumerate(lines) if "--index-url https://download.pytorch.org/whl/cpu" in line]
+    first = [number for number, line in enumerate(lines) if "--torch-backend=cpu" in line]
     assert bool(first) == bool(words)
     whole = next(number for number, line in enumerate(lines) if line.endswith("-c constraints.txt -e ."))
     assert all(number < whole for number in first)

@@ -44,10 +44,6 @@ STANDS_FOR = {
         "uv pip install --torch-backend=cpu --help",
         INDEX,
     ),
-    "pip install --no-deps -c constraints.txt --index-url https://download.pytorch.org/whl/cpu torch torchvision": (
-        "",
-        INDEX,
-    ),
     "mpssl-fed study own data.root=photos --output runs/compare": (
         "mpssl-fed study own data.root=photos seeds=1 --output runs/compare",
         "four arms of three seeds take ten minutes; one seed shows that each of them runs and learns",
