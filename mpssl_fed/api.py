@@ -127,7 +127,8 @@ def _simulate(resolved: Config, folder: Path, resume: bool, overwrite: bool, pro
 def load(run: Run | str | Path) -> Classifier:
     """Return the trained classifier of a run, or of a ``model.safetensors`` file, on the CPU and in eval mode.
 
-    Raises UserError when the file is missing (an unfinished run) or is not one of ours.
+    Also of a folder in the form of the Hugging Face hub, as ``export --format hub`` writes it and the hub's cache keeps it. Raises
+    UserError when the file is missing (an unfinished run) or is not one of ours.
     """
     with apart_from_caller():
         from mpssl_fed.runs.model_file import read_model

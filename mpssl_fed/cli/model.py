@@ -109,11 +109,24 @@ def evaluate(
 @app.command()
 def export(
     run: Run,
-    form: Annotated[str, typer.Option("--format", help="torch-export, or onnx (extra [onnx]).")] = "torch-export",
-    out: Annotated[Path | None, typer.Option(help="File to write; default beside the model: model.pt2 or model.onnx.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
+    form: Annotated[str, typer.Option("--format", help="torch-export, onnx (extra [onnx]), or hub: a folder.")] = "torch-export",
+    out: Annotated[
+        Path | None, typer.Option(help="File (hub: folder) to write; default beside the model: model.pt2 or model.onnx.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file, or files, if they exist.")] = False,
 ) -> None:
-    """Write the classifier for other runtimes and compare the file with the original on random images."""
+    """Write the classifier for other runtimes and compare the file with the original on random images.
+
+    Format hub writes a folder in the form of the Hugging Face hub: model.safetensors, config.json and README.md, the model's card.
+    """
+    if form == "hub":
+        from mpssl_fed.dossier.publish import publish
+
+        published = publish(run, out, overwrite)
+        for note in published.notes:
+            typer.echo(note, err=True)
+        typer.echo(f"{published.folder}: load it by mpssl_fed.load, predict or evaluate")
+        return
     from mpssl_fed.trained import export as write
     from mpssl_fed.trained import load_trained
 

@@ -12,12 +12,15 @@ from safetensors import SafetensorError, safe_open
 from mpssl_fed.config.section import Closed
 from mpssl_fed.data.preparation import Preparation
 from mpssl_fed.errors import UserError, flag
-from mpssl_fed.files import readable
+from mpssl_fed.files import parse_json, read_text, readable
 from mpssl_fed.models import Architecture, Classifier, build_classifier
 from mpssl_fed.models.backbones import BODIES
 from mpssl_fed.models.efficientnet import EfficientNetLite0
 from mpssl_fed.models.timm_body import TimmBody
 from mpssl_fed.runs.reader import MODEL, refuse_half_cleared
+
+HUB_CONFIG, HUB_TYPE = "config.json", "mpssl-fed"
+"""Of a folder in the hub's form, which ``export --format hub`` writes: its second file, and what that says it is."""
 
 
 class SavedArchitecture(Closed):
@@ -41,7 +44,8 @@ class SavedArchitecture(Closed):
 
 
 def read_model(path: Path) -> Classifier:
-    """Return the classifier in the run directory or file ``path``, in eval mode. UserError when there is none.
+    """Return the classifier in the run directory, folder of the hub's form or file ``path``, in eval mode. UserError when there is
+    none, or the folder's config.json is of another model.
 
     The file may be anybody's: what its header says is held against :class:`SavedArchitecture`, and the shapes of its tensors
     against those of that classifier, before anything is allocated.
@@ -50,6 +54,7 @@ def read_model(path: Path) -> Classifier:
     try:
         with safe_open(file, framework="pt") as content:
             architecture = SavedArchitecture.model_validate_json(content.metadata()["architecture"], strict=True)
+            _require_same(file.parent / HUB_CONFIG, content.metadata()["architecture"])
             _require_fit(architecture, {key: tuple(content.get_slice(key).get_shape()) for key in content.keys()})  # noqa: SIM118
             state = {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118
         classifier = architecture.build()
@@ -95,7 +100,30 @@ def read_preparation(path: Path) -> Preparation | None:
         raise UserError(f"{file}: not a model of this version of the toolkit: {error}") from error
 
 
+def _require_same(config: Path, architecture: str) -> None:
+    """Raise UserError where ``config`` is a config.json of ours that tells of another classifier than the weights beside it."""
+    said = parse_json(read_text(config)) if config.is_file() else {}
+    if not isinstance(said, dict) or said.get("model_type") != HUB_TYPE:
+        return
+    if said.get("architecture") != parse_json(architecture):
+        raise UserError(
+            f"{config}: its architecture is not that in the header of {MODEL} beside it; one of the two is another model's"
+        )
+
+
+def snapshot_of(path: Path) -> Path:
+    """Return ``path``; of a model's folder in the hub's cache (``models--OWNER--NAME``) the snapshot that main names."""
+    main = path / "refs" / "main"
+    if not main.is_file() or not (path / "snapshots").is_dir():
+        return path
+    name = read_text(main).strip()
+    if not name.isalnum():
+        raise UserError(f"{main}: '{name:.80}' is no name of a snapshot; fetch the model again")
+    return path / "snapshots" / name
+
+
 def _file(path: Path) -> Path:
+    path = snapshot_of(path)
     file = path / MODEL if path.is_dir() else path
     refuse_half_cleared(file.parent)
     if not file.is_file():

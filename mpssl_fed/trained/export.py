@@ -27,6 +27,9 @@ from mpssl_fed.seeds import torch_rng
 from mpssl_fed.trained.load import Trained
 
 SUFFIX = {"onnx": ".onnx", "torch-export": ".pt2"}
+HUB = "hub"
+"""The command line's third form, a folder: :mod:`mpssl_fed.dossier.publish`."""
+
 TOLERANCE = 1e-3
 """Largest difference of a logit, relative to the largest logit; float32 kernels of two runtimes stay far below it."""
 CHECKED_BATCHES = (1, 2, 7)
@@ -53,7 +56,7 @@ def export(trained: Trained, form: str = "torch-export", out: str | Path | None 
     ``TOLERANCE``; what was there stays then.
     """
     if form not in SUFFIX:
-        raise UserError(f"--format {form}: unknown.{nearest(form, SUFFIX)} Known: {', '.join(SUFFIX)}")
+        raise UserError(f"--format {form}: unknown.{nearest(form, (*SUFFIX, HUB))} Known: {', '.join((*SUFFIX, HUB))}")
     file = expanded(out) if out else trained.file.with_suffix(SUFFIX[form])
     if file.is_dir() or (file.exists() and not overwrite):
         raise UserError(f"--out {file} exists; choose another file{'' if file.is_dir() else ' or add --overwrite'}")

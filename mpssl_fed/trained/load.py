@@ -18,7 +18,7 @@ from mpssl_fed.data.preparation import Preparation
 from mpssl_fed.environment import expanded
 from mpssl_fed.errors import UserError, nearest
 from mpssl_fed.models import Classifier
-from mpssl_fed.runs.model_file import read_model, read_preparation
+from mpssl_fed.runs.model_file import read_model, read_preparation, snapshot_of
 from mpssl_fed.runs.reader import CONFIG, MODEL, read_config
 
 BATCH = 256
@@ -78,7 +78,7 @@ class Trained:
 
 @apart_from_caller()
 def load_trained(run: str | Path, device: str = "auto", white_level: float | None = None) -> Trained:
-    """Return the trained classifier of a run directory or a ``model.safetensors`` file, on ``device``.
+    """Return the trained classifier of a run directory, a folder of the hub's form or a ``model.safetensors`` file, on ``device``.
 
     device: auto (CUDA where there is one), cpu, cuda, cuda:1, mps. white_level: that of the files to be read, where it is another
     than that of the run's own; see :class:`Preparation`. Raises UserError when there is no such run, it has no model
@@ -91,6 +91,7 @@ def load_trained(run: str | Path, device: str = "auto", white_level: float | Non
             f"run '{run}' does not exist.{nearest(str(path), beside)} Want a run directory (made by `mpssl-fed simulate`) "
             f"or a {MODEL} file"
         )
+    path = snapshot_of(path)
     classifier = read_model(path)
     file = path / MODEL if path.is_dir() else path
     preparation = read_preparation(path) or _before(file.parent)

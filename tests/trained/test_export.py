@@ -90,7 +90,7 @@ def test_a_file_that_computes_something_else_never_takes_the_place_of_a_good_one
 
 def test_bad_arguments(cli: Cli, run: mpssl_fed.Run, trained: Trained, tmp_path: Path) -> None:
     status, _, error = cli("export", run.folder, "--format", "onxx")
-    assert (status, error) == (2, "error: --format onxx: unknown. Did you mean 'onnx'? Known: onnx, torch-export\n")
+    assert (status, error) == (2, "error: --format onxx: unknown. Did you mean 'onnx'? Known: onnx, torch-export, hub\n")
     with pytest.raises(UserError, match=f"--out {tmp_path} exists; choose another file$"):
         export(trained, "onnx", tmp_path, overwrite=True)
 
