@@ -10,6 +10,7 @@ import torch
 from mpssl_fed.audit import words
 from mpssl_fed.audit.audited import Audited, releases_of, some_of
 from mpssl_fed.audit.inversion import exact_gradient, invert
+from mpssl_fed.audit.masked import as_seen
 from mpssl_fed.audit.membership import infer, shadow_trainer
 from mpssl_fed.audit.memorisation import nearest_neighbours
 from mpssl_fed.audit.report import Line, Section, picture
@@ -106,13 +107,15 @@ def samples(audited: Audited) -> Section:
 
 
 def inversion(audited: Audited) -> Section:
-    """Rebuild one image from a plain and from a private update."""
+    """Rebuild one image from a plain and from a private update, and from a masked one where the run sums updates under masks."""
     config = audited.private
     plan, classifier = plan_for(config), parts.initial_classifier(config)
     views = Views(audited.flip, classifier.size)
     image = audited.labelled.take([int(numpy_rng(audited.seed, "inversion").integers(len(audited.labelled)))])
     shown = views.plain(image.floats(classifier.head.weight.device))[0]
-    audited.tell(f"inversion: {audited.iterations} iterations on a plain update, as many on a private one")
+    secure = config.federation.aggregation == "secure"
+    more = ", on a private one and on a masked one" if secure else ", as many on a private one"
+    audited.tell(f"inversion: {audited.iterations} iterations on a plain update{more}")
     seen = Images(((shown[None].cpu() + 1) * 127.5).round().to(torch.uint8), image.y, image.subjects)
     label, seed = int(image.y[0]), audited.seed
     update = exact_gradient(classifier, seen, loss_weights(config.method.loss_weights, classifier))
@@ -120,6 +123,10 @@ def inversion(audited: Audited) -> Section:
     released = releases_of(audited, plan, seen, classifier).supervised_gradient(classifier.theta())
     private = invert(classifier, released, shown, label, audited.iterations, seed)
     found = {"plain": plain, f"private, sigma {plan.sigma_gradient:.3g}": private}
+    masked = None
+    if secure:
+        sent = as_seen(config, released if audited.config.privacy.on else update)
+        masked = found["masked"] = invert(classifier, sent, shown, label, audited.iterations, seed)
     lines = [
         Line(f"gradient inversion, {name} update of one image", None, None, f"correlation with the image {f.similarity:.2f}")
         for name, f in found.items()
@@ -128,8 +135,11 @@ def inversion(audited: Audited) -> Section:
         "The first update of a site with a single image, label known: the easiest case for the attacker. Matching gradients by "
         "cosine (arXiv 2003.14053)."
     )
+    if secure:
+        note += " " + words.MASKED
     numbers = {name: {"similarity": f.similarity, "gradient_similarity": f.gradient_similarity} for name, f in found.items()}
-    caption = "From the left: the image, rebuilt from the plain update, rebuilt from the private update."
-    pictures = {caption: picture([shown, plain.picture, private.picture])}
-    verdict = words.of_inversion(str(audited.config.privacy.scope), plain, private)
+    rebuilt = ", ".join(f"rebuilt from the {name.partition(',')[0]} update" for name in found)
+    caption = f"From the left: the image, {rebuilt}."
+    pictures = {caption: picture([shown, *(one.picture for one in found.values())])}
+    verdict = words.of_inversion(str(audited.config.privacy.scope), plain, private, masked)
     return Section("inversion", lines, note, numbers, pictures, verdict, words.inversion_table(found))

@@ -12,6 +12,13 @@ from mpssl_fed.report.table import Table, make_table
 
 REBUILT, TRACES = 0.5, 0.25
 """Correlations with the true image from which on a picture shows it, and from which on something of it."""
+MASKED = (
+    "The masked update is the same step under the masks of as few sites as the run's terms allow, read as an opened sum would be. "
+    "It shows that what one site sends is noise to a server that keeps to the protocol: integers that to it are uniform have no "
+    "better reading. It does not show what sums tell: the server opens the sum of at least m sites each round, sums of two rounds "
+    "with one site more or less can be subtracted, and what a site repeats each round adds up. No attack on sums was tried here."
+)
+OF_A_SUM = "The sums that the server opens were not attacked: they are functions of the images still, which only noise bounds."
 LEVEL = 0.05
 """Of the p-value below which samples are said to lie nearer to training images than chance lets them."""
 
@@ -67,8 +74,16 @@ def of_samples(found: MemorisationAudit) -> Verdict:
     return Verdict(f"Synthetic images lie no nearer to this site's images than to others ({numbers}).")
 
 
-def of_inversion(scope: str, plain: Inversion, private: Inversion) -> Verdict:
-    """Return whether an image could be rebuilt from what a run of this scope sends, and from a plain update."""
+def of_inversion(scope: str, plain: Inversion, private: Inversion, masked: Inversion | None = None) -> Verdict:
+    """Return whether an image could be rebuilt from what a run of this scope sends, and from a plain update.
+
+    masked: the attempt on what a server sees of one site, where the run sums updates under masks.
+    """
+    if masked is not None:
+        seen = _rebuilt(masked, "a masked update, which is all that the server sees of one site,")
+        same = plain if scope == "off" else private
+        clear = _rebuilt(same, "the same update in clear, which it would see without secure aggregation,")
+        return Verdict(f"{seen} {clear} {OF_A_SUM}", masked.similarity >= TRACES)
     if scope == "off":
         sent = " This run sends plain updates, though of more images at once: whoever receives them can try the same."
         return Verdict(f"{_rebuilt(plain, 'a plain update')}{sent}", plain.similarity >= TRACES)

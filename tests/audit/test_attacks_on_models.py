@@ -12,12 +12,14 @@ from mpssl_fed import config as configs
 from mpssl_fed.audit import model_sections
 from mpssl_fed.audit.audited import Audited
 from mpssl_fed.audit.inversion import correlation, exact_gradient, invert
+from mpssl_fed.audit.masked import as_seen
 from mpssl_fed.audit.membership import infer, shadow_trainer
 from mpssl_fed.audit.memorisation import matched, nearest_neighbours
 from mpssl_fed.config import Config
 from mpssl_fed.data.datasets import Images
 from mpssl_fed.method.supervised import loss_weights
 from mpssl_fed.models import Classifier, Params
+from mpssl_fed.secure import member
 from tests.privacy.release_cases import Entropy, Still, classifier, digits, fixed, make
 
 
@@ -127,6 +129,34 @@ def test_the_audit_of_a_run_knows_its_weights(monkeypatch: pytest.MonkeyPatch) -
     assert seen[0] is None
     assert seen[1] is not None
     assert seen[1].tolist() == weights
+
+
+def test_of_a_run_that_sums_under_masks_the_plain_update_shows_the_image_and_the_masked_one_is_noise() -> None:
+    asked = linear_config("model.name=pixels", "federation={sites: 3, aggregation: secure}")
+    section = model_sections.inversion(Audited(asked, 0, iterations=40))
+    assert section.numbers["plain"]["similarity"] > 0.6
+    assert abs(section.numbers["masked"]["similarity"]) < 0.35
+    assert [line.audit for line in section.lines][-1] == "gradient inversion, masked update of one image"
+    (caption,) = section.pictures
+    assert caption.endswith("rebuilt from the plain update, rebuilt from the private update, rebuilt from the masked update.")
+    assert "sums tell" in section.note
+    assert section.verdict is not None
+    assert not section.verdict.alarming
+
+
+def test_a_masked_update_without_its_masks_is_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the attacker reads is right but for the masks: to the last digit of the grid with them off, unrelated with them on."""
+    asked, model = linear_config("federation={sites: 3, aggregation: secure}"), classifier()
+    gradient = exact_gradient(model, digits(1, 3))
+    true = torch.cat([gradient[key].flatten() for key in gradient])
+    for masks in (True, False):
+        if not masks:
+            monkeypatch.setattr(member, "self_mask", lambda *_: None)
+            monkeypatch.setattr(member, "pair_mask", lambda *_: None)
+        seen = as_seen(asked, gradient)
+        assert {key: value.shape for key, value in seen.items()} == {key: value.shape for key, value in gradient.items()}
+        likeness = float(torch.nn.functional.cosine_similarity(torch.cat([seen[key].flatten() for key in gradient]), true, dim=0))
+        assert (abs(likeness) < 0.03) if masks else (likeness > 0.999), likeness
 
 
 def test_correlation_is_one_for_the_same_and_nothing_for_a_flat_image() -> None:

@@ -84,6 +84,17 @@ def test_a_rebuilt_image_is_no_all_clear() -> None:
     assert not words.of_inversion("off", inverted(0.1), inverted(0.0)).alarming
 
 
+def test_a_run_that_sums_under_masks_is_told_by_what_the_server_sees_of_one_site() -> None:
+    for scope, private in (("off", 0.0), ("end-to-end", 0.6)):
+        told = words.of_inversion(scope, inverted(0.9), inverted(private), inverted(0.05))
+        assert told.words.startswith("No image was rebuilt from a masked update")
+        assert "An image of this site was rebuilt from the same update in clear" in told.words
+        assert "were not attacked" in told.words
+        assert "sends plain updates" not in told.words
+        assert not told.alarming
+    assert words.of_inversion("off", inverted(0.9), inverted(0.0), inverted(0.6)).alarming
+
+
 def test_a_claim_that_nobody_tested_is_not_called_kept() -> None:
     told = verdicts(facts("end-to-end"), sections(0.1, 0.0, "end-to-end")[1:])
     assert any("was not put to the test" in verdict.words for verdict in told)
