@@ -207,7 +207,7 @@ def test_status_command(site: RealSite, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mpssl_fed.cli", "site", "status", "--state", str(site.state), "--socket"]
     done = subprocess.run([*command, str(site.socket)], capture_output=True, text=True, check=True)
     assert "trust_bundles      False" in done.stdout
-    assert "warning        scope off" in done.stdout
+    assert "warning            scope off" in done.stdout
     none = subprocess.run([*command, str(tmp_path / "none.sock")], capture_output=True, text=True, check=False)
     assert none.returncode == 2
     assert "start it with: mpssl-fed site run" in none.stderr
