@@ -11,6 +11,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import threading
 from collections import deque
@@ -49,7 +50,8 @@ def workers_of(config: Config) -> tuple[int, str]:
     line as many as there are cores.
     """
     asked = config.federation.workers
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    forks = hasattr(os, "sched_getaffinity") and hasattr(socket, "AF_UNIX")  # elsewhere no process is a copy of this one
+    cores = len(os.sched_getaffinity(0)) if forks else 1
     wanted = min(asked or (cores if spoken_to_by_command_line() else 1), config.federation.sites)
     if wanted == 1:
         return 1, ""
