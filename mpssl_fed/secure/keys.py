@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 
 import numpy as np
 from cryptography.exceptions import InvalidSignature, InvalidTag
@@ -21,8 +22,8 @@ from mpssl_fed.secure.errors import Decline
 
 SECRET = 16
 """Bytes of a secret that is shared: an element of the field GF(2^128) of the shares."""
-TAG = 16
-"""Bytes that sealing adds."""
+SEAL_NONCE, TAG = 12, 16
+"""Bytes that sealing adds before and after."""
 Integers = NDArray[np.uint64]
 
 
@@ -62,14 +63,16 @@ def keystream(key: bytes, count: int) -> Integers:
 
 
 def seal(key: bytes, content: bytes, context: bytes) -> bytes:
-    """Return ``content`` encrypted and bound to ``context``. The nonce is 0: a key seals one message, ever."""
-    return ChaCha20Poly1305(key).encrypt(bytes(12), content, context)
+    """Return ``content`` encrypted and bound to ``context``, after a nonce that is drawn: of a simulated site whose folder was put
+    back, a key may seal other shares again."""
+    nonce = os.urandom(SEAL_NONCE)
+    return nonce + ChaCha20Poly1305(key).encrypt(nonce, content, context)
 
 
 def unseal(key: bytes, sealed: bytes, context: bytes) -> bytes:
     """Return what was sealed; Decline for another key, context or content."""
     try:
-        return ChaCha20Poly1305(key).decrypt(bytes(12), sealed, context)
+        return ChaCha20Poly1305(key).decrypt(sealed[:SEAL_NONCE], sealed[SEAL_NONCE:], context)
     except (InvalidTag, ValueError) as error:
         raise Decline("malformed") from error
 

@@ -288,3 +288,11 @@ def test_a_server_that_asks_one_site_for_another_update_than_the_rest_gets_no_su
     opened = fleet.opened(sent, view, (2, 3, 4))
     assert not np.array_equal(opened, given[1])
     assert _uniform(opened) > 1e-6
+
+
+def test_what_is_sealed_a_second_time_with_a_key_shows_nothing_of_the_first() -> None:
+    key, context = bytes(32), b"context"
+    once, again = keys.seal(key, bytes(64), context), keys.seal(key, b"\1" * 64, context)
+    assert keys.unseal(key, again, context) == b"\1" * 64
+    between = {a ^ b for a, b in zip(once[-80:-16], again[-80:-16], strict=True)}
+    assert between != {1}

@@ -27,7 +27,7 @@ from mpssl_fed.models import Weights
 from mpssl_fed.runs.progress import Progress, RoundSteps
 from mpssl_fed.secure.epoch import Epoch, SignedHello, View
 from mpssl_fed.secure.errors import Decline, OpenError
-from mpssl_fed.secure.keys import SECRET, TAG, Integers
+from mpssl_fed.secure.keys import SEAL_NONCE, SECRET, TAG, Integers
 from mpssl_fed.secure.member import Answer
 from mpssl_fed.secure.opening import open_sum
 from mpssl_fed.secure.quantise import Grid
@@ -63,6 +63,12 @@ class Exchange:
         """Return the sealed shares for the site at ``place``, by the places of who dealt them."""
         return {str(self.place(by)): dealt[str(place)] for by, dealt in self.dealt.items() if str(place) in dealt}
 
+    def enough(self, asked: Sequence[int], nodes: Mapping[int, int]) -> list[int]:
+        """Return the sites ``asked`` that are in the epoch and, where they are fewer than a sum wants, others that are online."""
+        ours = [site for site in asked if site in self.takes_part]
+        others = [site for site in nodes if site in self.takes_part and site not in ours]
+        return ours + others[: max(self.epoch.terms.fewest - len(ours), 0)]
+
     @property
     def sites(self) -> dict[int, int]:
         """Place -> site, of all in the epoch."""
@@ -97,13 +103,13 @@ class Summing:
 
     def round(self, number: int, start: Weights, nodes: Mapping[int, int], asked: Sequence[int]) -> Summed:
         """Ask the sites ``asked`` (site -> node in ``nodes``) for round ``number`` and return their mean."""
-        rejected = self._ready(number, nodes, asked)
+        rejected = self._ready(number, nodes)
         exchange = self.exchange
         if exchange is None:
             return Summed(None, Answers(rejected=rejected.rejected, missing=rejected.missing), "too few sites exchanged keys")
         known = exchange.under_way if exchange.under_way.get("round") == number else {}
         if not known:
-            places = sorted(exchange.place(site) for site in asked if site in exchange.takes_part)
+            places = sorted(exchange.place(site) for site in exchange.enough(asked, nodes))
             known = {"round": number, "slot": exchange.slot, "participants": places, "survivors": None}
             exchange.slot, exchange.under_way = exchange.slot + 1, known
             self._save()
@@ -118,16 +124,15 @@ class Summing:
             return Summed(None, answers, summed)
         return Summed(summed, answers)
 
-    def _ready(self, number: int, nodes: Mapping[int, int], asked: Sequence[int]) -> Answers:
-        """See to it that there is an epoch with a free slot, and with enough of the sites asked in it."""
+    def _ready(self, number: int, nodes: Mapping[int, int]) -> Answers:
+        """See to it that there is an epoch with a free slot, and with enough of the sites online in it."""
         exchange = self.exchange
         if exchange is not None and exchange.under_way.get("round") == number:
             return Answers()
         if exchange is not None:
             terms = exchange.epoch.terms
-            able = exchange.takes_part
-            enough = len(able & set(asked)) >= terms.min_sites and len(able & set(nodes)) >= terms.threshold
-            if exchange.slot < terms.slots and enough:
+            able = exchange.takes_part & set(nodes)
+            if exchange.slot < terms.slots and len(able) >= max(terms.min_sites, terms.threshold):
                 return Answers()
         self.exchange = None
         return self._exchange(nodes)
@@ -281,7 +286,7 @@ def _fitting(hellos: Mapping[int, SignedHello], proposed: Terms) -> dict[int, Si
 def _whole(dealt: Mapping[str, str], here: int, epoch: Epoch) -> bool:
     """Whether ``dealt`` has sealed shares for every other site, as far as the server can tell."""
     others = {str(place) for place in range(1, epoch.sites + 1) if place != here}
-    digits = 2 * (2 * SECRET * epoch.terms.slots + TAG)
+    digits = 2 * (SEAL_NONCE + 2 * SECRET * epoch.terms.slots + TAG)
     return set(dealt) == others and all(re.fullmatch(f"[0-9a-f]{{{digits}}}", one) for one in dealt.values())
 
 

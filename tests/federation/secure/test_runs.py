@@ -159,8 +159,8 @@ def test_what_a_server_that_sees_a_sum_alone_cannot_do_is_refused(word: str, sai
 
 
 def test_sites_that_are_not_asked_hold_shares_too_where_those_asked_are_too_few_to_open(run_tiny: Runner, tmp_path: Path) -> None:
-    """Three of six are asked, four open."""
-    words = ("federation.sites=6", "federation.fraction=0.5", "federation.rounds=2", "federation.local_steps=1")
+    """Two of six are to be asked, three are since a sum wants them, four open."""
+    words = ("federation.sites=6", "federation.fraction=0.3", "federation.rounds=2", "federation.local_steps=1")
     run = run_tiny(*SECURE, *words, folder=tmp_path / "run")
     assert not any(one.failed for one in read_history(run.folder))
 
