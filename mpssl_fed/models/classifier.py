@@ -50,6 +50,7 @@ class Classifier(nn.Module):
         self.feature_dim = feature_dim
         for key, parameter in self.named_parameters():
             parameter.requires_grad_(_is_trainable(self, key, built.trainable))
+        self._theta: Params = {}
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits [n, K]."""
@@ -58,17 +59,19 @@ class Classifier(nn.Module):
 
     def theta(self) -> Params:
         """Return the trainable parameters, live (not copies)."""
-        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+        if not self._theta:  # walking the modules takes as long as a layer; which parameters there are never changes
+            self._theta = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        return dict(self._theta)
 
     def logits(self, theta: Params, x: Tensor) -> Tensor:
         """Return the logits [n, K] at ``theta``; parameters not in it are the module's own."""
-        out: Tensor = functional_call(self, theta, (x,))
+        out: Tensor = self(x) if self._is_own(theta) else functional_call(self, theta, (x,))
         return out
 
     def features(self, theta: Params, x: Tensor) -> Tensor:
         """Return g_psi(x) [n, d] at the ``body.`` part of ``theta``."""
         psi = {name.removeprefix("body."): p for name, p in theta.items() if name.startswith("body.")}
-        out: Tensor = functional_call(self.body, psi, (x,))
+        out: Tensor = self.body(x) if self._is_own(theta) else functional_call(self.body, psi, (x,))
         return out
 
     @contextmanager
@@ -142,6 +145,11 @@ class Classifier(nn.Module):
             "share_frozen": self.share_frozen,
             **({} if weights is None else {"weights_sha256": weights}),
         }
+
+    def _is_own(self, theta: Params) -> bool:
+        """Whether theta are the module's own parameters, all of them: then it needs no others put in their place."""
+        own = self.theta()
+        return theta.keys() == own.keys() and all(theta[name] is p for name, p in own.items())
 
     def _batch_norms(self) -> list[nn.modules.batchnorm._BatchNorm]:
         return [m for m in self.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]

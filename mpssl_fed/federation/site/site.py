@@ -22,7 +22,7 @@ from mpssl_fed.federation.site.evaluation import exact_confusion
 from mpssl_fed.federation.site.held import Held, HeldState
 from mpssl_fed.federation.site.spending import Reserved, Spending, refuse_reads
 from mpssl_fed.federation.site.state import Entry, SiteState, snapshot
-from mpssl_fed.federation.weights import bound, digest, from_record
+from mpssl_fed.federation.weights import bound, digest, from_record, usable
 from mpssl_fed.method import Learner, build_learner
 from mpssl_fed.method.parts import Parts
 from mpssl_fed.method.private_data import PrivateData
@@ -179,6 +179,8 @@ def build_site_learner(config: Config, parts: Parts, site: int, private: Private
 
 
 def _require_sound(update: Weights) -> None:
+    if usable(update):
+        return
     if not all(bool(torch.isfinite(value).all()) for value in update.values()):
         raise Refusal("non-finite")
     if any(value.numel() and float(value.abs().max()) > bound(key) for key, value in update.items()):
