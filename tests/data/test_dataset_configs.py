@@ -19,7 +19,7 @@ def test_each_config_names_a_data_set(path: Path) -> None:
 
 
 def test_every_data_set_has_a_config() -> None:
-    assert {load(path, []).data.name.partition("/")[0] for path in FILES} == set(DATASETS.names()) - {"hf"}  # a folder of the owner's
+    assert {load(path, []).data.name.partition("/")[0] for path in FILES} == set(DATASETS.names()) - {"hf"}
 
 
 def test_the_default_needs_no_download() -> None:
