@@ -59,7 +59,8 @@ def test_what_is_in_it(wheel: Path) -> None:
     expected = {f"{GENERATOR}/config.json", f"{GENERATOR}/manifest.json", f"{APP}/pyproject.toml"}
     expected |= {f"{APP}/{file}" for file in OF_THE_APP}
     expected |= {f"mpssl_fed/dossier/docs/{file}" for file in ("privacy.md", "dataflow.svg")}
-    expected |= {str(file.relative_to(HOUSE)) for file in (HOUSE / "mpssl_fed").rglob("*.py")}
+    for kind in ("py", "html", "css", "js"):
+        expected |= {str(file.relative_to(HOUSE)) for file in (HOUSE / "mpssl_fed").rglob(f"*.{kind}")}
     expected |= {str(file.relative_to(HOUSE)) for file in (HOUSE / "mpssl_fed" / "report" / "templates").iterdir()}
     assert not expected - names
     assert not [name for name in names if "__pycache__" in name or name.startswith(("tests/", "runs/"))]
