@@ -67,7 +67,7 @@ def _finding(manifest: dict[str, Any], running: bool, done: int, total: int) -> 
     if running:
         return f"Round {done + 1} of {total} is going on." if done < total else "All rounds are done; the model is being written."
     if status == "finished":
-        return f"Finished after {done} rounds."
+        return f"Finished after {done} round{'' if done == 1 else 's'}."
     if status == "running":
         return f"No process writes here any more: it ended after round {done} of {total}. --resume goes on from there."
     return f"{status.capitalize()} after round {done} of {total}. --resume goes on from there."

@@ -59,7 +59,7 @@ def test_a_run_that_was_killed_or_failed_is_not_said_to_go_on(tmp_path: Path) ->
     failed = view_of_run(stated(run, "failed", error="no site answered in 3 rounds"))
     assert failed.finding.startswith("Failed after round 1 of 2.")
     assert failed.warnings == ["no site answered in 3 rounds"]
-    assert view_of_run(stated(write_run(tmp_path / "done", [0.1, 0.2]), "finished")).finding == "Finished after 1 rounds."
+    assert view_of_run(stated(write_run(tmp_path / "done", [0.1, 0.2]), "finished")).finding == "Finished after 1 round."
 
 
 def test_what_cannot_be_read_now_stands_on_the_page_and_the_next_look_shows_it(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_what_cannot_be_read_now_stands_on_the_page_and_the_next_look_shows_it(t
     assert "This cannot be shown now." in latest()["finding"]
     (run / "config.yaml").write_text(whole)
     latest._read = float("-inf")
-    assert "Finished after 1 rounds." in latest()["finding"]
+    assert "Finished after 1 round." in latest()["finding"]
 
 
 def test_a_study_shows_what_is_done_at_work_and_failed(tmp_path: Path) -> None:
