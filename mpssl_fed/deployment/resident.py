@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 import traceback
@@ -16,7 +15,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mpssl_fed.config import PROTOCOL_VERSION, Config
+from mpssl_fed.config import Config
 from mpssl_fed.data.datasets import Images
 from mpssl_fed.deployment import wire
 from mpssl_fed.deployment.own_data import OwnData, split_key
@@ -25,7 +24,16 @@ from mpssl_fed.deployment.owner_report import Owned, lifetime, whereabouts, writ
 from mpssl_fed.deployment.worker import LIMIT_S, Worker
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
-from mpssl_fed.federation.messages import EXAMPLES, NOISE_STD, SentConfig, TableReply, TrainReply, TrainRequest
+from mpssl_fed.federation.messages import (
+    EXAMPLES,
+    NOISE_STD,
+    SentConfig,
+    TableReply,
+    TrainReply,
+    TrainRequest,
+    require_hash,
+    require_protocol,
+)
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.federation.secure_messages import MASKED, MOST_BODY, SecureRequest
 from mpssl_fed.federation.site.budget import decided, policy_budget, refuse_hopeless
@@ -50,28 +58,33 @@ LEDGER = "ledger.sqlite"
 """In the state folder; `wipe` never touches it."""
 
 
-class Header(BaseModel):
-    """The scalars of a train request; nothing else is read, anything else is refused."""
+class SentHeader(BaseModel):
+    """The scalars of every request; nothing else is read, anything else is refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     protocol: int
     run_id: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.]{0,63}$")
-    round: int = Field(ge=1, le=1_000_000)
     config: str = Field(max_length=wire.MOST_HEADER)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+    def sent(self) -> SentConfig:
+        """Return the config; Refusal for another protocol or a hash that does not fit."""
+        require_protocol(self.protocol)
+        require_hash(self.config, self.sha256)
+        return SentConfig(self.run_id, self.config, self.sha256)
+
+
+class Header(SentHeader):
+    """Those of a train or evaluate request."""
+
+    round: int = Field(ge=1, le=1_000_000)
     secure: str = Field("", max_length=wire.MOST_HEADER)
 
 
-class SecureHeader(BaseModel):
-    """A message about a sum; nothing else is read, anything else is refused."""
+class SecureHeader(SentHeader):
+    """Those of a message about a sum."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    protocol: int
-    run_id: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.]{0,63}$")
-    config: str = Field(max_length=wire.MOST_HEADER)
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
     phase: str = Field(max_length=16)
     body: str = Field(max_length=MOST_BODY)
 
@@ -189,8 +202,7 @@ class Resident:
             header = SecureHeader.model_validate(parse_json(body))
         except (ValueError, ValidationError) as error:
             raise Refusal("malformed") from error
-        _require_known(header.protocol, header.config, header.sha256)
-        request = SecureRequest(SentConfig(header.run_id, header.config, header.sha256), header.phase, header.body)
+        request = SecureRequest(header.sent(), header.phase, header.body)
         config = request.config()
         decided(self.policy, config, None, None, self._metrics)
         return self._masking.answer(request, config).encode("ascii")
@@ -219,9 +231,9 @@ class Resident:
     @staticmethod
     def _asked(body: bytes) -> tuple[wire.Arrays, TrainRequest]:
         arrays, header = _read(body)
-        _require_known(header.protocol, header.config, header.sha256)
+        sent = header.sent()
         weights = ArrayRecord({key: Array(value) for key, value in arrays.items()})
-        return arrays, TrainRequest(SentConfig(header.run_id, header.config, header.sha256), header.round, weights, header.secure)
+        return arrays, TrainRequest(sent, header.round, weights, header.secure)
 
     def _release(self, reply: TrainReply, asked: wire.Arrays) -> bytes:
         """Return the bytes that leave: weights as asked and the listed numbers; the rest is dropped and counted."""
@@ -292,13 +304,6 @@ def _parts(config: Config, images: Images, generator: Generator | None, key: byt
     except UserError as error:  # of the config and of what is installed; no image is read to build a classifier
         log.warning("declined (model): %s", error)
         raise Refusal("model") from None
-
-
-def _require_known(protocol: int, config: str, sha256: str) -> None:
-    if protocol != PROTOCOL_VERSION:
-        raise Refusal("protocol")
-    if hashlib.sha256(config.encode()).hexdigest() != sha256:
-        raise Refusal("config")
 
 
 def _read(body: bytes) -> tuple[wire.Arrays, Header]:

@@ -47,6 +47,18 @@ class SentConfig:
         text = config.canonical_json()
         return SentConfig(run_id, text, hashlib.sha256(text.encode()).hexdigest())
 
+    @staticmethod
+    def in_header(header: ConfigRecord) -> SentConfig:
+        """Return the config in the header of a message; Refusal for another protocol, a missing key or a hash that does not fit."""
+        require_protocol(header.get("protocol"))
+        text, sha256 = scalar(header, "config", str), scalar(header, "sha256", str)
+        require_hash(text, sha256)
+        return SentConfig(scalar(header, "run-id", str), text, sha256)
+
+    def header(self) -> dict[str, int | str]:
+        """Return what says it in the header of a message."""
+        return {"protocol": PROTOCOL_VERSION, "run-id": self.run_id, "config": self.config_json, "sha256": self.sha256}
+
     def config(self) -> Config:
         """Return the config; Refusal when this version does not accept it."""
         try:
@@ -70,16 +82,8 @@ class TrainRequest:
 
     def to_record(self) -> RecordDict:
         """Return the content of the Flower message: one ArrayRecord, one ConfigRecord of scalars."""
-        header = ConfigRecord(
-            {
-                "protocol": PROTOCOL_VERSION,
-                "run-id": self.sent.run_id,
-                "round": self.round,
-                "config": self.sent.config_json,
-                "sha256": self.sent.sha256,
-                **({"secure": self.secure} if self.secure else {}),
-            }
-        )
+        secure = {"secure": self.secure} if self.secure else {}
+        header = ConfigRecord({**self.sent.header(), "round": self.round, **secure})
         return RecordDict({ARRAYS: self.weights, CONFIG: header})
 
     @staticmethod
@@ -87,13 +91,9 @@ class TrainRequest:
         """Return the request in ``record``; Refusal for another protocol, a missing key or a hash that does not fit."""
         header = only(record, CONFIG, ConfigRecord)
         arrays = only(record, ARRAYS, ArrayRecord)
-        if header.get("protocol") != PROTOCOL_VERSION:
-            raise Refusal("protocol")
-        text, sha256 = scalar(header, "config", str), scalar(header, "sha256", str)
-        if hashlib.sha256(text.encode()).hexdigest() != sha256:
-            raise Refusal("config")
+        sent = SentConfig.in_header(header)
         secure = scalar(header, "secure", str) if "secure" in header else ""
-        return TrainRequest(SentConfig(scalar(header, "run-id", str), text, sha256), scalar(header, "round", int), arrays, secure)
+        return TrainRequest(sent, scalar(header, "round", int), arrays, secure)
 
     def config(self) -> Config:
         """Return the config that the message carries; Refusal when this version does not accept it."""
@@ -192,6 +192,18 @@ class SiteCard:
 def query() -> RecordDict:
     """Return the content of the message that asks a node for its SiteCard."""
     return RecordDict({CONFIG: ConfigRecord({"protocol": PROTOCOL_VERSION})})
+
+
+def require_protocol(version: object) -> None:
+    """Raise Refusal for a message of another version's protocol."""
+    if version != PROTOCOL_VERSION:
+        raise Refusal("protocol")
+
+
+def require_hash(config_json: str, sha256: str) -> None:
+    """Raise Refusal for a config that is not the one of its hash."""
+    if hashlib.sha256(config_json.encode()).hexdigest() != sha256:
+        raise Refusal("config")
 
 
 @lru_cache(maxsize=4)

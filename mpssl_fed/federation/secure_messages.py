@@ -11,13 +11,13 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mpssl_fed.config import PROTOCOL_VERSION, Config
+from mpssl_fed.config import Config
 from mpssl_fed.federation.messages import ARRAYS, CONFIG, SentConfig, TrainRequest, only, scalar
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.federation.weights import NUMPY_STYPE, npy_header, npy_values
 from mpssl_fed.secure.epoch import View
 from mpssl_fed.secure.keys import Integers
-from mpssl_fed.secure.terms import Terms
+from mpssl_fed.secure.terms import MOST_SITES, Terms
 
 ACTION = "secure"
 """Flower's message type of all of them is ``query.secure``."""
@@ -128,15 +128,7 @@ class SecureRequest:
 
     def to_record(self) -> RecordDict:
         """Return the content of the Flower message."""
-        header: dict[str, int | str] = {
-            "protocol": PROTOCOL_VERSION,
-            "run-id": self.sent.run_id,
-            "config": self.sent.config_json,
-            "sha256": self.sent.sha256,
-            "phase": self.phase,
-            "body": self.body,
-        }
-        return RecordDict({CONFIG: ConfigRecord(dict(header))})
+        return RecordDict({CONFIG: ConfigRecord({**self.sent.header(), "phase": self.phase, "body": self.body})})
 
     def config(self) -> Config:
         """Return the config that the message carries; Refusal when this version does not accept it."""
@@ -146,14 +138,7 @@ class SecureRequest:
     def from_record(record: RecordDict) -> SecureRequest:
         """Return the request in ``record``; Refusal as for a train message."""
         header = only(record, CONFIG, ConfigRecord)
-        if header.get("protocol") != PROTOCOL_VERSION:
-            raise Refusal("protocol")
-        text, sha256 = scalar(header, "config", str), scalar(header, "sha256", str)
-        if hashlib.sha256(text.encode()).hexdigest() != sha256:
-            raise Refusal("config")
-        return SecureRequest(
-            SentConfig(scalar(header, "run-id", str), text, sha256), scalar(header, "phase", str), scalar(header, "body", str)
-        )
+        return SecureRequest(SentConfig.in_header(header), scalar(header, "phase", str), scalar(header, "body", str))
 
 
 def said(body: str) -> RecordDict:
@@ -190,7 +175,7 @@ def terms_of(config: Config) -> Terms:
     federation = config.federation
     secure = federation.secure
     return Terms(
-        min_sites=max(secure.min_sites, min(federation.min_sites, 50)),
+        min_sites=max(secure.min_sites, min(federation.min_sites, MOST_SITES)),
         threshold=secure.threshold,
         colluding=secure.colluding,
         signed=False,

@@ -15,6 +15,7 @@ from mpssl_fed.config.section import Section
 from mpssl_fed.errors import UserError, nearest
 from mpssl_fed.privacy.policy_settings import read_settings
 from mpssl_fed.reply_metrics import CONFUSION, EXACT, REPLY_METRICS, RETIRED
+from mpssl_fed.secure.terms import MOST_SITES
 
 SCOPES = ("off", "labelled-step", "end-to-end")
 """From the loosest to the tightest."""
@@ -69,10 +70,12 @@ class SecureAggregation(Section):
     """What a site asks of sums of updates. Its own floor raises the terms of every sum that it takes part in."""
 
     required: bool = Field(False, description="Whether updates leave under masks alone: a plain run is refused.")
-    min_sites: int = Field(3, ge=2, le=50, description="Fewest sites in a sum that is opened.")
-    colluding: int = Field(0, ge=0, le=48, description="Sites that may give the server all they hold.")
+    min_sites: int = Field(3, ge=2, le=MOST_SITES, description="Fewest sites in a sum that is opened.")
+    colluding: int = Field(0, ge=0, le=MOST_SITES - 2, description="Sites that may give the server all they hold.")
     peers: tuple[Sha256, ...] = Field(
-        (), max_length=50, description="Fingerprints of all sites, this one's too, as `site identity` prints them; none: anybody."
+        (),
+        max_length=MOST_SITES,
+        description="Fingerprints of all sites, this one's too, as `site identity` prints them; none: anybody.",
     )
 
     @model_validator(mode="after")

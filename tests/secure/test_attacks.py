@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import replace
 
@@ -11,11 +12,13 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from scipy import stats
 
+from mpssl_fed.config import secure as config_limits
+from mpssl_fed.config.secure import Secure, refuse_unfit
 from mpssl_fed.secure import keys, member, sharing, stored
 from mpssl_fed.secure.epoch import SignedHello, View
-from mpssl_fed.secure.errors import Decline, OpenError
+from mpssl_fed.secure.errors import Decline, OpenError, TermsError
 from mpssl_fed.secure.member import Member
-from mpssl_fed.secure.terms import Floor
+from mpssl_fed.secure.terms import MOST_SITES, MOST_SLOTS, Floor
 from tests.secure.sites import REQUEST, WHEN, Fleet, shown, terms, vectors
 
 
@@ -296,3 +299,19 @@ def test_what_is_sealed_a_second_time_with_a_key_shows_nothing_of_the_first() ->
     assert keys.unseal(key, again, context) == b"\1" * 64
     between = {a ^ b for a, b in zip(once[-80:-16], again[-80:-16], strict=True)}
     assert between != {1}
+
+
+@pytest.mark.parametrize("colluding", [0, 1, 2, 3])
+def test_a_config_refuses_the_thresholds_that_an_epoch_would(colluding: int) -> None:
+    """The schema stands below this room and cannot call it: both say the same of every threshold."""
+    sites, least = 7, colluding + 2
+    for threshold in range(1, sites + 1):
+        fits = True
+        try:
+            terms(threshold=threshold, colluding=colluding, min_sites=least).solved(sites)
+        except TermsError:
+            fits = False
+        asked = Secure(threshold=threshold, colluding=colluding, min_sites=least)
+        with nullcontext() if fits else pytest.raises(ValueError, match="threshold"):
+            refuse_unfit(asked, sites, "fedavg", None)
+    assert (config_limits.MOST_SITES, 64) == (MOST_SITES, MOST_SLOTS)
