@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from mpssl_fed.config import Config
 from mpssl_fed.federation.secure_messages import terms_of
+from mpssl_fed.federation.weights import flat, unflat
 from mpssl_fed.models import Params
 from mpssl_fed.secure.member import Member
 from mpssl_fed.secure.quantise import Grid
@@ -33,13 +34,7 @@ def as_seen(config: Config, gradient: Params) -> Params:
     first.receive({other.place: other.dealt[first.place] for other in others})
     assert first.epoch is not None
     grid, step = Grid(first.epoch.terms, len(sites)), -config.optim.lr
-    update = np.concatenate([step * gradient[key].detach().cpu().double().numpy().ravel() for key in sorted(gradient)])
-    vector, _ = grid.to_integers(update, WEIGHT)
+    vector, _ = grid.to_integers(step * flat(gradient), WEIGHT)
     masked = first.mask(0, [site.place for site in sites], "audit", WHEN, vector)
     read = masked.view(np.int64)[:-1].astype(np.float64) / (grid.scale * WEIGHT) / step
-    found, at = {}, 0
-    for key in sorted(gradient):
-        size = gradient[key].numel()
-        found[key] = torch.from_numpy(read[at : at + size]).reshape(gradient[key].shape).to(gradient[key])
-        at += size
-    return found
+    return {key: torch.from_numpy(value).to(gradient[key]) for key, value in unflat(read, gradient).items()}

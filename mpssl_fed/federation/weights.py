@@ -59,6 +59,20 @@ def from_record(record: ArrayRecord, like: Mapping[str, Tensor], largest: Callab
     return weights
 
 
+def flat(weights: Mapping[str, Tensor]) -> np.ndarray:
+    """Return all entries as one float64 vector, in sorted order of names."""
+    return np.concatenate([weights[key].detach().to("cpu", torch.float64).numpy().ravel() for key in sorted(weights)])
+
+
+def unflat(vector: np.ndarray, like: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """Return the arrays, shaped like ``like``, whose entries :func:`flat` puts into ``vector``; views of it."""
+    found, at = {}, 0
+    for key in sorted(like):
+        end = at + like[key].numel()
+        found[key], at = vector[at:end].reshape(tuple(like[key].shape)), end
+    return found
+
+
 def usable(weights: Mapping[str, Tensor]) -> bool:
     """Whether a site would take these weights: all finite, at most :func:`bound`, and no variance below 0."""
     return all(

@@ -17,7 +17,8 @@ from mpssl_fed.secure import keys
 from mpssl_fed.secure.errors import Decline, TermsError
 from mpssl_fed.secure.terms import MOST_SITES, MOST_SLOTS, Floor, Terms
 
-NONCE, _ANY = 32, X25519PrivateKey.generate()
+NONCE = 32
+_ANY = X25519PrivateKey.generate()
 HEX_KEY = r"^[0-9a-f]{64}$"
 MOST_HELLO = 32_768
 
@@ -158,10 +159,13 @@ class Epoch:
 
     def place(self, identity: bytes) -> int:
         """Return the place of a site; Decline where it is not in the epoch."""
-        for place in range(1, self.sites + 1):
-            if keys.same(self.hello(place).public, identity):
-                return place
-        raise Decline("epoch")
+        if identity not in self._places:
+            raise Decline("epoch")
+        return self._places[identity]
+
+    @cached_property
+    def _places(self) -> dict[bytes, int]:
+        return {one.hello.public: place for place, one in enumerate(self.hellos, start=1)}
 
     def require_peers(self, peers: Collection[str]) -> None:
         """Decline an epoch with a site whose fingerprint is not listed; an empty list lists all."""

@@ -75,9 +75,7 @@ class Member:
 
     identity: Ed25519PrivateKey
     proposed: Terms
-    box: (
-        X25519PrivateKey | None
-    )  # None once the first slot is in use: it would open what every site dealt of every slot, closed or not
+    box: X25519PrivateKey | None  # None once a slot is in use: it opens what was dealt of every slot, closed or not
     nonce: bytes
     slots: list[Slot]
     hello: SignedHello

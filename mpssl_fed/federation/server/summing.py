@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from flwr.app import MessageType, RecordDict
 from flwr.serverapp import Grid as FlowerGrid
 
@@ -21,7 +20,7 @@ from mpssl_fed.federation import secure_messages as wire
 from mpssl_fed.federation.messages import SentConfig, TrainRequest
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.federation.server.collect import Answers, ask
-from mpssl_fed.federation.weights import to_record
+from mpssl_fed.federation.weights import flat, to_record, unflat
 from mpssl_fed.files import write_atomic
 from mpssl_fed.models import Weights
 from mpssl_fed.runs.progress import Progress, RoundSteps
@@ -233,7 +232,7 @@ class Summing:
         found = Grid(terms, epoch.sites).mean(opened)
         if found is None:
             return "the sites in the sum weigh nothing together"
-        return _unflatten(found[0], start)
+        return _moved(found[0], start)
 
     def _ask(
         self, nodes: Mapping[int, int], phase: str, body: Body, read: Reply, beside: Mapping[int, Body] | None = None
@@ -306,13 +305,11 @@ def _hello_of(record: RecordDict) -> SignedHello:
 
 
 def _dealt_of(record: RecordDict) -> dict[str, str]:
-    dealt = wire.parse(wire.Dealt, wire.heard(record))
-    return dealt.dealt
+    return wire.parse(wire.Dealt, wire.heard(record)).dealt
 
 
 def _signature_of(record: RecordDict) -> str:
-    signature = wire.parse(wire.Signature, wire.heard(record))
-    return signature.signature
+    return wire.parse(wire.Signature, wire.heard(record)).signature
 
 
 def _answer_of(record: RecordDict) -> Answer:
@@ -323,12 +320,7 @@ def _answer_of(record: RecordDict) -> Answer:
         raise Refusal("malformed") from decline
 
 
-def _unflatten(update: np.ndarray, start: Weights) -> dict[str, np.ndarray]:
+def _moved(update: np.ndarray, start: Weights) -> dict[str, np.ndarray]:
     """Return ``start`` moved by ``update``, in float64, by name; a variance that rounding took below 0 is 0, as sites want it."""
-    mean, at = {}, 0
-    for key in sorted(start):
-        size = start[key].numel()
-        moved = start[key].to(torch.float64).numpy() + update[at : at + size].reshape(tuple(start[key].shape))
-        mean[key] = np.maximum(moved, 0.0) if key.endswith("running_var") else moved
-        at += size
-    return mean
+    moved = unflat(flat(start) + update, start)
+    return {key: np.maximum(value, 0.0) if key.endswith("running_var") else value for key, value in moved.items()}

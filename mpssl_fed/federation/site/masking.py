@@ -11,15 +11,13 @@ from typing import Protocol
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from flwr.app import ArrayRecord
 
 from mpssl_fed.config import Config
 from mpssl_fed.federation import secure_messages as wire
 from mpssl_fed.federation.messages import TrainReply, TrainRequest
 from mpssl_fed.federation.refusal import Refusal
-from mpssl_fed.federation.weights import from_record
+from mpssl_fed.federation.weights import flat, from_record
 from mpssl_fed.files import write_atomic
-from mpssl_fed.models import Weights
 from mpssl_fed.secure import stored
 from mpssl_fed.secure.epoch import SignedHello, View
 from mpssl_fed.secure.errors import Decline
@@ -28,8 +26,8 @@ from mpssl_fed.secure.member import Member
 from mpssl_fed.secure.quantise import Grid
 from mpssl_fed.secure.terms import Floor
 
-ROUNDS, MOST_RUNS, MOST_IN_MEMORY = "secure-rounds.json", 1000, 4
 LOWEST = Floor(2)
+ROUNDS, MOST_RUNS, MOST_IN_MEMORY = "secure-rounds.json", 1000, 4
 """A file with the last round that was masked or opened of each run, how many runs it holds, and of how many keys stay in memory."""
 
 
@@ -163,7 +161,7 @@ class Masking:
         weight = int(reply.examples) if member.epoch.terms.weighted else 1
         if weight > member.epoch.terms.largest_weight:
             raise Refusal("size")
-        vector, clipped = grid.to_integers(flat_update(request.weights, reply.weights), weight)
+        vector, clipped = grid.to_integers(flat(reply.weights) - flat(from_record(request.weights, reply.weights)), weight)
         member.clipped += clipped
         return vector
 
@@ -258,9 +256,3 @@ def require_masks(request: TrainRequest, config: Config) -> None:
     """Raise Refusal ``plan`` for a round of a secure run that is asked for in clear, or of a plain one that is to be masked."""
     if bool(request.secure) != (config.federation.aggregation == "secure"):
         raise Refusal("plan")
-
-
-def flat_update(before: ArrayRecord, after: Weights) -> np.ndarray:
-    """Return what training changed, [d] in float64, entries in sorted order of names."""
-    start = from_record(before, after)
-    return np.concatenate([(after[key].double() - start[key].double()).numpy().ravel() for key in sorted(after)])

@@ -14,7 +14,7 @@ import torch
 from mpssl_fed.federation.messages import EXAMPLES, SentConfig, TrainReply, TrainRequest
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.federation.secure_messages import SecureRequest, request_name, terms_of
-from mpssl_fed.federation.server.summing import _unflatten
+from mpssl_fed.federation.server.summing import _moved
 from mpssl_fed.federation.site import masking
 from mpssl_fed.federation.site.masking import InMemory, Keep, Masking, OnDisk
 from mpssl_fed.federation.weights import to_record, usable
@@ -106,7 +106,7 @@ def test_a_crash_between_any_two_steps_leads_to_no_second_vector_of_a_slot(
 def test_a_variance_that_rounding_takes_below_zero_is_zero() -> None:
     """Sites refuse a negative one: the run would end at a channel that is constant."""
     start = {"bn.running_var": torch.full((2,), 1e-12), "w": torch.zeros(1)}
-    mean = _unflatten(np.array([-1e-9, 0.5, -1.0]), start)
+    mean = _moved(np.array([-1e-9, 0.5, -1.0]), start)
     assert mean["bn.running_var"].tolist() == [0.0, 0.5 + float(np.float32(1e-12))]
     assert mean["w"].tolist() == [-1.0]
     assert not usable({"bn.running_var": torch.tensor([-1e-9])})
