@@ -62,6 +62,17 @@ def write_new(path: Path, content: bytes, mode: int = 0o644) -> Path:
     return path
 
 
+def kept_secret(file: Path, length: int) -> bytes:
+    """Return the ``length`` random bytes in ``file`` (0600), drawn where there is none. UserError for a file of another length."""
+    with suppress(FileExistsError):  # another process made it at the same moment
+        if not file.exists():
+            write_new(file, os.urandom(length), mode=0o600)
+    secret = file.read_bytes()
+    if len(secret) != length:
+        raise UserError(f"{file}: {len(secret)} bytes, want the {length} that were written; put a backup of it back")
+    return secret
+
+
 def refuse_special(path: Path) -> None:
     """Raise OSError where ``path`` is there, or is a link to something, and is no plain file; and for links such as /dev/stdout."""
     if path.is_symlink() and path.parent.resolve().parts[1:2] in (("dev",), ("proc",)):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from mpssl_fed.data.site_csv import named_files
 from mpssl_fed.data.walk import COPY, HELD_OUT
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation.refusal import Refusal
-from mpssl_fed.files import parse_json, write_new
+from mpssl_fed.files import kept_secret, parse_json
 from mpssl_fed.names import shown
 
 ERASED = ("rounds", "audit", "cache", "site-report.html", "samples.png", "dossier.html", "dossier.md")
@@ -149,14 +148,7 @@ def split_key(state: Path) -> bytes:
     It lasts as long as the folder and is not among what ``wipe`` deletes: under another key images that were trained on would be
     held out. UserError for a file that is none.
     """
-    file = state / SPLIT_KEY
-    with suppress(FileExistsError):
-        if not file.exists():
-            write_new(file, os.urandom(KEY_BYTES), mode=0o600)
-    key = file.read_bytes()
-    if len(key) != KEY_BYTES:
-        raise UserError(f"{file}: {len(key)} bytes, want the {KEY_BYTES} that were written; put a backup of it back")
-    return key
+    return kept_secret(state / SPLIT_KEY, KEY_BYTES)
 
 
 def wipe(folder: Path) -> list[str]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from mpssl_fed.errors import UserError
-from mpssl_fed.files import write_new
+from mpssl_fed.files import kept_secret
 from mpssl_fed.secure import keys
 
 IDENTITY, KEY_BYTES = "identity.key", 32
@@ -19,14 +17,7 @@ def identity_key(folder: Path) -> Ed25519PrivateKey:
 
     It only signs: what masks and shares are made from is drawn anew for each exchange of keys and never stored.
     """
-    file = folder / IDENTITY
-    with suppress(FileExistsError):
-        if not file.exists():
-            write_new(file, Ed25519PrivateKey.generate().private_bytes_raw(), mode=0o600)
-    content = file.read_bytes()
-    if len(content) != KEY_BYTES:
-        raise UserError(f"{file}: {len(content)} bytes, want the {KEY_BYTES} that were written; put a backup of it back")
-    return Ed25519PrivateKey.from_private_bytes(content)
+    return Ed25519PrivateKey.from_private_bytes(kept_secret(folder / IDENTITY, KEY_BYTES))
 
 
 def fingerprint_of(key: Ed25519PrivateKey) -> str:
