@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mpssl_fed.errors import UserError
 from mpssl_fed.livepage.curve import curve
 from mpssl_fed.livepage.view import View, reasons
 from mpssl_fed.names import shown
 from mpssl_fed.report.table import NOTHING, Table, duration, make_table, seconds_words
-from mpssl_fed.runs.lock import refuse_held
+from mpssl_fed.runs.lock import is_held
 from mpssl_fed.runs.reader import METRICS, read_config, read_history, read_manifest
 from mpssl_fed.runs.rounds import Round
 
@@ -53,13 +52,7 @@ def view_of_run(folder: Path) -> View:
 
 def goes_on(folder: Path, manifest: dict[str, Any]) -> bool:
     """Whether a process is writing the run; one that was killed leaves the word "running" behind, and no lock."""
-    if manifest.get("status") != "running":
-        return False
-    try:
-        refuse_held(folder)
-    except UserError:
-        return True
-    return False
+    return manifest.get("status") == "running" and is_held(folder)
 
 
 def _finding(manifest: dict[str, Any], running: bool, done: int, total: int) -> str:

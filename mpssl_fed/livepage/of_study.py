@@ -13,7 +13,7 @@ from mpssl_fed.livepage.of_run import goes_on
 from mpssl_fed.livepage.view import View
 from mpssl_fed.names import shown
 from mpssl_fed.report.table import NOTHING, Table, duration, make_table
-from mpssl_fed.runs.lock import refuse_held
+from mpssl_fed.runs.lock import is_held
 from mpssl_fed.runs.reader import read_history, read_manifest
 from mpssl_fed.runs.rounds import Round
 from mpssl_fed.study.folder import STUDY_FILE, Outcome, cell_folder, read_outcome
@@ -38,7 +38,7 @@ class StudyView:
         working = [
             (cell, rounds) for cell in cells if cell.sha256 not in outcome.rows and (rounds := self._at_work(cell)) is not None
         ]
-        done, going = len(outcome.rows), self._goes_on()
+        done, going = len(outcome.rows), is_held(self.folder)
         seconds = [row.seconds for row in outcome.rows.values() if row.finished and row.seconds]
         facts = [("runs", f"{done} of {len(cells)}"), ("at work", str(len(working))), ("failed", str(len(outcome.failed)))]
         if going and done < len(cells):
@@ -62,13 +62,6 @@ class StudyView:
         if self._plan is None or changed != self._read_at:
             self._plan, self._read_at = load_study(file), changed
         return self._plan
-
-    def _goes_on(self) -> bool:
-        try:
-            refuse_held(self.folder)
-        except UserError:
-            return True
-        return False
 
     def _at_work(self, cell: Cell) -> list[Round] | None:
         """Return the rounds so far of a cell that a process is writing, else None."""

@@ -64,6 +64,15 @@ def refuse_held(folder: Path) -> None:
         os.close(handle)
 
 
+def is_held(folder: Path) -> bool:
+    """Whether another process or thread is writing in ``folder``, or its lock is none; writes nothing."""
+    try:
+        refuse_held(folder)
+    except UserError:
+        return True
+    return False
+
+
 def _open(folder: Path, flags: int) -> int:
     try:
         return os.open(folder / LOCK, flags | EXACT, 0o644)
