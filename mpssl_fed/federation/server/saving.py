@@ -54,8 +54,9 @@ class Saving:
         self._cost = self._ended - started
 
     def last_words(self) -> None:
-        """Write what is due while an error passes: that it cannot be written must not hide that error."""
+        """Write what is due, and what sites did beyond it, while an error passes: that it cannot be must not hide that error."""
         with suppress(OSError, UserError):
             if self._hold is not None:
                 self._hold.interrupt()
+                self._hold.flush()
             self.now()
