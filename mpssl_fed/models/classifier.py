@@ -63,6 +63,10 @@ class Classifier(nn.Module):
             self._theta = {name: p for name, p in self.named_parameters() if p.requires_grad}
         return dict(self._theta)
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        self._theta = {}  # to another device, or dtype, the parameters may be new ones
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+
     def logits(self, theta: Params, x: Tensor) -> Tensor:
         """Return the logits [n, K] at ``theta``; parameters not in it are the module's own."""
         out: Tensor = self(x) if self._is_own(theta) else functional_call(self, theta, (x,))
