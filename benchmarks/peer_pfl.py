@@ -39,7 +39,8 @@ class Net(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the logits."""
-        return self.net(x)
+        logits: torch.Tensor = self.net(x)
+        return logits
 
     def loss(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Return the mean cross-entropy."""
@@ -52,7 +53,7 @@ class Net(torch.nn.Module):
         return {"loss": Weighted.from_unweighted(F.cross_entropy(self(x), y.long()).item())}
 
 
-class Clock(TrainingProcessCallback):
+class Clock(TrainingProcessCallback):  # type: ignore[misc]  # pfl is in an environment of its own
     """Notes the end of every round."""
 
     def __init__(self) -> None:

@@ -77,16 +77,14 @@ def main() -> None:
     if options.child:
         print(json.dumps(ours(*options.child)))
         return
+    from benchmarks.tables import machine
     from mpssl_fed.files import write_atomic
-    from mpssl_fed.runs.manifest import versions
 
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     lines = [
         f"# Peers, {today}",
         "",
-        f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start; pfl 0.6.0, "
-        + ", ".join(f"{k} {v}" for k, v in versions().items())
-        + ".",
+        machine("; pfl 0.6.0,"),
         f"small-cnn, 10 images a site, SGD, no augmentation; ms a site and round, medians of {options.turns} turns, turn about.",
         "",
         "| sites | steps | pfl, ms of CPU | ours, ms of CPU | ratio | pfl, ms | ours, ms | ratio |",

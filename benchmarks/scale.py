@@ -99,16 +99,14 @@ def main() -> None:
     if options.child:
         print(json.dumps(child(*options.child)))
         return
+    from benchmarks.tables import machine
     from mpssl_fed.files import write_atomic
-    from mpssl_fed.runs.manifest import versions
 
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     lines = [
         f"# Scale, {today}",
         "",
-        f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start, {options.workers} worker(s); "
-        + ", ".join(f"{k} {v}" for k, v in versions().items())
-        + ".",
+        machine(f", {options.workers} worker(s);"),
         f"small-cnn (90 k parameters), one local step of `base` without augmentation on {IMAGES} images a site; a process a row.",
         "",
         "| sites | rounds | rounds, s | in all, s | CPU, s | ms of CPU a site and round | peak, MiB | files | MiB of files |",
