@@ -13,7 +13,7 @@ from mpssl_fed.dossier.subject import Subject
 from mpssl_fed.dossier.write import write_dossier
 from tests.dossier.pages import fixtures
 from tests.report.test_in_a_browser import SMALLEST_LETTERS, TOUCHING
-from tests.study.browser import Browser, find_browser
+from tests.study.browser import Browser, browser_here
 
 
 @pytest.fixture(scope="module")
@@ -24,11 +24,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tab() -> Iterator[Browser]:
-    found = find_browser()
-    if found is None:
-        pytest.skip("no chromium here: pages are not opened in a browser (apt-get install chromium)")
-    with Browser(found) as browser:
-        yield browser
+    yield from browser_here()
 
 
 def test_it_fits_loads_nothing_and_complains_of_nothing(tab: Browser, page: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from tests.livepage.conftest import Watch
 from tests.patience import wait_for
-from tests.study.browser import Browser, find_browser
+from tests.study.browser import Browser, browser_here
 from tests.study.runs import write_run
 
 SIMULATE = [sys.executable, "-m", "mpssl_fed.cli", "simulate", "demo", "method.name=base", "model.name=pixels"]
@@ -24,11 +24,7 @@ FEW = ["federation.sites=2", "federation.rounds=3", "federation.local_steps=2", 
 @pytest.fixture(scope="module")
 def tab() -> Iterator[Browser]:
     """A page of Chromium."""
-    found = find_browser()
-    if found is None:
-        pytest.skip("no chromium here: pages are not opened in a browser (apt-get install chromium)")
-    with Browser(found) as browser:
-        yield browser
+    yield from browser_here()
 
 
 @pytest.fixture(autouse=True)

@@ -22,7 +22,7 @@ from mpssl_fed.study.report.page import write_report
 from mpssl_fed.study.results import write_result
 from tests.audit.test_words import facts, sections
 from tests.federation.test_privacy import private_config
-from tests.study.browser import Browser, find_browser
+from tests.study.browser import Browser, browser_here
 from tests.study.runs import plan_of, write_run
 
 DRAWING = Path(__file__).parents[2] / "docs" / "dataflow.svg"
@@ -33,11 +33,7 @@ SMALLEST_LETTERS = 8.5
 @pytest.fixture(scope="module")
 def tab() -> Iterator[Browser]:
     """A page of Chromium."""
-    found = find_browser()
-    if found is None:
-        pytest.skip("no chromium here: pages are not opened in a browser (apt-get install chromium)")
-    with Browser(found) as browser:
-        yield browser
+    yield from browser_here()
 
 
 @pytest.fixture(scope="module")

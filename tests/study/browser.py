@@ -10,9 +10,12 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import pytest
 
 FLAGS = (
     "--headless",
@@ -30,6 +33,15 @@ FLAGS = (
 def find_browser() -> str | None:
     """Return Chromium's path, or None where there is none."""
     return next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+
+
+def browser_here() -> Iterator[Browser]:
+    """Yield a page of Chromium, for a fixture; the test is skipped where there is none."""
+    found = find_browser()
+    if found is None:
+        pytest.skip("no chromium here: pages are not opened in a browser (apt-get install chromium)")
+    with Browser(found) as browser:
+        yield browser
 
 
 class Browser:

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from mpssl_fed.config import from_mapping
+from mpssl_fed.config.secure import NEEDS_EVERY_REPLY
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation.messages import TrainReply
 from mpssl_fed.federation.server.mean import RunningMean
+from mpssl_fed.federation.server.robust import ROBUST
 from mpssl_fed.federation.server.strategy import Aggregator
 
 HERE = {"w": torch.tensor([1.0, 2.0]), "b": torch.tensor(0.5)}
@@ -138,3 +140,7 @@ def test_the_order_of_replies_leaves_the_bits_of_float64() -> None:
 def test_a_strategy_that_wants_every_reply_keeps_them() -> None:
     fold = _aggregator(name="fedmedian").open(HERE, 1000)
     assert all(fold.take(reply) is reply for reply in REPLIES)
+
+
+def test_a_config_refuses_beside_a_sum_what_wants_every_reply() -> None:
+    assert set(NEEDS_EVERY_REPLY) == set(ROBUST)
