@@ -11,7 +11,8 @@ from mpssl_fed.study.keys import check_key, get_key, set_key, short_names, show_
 
 
 def test_every_key_of_the_schema_but_the_forbidden_is_accepted() -> None:
-    keys = [key for key in keys_below(Config) if key.split(".")[0] not in ("seed", "output") and key != "federation.backend"]
+    engine = ("federation.backend", "federation.workers")  # refused below
+    keys = [key for key in keys_below(Config) if key.split(".")[0] not in ("seed", "output") and key not in engine]
     assert len(keys) > 80
     assert {"method.lambda", "data.partition", "federation.strategy.tau", "privacy.clip.meta"} <= set(keys)
     for key in keys:
@@ -31,6 +32,7 @@ def test_options_of_a_plug_in_may_have_any_key() -> None:
         ("seed", "give the seeds under 'seeds'"),
         ("output.dir", "a study names the folder"),
         ("federation.backend", "both cells would be the same"),
+        ("federation.workers", "both cells would be the same"),
     ],
 )
 def test_keys_that_do_not_exist_or_cannot_vary_are_refused(key: str, words: str) -> None:
