@@ -108,7 +108,11 @@ def serve(pipe: Connection) -> None:
             task = pipe.recv()
         except EOFError:
             return
-        pipe.send(run_cell(task))
+        row = run_cell(task)
+        try:
+            pipe.send(row)
+        except OSError:  # the study was stopped while this cell ended: its result is on disk, nobody reads the pipe
+            return
 
 
 def _leave_with_parent() -> None:
