@@ -153,7 +153,7 @@ def heard(record: RecordDict) -> str:
 
 def masked_record(vector: Integers) -> RecordDict:
     """Return the content of a masked reply: one array, and nothing beside it."""
-    data = npy_header(vector.shape, "<u8") + vector.astype("<u8", copy=False).tobytes()
+    data = b"".join((npy_header(vector.shape, "<u8"), vector.astype("<u8", copy=False).data))
     return RecordDict({ARRAYS: ArrayRecord({MASKED: Array("uint64", vector.shape, NUMPY_STYPE, data)})})
 
 

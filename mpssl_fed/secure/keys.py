@@ -25,6 +25,8 @@ SECRET = 16
 SEAL_NONCE, TAG = 12, 16
 """Bytes that sealing adds before and after."""
 Integers = NDArray[np.uint64]
+BLOCK = 1 << 16
+"""Integers that are worked on at a time: half a MiB of them."""
 
 
 def derive(secret: bytes, *context: object) -> bytes:
@@ -55,11 +57,18 @@ def agreed(mine: X25519PrivateKey, theirs: bytes) -> bytes:
         raise Decline("malformed") from error
 
 
-def keystream(key: bytes, count: int) -> Integers:
-    """Return ``count`` uniform integers modulo 2^64: AES-256-CTR from 0. A key serves one stream, ever."""
-    zeros = bytes(8 * count)
-    cipher = Cipher(AES(key), CTR(bytes(16))).encryptor()
-    return np.frombuffer(cipher.update(zeros) + cipher.finalize(), dtype="<u8").astype(np.uint64, copy=False)
+def add_keystream(vector: Integers, key: bytes, sign: int = 1) -> None:
+    """Add (sign 1) or subtract (-1) as many uniform integers modulo 2^64 as ``vector`` has, in place: AES-256-CTR from 0.
+
+    A key serves one stream, ever. Block by block, so that a stream never leaves the processor's cache.
+    """
+    cipher, put = Cipher(AES(key), CTR(bytes(16))).encryptor(), np.add if sign > 0 else np.subtract
+    buffer = bytearray(8 * BLOCK + 16)  # the cipher wants room for a block of its own beyond the end
+    stream, zeros = np.frombuffer(buffer, dtype="<u8", count=BLOCK), memoryview(bytes(8 * BLOCK))
+    for start in range(0, len(vector), BLOCK):
+        part = vector[start : start + BLOCK]
+        cipher.update_into(zeros[: 8 * len(part)], buffer)
+        put(part, stream[: len(part)], out=part)
 
 
 def seal(key: bytes, content: bytes, context: bytes) -> bytes:

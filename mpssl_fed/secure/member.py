@@ -179,7 +179,9 @@ class Member:
         return False
 
     def mask(self, slot: int, participants: Sequence[int], request: str, when: tuple[str, int], vector: Integers) -> Integers:
-        """Return ``vector`` (integers modulo 2^64) under the masks of ``slot``; earlier slots are erased.
+        """Put the masks of ``slot`` on ``vector`` (integers modulo 2^64), in place, and return it; earlier slots are erased.
+
+        In place, so that what is masked does not stay in memory beside it.
 
         request: names what every site is asked, weights and config too. It is in the pairwise masks, so that those of sites that
         were asked different things do not cancel: a server that lets all but one train to no effect gets no sum, and not the one.
@@ -192,14 +194,13 @@ class Member:
             earlier.erase()
         one, epoch, here = self.slots[slot], self._epoch, self.place
         key = keys.slot_key(_there(one.secret), self.nonce, slot)
-        masked = vector + self_mask(epoch, slot, here, _there(one.seed), len(vector))
+        self_mask(vector, epoch, slot, here, _there(one.seed))
         for other in participants:
             if other != here:
-                pair = pair_mask(epoch, slot, (here, other), key, request, len(vector))
-                masked = masked + pair if here < other else masked - pair
+                pair_mask(vector, epoch, slot, (here, other), key, request)
         one.request, one.participants, (one.run, one.round) = request, tuple(participants), when
         self.box = None
-        return masked
+        return vector
 
     def sign(self, view: View) -> bytes:
         """Return this site's signature under ``view``, the only one of its slot that it signs and opens."""
@@ -257,15 +258,17 @@ class Member:
         return keys.derive(secret, "box", epoch.id, sender, receiver)
 
 
-def self_mask(epoch: Epoch, slot: int, place: int, seed: bytes, length: int) -> Integers:
-    """Return the mask of a site's own seed."""
-    return keys.keystream(keys.derive(seed, "self mask", epoch.id, slot, place), length)
+def self_mask(vector: Integers, epoch: Epoch, slot: int, place: int, seed: bytes, sign: int = 1) -> None:
+    """Put the mask of a site's own seed on ``vector``, in place; with sign -1 take it off."""
+    keys.add_keystream(vector, keys.derive(seed, "self mask", epoch.id, slot, place), sign)
 
 
-def pair_mask(epoch: Epoch, slot: int, pair: tuple[int, int], key: X25519PrivateKey, request: str, length: int) -> Integers:
-    """Return the mask of ``request`` that two sites share; ``key`` is the slot's of the first of ``pair``, in either order."""
+def pair_mask(vector: Integers, epoch: Epoch, slot: int, pair: tuple[int, int], key: X25519PrivateKey, request: str) -> None:
+    """Put the mask of ``request`` that two sites share on ``vector``, in place, as the first of ``pair`` does, whose slot key
+    ``key`` is: the one whose place is lower adds it, the other subtracts it."""
     secret = keys.agreed(key, bytes.fromhex(epoch.hello(pair[1]).slots[slot]))
-    return keys.keystream(keys.derive(secret, "pair mask", epoch.id, slot, min(pair), max(pair), request), length)
+    stream = keys.derive(secret, "pair mask", epoch.id, slot, min(pair), max(pair), request)
+    keys.add_keystream(vector, stream, 1 if pair[0] < pair[1] else -1)
 
 
 def _of(view: View) -> tuple[tuple[int, ...], str, int, str]:

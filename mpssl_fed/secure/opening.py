@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
-import numpy as np
-
 from mpssl_fed.secure import keys, sharing
 from mpssl_fed.secure.epoch import Epoch, View
 from mpssl_fed.secure.errors import OpenError
@@ -23,7 +21,7 @@ def open_sum(epoch: Epoch, view: View, total: Integers, answers: Mapping[int, An
     threshold, opened = epoch.terms.threshold, total.copy()
     for place in view.survivors:
         seed = _rebuilt(answers, "seeds", place, threshold, partial(_is_seed, epoch, view, place))
-        opened -= self_mask(epoch, view.slot, place, seed, len(total))
+        self_mask(opened, epoch, view.slot, place, seed, -1)
     for place in view.participants:
         if place not in view.survivors:
             _take_off(epoch, view, place, answers, opened)
@@ -31,7 +29,7 @@ def open_sum(epoch: Epoch, view: View, total: Integers, answers: Mapping[int, An
 
 
 def _take_off(epoch: Epoch, view: View, gone: int, answers: Mapping[int, Answer], opened: Integers) -> None:
-    """Take the pairwise masks between the site ``gone`` and every survivor off ``opened``."""
+    """Take the pairwise masks between the site ``gone`` and every survivor off ``opened``: those that it would have put on."""
     nonce = bytes.fromhex(epoch.hello(gone).nonce)
     public = bytes.fromhex(epoch.hello(gone).slots[view.slot])
 
@@ -40,11 +38,7 @@ def _take_off(epoch: Epoch, view: View, gone: int, answers: Mapping[int, Answer]
 
     key = keys.slot_key(_rebuilt(answers, "slots", gone, epoch.terms.threshold, right), nonce, view.slot)
     for place in view.survivors:
-        pair = pair_mask(epoch, view.slot, (gone, place), key, view.request, len(opened))
-        if place < gone:  # the survivor added it
-            np.subtract(opened, pair, out=opened)
-        else:
-            np.add(opened, pair, out=opened)
+        pair_mask(opened, epoch, view.slot, (gone, place), key, view.request)
 
 
 def _is_seed(epoch: Epoch, view: View, place: int, seed: bytes) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mpssl_fed.secure.keys import Integers
+from mpssl_fed.secure.keys import BLOCK, Integers
 from mpssl_fed.secure.terms import Terms
 
 Floats = NDArray[np.float64]
@@ -33,14 +33,19 @@ class Grid:
         most = self.terms.largest_weight if self.terms.weighted else 1
         if not 1 <= weight <= most:
             raise ValueError(f"weight {weight}; want 1 to {most}")
-        if not np.isfinite(update).all():
-            raise ValueError("an update that is not finite")
-        clipped = int(np.count_nonzero(np.abs(update) > self.terms.range))
-        within = np.clip(update.astype(np.float64), -self.terms.range, self.terms.range)
-        exact = within * self.scale  # a power of two
-        floor = np.floor(exact)
-        whole = weight * floor.astype(np.int64) + np.rint(weight * (exact - floor)).astype(np.int64)  # one rounding, not two
-        return np.append(whole, np.int64(weight)).view(np.uint64), clipped
+        whole, clipped = np.empty(len(update) + 1, dtype=np.int64), 0
+        for start in range(0, len(update), BLOCK):
+            part = update[start : start + BLOCK]
+            if not np.isfinite(part).all():
+                raise ValueError("an update that is not finite")
+            clipped += int(np.count_nonzero(np.abs(part) > self.terms.range))
+            within = np.clip(part.astype(np.float64), -self.terms.range, self.terms.range)
+            exact = within * self.scale  # a power of two
+            floor = np.floor(exact)
+            rounded = np.rint(weight * (exact - floor)).astype(np.int64)  # one rounding, not two
+            np.add(weight * floor.astype(np.int64), rounded, out=whole[start : start + len(part)])
+        whole[-1] = weight
+        return whole.view(np.uint64), clipped
 
     def mean(self, total: Integers) -> tuple[Floats, int] | None:
         """Return the weighted mean update [d] of an opened sum and the weights' sum; None where those weigh nothing."""

@@ -62,7 +62,7 @@ class Fleet:
     def masked(self, vectors: dict[int, Integers], slot: int = 0, when: tuple[str, int] = WHEN) -> dict[int, Integers]:
         """Return each site's vector under the masks of ``slot``; the places of ``vectors`` are P."""
         asked = tuple(sorted(vectors))
-        return {place: self.members[place].mask(slot, asked, REQUEST, when, vector) for place, vector in vectors.items()}
+        return {place: self.members[place].mask(slot, asked, REQUEST, when, vector.copy()) for place, vector in vectors.items()}
 
     def answers(self, view: View, by: tuple[int, ...] | None = None) -> dict[int, Answer]:
         """Return what the sites ``by`` answer to ``view``, signed by its survivors first where the terms want it."""

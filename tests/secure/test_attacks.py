@@ -235,7 +235,7 @@ def test_what_a_server_sees_of_one_site_is_noise(planted: str, monkeypatch: pyte
     """Of a site with one of two inputs, all else alike: what it sends, without its pairwise masks (it fell out), and without its
     self mask (it stayed). Bytes are uniform and both inputs look alike; with either mask off they do not."""
     if planted:
-        monkeypatch.setattr(member, planted, lambda *_: np.zeros(4096, dtype=np.uint64))
+        monkeypatch.setattr(member, planted, lambda *_: None)
     seen = [_seen_of_site_2(value, stays) for value in (0, 7) for stays in (False, True)]
     assert min(_uniform(sent) for sent, _ in seen) > 1e-6
     rebuilt = [_uniform(rest) for _, rest in seen]
@@ -257,10 +257,14 @@ def _seen_of_site_2(value: int, stays: bool) -> tuple[np.ndarray, np.ndarray]:
     shares = {by: (one.seeds if stays else one.slots)[2] for by, one in answers.items()}
     secret = sharing.combine(shares, epoch.terms.threshold, lambda _: True)
     if stays:
-        return sent, sent - member.self_mask(epoch, 0, 2, secret, 4096)
+        rest = sent.copy()
+        member.self_mask(rest, epoch, 0, 2, secret, -1)
+        return sent, rest
     own = keys.slot_key(secret, bytes.fromhex(epoch.hello(2).nonce), 0)
-    low, high = (member.pair_mask(epoch, 0, (2, other), own, REQUEST, 4096) for other in (1, 3))
-    return sent, sent + low - high
+    masks = np.zeros_like(sent)
+    for other in (1, 3):
+        member.pair_mask(masks, epoch, 0, (2, other), own, REQUEST)
+    return sent, sent - masks
 
 
 def _uniform(vector: np.ndarray) -> float:
@@ -284,7 +288,7 @@ def test_a_server_that_asks_one_site_for_another_update_than_the_rest_gets_no_su
     """The rest train to no effect, from weights through which no gradient comes: the sum of all would be the one site's update."""
     fleet = Fleet.of(4, terms(slots=1))
     given = {place: vectors((1,))[1] if place == 1 else np.zeros(9, dtype=np.uint64) for place in fleet.places}
-    sent = {place: fleet.members[place].mask(0, fleet.places, f"{place > 1}", WHEN, given[place]) for place in fleet.places}
+    sent = {place: fleet.members[place].mask(0, fleet.places, f"{place > 1}", WHEN, given[place].copy()) for place in fleet.places}
     view = replace(shown(0, *WHEN, fleet.places, fleet.places), request="True")
     with _declined("closed"):
         fleet.members[1].unmask(view)

@@ -8,9 +8,13 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import CTR
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mpssl_fed.secure import keys
 from mpssl_fed.secure.errors import Decline, OpenError
 from mpssl_fed.secure.opening import open_sum
 from mpssl_fed.secure.quantise import Grid
@@ -134,6 +138,29 @@ def test_beyond_the_range_a_coordinate_is_clipped_and_counted() -> None:
 def test_what_is_no_update_or_no_weight_is_refused(update: list[float], weight: int) -> None:
     with pytest.raises(ValueError, match=r"weight|finite"):
         Grid(terms().solved(3), 3).to_integers(np.array(update), weight)
+
+
+def test_a_mask_is_aes_in_counter_mode_whatever_the_blocks_that_it_is_put_on_in() -> None:
+    key, vector = bytes(range(32)), vectors((1,), 2 * keys.BLOCK + 5)[1]
+    cipher = Cipher(AES(key), CTR(bytes(16))).encryptor()
+    stream = np.frombuffer(cipher.update(bytes(8 * len(vector))), dtype="<u8")
+    masked = vector.copy()
+    keys.add_keystream(masked, key)
+    assert np.array_equal(masked, vector + stream)
+    keys.add_keystream(masked, key, -1)
+    assert np.array_equal(masked, vector)
+
+
+def test_integers_do_not_depend_on_the_blocks_that_they_are_made_in() -> None:
+    grid = Grid(terms().solved(3), 3)
+    update = np.random.default_rng(0).normal(0, 3, 2 * keys.BLOCK + 5)
+    vector, clipped = grid.to_integers(update, 7)
+    ends = [grid.to_integers(part, 7) for part in np.split(update, [9, keys.BLOCK, keys.BLOCK + 1])]
+    assert np.array_equal(vector, np.append(np.concatenate([part[:-1] for part, _ in ends]), np.uint64(7)))
+    assert clipped == sum(count for _, count in ends) > 0
+    update[-1] = np.nan
+    with pytest.raises(ValueError, match="finite"):
+        grid.to_integers(update, 7)
 
 
 def test_nothing_weighs_nothing() -> None:

@@ -161,7 +161,9 @@ class Masking:
         weight = int(reply.examples) if member.epoch.terms.weighted else 1
         if weight > member.epoch.terms.largest_weight:
             raise Refusal("size")
-        vector, clipped = grid.to_integers(flat(reply.weights) - flat(from_record(request.weights, reply.weights)), weight)
+        update = flat(reply.weights)
+        update -= flat(from_record(request.weights, reply.weights))
+        vector, clipped = grid.to_integers(update, weight)
         member.clipped += clipped
         return vector
 
