@@ -48,14 +48,14 @@ def test_every_study_beside_a_table_has_one() -> None:
 
 
 def test_a_table_is_told_as_it_was_after_the_toolkit_moved_on(tmp_path: Path) -> None:
-    plan, table = load_study(RESULTS / "latents.yaml"), RESULTS / "latents.csv"
+    plan, table = load_study(RESULTS / "generators.yaml"), RESULTS / "generators.csv"
     (tmp_path / STUDY_FILE).write_text(plan.to_yaml())
     page = write_study_report(Outcome(plan, tmp_path, table_rows(plan, table))).read_text()
     assert "<dt>method version</dt><dd>1</dd>" in page.replace("\n", "").replace("  ", "")
-    means = {line.split("|")[3].strip() for line in (tmp_path / "results.md").read_text().splitlines() if line.startswith("| ")}
-    kept = {line.split("|")[3].strip() for line in (RESULTS / "latents.md").read_text().splitlines() if line.startswith("| ")}
-    assert "69.1 ± 4.3" in means & kept
-    assert len(means & kept) > 15
+    means = {line.split("|")[4].strip() for line in (tmp_path / "results.md").read_text().splitlines() if line.startswith("| ")}
+    kept = {line.split("|")[4].strip() for line in (RESULTS / "generators.md").read_text().splitlines() if line.startswith("| ")}
+    assert "87.3 ± 2.9" in means & kept
+    assert len(means & kept) > 12
 
 
 @pytest.fixture
