@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from mpssl_fed.privacy.mechanism import Kind
+from mpssl_fed.privacy.shared.history import History
 
 
 class Uncharged:
     """Allows what the plan holds, {(sigma, q): releases}, and raises RuntimeError on one release more."""
 
-    def __init__(self, planned: dict[tuple[float, float], int]) -> None:
-        self.left = dict(planned)
+    def __init__(self, planned: History) -> None:
+        self.left = {key[:2]: n for key, n in planned.items()}
 
     def __call__(self, kind: Kind, sigma: float, q: float) -> None:
         """Count one release."""

@@ -15,6 +15,7 @@ from mpssl_fed.errors import UserError
 if TYPE_CHECKING:
     from mpssl_fed.privacy.ledger import Ledger
     from mpssl_fed.privacy.ledger_rows import Row
+    from mpssl_fed.privacy.shared.history import History, Key
 
 app = typer.Typer()
 ledger_app = typer.Typer(no_args_is_help=True, help="What a site has released.")
@@ -166,11 +167,11 @@ def _exported(row: Row) -> dict[str, Any]:
     return vars(row) | ({"body": {}} if row.kind == "records" else {})
 
 
-def gap_history(words: list[str]) -> dict[tuple[float, float], int] | None:
+def gap_history(words: list[str]) -> History | None:
     """Return the history that the words of ``--gap`` book, None for ``unknown``. UserError for any other word."""
     if words == ["unknown"]:
         return None
-    history: dict[tuple[float, float], int] = {}
+    history: dict[Key, int] = {}
     for word in words if words != ["none"] else []:
         try:
             sigma, q, n = (float(part) for part in word.split(":"))

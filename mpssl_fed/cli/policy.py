@@ -58,7 +58,7 @@ def check_command(
     else:
         lines = _table_lines(rows, show_all) + [f"refused ({code}): {text}" for code, text in refusals]
         lines += _cure_lines(cure, rules.settings) if cure else []
-        lines += _grant_lines(decision.granted, plan, rules.delta) if decision.granted and not unsolved else []
+        lines += _grant_lines(decision.granted, plan, rules) if decision.granted and not unsolved else []
         typer.echo("\n".join([*lines, *(f"not checked here: {what}" for what in unchecked)]))
     if refusals:
         raise typer.Exit(1)
@@ -136,8 +136,8 @@ def _generator_hash(policy: Policy, config: Config) -> str | None:
     return load_generator(config.generator.name).state_hash()
 
 
-def _grant_lines(granted: Granted, plan: Plan | None, lifetime_delta: float) -> list[str]:
-    from mpssl_fed.privacy.filter import EXCLUSIVE, BudgetExceededError, RenyiFilter, admit_run
+def _grant_lines(granted: Granted, plan: Plan | None, policy: Policy) -> list[str]:
+    from mpssl_fed.privacy.filter import EXCLUSIVE, BudgetExceededError, admit_run, limit_of
     from mpssl_fed.privacy.ledger_rows import Spent
 
     lines = [f"granted: {', '.join(f'{key} {value}' for key, value in vars(granted).items())}"]
@@ -146,9 +146,13 @@ def _grant_lines(granted: Granted, plan: Plan | None, lifetime_delta: float) -> 
     lines.append(
         f"sigma {plan.sigma_gradient:g}; the plan costs epsilon {plan.price():.3f} of {granted.lifetime_epsilon:g} for life"
     )
-    limit = RenyiFilter(granted.lifetime_epsilon, lifetime_delta)
+    if plan.shared is not None:
+        lines.append(
+            f"shared noise: that epsilon holds if {plan.shared.honest} sites of each sum are honest; {plan.price_alone():.3f} if "
+            "this one alone is"
+        )
     try:
-        terms = admit_run(limit, "run", plan.history(), granted.scope == "end-to-end")(Spent(granted.dataset))
+        terms = admit_run(limit_of(policy), "run", plan.history(), granted.scope == "end-to-end")(Spent(granted.dataset))
     except BudgetExceededError as error:
         return [*lines, f"budget: {error}"]
     taken = "as a first run it takes the whole lifetime budget; no other run could follow"

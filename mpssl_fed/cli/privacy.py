@@ -63,6 +63,14 @@ def plan_text(plan: dict[str, Any]) -> str:
             f"LMO every {plan['lmo_every']} steps: without it epsilon {rounded_up(without['epsilon_without'])} at this sigma, or "
             f"sigma {without['sigma_without']:g} at this epsilon"
         )
+    if plan["shared"]:
+        shared = plan["shared"]
+        lines += [
+            f"shared noise: sigma {shared['sigma_of_a_site']:.4g} at a site, {shared['sigma_of_the_sum']:.4g} in a sum with "
+            f"{shared['honest']} honest sites (of {shared['sites']}, {shared['colluding']} may collude); a site that trusts no "
+            f"other would add sigma {shared['sigma_without_trust']:g}",
+            f"if no other site is honest, epsilon {rounded_up(shared['epsilon_alone'])} is left",
+        ]
     lines.append(f"a labelled-step account would claim epsilon {rounded_up(plan['labelled_step_epsilon'])}")
     points = plan["epsilon_after_round"]
     shown = points if len(points) <= 10 else [points[len(points) * k // 10 - 1] for k in range(1, 11)]

@@ -189,6 +189,7 @@ class Privacy(Section):
         "sigma_feature_ratio sigma_confusion_ratio": server(PRICED, 0.1, 100, code="sigma"),
         "count_floor": site("a public bound of release (c)", 0.01, 1),
         "noise": site("fast is for public data", code="noise", fixed=True),
+        "trust": server("no more trusting than the policy", code="trust", owner="trust"),
         "class_weights": site("public numbers of the owner's choice"),
         "per_unit": site("how this machine computes"),
         "max_physical_batch": site("this machine's memory", 1, 4096),
@@ -213,6 +214,9 @@ class Privacy(Section):
     )
     count_floor: float = Field(0.1, gt=0, le=1, description="Floor of the noisy count, as a share of q x public_size.")
     noise: Literal["secure", "fast"] = Field("secure", description="fast: simulations of public data alone.")
+    trust: Literal["site", "sum"] = Field(
+        "site", description="Whose noise covers a site: its own, or that of all honest sites in a sum which alone is seen."
+    )
     per_unit: Literal["vmap", "loop"] = Field("vmap", description="How per-unit gradients are taken.")
     max_physical_batch: int = Field(32, ge=1, description="Units in memory at once.")
 
@@ -227,6 +231,11 @@ class Privacy(Section):
     def on(self) -> bool:
         """Whether any release is noised."""
         return self.scope != "off"
+
+    @property
+    def shared(self) -> bool:
+        """Whether sites share the noise of their gradients."""
+        return self.on and self.trust == "sum"
 
     def idle(self) -> str:
         """Return in words which settings have no effect because the scope is off; empty where none, or where it is on."""

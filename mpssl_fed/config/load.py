@@ -22,6 +22,7 @@ from mpssl_fed.config.marks import PUBLIC, Marks, server
 from mpssl_fed.config.overrides import Given, Override
 from mpssl_fed.config.plain import plain, read_mapping, to_yaml
 from mpssl_fed.config.section import Section
+from mpssl_fed.config.shared import refuse_unshareable
 from mpssl_fed.errors import UserError, nearest
 from mpssl_fed.files import parse_json
 
@@ -126,6 +127,11 @@ class Config(Section):
                 "federation.evaluate_at_sites: each site's exact table would leave it in clear, beside weights that no one sees "
                 "(federation.aggregation=secure); set its times to 0, or privacy.epsilon, which noises the tables"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _shared_noise_has_what_it_needs(self) -> Config:
+        refuse_unshareable(self.privacy, self.federation, self.optim, self.method)
         return self
 
     @property

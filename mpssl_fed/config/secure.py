@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from mpssl_fed.config.marks import Marks, server
+from mpssl_fed.config.marks import Marks, server, site
 from mpssl_fed.config.section import Section
 
 TERMS = "a term of the sum, no looser than the policy's"
@@ -23,13 +23,20 @@ class Secure(Section):
         "colluding": server(TERMS, 0, MOST_SITES - 2),
         "slots": server("keys in memory, bounded", 1, 64),
         "range": server("a public bound, before anything is masked", 1e-3, 1e6),
+        "masks": site("off is for public data", fixed=True),
     }
 
-    min_sites: int = Field(3, ge=2, le=MOST_SITES, description="Fewest sites in a sum that is opened (m).")
+    min_sites: int = Field(3, ge=2, le=1000, description="Fewest sites in a sum that is opened (m).")
     threshold: int = Field(0, ge=0, le=MOST_SITES, description="Sites whose shares open a sum; 0: the fewest that serve.")
-    colluding: int = Field(0, ge=0, le=MOST_SITES - 2, description="Sites that may give the server all they hold (t).")
+    colluding: int = Field(0, ge=0, le=998, description="Sites that may give the server all they hold (t).")
     slots: int = Field(8, ge=1, le=64, description="Rounds for which one exchange of keys serves.")
     range: float = Field(16.0, ge=1e-3, le=1e6, description="Largest change of a weight in a round; larger ones are clipped to it.")
+    masks: bool = Field(True, description="false: studies of privacy.trust=sum on public data, which add the integers unmasked.")
+
+    @property
+    def honest(self) -> int:
+        """Sites of an opened sum that are counted on to be honest (h = m - t)."""
+        return self.min_sites - self.colluding
 
 
 NEEDS_EVERY_REPLY = ("fedmedian", "fedtrimmedavg", "krum", "multikrum")
@@ -47,6 +54,10 @@ def refuse_unfit(secure: Secure, sites: int, strategy: str, norm_bound: float | 
             f"strategy.norm_bound={norm_bound:g} is applied by the server to each site's update, which it does not see with "
             "aggregation=secure; leave it out"
         )
+    if not secure.masks:
+        if secure.min_sites > sites:
+            raise ValueError(f"secure.min_sites={secure.min_sites} among sites={sites}; want at most so many")
+        return
     if not secure.min_sites <= sites <= MOST_SITES:
         raise ValueError(f"aggregation=secure among sites={sites}; want secure.min_sites={secure.min_sites} to {MOST_SITES}")
     if secure.min_sites < secure.colluding + 2:

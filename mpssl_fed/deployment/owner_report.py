@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,10 +16,11 @@ from mpssl_fed.federation import parts
 from mpssl_fed.federation.site.site import build_site_learner
 from mpssl_fed.federation.site.state import SiteState
 from mpssl_fed.page import picture, write_page
-from mpssl_fed.privacy.filter import RenyiFilter, lifetime_epsilon, rounded_up
+from mpssl_fed.privacy.filter import lifetime_epsilon, limit_of, rounded_up
 from mpssl_fed.privacy.ledger import Ledger
 from mpssl_fed.privacy.ledger_files import LedgerFiles
 from mpssl_fed.privacy.policy import Policy
+from mpssl_fed.privacy.shared.history import alone, shared_steps
 
 REPORT, SHOWN = "site-report.html", 32
 TERMS = {
@@ -33,16 +34,19 @@ TERMS = {
 
 
 def lifetime(ledger: Path | Ledger, policy: Policy) -> dict[str, float | int | None]:
-    """Return ``{"epsilon": spent over the data set's life, "max_epsilon", "delta", "releases"}``.
+    """Return ``{"epsilon": spent over the data set's life, "max_epsilon", "delta", "releases"}``, and ``"epsilon_alone"``, what is
+    left if no other site was honest, where noise was shared.
 
     epsilon is None where the data were read outside the accounting once: no number covers that.
     """
-    limit = {"max_epsilon": policy.max_epsilon, "delta": policy.delta}
+    limit: dict[str, float | int | None] = {"max_epsilon": policy.max_epsilon, "delta": policy.delta}
     ledger = ledger if isinstance(ledger, Ledger) else Ledger(ledger)
     if ledger.files.absent:
         return {"epsilon": 0.0, **limit, "releases": 0}
     spent = ledger.spent(policy.dataset)
-    epsilon = lifetime_epsilon(RenyiFilter(policy.max_epsilon, policy.delta), spent)
+    epsilon = lifetime_epsilon(limit_of(policy), spent)
+    if shared_steps(spent.history):
+        limit["epsilon_alone"] = lifetime_epsilon(limit_of(policy), replace(spent, history=alone(spent.history)))
     return {"epsilon": epsilon, **limit, "releases": sum(spent.history.values())}
 
 
@@ -100,7 +104,9 @@ def _spent(life: dict[str, float | int | None], policy: Policy) -> str:
         return f"Data set “{policy.dataset}” was read without noise at least once: its epsilon is infinite ({unit})."
     assert isinstance(life["epsilon"], float)
     shown = rounded_up(life["epsilon"])
-    return f"Data set “{policy.dataset}”: epsilon {shown} of {policy.max_epsilon:g} spent over its life, {unit}."
+    left = life.get("epsilon_alone")
+    trust = f" Epsilon {rounded_up(left)} if no other site in the sums that covered it was honest." if left is not None else ""
+    return f"Data set “{policy.dataset}”: epsilon {shown} of {policy.max_epsilon:g} spent over its life, {unit}.{trust}"
 
 
 def _last_round(state: SiteState, run_id: str) -> int:

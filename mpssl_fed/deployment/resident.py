@@ -184,14 +184,11 @@ class Resident:
         run, number = asked.sent.run_id, asked.round
         config, made, budget = self._admit(asked, sum(value.size for value in arrays.values()))
         require_masks(asked, config)
-
-        def train() -> TrainReply:
-            return self.site.train_round(run, number, config, asked.weights, made, budget)
-
+        round_ = (run, number, config, asked.weights, made, budget)
         if asked.secure:
-            left = wire.pack({MASKED: self._masking.masked(asked, config, train)}, "metrics", {})
+            left = wire.pack({MASKED: self._masking.masked(asked, config, lambda: self.site.answer(*round_))}, "metrics", {})
         else:
-            left = self._release(train(), arrays)
+            left = self._release(self.site.train_round(*round_), arrays)
         self._done(asked, "round", started)
         if number in (1, config.federation.rounds):
             self._worker.later(lambda: self._report(run, config))

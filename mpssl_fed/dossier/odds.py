@@ -11,7 +11,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mpssl_fed.privacy.accounting import History, epsilon
+from mpssl_fed.privacy.accounting import epsilon
+from mpssl_fed.privacy.shared.history import History
 
 GRID = (1e-10, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.2, 0.35, 0.5, 0.75)
 FALSE_ALARMS = 0.01

@@ -14,6 +14,7 @@ from mpssl_fed.dossier.subject import LEDGER, Subject
 from mpssl_fed.privacy.accounting import epsilon
 from mpssl_fed.privacy.filter import EXCLUSIVE, rounded_up
 from mpssl_fed.privacy.plan import plan_for
+from mpssl_fed.privacy.shared.history import unlisted
 from mpssl_fed.report import svg
 from mpssl_fed.runs.reader import CONFIG
 
@@ -88,6 +89,8 @@ def _promised(subject: Subject) -> Iterator[Fact]:
     if privacy and privacy["scope"] != "off":
         for key, name in {"epsilon": "epsilon that the run asks for", "delta": "delta", "unit": "unit that is protected"}.items():
             yield Fact(name, word(privacy[key]), Source(CONFIG, f"privacy.{key}"))
+        if privacy.get("trust") == "sum":
+            yield Fact("whose noise covers a site", "that of all honest sites in a masked sum", Source(CONFIG, "privacy.trust"))
         if privacy["scope"] == "end-to-end":
             source = Source(CONFIG, "privacy.epsilon", TRADE_OFF)
             yield _chance("if the run is done to its end", privacy["unit"], privacy["epsilon"], privacy["delta"], source)
@@ -120,6 +123,9 @@ def _of_data_set(of: str, told: dict[str, Any], source: _Told) -> Iterator[Fact]
         yield Fact(f"{name}: epsilon spent over its life, per {unit}", rounded_up(told["epsilon"]), source.at("epsilon"))
         yield Fact(f"{name}: delta", word(told["delta"]), source.at("delta"))
         yield _chance(f"{name}: after all that was released", unit, told["epsilon"], told["delta"], source.at("epsilon", TRADE_OFF))
+        if told.get("epsilon_alone") is not None:
+            alone = f"{name}: epsilon if no other site in the sums that covered it was honest, per {unit}"
+            yield Fact(alone, rounded_up(told["epsilon_alone"]), source.at("epsilon_alone"))
         if told.get("remaining") is not None:
             left = max(0.0, told["max_epsilon"] - float(rounded_up(told["epsilon"])))
             yield Fact(f"{name}: epsilon left, per {unit}", f"{left:.3f}", source.at("remaining"))
@@ -174,7 +180,7 @@ def _curve(told: dict[str, Any]) -> odds.Curve | None:
     runs = told["runs"]
     if told["unaccounted"] or not told["history"] or (len(runs) != 1 and EXCLUSIVE not in [run["terms"] for run in runs]):
         return None
-    history = {(sigma, q): n for sigma, q, n in told["history"]}
+    history = unlisted(told["history"])
     if any(epsilon(history, run["delta"]) != run["epsilon_spent"] for run in runs[:1]):
         return None  # a booked gap, of plans that nobody knows
     return odds.curve(history, {told["delta"], *(run["delta"] for run in runs)})

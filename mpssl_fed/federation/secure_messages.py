@@ -15,6 +15,8 @@ from mpssl_fed.config import Config
 from mpssl_fed.federation.messages import ARRAYS, CONFIG, SentConfig, TrainRequest, only, scalar
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.federation.weights import NUMPY_STYPE, npy_header, npy_values
+from mpssl_fed.privacy.plan import plan_for
+from mpssl_fed.privacy.shared.noise import SharedNoise
 from mpssl_fed.secure.epoch import View
 from mpssl_fed.secure.keys import Integers
 from mpssl_fed.secure.terms import MOST_SITES, Terms
@@ -183,4 +185,14 @@ def terms_of(config: Config) -> Terms:
         weighted=federation.weighting == "size",
         largest_weight=federation.max_examples,
         range=secure.range,
+        unit=unit_of(config),
     )
+
+
+def unit_of(config: Config) -> float:
+    """Return the size of an integer of a sum whose noise is shared, as the plan of ``config`` has it; 0 for other sums."""
+    if not config.privacy.shared:
+        return 0.0
+    plan = plan_for(config)
+    assert plan.shared is not None
+    return SharedNoise(plan.sigma_gradient, plan.clip_gradient, plan.shared.honest).grid

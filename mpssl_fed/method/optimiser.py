@@ -29,6 +29,15 @@ EPS = 1e-8
 """What AdamW adds to the root of the second moment."""
 
 
+def rate(config: Config, t: int) -> float:
+    """Return eta at step t (from 0, over all rounds): a linear rise, then ``optim.schedule``."""
+    optim, federation = config.optim, config.federation
+    eta = optim.lr * min(1.0, (t + 1) / (optim.warmup_steps + 1))
+    if optim.schedule == "cosine":
+        eta *= 0.5 * (1 + math.cos(math.pi * min(1.0, t / (federation.rounds * federation.local_steps))))
+    return eta
+
+
 class Optimiser:
     """SGD, momentum or AdamW on ``theta``, which it moves in place; it starts anew in each round.
 
@@ -45,12 +54,8 @@ class Optimiser:
         self.second: Params = {}
 
     def rate(self, t: int) -> float:
-        """Return eta at step t (from 0, over all rounds): a linear rise, then ``optim.schedule``."""
-        optim, federation = self.config.optim, self.config.federation
-        rate = optim.lr * min(1.0, (t + 1) / (optim.warmup_steps + 1))
-        if optim.schedule == "cosine":
-            rate *= 0.5 * (1 + math.cos(math.pi * min(1.0, t / (federation.rounds * federation.local_steps))))
-        return rate
+        """Return eta at step t (from 0, over all rounds)."""
+        return rate(self.config, t)
 
     @torch.no_grad()
     def step(self, g: Params, t: int) -> None:

@@ -90,11 +90,21 @@ class Learner:
         if self.unsupervised:
             source, loss, ahead = self.unsupervised.source, self.unsupervised.loss, partial(self.optimiser.look_ahead, t=t)
             log |= source.meta_step(t, InnerStep(self.classifier, loss, self.private, theta, g, weight, ahead))  # LMO: phi and xi
-            g_unsup, log["unsupervised"] = self._unsupervised_gradient(self.unsupervised, theta, t)  # grad L_scr(psi; x^)
-            g = _plus(g, weight, g_unsup)
+        g = self._taught(theta, g, t, log)
         self.optimiser.step(g, t)  # theta <- theta - eta g
         supervised = self.private.last_loss
         return log if supervised is None else log | {"loss": supervised}
+
+    def public_gradient(self, round_number: int) -> tuple[Params, Params]:
+        """Return theta and, keyed alike, the gradient there without L_sup, as round ``round_number`` of one step begins.
+
+        For a step that is taken elsewhere, on the sum over sites; nothing of the site's images is in it.
+        """
+        self._begin(round_number)
+        self.proceed()
+        theta = self.classifier.theta()
+        g = self._held(theta, {name: torch.zeros_like(p) for name, p in theta.items()})
+        return theta, self._taught(theta, g, round_number - 1, {})
 
     def state(self) -> dict[str, Tensor]:
         """Return all that continues from round to round and never leaves the site, as plain CPU tensors."""
@@ -138,6 +148,13 @@ class Learner:
         if mu := self.config.federation.strategy.proximal_mu:  # FedProx, arXiv 1812.06127
             g = _plus(g, mu, {name: p.detach() - self.start[name] for name, p in theta.items()})
         return g
+
+    def _taught(self, theta: Params, g: Params, t: int, log: dict[str, float]) -> Params:
+        """Return g with lambda_t grad L_scr(psi; x^), the loss on synthetic images, whose value goes to log."""
+        if not self.unsupervised:
+            return g
+        g_unsup, log["unsupervised"] = self._unsupervised_gradient(self.unsupervised, theta, t)
+        return _plus(g, self.config.lambda_at(t), g_unsup)
 
     def _unsupervised_gradient(self, unsupervised: Unsupervised, theta: Params, t: int) -> tuple[Params, float]:
         x, loss = unsupervised.source.batch(t), unsupervised.loss

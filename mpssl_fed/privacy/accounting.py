@@ -17,12 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpssl_fed.errors import UserError
+from mpssl_fed.privacy.shared.history import History, Key, shared_steps
+from mpssl_fed.privacy.shared.noise import rounding_distance
 
 if TYPE_CHECKING:
     from opacus.accountants.analysis import prv
 
-History = Mapping[tuple[float, float], int]
-"""{(sigma, q): number of releases}."""
+ROUNDING = 1e-3
+"""Share of delta that pays for rounding shared noise to integers."""
 
 ORDERS: tuple[float, ...] = (
     *(1 + k / 10 for k in range(1, 40)),
@@ -46,25 +48,33 @@ MAX_POINTS = 1 << 22
 SIGMA_RANGE = (0.2, 1e5)
 
 
-def merge(*histories: History | Iterable[tuple[float, float, int]]) -> dict[tuple[float, float], int]:
-    """Return the histories as one, equal (sigma, q) added up; a history may also be a list of (sigma, q, n)."""
-    total: dict[tuple[float, float], int] = {}
+def merge(*histories: History | Iterable[tuple[float, float, int]]) -> dict[Key, int]:
+    """Return the histories as one, equal keys added up; a history may also be a list of (sigma, q, n)."""
+    total: dict[Key, int] = {}
     for history in histories:
         items = history.items() if isinstance(history, Mapping) else (((s, q), n) for s, q, n in history)
-        for (sigma, q), n in items:
+        for given, n in items:
+            sigma, q, *who = given
             if not (sigma > 0 and math.isfinite(sigma) and 0 < q <= 1 and n >= 0):
                 raise ValueError(f"a release needs sigma > 0, 0 < q <= 1 and n >= 0, got {sigma}, {q}, {n}")
             if n:
-                key = (float(sigma), float(q))
+                key: Key = (float(sigma), float(q), who[0]) if who else (float(sigma), float(q))
                 total[key] = total.get(key, 0) + int(n)
     return total
 
 
 def rdp(history: History, orders: Sequence[float] = ORDERS) -> NDArray[np.float64]:
-    """Return the Renyi divergence bound at each order, shape [len(orders)] (Mironov, Talwar, Zhang, arXiv 1908.10530)."""
+    """Return the Renyi divergence bound at each order, shape [len(orders)] (Mironov, Talwar, Zhang, arXiv 1908.10530).
+
+    Shared noise is of the discrete Gaussian, for which it holds at whole orders: others take the next whole one, which is no less.
+    """
     total = np.zeros(len(orders))
-    for (sigma, q), n in merge(history).items():
-        total += n * np.array([_one_release(sigma, q, order) for order in orders])
+    for key, n in merge(history).items():
+        if len(key) == 3:
+            sigma, q, who = key
+            total += n * np.array([_one_release(sigma * math.sqrt(who.honest), q, math.ceil(order)) for order in orders])
+        else:
+            total += n * np.array([_one_release(*key, order) for order in orders])
     return total
 
 
@@ -130,10 +140,28 @@ def _converted(history: History, delta: float, orders: Sequence[float]) -> NDArr
 
 def rdp_epsilon(history: History, delta: float) -> float:
     """Return the epsilon that Renyi composition gives at the best of :data:`ORDERS` and, if that is the last, beyond them; 0 for
-    an empty history. Above the exact one by 3 to 15 %, more where sigma is below 1 or releases are few."""
+    an empty history. Above the exact one by 3 to 15 %, more where sigma is below 1 or releases are few.
+
+    With shared noise at whole orders, :data:`ROUNDING` of delta set aside; infinity where that does not pay for the rounding.
+    """
     if not merge(history):
         return 0.0
-    best, order = best_order(history, delta, ORDERS)
+    if shared_steps(history):
+        paid = ROUNDING * delta
+        found = _renyi_epsilon(history, delta - paid, tuple(order for order in ORDERS if order == int(order)))
+        return found if rounding_pays(history, found, paid) else math.inf
+    return _renyi_epsilon(history, delta, ORDERS)
+
+
+def rounding_pays(history: History, epsilon: float, paid: float) -> bool:
+    """Whether ``paid`` of delta covers what rounding shared noise to integers costs at ``epsilon``: (1 + e^epsilon) times the total
+    distance of all its releases (:mod:`mpssl_fed.privacy.shared.noise`)."""
+    apart = sum(rounding_distance(n, key[2].honest) for key, n in history.items() if len(key) == 3)
+    return (1 + math.exp(min(epsilon, 700.0))) * apart <= paid
+
+
+def _renyi_epsilon(history: History, delta: float, orders: Sequence[float]) -> float:
+    best, order = best_order(history, delta, orders)
     if order == ORDERS[-1]:
         for larger in LARGE_ORDERS:
             value = float(_converted(history, delta, (larger,))[0])
@@ -146,9 +174,9 @@ def rdp_epsilon(history: History, delta: float) -> float:
 def epsilon(history: History, delta: float) -> float:
     """Return an upper bound on the epsilon of ``history`` at ``delta``, within about 0.01 of the exact one (a tenth below 0.1).
 
-    Numerical composition of privacy random variables (Gopi et al., arXiv 2106.02848, Opacus' code); Renyi composition
-    where that fails, is too large, or is the smaller bound, and alone below a delta of 1e-9. Never the central-limit (GDP)
-    estimate: it reports too little.
+    Numerical composition of privacy random variables (Gopi et al., arXiv 2106.02848, Opacus' code); Renyi composition where that
+    fails, is too large, or is the smaller bound, and alone below a delta of 1e-9 or as soon as noise is shared. Never the
+    central-limit (GDP) estimate: it reports too little.
     """
     return trajectory([history], delta)[0]
 
@@ -164,14 +192,14 @@ def trajectory(histories: Sequence[History], delta: float) -> list[float]:
     return list(_trajectory(tuple(tuple(sorted(history.items())) for history in merged), delta))
 
 
-_Items = tuple[tuple[tuple[float, float], int], ...]
+_Items = tuple[tuple[Key, int], ...]
 
 
 @lru_cache(maxsize=1024)
 def _trajectory(histories: tuple[_Items, ...], delta: float) -> tuple[float, ...]:
     whole = dict(histories[-1])
     by_renyi = [rdp_epsilon(dict(history), delta) for history in histories]
-    if delta < LEAST_DELTA_OF_PRV or not by_renyi[-1]:
+    if delta < LEAST_DELTA_OF_PRV or not by_renyi[-1] or shared_steps(whole):  # integers' noise has no PRV here
         return tuple(by_renyi)
     error = max(min(EPSILON_ERROR, by_renyi[-1] / 10), by_renyi[-1] / 1000)
     with _quiet():
@@ -184,13 +212,13 @@ def _trajectory(histories: tuple[_Items, ...], delta: float) -> tuple[float, ...
         )
 
 
-def _discretise(whole: dict[tuple[float, float], int], delta: float, error: float) -> dict[tuple[float, float], prv.DiscretePRV]:
+def _discretise(whole: dict[Key, int], delta: float, error: float) -> dict[Key, prv.DiscretePRV]:
     """Return each kind of release as a discrete privacy random variable on one grid that is fit for ``whole``."""
     from opacus.accountants.analysis import prv
 
     if not whole:
         return {}
-    variables = {(sigma, q): prv.PoissonSubsampledGaussianPRV(q, sigma) for sigma, q in whole}
+    variables = {key: prv.PoissonSubsampledGaussianPRV(key[1], key[0]) for key in whole}
     half = _safe_half(whole, error, delta / 1000)
     mesh = error / math.sqrt(sum(whole.values()) * math.log(12_000 / delta) / 2)
     points = 1 << math.ceil(math.log2(2 * half / mesh + 4))  # a power of two: the transforms are quick, the domain wider
@@ -204,7 +232,7 @@ def _discretise(whole: dict[tuple[float, float], int], delta: float, error: floa
     }
 
 
-def _safe_half(whole: dict[tuple[float, float], int], error: float, delta: float) -> float:
+def _safe_half(whole: dict[Key, int], error: float, delta: float) -> float:
     """Return half the width of a grid that is fit for ``whole`` (remark 5.6 of arXiv 2106.02848): what Opacus'
     `compute_safe_domain_size` returns, without the orders that cannot be the best."""
     from opacus.accountants import RDPAccountant
@@ -215,8 +243,8 @@ def _safe_half(whole: dict[tuple[float, float], int], error: float, delta: float
 
 
 def _compose(
-    discrete: dict[tuple[float, float], prv.DiscretePRV],
-    history: dict[tuple[float, float], int],
+    discrete: dict[Key, prv.DiscretePRV],
+    history: dict[Key, int],
     delta: float,
     error: float,
 ) -> float:

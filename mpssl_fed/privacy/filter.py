@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Protocol
 
@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpssl_fed.errors import UserError
-from mpssl_fed.privacy.accounting import History, conversion, epsilon, merge, rdp, rdp_epsilon
+from mpssl_fed.privacy.accounting import ROUNDING, conversion, epsilon, merge, rdp, rdp_epsilon, rounding_pays
+from mpssl_fed.privacy.shared.history import History, alone, shared_steps
 
 FILTER_ORDERS: tuple[float, ...] = (1.5, 2, 2.5, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 128, 256)
 LARGE_FILTER_ORDERS: tuple[float, ...] = tuple(2**k for k in range(8, 18))
@@ -38,7 +39,7 @@ class Spending(Protocol):
     """What a ledger says of a data set."""
 
     @property
-    def history(self) -> Mapping[tuple[float, float], int]:
+    def history(self) -> History:
         """Everything ever reserved, merged."""
 
     @property
@@ -52,10 +53,20 @@ class Spending(Protocol):
 
 @dataclass(frozen=True)
 class RenyiFilter:
-    """The policy's fixed (max_epsilon, delta) as one bound per order of :attr:`orders`."""
+    """The policy's fixed (max_epsilon, delta) as one bound per order of :attr:`orders`.
+
+    max_epsilon_alone: the same of what is left of shared noise where no other site is honest; None: not limited. shared: whether a
+    share of delta is set aside for the rounding of shared noise.
+    """
 
     max_epsilon: float
     delta: float
+    max_epsilon_alone: float | None = None
+    shared: bool = False
+
+    def told(self) -> dict[str, float]:
+        """Return it as a ledger keeps it, beside the run that it admitted."""
+        return {key: value for key, value in asdict(self).items() if value not in (None, False)}
 
     @cached_property
     def orders(self) -> tuple[float, ...]:
@@ -69,10 +80,11 @@ class RenyiFilter:
         return self._shares(self.orders)
 
     def _shares(self, orders: tuple[float, ...]) -> NDArray[np.float64]:
-        whole = np.array([(self.max_epsilon - conversion(order, self.delta)) / order for order in orders])
+        delta = self.delta * (1 - ROUNDING) if self.shared else self.delta
+        whole = np.array([(self.max_epsilon - conversion(order, delta)) / order for order in orders])
         shares = np.full(len(orders), 0.5 / (len(orders) - 1))
         shares[int(np.argmax(whole))] = 0.5
-        return shares * self.delta
+        return shares * delta
 
     @cached_property
     def _added(self) -> NDArray[np.float64]:
@@ -87,14 +99,52 @@ class RenyiFilter:
         """Return what the filter has spent: the least epsilon at delta it can vouch for. 0 for no history."""
         return float(np.min(rdp(history, self.orders) + self._added)) if merge(history) else 0.0
 
+    def bears_alone(self, plan: History) -> bool:
+        """Whether the whole plan of a data set's only run stays below ``max_epsilon_alone`` where no other site is honest."""
+        return self.max_epsilon_alone is None or epsilon(alone(plan), self.delta) <= self.max_epsilon_alone
+
     def would_exceed(self, spent: History, following: History) -> bool:
-        """Whether ``spent`` and ``following`` together lie above the bound at every order."""
+        """Whether ``spent`` and ``following`` together lie above the bound at every order, or above that of a site that is alone
+        honest, or share more noise than the delta that is set aside for its rounding pays for."""
         together = merge(spent, following)
-        return bool(together) and bool((rdp(together, self.orders) > self.bounds).all())
+        if not together:
+            return False
+        if shared_steps(together) and not rounding_pays(together, self.max_epsilon, ROUNDING * self.delta):
+            return True
+        if self.max_epsilon_alone is not None:
+            own = RenyiFilter(self.max_epsilon_alone, self.delta, shared=self.shared)
+            if own.would_exceed(alone(spent), alone(following)):
+                return True
+        return bool((rdp(together, self.orders) > self.bounds).all())
 
 
 def _added(orders: tuple[float, ...], shares: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.array([conversion(order, share) for order, share in zip(orders, shares, strict=True)])
+
+
+class Limited(Protocol):
+    """What a policy says of spending."""
+
+    @property
+    def max_epsilon(self) -> float:
+        """Over the data set's life."""
+
+    @property
+    def delta(self) -> float:
+        """Of it."""
+
+    @property
+    def max_epsilon_alone(self) -> float | None:
+        """Where no other site is honest."""
+
+    @property
+    def trust(self) -> str:
+        """``site`` or ``sum``."""
+
+
+def limit_of(policy: Limited) -> RenyiFilter:
+    """Return the filter of a policy; where its owner trusts sums, a share of delta is set aside for the rounding of their noise."""
+    return RenyiFilter(policy.max_epsilon, policy.delta, policy.max_epsilon_alone, policy.trust == "sum")
 
 
 @dataclass(frozen=True)
@@ -115,7 +165,8 @@ def known_limit(limits: Iterable[Mapping[str, float]], deltas: Iterable[float | 
     of theirs; ``otherwise`` where none says any."""
     limits = list(limits)
     if limits and limits[0] and all(limit == limits[0] for limit in limits):
-        return RenyiFilter(limits[0]["max_epsilon"], limits[0]["delta"])
+        first = limits[0]
+        return RenyiFilter(first["max_epsilon"], first["delta"], first.get("max_epsilon_alone"), bool(first.get("shared")))
     known = [*(limit.get("delta") for limit in limits), *deltas]
     return AnyFilter(min((float(delta) for delta in known if delta), default=otherwise))
 
@@ -146,11 +197,11 @@ def admit_run(limit: RenyiFilter, run: str, plan: History, end_to_end: bool = Tr
         if not limit.would_exceed(spent.history, plan):
             return SHARED
         first = not spent.terms and not merge(spent.history)
-        alone = epsilon(plan, limit.delta) if first else rdp_epsilon(plan, limit.delta)  # which is quick, and refused either way
-        if first and alone <= limit.max_epsilon:
+        price = epsilon(plan, limit.delta) if first else rdp_epsilon(plan, limit.delta)  # which is quick, and refused either way
+        if first and price <= limit.max_epsilon and limit.bears_alone(plan):
             return EXCLUSIVE
         raise BudgetExceededError(
-            f"the run's plan (epsilon {alone:.3g} alone) after what was spent (epsilon {limit.epsilon(spent.history):.3g}) does "
+            f"the run's plan (epsilon {price:.3g} alone) after what was spent (epsilon {limit.epsilon(spent.history):.3g}) does "
             f"not fit max_epsilon={limit.max_epsilon:g} at delta={limit.delta:g}; plan fewer rounds or a smaller epsilon"
         )
 

@@ -15,8 +15,9 @@ from typing import Any
 from mpssl_fed.privacy.ledger_books import Books
 from mpssl_fed.privacy.ledger_files import EditedRowError, LedgerError, LedgerFiles, OutsidePlanError
 from mpssl_fed.privacy.ledger_records import Identities, Overlap, digest_of, kinds_of
-from mpssl_fed.privacy.ledger_rows import ALL, History, Row, RunSpent, Spent, listed, spending
+from mpssl_fed.privacy.ledger_rows import ALL, Row, RunSpent, Spent, spending
 from mpssl_fed.privacy.ledger_store import Store
+from mpssl_fed.privacy.shared.history import History, listed
 
 __all__ = ["ALL", "Identities", "Ledger", "Overlap", "PlannedRun", "Row", "RunSpent", "Spent", "spending"]
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hmac
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mpssl_fed.privacy.ledger_errors import OutsidePlanError
-
-History = Mapping[tuple[float, float], int]
+from mpssl_fed.privacy.shared.history import History, Key, key_of
 
 ALL = "*"
 """The data set of a row that concerns every data set of the ledger."""
@@ -44,8 +43,8 @@ class RunSpent:
     commitment: str
     scope: str
     terms: str
-    planned: dict[tuple[float, float], int]
-    reserved: dict[tuple[float, float], int] = field(default_factory=dict)
+    planned: dict[Key, int]
+    reserved: dict[Key, int] = field(default_factory=dict)
     plan: dict[str, Any] = field(default_factory=dict)
     limit: dict[str, float] = field(default_factory=dict)
     rounds: int = 0
@@ -75,7 +74,7 @@ class Spent:
     """
 
     dataset: str
-    history: dict[tuple[float, float], int] = field(default_factory=dict)
+    history: dict[Key, int] = field(default_factory=dict)
     runs: dict[str, RunSpent] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=list)
     first: str = ""
@@ -175,20 +174,16 @@ def spending(rows: Sequence[Row], dataset: str) -> Spent:
     return tally.of(dataset)
 
 
-def listed(history: History) -> list[list[float]]:
-    """Return a history as JSON holds it: [[sigma, q, n], ...]."""
-    return [[sigma, q, n] for (sigma, q), n in sorted(history.items())]
-
-
-def charge(history: dict[tuple[float, float], int], releases: Iterable[Sequence[float]]) -> None:
+def charge(history: dict[Key, int], releases: Iterable[Sequence[float]]) -> None:
     """Add such a list to a history."""
-    for sigma, q, n in releases:
-        history[float(sigma), float(q)] = history.get((float(sigma), float(q)), 0) + int(n)
+    for sigma, q, n, *who in releases:
+        key = key_of(sigma, q, *who)
+        history[key] = history.get(key, 0) + int(n)
 
 
-def merged(lists: Iterable[Iterable[Sequence[float]]]) -> dict[tuple[float, float], int]:
-    """Return several such lists as one history, equal (sigma, q) added up."""
-    total: dict[tuple[float, float], int] = {}
+def merged(lists: Iterable[Iterable[Sequence[float]]]) -> dict[Key, int]:
+    """Return several such lists as one history, equal keys added up."""
+    total: dict[Key, int] = {}
     for releases in lists:
         charge(total, releases)
     return total

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ PAIRS = 1 << 15
 """Normals are made in blocks of this many pairs, so that every buffer stays in the cache."""
 
 Float64 = NDArray[np.float64]
+Int64 = NDArray[np.int64]
 
 
 class Noise(Protocol):
@@ -35,6 +36,10 @@ class Noise(Protocol):
 
     def add(self, total: Float64, std: float) -> Float64:
         """Return ``total`` plus independent N(0, std^2) in every coordinate."""
+        ...
+
+    def add_integers(self, total: Int64, std: float) -> Int64:
+        """Return the integers ``total`` plus independent N(0, std^2), rounded, in every coordinate."""
         ...
 
 
@@ -58,6 +63,16 @@ def add_and_round(total: Float64, normals: Float64, std: float) -> Float64:
         raise ValueError("the clipped sum is not finite: a unit with NaN or infinity was not set to zero")
     step = grid(std)
     noised: Float64 = np.rint((total + std * normals) / step) * step
+    return noised
+
+
+def add_rounded(total: Int64, normals: Float64, std: float) -> Int64:
+    """Return ``total + round(std * normals)``. ValueError for a std that is not positive, or other than integers."""
+    if not (std > 0 and math.isfinite(std)):
+        raise ValueError(f"a release needs a positive, finite noise std, got {std}")
+    if total.dtype != np.int64:
+        raise ValueError(f"noise is shared in 64-bit integers, got {total.dtype}")
+    noised: Int64 = total + np.rint(std * normals).astype(np.int64)
     return noised
 
 
@@ -85,6 +100,10 @@ class SecureNoise:
     def add(self, total: Float64, std: float) -> Float64:
         """See :class:`Noise`. Float64 throughout, rounded to :func:`grid`."""
         return add_and_round(total, self.normals(total.size).reshape(total.shape), std)
+
+    def add_integers(self, total: Int64, std: float) -> Int64:
+        """See :class:`Noise`."""
+        return add_rounded(total, self.normals(total.size).reshape(total.shape), std)
 
     def normals(self, n: int) -> Float64:
         """Return n independent N(0, 1), shape [n], by Box-Muller on 64-bit uniforms under one fresh key.
@@ -139,6 +158,10 @@ class FastNoise:
         """See :class:`Noise`; on the same grid as :class:`SecureNoise`."""
         return add_and_round(total, self._fresh().standard_normal(total.shape), std)
 
+    def add_integers(self, total: Int64, std: float) -> Int64:
+        """See :class:`Noise`."""
+        return add_rounded(total, self._fresh().standard_normal(total.shape), std)
+
     @staticmethod
     def _fresh() -> np.random.Generator:
         return np.random.Generator(np.random.Philox(key=int.from_bytes(os.urandom(16))))
@@ -159,11 +182,11 @@ class Tape:
 
     secure = False
 
-    def __init__(self, source: Noise | None = None, releases: list[tuple[float, Float64]] | None = None) -> None:
+    def __init__(self, source: Noise | None = None, releases: list[tuple[float, Any]] | None = None) -> None:
         self._source: Noise = source or SecureNoise()
         self._replaying = releases is not None
         self._next = 0
-        self.releases: list[tuple[float, Float64]] = releases if releases is not None else []
+        self.releases: list[tuple[float, Any]] = releases if releases is not None else []
 
     def draw(self, units: int, q: float) -> NDArray[np.int64]:
         """A fresh draw: it depends on how many units there are, which a replay must not show."""
@@ -171,8 +194,17 @@ class Tape:
 
     def add(self, total: Float64, std: float) -> Float64:
         """Record, or replay. ValueError when the public part of a replayed release (std, shape, number) differs."""
+        taped: Float64 = self._taped(total, std, self._source.add)
+        return taped
+
+    def add_integers(self, total: Int64, std: float) -> Int64:
+        """As :meth:`add` does."""
+        taped: Int64 = self._taped(total, std, self._source.add_integers)
+        return taped
+
+    def _taped(self, total: Any, std: float, add: Callable[[Any, float], Any]) -> Any:
         if not self._replaying:
-            self.releases.append((std, self._source.add(total, std)))
+            self.releases.append((std, add(total, std)))
             return self.releases[-1][1].copy()
         if self._next == len(self.releases):
             raise ValueError(f"the tape holds {self._next} releases and one more is asked for")

@@ -51,6 +51,21 @@ def units_of(images: Images, unit: Unit) -> list[Tensor]:
 
 
 @dataclass(frozen=True)
+class Speed:
+    """How fast releases are computed, and in how much memory; no number of it touches a guarantee.
+
+    max_physical_batch: images in memory at once; backend: how vectors of single units are taken.
+    """
+
+    max_physical_batch: int = 32
+    backend: Backend = "vmap"
+
+    def __post_init__(self) -> None:
+        if self.max_physical_batch < 1:
+            raise ValueError(f"max_physical_batch={self.max_physical_batch}: want 1 or more")
+
+
+@dataclass(frozen=True)
 class PerUnit:
     """How units are taken: images one at a time or, as backend ``vmap``, in calls of one size; a subject always alone.
 

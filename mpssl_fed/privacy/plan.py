@@ -15,8 +15,9 @@ from mpssl_fed.config.federation import evaluation_rounds
 from mpssl_fed.errors import UserError
 from mpssl_fed.method.reads import reads
 from mpssl_fed.privacy import accounting
-from mpssl_fed.privacy.accounting import History, merge
+from mpssl_fed.privacy.accounting import merge
 from mpssl_fed.privacy.mechanism import Kind, Mechanism, require_clip
+from mpssl_fed.privacy.shared.history import History, Key, Shared, alone, listed
 
 PSEUDO_LABEL_RATIO = 10.0
 """Noise multiplier of the one pseudo-label release of P-SSL (all units, once) over that of release (a)."""
@@ -29,10 +30,11 @@ MOST_ABOVE = 1.002
 
 @dataclass(frozen=True)
 class Release:
-    """One kind of answer, and how often it is given over some rounds."""
+    """One kind of answer, how often it is given over some rounds, and what the ledger counts it by."""
 
     mechanism: Mechanism
     steps: int
+    key: Key
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ class Plan:
     sigma_meta (b) and sigma_feature (c) are None where the run has none, sigma_pseudo_label (d) where it has no pseudo-labels,
     sigma_confusion (e) where the site evaluates nothing. evaluations: how often it does; held_out: the share of the units that (e)
     reads and all else does not, 0 without it. A unit is on one side alone, yet both sides are charged to all: what was spent then
-    does not hang on where a unit stood. epsilon is the budget asked for; :meth:`price` is what the plan costs.
+    does not hang on where a unit stood. shared: who adds to the noise of (a), None where it is the site's own; sigma_gradient then
+    is that of the sum. epsilon is the budget asked for; :meth:`price` is what the plan costs.
     """
 
     scope: str
@@ -67,6 +70,7 @@ class Plan:
     sigma_confusion: float | None = None
     evaluations: int = 0
     held_out: float = 0.0
+    shared: Shared | None = None
 
     def __post_init__(self) -> None:
         """Raise ValueError for a number that no release may have."""
@@ -93,7 +97,14 @@ class Plan:
         often: dict[Kind, int] = {"gradient": steps, "meta": lmo, "feature": lmo, "pseudo-label": int(first_round == 1)}
         often["confusion"] = sum(first_round <= number <= last for number in evaluation_rounds(self.evaluations, self.rounds))
         always = ("gradient", "meta", "feature")
-        return [Release(one, often[kind]) for kind, one in self.mechanisms().items() if kind in always or often[kind]]
+        found = [(kind, one) for kind, one in self.mechanisms().items() if kind in always or often[kind]]
+        return [Release(one, often[kind], self.key(one)) for kind, one in found]
+
+    def key(self, one: Mechanism) -> Key:
+        """Return what a release of ``one`` is charged by: of shared noise, by what this site adds and who adds to it."""
+        if self.shared is None or one.kind != "gradient":
+            return one.sigma, one.q
+        return one.sigma / math.sqrt(self.shared.honest), one.q, self.shared
 
     def evaluates(self, number: int) -> bool:
         """Whether the site evaluates the model after round ``number`` (from 1)."""
@@ -113,11 +124,11 @@ class Plan:
             found["confusion"] = Mechanism("confusion", self.sigma_confusion, 1.0, 1.0, 1.0)
         return found
 
-    def history(self) -> dict[tuple[float, float], int]:
+    def history(self) -> dict[Key, int]:
         """Return the whole run as {(sigma, q): n}."""
         return _history(self.releases())
 
-    def round_history(self, number: int, first: bool | None = None) -> dict[tuple[float, float], int]:
+    def round_history(self, number: int, first: bool | None = None) -> dict[Key, int]:
         """Return what round ``number`` (from 1) reserves; ``first``: the site's first one of this run (default: number 1),
         which also takes the pseudo-label release. UserError outside the plan."""
         if not 1 <= number <= self.rounds:
@@ -126,7 +137,7 @@ class Plan:
         each = [release for release in self.releases(number, number) if release.mechanism.kind in ("gradient", "meta", "feature")]
         return _history(each + (once if (number == 1 if first is None else first) else []))
 
-    def evaluation_history(self, number: int) -> dict[tuple[float, float], int]:
+    def evaluation_history(self, number: int) -> dict[Key, int]:
         """Return what the evaluation after round ``number`` (from 1) reserves. UserError where none is planned there."""
         if not 1 <= number <= self.rounds or not self.evaluates(number):
             raise UserError(f"no evaluation after round {number} is in the plan: {self.evaluations} in {self.rounds} rounds")
@@ -135,6 +146,10 @@ class Plan:
     def price(self) -> float:
         """Return the epsilon of the whole plan at delta, under its scope's reading."""
         return accounting.epsilon(self.history(), self.delta)
+
+    def price_alone(self) -> float:
+        """Return the epsilon that is left where no other site is honest; :meth:`price` where no noise is shared."""
+        return accounting.epsilon(alone(self.history()), self.delta)
 
     def labelled_step_claim(self) -> float:
         """Return the epsilon that accounting for the supervised gradient alone would report."""
@@ -146,6 +161,8 @@ class Plan:
         if not self.evaluations:  # as before there were any: a run that has begun goes on
             for key in ("sigma_confusion", "evaluations", "held_out"):
                 del told[key]
+        if self.shared is None:
+            del told["shared"]
         return hashlib.sha256(json.dumps(told, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
     def without_lmo(self) -> Plan:
@@ -159,7 +176,7 @@ class Plan:
         has_lmo = self.sigma_meta is not None
         return {
             "epsilon": end,
-            "history": [[sigma, q, n] for (sigma, q), n in self.history().items()],
+            "history": [one for key, n in self.history().items() for one in listed({key: n})],
             "epsilon_asked": self.epsilon,
             "delta": self.delta,
             "unit": self.unit,
@@ -171,6 +188,7 @@ class Plan:
             "lmo_every": self.lmo_every if has_lmo else None,
             "sigma": self.sigma_gradient,
             "releases": [self._describe(release, classes) for release in self.releases()],
+            "shared": self._what_trust_buys(),
             "epsilon_after_round": self.epsilon_after_rounds(),
             "lmo": {
                 "epsilon_without": bare.price() if has_lmo else end,
@@ -185,6 +203,17 @@ class Plan:
         wanted = sorted({math.ceil(self.rounds * k / MOST_POINTS) for k in range(1, MOST_POINTS + 1)})
         prices = accounting.trajectory([_history(self.releases(1, number)) for number in wanted], self.delta)
         return [{"round": number, "epsilon": price} for number, price in zip(wanted, prices, strict=True)]
+
+    def _what_trust_buys(self) -> dict[str, Any] | None:
+        """Return the noise of a site, of the sum, and of a site that trusts no other, for the same epsilon; None without trust."""
+        if self.shared is None:
+            return None
+        return self.shared._asdict() | {
+            "sigma_of_a_site": self.sigma_gradient / math.sqrt(self.shared.honest),
+            "sigma_of_the_sum": self.sigma_gradient,
+            "sigma_without_trust": _solve(replace(self, shared=None), self.epsilon),
+            "epsilon_alone": self.price_alone(),
+        }
 
     def _describe(self, release: Release, classes: int | None) -> dict[str, Any]:
         one = release.mechanism
@@ -253,8 +282,15 @@ def plan_for(
         sigma_confusion=section.sigma_confusion_ratio if evaluated.times else None,
         evaluations=evaluated.times,
         held_out=evaluated.share,
+        shared=shared_of(config),
     )
     return _at(unsolved, _solve(unsolved, budget, rough))
+
+
+def shared_of(config: Config) -> Shared | None:
+    """Return who shares the noise of gradients in a run of ``config``; None where each site has its own."""
+    secure = config.federation.secure
+    return Shared(secure.honest, secure.colluding, config.federation.sites) if config.privacy.shared else None
 
 
 def _solve(plan: Plan, epsilon: float, rough: bool = False) -> float:
@@ -296,6 +332,6 @@ def _multiples(of: int, start: int, stop: int) -> int:
     return -(-stop // of) - -(-start // of)
 
 
-def _history(releases: Sequence[Release]) -> dict[tuple[float, float], int]:
-    parts: list[History] = [{(release.mechanism.sigma, release.mechanism.q): release.steps} for release in releases]
+def _history(releases: Sequence[Release]) -> dict[Key, int]:
+    parts: list[History] = [{release.key: release.steps} for release in releases]
     return merge(*parts)

@@ -98,6 +98,13 @@ class Policy(Section):
     public_size: int = Field(ge=1, le=10**9, description="Round number of units the owner declares.")
     max_epsilon: float = Field(ge=1e-3, le=100, description="Over the data set's whole life.")
     delta: float = Field(ge=1e-14, lt=1, description="At most 1 / (10 public_size).")
+    trust: Literal["site", "sum"] = Field(
+        "site",
+        description="Whose noise has to cover this site: its own, or (sum) also that of the honest sites in a masked sum.",
+    )
+    max_epsilon_alone: float | None = Field(
+        None, ge=1e-3, le=1000, description="With trust: sum, over the data set's life, if no other site were honest."
+    )
     unit: Literal["image", "subject"] = "image"
     scope: Literal["off", "labelled-step", "end-to-end"] = "end-to-end"
     min_sigma: float = Field(0.5, ge=0.1, le=100, description="Smallest noise multiplier of any release.")
@@ -153,6 +160,8 @@ class Policy(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Policy:
+        if self.max_epsilon_alone is not None and self.trust != "sum":
+            raise ValueError(f"max_epsilon_alone={self.max_epsilon_alone:g} is about shared noise, which trust: site never takes")
         if self.delta > 1 / (10 * self.public_size):
             raise ValueError(f"delta={self.delta:g} is above 1/(10 public_size) = {1 / (10 * self.public_size):g}")
         private = EXACT & set(self.metrics)

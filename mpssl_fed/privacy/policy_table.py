@@ -126,6 +126,7 @@ def _typed(policy: Policy) -> dict[str, Accepted]:
         "privacy.epsilon": to("privacy.epsilon", policy.max_epsilon),
         "privacy.delta": to("privacy.delta", policy.delta),
         "privacy.unit": Accepted(values=(policy.unit,)),
+        "privacy.trust": Accepted(values=("site", "sum") if policy.trust == "sum" else ("site",)),
         "privacy.sample_rate": to("privacy.sample_rate", policy.max_sample_rate),
         "federation.rounds": to("federation.rounds", policy.max_rounds),
         "federation.local_steps": to("federation.local_steps", policy.max_local_steps),

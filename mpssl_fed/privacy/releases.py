@@ -27,7 +27,7 @@ from mpssl_fed.models import Classifier, Params
 from mpssl_fed.models.norms import is_norm
 from mpssl_fed.privacy.mechanism import Answer, Charge, Kind, Mechanism
 from mpssl_fed.privacy.noise import Noise
-from mpssl_fed.privacy.per_unit import Backend, PerUnit, Unit, units_of
+from mpssl_fed.privacy.per_unit import PerUnit, Speed, Unit, units_of
 from mpssl_fed.privacy.plan import Plan
 
 LABEL_ROWS = 1000
@@ -44,21 +44,6 @@ def secret_rows(n: int) -> Tensor:
     """
     rng = np.random.Generator(np.random.Philox(key=int.from_bytes(os.urandom(16), "big")))
     return torch.from_numpy(rng.random((n, len(COLUMNS)), dtype=np.float32))
-
-
-@dataclass(frozen=True)
-class Speed:
-    """How fast releases are computed, and in how much memory; no number of it touches a guarantee.
-
-    max_physical_batch: images in memory at once; backend: how vectors of single units are taken.
-    """
-
-    max_physical_batch: int = 32
-    backend: Backend = "vmap"
-
-    def __post_init__(self) -> None:
-        if self.max_physical_batch < 1:
-            raise ValueError(f"max_physical_batch={self.max_physical_batch}: want 1 or more")
 
 
 @dataclass(frozen=True)
@@ -271,15 +256,22 @@ class DPPrivateData:
     def release(self, kind: Kind, total: Callable[[Sequence[Tensor]], list[Tensor]]) -> Answer:
         """Charge, draw a batch of this release's own, sum, add noise, divide by a public number."""
         mechanism = self.settings.mechanism(kind)
-        self.charge(kind, mechanism.sigma, mechanism.q)
-        self.released.append(mechanism)
-        # one unit at least is drawn from, so that an empty data set takes the same path
-        drawn = self.noise.draw(max(1, len(self.units)), mechanism.q)
-        sums = total([self.units[i] for i in drawn if i < len(self.units)])
+        if kind == "gradient" and self.settings.plan.shared is not None:
+            raise RuntimeError("release (a) of this run leaves in a sum alone: the site's own part of its noise is too little")
+        sums = self.drawn(kind, total)
         flat = torch.cat([part.flatten() for part in sums]).cpu().double().numpy()
         answer = torch.from_numpy(mechanism.answer(flat, self.noise)).to(self.x.dtype).to(self.x.device)
         parts = torch.split(answer, [part.numel() for part in sums])
         return Answer([a.view(part.shape) for a, part in zip(parts, sums, strict=True)], mechanism)
+
+    def drawn(self, kind: Kind, total: Callable[[Sequence[Tensor]], list[Tensor]]) -> list[Tensor]:
+        """Charge, draw a batch and return its clipped sum. Private."""
+        mechanism = self.settings.mechanism(kind)
+        self.charge(kind, *self.settings.plan.key(mechanism)[:2])
+        self.released.append(mechanism)
+        # one unit at least is drawn from, so that an empty data set takes the same path
+        drawn = self.noise.draw(max(1, len(self.units)), mechanism.q)
+        return total([self.units[i] for i in drawn if i < len(self.units)])
 
 
 class LabelledStepPrivateData:

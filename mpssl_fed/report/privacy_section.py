@@ -102,6 +102,7 @@ def _terms(plan: Plan) -> list[list[str]]:
         ["delta", f"{plan.delta:g}"],
         ["epsilon asked for", f"{plan.epsilon:g}"],
         ["epsilon of the plan", rounded_up(plan.price())],
+        *_trust(plan),
         ["public size", f"{plan.public_size} {plan.unit}s per site"],
         ["sample rate q", f"{plan.q:g}"],
         ["private steps", f"{plan.rounds} rounds of {plan.local_steps}"],
@@ -112,6 +113,16 @@ def _terms(plan: Plan) -> list[list[str]]:
         words = f"sigma {one.sigma:.4g}, clip {one.sensitivity:g}, {release.steps} times; {relative}"
         lines.append([f"release '{one.kind}'", words])
     return lines
+
+
+def _trust(plan: Plan) -> list[list[str]]:
+    if plan.shared is None:
+        return []
+    who = plan.shared
+    return [
+        ["whose noise", f"of {who.honest} honest sites in each sum (of {who.sites}; {who.colluding} may collude)"],
+        ["epsilon if no other site is honest", rounded_up(plan.price_alone())],
+    ]
 
 
 def _words(plan: Plan) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from mpssl_fed.privacy.accounting import epsilon
-from mpssl_fed.privacy.filter import AnyFilter, RenyiFilter, known_limit, lifetime_epsilon, rounded_up
+from mpssl_fed.privacy.filter import AnyFilter, RenyiFilter, known_limit, lifetime_epsilon, limit_of, rounded_up
 from mpssl_fed.privacy.ledger_rows import Spent
 from mpssl_fed.privacy.policy import Policy
+from mpssl_fed.privacy.shared.history import alone, listed, shared_steps
 
 DELTA = 1e-5
 """Where neither a policy nor a run says any."""
@@ -31,11 +33,13 @@ def told_of(spent: Spent, policy: Policy | None, delta: float | None, simulated:
         "epsilon_accounted": accounted,
         "unaccounted": spent.reasons,
         "releases": sum(spent.history.values()),
-        "history": [[sigma, q, n] for (sigma, q), n in sorted(spent.history.items())],
+        "history": listed(spent.history),
         "first": spent.first or None,
         "last": spent.last or None,
         "runs": [_run(name, spent, limit.delta) for name in spent.runs],
     }
+    if shared_steps(spent.history) and accounted is not None:
+        told["epsilon_alone"] = lifetime_epsilon(limit, replace(bare, history=alone(spent.history)))
     if isinstance(limit, RenyiFilter) and not simulated:
         life = told["epsilon"]
         told |= {
@@ -65,9 +69,11 @@ def told_lines(told: dict[str, Any]) -> list[str]:
         )
     else:
         lines.append(f"  epsilon {rounded_up(epsilon_)} at most spent over its life, {at}; --policy tells what is left")
+    if "epsilon_alone" in told:
+        lines.append(f"  epsilon {rounded_up(told['epsilon_alone'])} if no other site in those sums is honest")
     if told["releases"]:
         lines.append(f"  {told['releases']} releases, {_span(told)}")
-        lines += [f"    sigma {sigma:g}, q {q:g}: {n} times" for sigma, q, n in told["history"]]
+        lines += [f"    sigma {sigma:g}, q {q:g}: {n} times{_sharing(who)}" for sigma, q, n, *who in told["history"]]
     lines += [_run_line(run, told["unit"]) for run in told["runs"]]
     return lines
 
@@ -75,7 +81,7 @@ def told_lines(told: dict[str, Any]) -> list[str]:
 def _limit(spent: Spent, policy: Policy | None, delta: float | None) -> RenyiFilter | AnyFilter:
     runs = spent.runs.values()
     if policy is not None and policy.dataset == spent.dataset:
-        limit: RenyiFilter | AnyFilter = RenyiFilter(policy.max_epsilon, policy.delta)
+        limit: RenyiFilter | AnyFilter = limit_of(policy)
     else:
         limit = known_limit((run.limit for run in runs), (run.plan.get("delta") for run in runs), DELTA)
     return limit if delta in (None, limit.delta) else AnyFilter(delta or DELTA)
@@ -110,6 +116,10 @@ def _run_line(run: dict[str, Any], unit: str | None) -> str:
         f"  run {run['run']} ({run['scope']}, {run['terms']}), {rounds}{when}: epsilon "
         f"{rounded_up(run['epsilon_spent'])} of {rounded_up(run['epsilon_planned'])} planned{of_unit}, at delta {run['delta']:g}"
     )
+
+
+def _sharing(who: list[int]) -> str:
+    return f", its part of the noise of {who[0]} honest sites" if who else ""
 
 
 def _span(told: dict[str, Any]) -> str:

@@ -32,7 +32,8 @@ class Terms:
     min_sites: fewest sites in a sum that is opened (m). threshold: shares that rebuild a secret; 0: the fewest that serve.
     colluding: sites that may give their shares to the server (t). signed: a sum is opened only on ``threshold`` signatures over the
     same view of it. slots: sums for which one set of keys serves. weighted: by size, else all alike. largest_weight: the most that
-    one site may weigh. range: largest magnitude of a coordinate of an update.
+    one site may weigh. range: largest magnitude of a coordinate of an update. unit: the size of an integer that sites hand over
+    themselves, 0 where integers are made of updates by ``range``.
     """
 
     min_sites: int
@@ -43,6 +44,7 @@ class Terms:
     weighted: bool
     largest_weight: int
     range: float
+    unit: float = 0.0
 
     @property
     def fewest(self) -> int:
@@ -83,7 +85,7 @@ class Terms:
                 "(federation.secure.threshold, .colluding)"
             )
         grid = self.grid_bits(sites)
-        if grid < 1:
+        if grid < 1 and not self.unit:
             raise TermsError(
                 f"range {self.range:g} x weights up to {self.largest_weight} of {sites} sites leave no digits within 2^{SUM_BITS}; "
                 "lower federation.secure.range or federation.max_examples, or set federation.weighting=equal"
@@ -106,4 +108,5 @@ class Terms:
         return (
             f"m={self.min_sites} threshold={self.threshold} t={self.colluding} signed={int(self.signed)} slots={self.slots} "
             f"weighted={int(self.weighted)} largest={self.largest_weight} range={self.range.hex()}"
+            f"{f' unit={self.unit.hex()}' if self.unit else ''}"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -42,7 +42,10 @@ def listings(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 class Sites:
-    """Daemons of three owners, asked as the relay would."""
+    """Daemons of three owners, asked as the relay would. sum: what they are asked; says: what their policies say beside sums."""
+
+    sum = SUM
+    says: ClassVar[dict[str, Any]] = OFF
 
     def __init__(self, folder: Path, listings: list[Path], asks: dict[str, Any]) -> None:
         self.folder, self.listings, self.asks = folder, listings, asks
@@ -51,19 +54,19 @@ class Sites:
         self.dealt: dict[int, dict[str, str]] = {}
 
     def start(self, site: int) -> Resident:
-        assert SUM.data.task is not None
-        policy = Policy.model_validate(POLICY | OFF | {"secure_aggregation": self.asks})
-        data = OwnData(self.listings[site], SUM.data.task.classes, channels=1)
+        assert self.sum.data.task is not None
+        policy = Policy.model_validate(POLICY | self.says | {"secure_aggregation": self.asks})
+        data = OwnData(self.listings[site], self.sum.data.task.classes, channels=1)
         return Resident(site, self.folder / str(site), data, policy)
 
-    def say(self, site: int, phase: str, body: Any = None, config: Config = SUM) -> Any:
-        sent = SentConfig.of("run", config)
+    def say(self, site: int, phase: str, body: Any = None, config: Config | None = None) -> Any:
+        sent = SentConfig.of("run", config or self.sum)
         fields = {"protocol": 1, "run_id": "run", "config": sent.config_json, "sha256": sent.sha256, "phase": phase}
         return json.loads(self.daemons[site].secure(json.dumps(fields | {"body": json.dumps(body or {})}).encode()))
 
     def exchange(self) -> Sites:
         hellos = {site: SignedHello.load(self.say(site, "hello")) for site in self.daemons}
-        self.epoch = Epoch.of(list(hellos.values()), terms_of(SUM))
+        self.epoch = Epoch.of(list(hellos.values()), terms_of(self.sum))
         self.places = {site: self.epoch.place(one.hello.public) for site, one in hellos.items()}
         body = {"hellos": [one.dump() for one in self.epoch.hellos]}
         self.dealt = {site: self.say(site, "join", body)["dealt"] for site in self.daemons}
@@ -75,7 +78,8 @@ class Sites:
         everyone = sorted(self.places.values())
         return json.dumps({"epoch": self.epoch.id.hex(), "slot": slot, "participants": everyone, "inbox": inbox})
 
-    def masked(self, site: int, number: int = 1, slot: int = 0, config: Config = SUM) -> np.ndarray:
+    def masked(self, site: int, number: int = 1, slot: int = 0, config: Config | None = None) -> np.ndarray:
+        config = config or self.sum
         body = message(config, weights(config), number, run_id="run", secure=self.task(site, slot))
         arrays, metrics = wire.unpack(self.daemons[site].train(body), "metrics")
         assert json.loads(metrics) == {}
@@ -85,7 +89,9 @@ class Sites:
     def opening(self, number: int = 1, slot: int = 0, without: tuple[int, ...] = ()) -> dict[str, Any]:
         everyone = sorted(self.places.values())
         stayed = [place for place in everyone if place not in {self.places[site] for site in without}]
-        asked = TrainRequest(SentConfig.of("run", for_sites(SUM)), number, to_record(parts.initial_classifier(SUM).shared_state()))
+        asked = TrainRequest(
+            SentConfig.of("run", for_sites(self.sum)), number, to_record(parts.initial_classifier(self.sum).shared_state())
+        )
         name = request_name(asked, self.epoch.id.hex(), slot, everyone)
         view = {"slot": slot, "round": number, "participants": everyone, "survivors": stayed, "request": name}
         return {"epoch": self.epoch.id.hex(), **view, "signatures": {}}

@@ -22,6 +22,7 @@ from mpssl_fed.federation.server.at_sites import AtSites
 from mpssl_fed.federation.server.collect import Answers, Roster, ask
 from mpssl_fed.federation.server.evaluate import clinical, evaluate, guessing, test_images
 from mpssl_fed.federation.server.saving import Hold, Saving
+from mpssl_fed.federation.server.shared_step import Unmasked
 from mpssl_fed.federation.server.strategy import Aggregator, Fold
 from mpssl_fed.federation.server.summing import Summing
 from mpssl_fed.federation.server.warm import start_warm
@@ -114,10 +115,13 @@ class _Server:
         self.plan = SentConfig.of(job.run.run_id, job.travels or config)
         self.roster = Roster(grid, job.progress.note)
         self.at_sites = AtSites(config, self.classifier.classes, self.plan, job.progress, job.stop)
-        self.summing = None
+        self.summing: Summing | Unmasked | None = None
         if config.federation.aggregation == "secure":
             file = job.run.folder / "checkpoints" / "secure.json"
-            self.summing = Summing(grid, config, self.plan, file, job.progress, job.stop)
+            if config.federation.secure.masks:
+                self.summing = Summing(grid, config, self.plan, file, job.progress, job.stop)
+            else:
+                self.summing = Unmasked(grid, config, self.plan, job.progress, job.stop)
         self.joined = False
         self.seen: tuple[int, Tensor | None] | None = None  # round and logits of the last evaluation
 

@@ -20,6 +20,7 @@ from mpssl_fed.federation import secure_messages as wire
 from mpssl_fed.federation.messages import SentConfig, TrainRequest
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.federation.server.collect import Answers, ask
+from mpssl_fed.federation.server.shared_step import NOTHING, SharedStep, Summed
 from mpssl_fed.federation.weights import flat, to_record, unflat
 from mpssl_fed.files import write_atomic
 from mpssl_fed.models import Weights
@@ -75,15 +76,6 @@ class Exchange:
 
 
 @dataclass
-class Summed:
-    """What a round brought: the mean update's end, float64 by name, None where the sum was lost and ``why``; who answered."""
-
-    mean: dict[str, np.ndarray] | None
-    answers: Answers
-    why: str = ""
-
-
-@dataclass
 class Summing:
     """Secure aggregation of one run at the server. file: where it is found again after a crash."""
 
@@ -97,6 +89,7 @@ class Summing:
     left_out: set[int] = field(default_factory=set)  # sites whose shares opened nothing
 
     def __post_init__(self) -> None:
+        self.step = SharedStep(self.config)
         if self.file.is_file():
             self.exchange = _load(self.file, self.sent.run_id)
 
@@ -171,7 +164,7 @@ class Summing:
     ) -> tuple[dict[int, Integers], Answers]:
         exchange = self.exchange
         assert exchange is not None
-        length = 1 + sum(value.numel() for value in start.values())
+        length = self.step.length(start)
         sites, contents = exchange.sites, {}
         for place in known["participants"]:
             site = sites[place]
@@ -229,9 +222,11 @@ class Summing:
                 self.left_out.add(exchange.sites[error.place])
                 self.progress.note(f"site {exchange.sites[error.place]} dealt shares that open nothing: it is left out from now on")
             return f"the sum was not opened: {error}"
+        if self.config.privacy.shared:
+            return self.step.taken(start, known["round"], opened)
         found = Grid(terms, epoch.sites).mean(opened)
         if found is None:
-            return "the sites in the sum weigh nothing together"
+            return NOTHING
         return _moved(found[0], start)
 
     def _ask(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,10 +16,9 @@ from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.federation.site.spending import allowance, refuse_reads
 from mpssl_fed.method.parts import Parts
 from mpssl_fed.method.private_data import PrivateData
-from mpssl_fed.privacy.accounting import History
 from mpssl_fed.privacy.build import private_data
 from mpssl_fed.privacy.build import releases as build_releases
-from mpssl_fed.privacy.filter import EXCLUSIVE, BudgetExceededError, RenyiFilter, admit_round, admit_run, refuse_taken
+from mpssl_fed.privacy.filter import EXCLUSIVE, BudgetExceededError, RenyiFilter, admit_round, admit_run, limit_of, refuse_taken
 from mpssl_fed.privacy.ledger import Identities, Ledger, PlannedRun
 from mpssl_fed.privacy.ledger_files import LedgerError, OutsidePlanError
 from mpssl_fed.privacy.ledger_rows import Spent
@@ -28,6 +28,7 @@ from mpssl_fed.privacy.per_unit import units_of
 from mpssl_fed.privacy.plan import Plan, plan_for
 from mpssl_fed.privacy.policy import Granted, Policy, Request, decide
 from mpssl_fed.privacy.releases import DPPrivateData
+from mpssl_fed.privacy.shared.history import History
 
 log = logging.getLogger("mpssl_fed.site")
 
@@ -139,7 +140,7 @@ class Budget:
                 run,
                 PlannedRun(asdict(self.plan), self.plan.commitment(), self.plan.history(), self.plan.scope),
                 judge=admit_run(self.limit, run, self.plan.history(), end_to_end),
-                limit=asdict(self.limit),
+                limit=self.limit.told(),
             )
             ledger.reserve(dataset, run, number, releases, admit_round(self.limit, run, releases, end_to_end), evaluation)
         return allowance(releases)
@@ -195,7 +196,7 @@ def simulated_budget(config: Config, folder: Path) -> Budget | None:
         return None
     plan = plan_for(config)
     books = Books(folder / "ledger.sqlite", config.data.name, simulated=True)
-    return Budget(config, books, plan, RenyiFilter(plan.epsilon, plan.delta))
+    return Budget(config, books, plan, RenyiFilter(plan.epsilon, plan.delta, shared=plan.shared is not None))
 
 
 def decided(
@@ -230,12 +231,13 @@ def refuse_hopeless(policy: Policy | None, config: Config, ledger: Path | Ledger
     if not config.privacy.on:
         return
     least = _planned(config, limits, rough=True)
-    end_to_end, limit = least.scope == "end-to-end", RenyiFilter(policy.max_epsilon, policy.delta)
+    end_to_end, limit = least.scope == "end-to-end", limit_of(policy)
     with _coded():
         spent = Books(ledger, limits.dataset).spent()
         known = spent.runs.get(run)
         if known is not None:
-            asked = {key: value for key, value in asdict(least).items() if not key.startswith("sigma_")}
+            told = json.loads(json.dumps(asdict(least)))  # as the ledger keeps it
+            asked = {key: value for key, value in told.items() if not key.startswith("sigma_")}
             if any(known.plan[key] != value for key, value in asked.items() if key in known.plan):
                 raise OutsidePlanError(f"run '{run}' committed to another plan: start a new run")
             return
@@ -260,7 +262,7 @@ def policy_budget(
         return Unaccounted(config, books)
     plan = _planned(config, limits)
     decided(policy, config, parameters, generator_sha256, metrics, _least_sigma(plan))
-    return Budget(config, books, plan, RenyiFilter(policy.max_epsilon, policy.delta))
+    return Budget(config, books, plan, limit_of(policy))
 
 
 def _planned(config: Config, limits: Granted, rough: bool = False) -> Plan:

@@ -17,6 +17,7 @@ from mpssl_fed.federation.secure_messages import SecureRequest, masked_record, s
 from mpssl_fed.federation.site.budget import simulated_budget
 from mpssl_fed.federation.site.held import SimulatedContext
 from mpssl_fed.federation.site.masking import Masking, OnDisk, require_masks
+from mpssl_fed.federation.site.sharing import SharedPart
 from mpssl_fed.federation.site.site import Site
 from mpssl_fed.method.parts import Parts
 
@@ -31,7 +32,10 @@ def answer_train(message: Message, context: Context) -> Message:
         request = _request(site, message)
         require_masks(request, request.config())
         if not request.secure:
-            return answer_request(site, request).to_record()
+            reply = answer_request(site, request)
+            if isinstance(reply, SharedPart):  # a study of public data, whose sums are made of the very integers
+                return masked_record(reply.vector(request.config().federation.max_examples))
+            return reply.to_record()
         return masked_record(simulated_masking(site).masked(request, request.config(), lambda: answer_request(site, request)))
 
     return _answer(message, context, work)
@@ -66,11 +70,11 @@ def answer_query(message: Message, context: Context) -> Message:
     return _answer(message, context, work)
 
 
-def answer_request(site: Site, request: TrainRequest) -> TrainReply:
+def answer_request(site: Site, request: TrainRequest) -> TrainReply | SharedPart:
     """Return a simulated site's reply: its parts and its budget follow from the config of the request."""
     config = request.config()
     made, budget = _parts(site, config), simulated_budget(config, site.folder)
-    return site.train_round(request.sent.run_id, request.round, config, request.weights, made, budget)
+    return site.answer(request.sent.run_id, request.round, config, request.weights, made, budget)
 
 
 def evaluate_request(site: Site, request: TrainRequest) -> TableReply:

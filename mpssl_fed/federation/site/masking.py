@@ -16,6 +16,7 @@ from mpssl_fed.config import Config
 from mpssl_fed.federation import secure_messages as wire
 from mpssl_fed.federation.messages import TrainReply, TrainRequest
 from mpssl_fed.federation.refusal import Refusal
+from mpssl_fed.federation.site.sharing import SharedPart, require_honest
 from mpssl_fed.federation.weights import flat, from_record
 from mpssl_fed.files import write_atomic
 from mpssl_fed.secure import stored
@@ -127,7 +128,7 @@ class Masking:
         except ValueError as error:  # a place or a signature that is no number
             raise Refusal("malformed") from error
 
-    def masked(self, request: TrainRequest, config: Config, train: Callable[[], TrainReply]) -> Integers:
+    def masked(self, request: TrainRequest, config: Config, train: Callable[[], TrainReply | SharedPart]) -> Integers:
         """Return the update of ``train`` under the masks that ``request`` names, what was sent before where it is the same request.
 
         Refusal before ``train`` is called for a slot or round that has had its answer, for terms that are not the run's, and for
@@ -137,6 +138,7 @@ class Masking:
         run, number, asked = request.sent.run_id, request.round, tuple(task.participants)
         try:
             member = self._member(run, task.epoch, config)
+            require_honest(member.epoch.terms, config)  # type: ignore[union-attr]
             member.receive(_by_place(task.inbox))
             name = wire.request_name(request, task.epoch, task.slot, task.participants)
             if member.admit(task.slot, asked, name, (run, number)):
@@ -155,8 +157,10 @@ class Masking:
         return masked
 
     @staticmethod
-    def _integers(request: TrainRequest, member: Member, reply: TrainReply) -> Integers:
+    def _integers(request: TrainRequest, member: Member, reply: TrainReply | SharedPart) -> Integers:
         assert member.epoch is not None
+        if isinstance(reply, SharedPart):
+            return reply.vector(member.epoch.terms.largest_weight)
         grid = Grid(member.epoch.terms, member.epoch.sites)
         weight = int(reply.examples) if member.epoch.terms.weighted else 1
         if weight > member.epoch.terms.largest_weight:
@@ -256,5 +260,5 @@ def in_words(required: bool, peers: bool) -> str:
 
 def require_masks(request: TrainRequest, config: Config) -> None:
     """Raise Refusal ``plan`` for a round of a secure run that is asked for in clear, or of a plain one that is to be masked."""
-    if bool(request.secure) != (config.federation.aggregation == "secure"):
+    if bool(request.secure) != (config.federation.aggregation == "secure" and config.federation.secure.masks):
         raise Refusal("plan")

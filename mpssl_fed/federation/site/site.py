@@ -20,8 +20,9 @@ from mpssl_fed.federation.messages import EXAMPLES, TableReply, TrainReply
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.federation.site.evaluation import exact_confusion
 from mpssl_fed.federation.site.held import Held, HeldState
+from mpssl_fed.federation.site.sharing import SharedPart, part_of
 from mpssl_fed.federation.site.spending import Reserved, Spending, refuse_reads
-from mpssl_fed.federation.site.state import Entry, SiteState, snapshot
+from mpssl_fed.federation.site.state import Entry, SiteState, State, snapshot
 from mpssl_fed.federation.weights import bound, digest, from_record, usable
 from mpssl_fed.method import Learner, build_learner
 from mpssl_fed.method.parts import Parts
@@ -49,6 +50,15 @@ class Site:
     noise: Noise | None = None
     proceed: Callable[[], None] | None = None
     held: Held | None = None
+
+    def answer(
+        self, run: str, number: int, config: Config, weights: ArrayRecord, parts: Parts, budget: Spending | None
+    ) -> TrainReply | SharedPart:
+        """Return what a round of ``config`` asks of a site: :meth:`share_round` where noise is shared, else :meth:`train_round`."""
+        if config.privacy.shared:
+            assert budget is not None
+            return self.share_round(run, number, config, weights, parts, budget)
+        return self.train_round(run, number, config, weights, parts, budget)
 
     @property
     def state(self) -> SiteState | HeldState:
@@ -83,21 +93,7 @@ class Site:
         if stored is not None:
             return stored
 
-        before = state.before(run, number)
-        first = before is None
-        if budget is not None:
-            budget.foresee(run, number, first)
-        charge = Reserved()
-        private = None if budget is None else budget.open_round(run, parts, charge, self.noise)
-        learner = build_site_learner(config, parts, self.partition, private)
-        if self.proceed is not None:
-            learner.proceed = self.proceed
-        if before is not None:
-            learner.load_state(before)
-        before = snapshot(learner.state())
-        classifier.load_shared(start)
-        if budget is not None:
-            charge.by = budget.reserve(run, number, first, parts.owned)
+        learner, before = self._opened(run, number, config, start, parts, budget)
         trained_from = time.perf_counter()
         losses = learner.train(number, config.federation.local_steps)
         trained_to = time.perf_counter()
@@ -116,6 +112,45 @@ class Site:
         elif learner.source is not None:  # nothing else lasts from round to round
             state.save(Entry(run, number, sha256, before | kept, after, None, numbers))
         return reply
+
+    def share_round(
+        self, run: str, number: int, config: Config, weights: ArrayRecord, parts: Parts, budget: Spending
+    ) -> SharedPart:
+        """Return the site's part of the sum of round ``number``, a step of which is taken at the server (``privacy.trust=sum``).
+
+        Charged as :meth:`train_round`, with its Refusals. Nothing of it is stored: what is masked is kept with the masks, and the
+        same round is a new, charged one with fresh noise.
+        """
+        torch.set_num_threads(config.runtime.threads)
+        start = self.admit(run, config, weights, parts.classifier)
+        learner, before = self._opened(run, number, config, start, parts, budget)
+        assert budget.public_size is not None
+        part = part_of(learner, number, budget.public_size)
+        after = snapshot(learner.state())
+        kept = {key: after[key].clone() for key in RELEASED_ONCE if key in after}
+        self.state.save(Entry(run, number, digest(start), before | kept, after, None, {}, settings_of(config)))
+        return part
+
+    def _opened(
+        self, run: str, number: int, config: Config, start: Weights, parts: Parts, budget: Spending | None
+    ) -> tuple[Learner, State]:
+        """Return the learner of a round, ready for its first read, and its latents before; all of the round is charged by then."""
+        before = self.state.before(run, number)
+        first = before is None
+        if budget is not None:
+            budget.foresee(run, number, first)
+        charge = Reserved()
+        private = None if budget is None else budget.open_round(run, parts, charge, self.noise)
+        learner = build_site_learner(config, parts, self.partition, private)
+        if self.proceed is not None:
+            learner.proceed = self.proceed
+        if before is not None:
+            learner.load_state(before)
+        before = snapshot(learner.state())
+        parts.classifier.load_shared(start)
+        if budget is not None:
+            charge.by = budget.reserve(run, number, first, parts.owned)
+        return learner, before
 
     def evaluate(
         self, run: str, number: int, config: Config, weights: ArrayRecord, parts: Parts, budget: Spending | None

@@ -8,10 +8,10 @@ from typing import Protocol
 from mpssl_fed.data.datasets import Images
 from mpssl_fed.method.parts import Parts
 from mpssl_fed.method.private_data import PrivateData
-from mpssl_fed.privacy.accounting import History
 from mpssl_fed.privacy.mechanism import Charge, Kind
 from mpssl_fed.privacy.noise import Noise
 from mpssl_fed.privacy.releases import DPPrivateData
+from mpssl_fed.privacy.shared.history import History
 
 
 class Spending(Protocol):
@@ -53,7 +53,9 @@ def refuse_reads(kind: Kind, sigma: float, q: float) -> None:
 
 def allowance(releases: History) -> Charge:
     """Return the charge of a round: it counts down what was reserved and raises on one release more."""
-    left = Counter(releases)
+    left: Counter[tuple[float, ...]] = Counter()
+    for key, n in releases.items():
+        left[key[:2]] += n
 
     def charge(kind: Kind, sigma: float, q: float) -> None:
         if left[sigma, q] < 1:

@@ -1,0 +1,108 @@
+"""Deployed sites that share noise, without their sockets: whom an owner trusts, and what their ledgers say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+
+from mpssl_fed.deployment.private_shares import write_share
+from mpssl_fed.federation.refusal import Refusal
+from mpssl_fed.federation.server.shared_step import SharedStep
+from mpssl_fed.privacy.plan import plan_for
+from mpssl_fed.privacy.shared.history import Shared
+from mpssl_fed.privacy.shared.noise import SharedNoise
+from mpssl_fed.secure.epoch import View
+from mpssl_fed.secure.member import Answer
+from mpssl_fed.secure.opening import open_sum
+from tests.deployment.test_sums import FLOOR, SITES, Sites
+from tests.real.sites import message, tiny, weights
+
+SHARED = (
+    "federation={sites: 3, rounds: 3, local_steps: 1, aggregation: secure, secure: {slots: 2}}",
+    "optim={name: sgd, lr: 0.1, weight_decay: 0}",
+    "privacy={trust: sum, epsilon: 1, public_size: 10, sample_rate: 0.2}",
+)
+SUM = tiny(*SHARED)
+TRUSTING: dict[str, Any] = {"scope": "end-to-end", "metrics": [], "trust": "sum", "max_epsilon": 3.0}
+
+
+class SharedSites(Sites):
+    """Daemons whose owners trust sums."""
+
+    sum = SUM
+    says: ClassVar[dict[str, Any]] = TRUSTING
+
+
+@pytest.fixture(scope="module")
+def listings(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return [write_share(tmp_path_factory.mktemp("data") / f"images{i}", SUM, i) for i in range(SITES)]
+
+
+def sites(folder: Path, listings: list[Path], **says: Any) -> SharedSites:
+    kind = type("Says", (SharedSites,), {"says": TRUSTING | says})
+    return kind(folder, listings, FLOOR)
+
+
+def test_the_opened_sum_steps_the_weights_and_each_ledger_says_who_shares(tmp_path: Path, listings: list[Path]) -> None:
+    here = sites(tmp_path, listings).exchange()
+    masked = {here.places[site]: here.masked(site) for site in here.daemons}
+    answers = {here.places[site]: Answer.load(here.say(site, "open", here.opening())) for site in here.daemons}
+    view = View(0, "run", 1, (1, 2, 3), (1, 2, 3), here.opening()["request"])
+    opened = open_sum(here.epoch, view, sum(masked.values(), np.zeros_like(masked[1])), answers)
+    assert int(opened.view(np.int64)[-1]) == 3 * 100  # what the policies declare, whatever the message says
+    plan = plan_for(SUM)
+    sharing, size = SharedNoise(plan.sigma_gradient, 1.0, 3), len(opened) - 1
+    noise = opened.view(np.int64)[:-1].astype(float)
+    assert 0.8 < noise.std() / (sharing.std(size) * np.sqrt(3)) < 1.3  # gradients are small beside it
+    start = {key: np.asarray(value) for key, value in weights(SUM).items()}
+    stepped = SharedStep(SUM).taken({key: torch.from_numpy(value) for key, value in start.items()}, 1, opened)
+    assert not isinstance(stepped, str)
+    assert all(np.isfinite(value).all() for value in stepped.values())
+    for daemon in here.daemons.values():
+        privacy = daemon.status()["privacy"]
+        assert privacy["releases"] == 1
+        assert 0 < privacy["epsilon"] < privacy["epsilon_alone"]
+        assert next(iter(daemon._ledger.spent("digits").history))[2] == Shared(3, 0, 3)
+
+
+def test_an_owner_who_trusts_no_sum_takes_no_part(tmp_path: Path, listings: list[Path]) -> None:
+    here = sites(tmp_path, listings, trust="site")
+    with pytest.raises(Refusal, match="trust"):
+        here.say(0, "hello")
+    with pytest.raises(Refusal, match="trust"):
+        here.daemons[0].train(message(SUM, weights(SUM), 1, run_id="run"))
+    assert not list(tmp_path.rglob("ledger*"))
+
+
+def test_sums_without_masks_and_rounds_in_clear_are_refused(tmp_path: Path, listings: list[Path]) -> None:
+    here = sites(tmp_path, listings)
+    bare = tiny(*SHARED, "federation.secure.masks=false")
+    with pytest.raises(Refusal, match="site-key"):
+        here.daemons[0].train(message(bare, weights(bare), 1, run_id="run"))
+    with pytest.raises(Refusal, match="plan"):
+        here.daemons[0].train(message(SUM, weights(SUM), 1, run_id="run"))
+    assert here.daemons[0].status()["privacy"]["releases"] == 0
+
+
+def test_what_is_left_if_no_other_site_is_honest_has_its_own_budget(tmp_path: Path, listings: list[Path]) -> None:
+    alone = plan_for(SUM).price_alone()
+    assert alone > 1.2
+    capped = sites(tmp_path / "capped", listings, max_epsilon_alone=1.1).exchange()
+    with pytest.raises(Refusal, match="budget"):
+        capped.masked(0)
+    assert sites(tmp_path / "free", listings, max_epsilon_alone=20).exchange().masked(0).size
+
+
+def test_a_round_goes_on_as_planned_and_is_never_masked_twice(tmp_path: Path, listings: list[Path]) -> None:
+    here = sites(tmp_path, listings).exchange()
+    first = here.masked(0)
+    assert np.array_equal(here.masked(0), first)  # stored, and not charged again
+    assert here.daemons[0].status()["privacy"]["releases"] == 1
+    here.masked(0, 2, slot=1)
+    assert here.daemons[0].status()["privacy"]["releases"] == 2
+    with pytest.raises(Refusal, match="secure-closed"):
+        here.masked(0, 1, slot=1)
