@@ -48,6 +48,7 @@ FLOORS = {
     "demo": Floor(0.5),  # 72.2
     "own": Floor(0.7, SHAPES),  # 92.5
     "privacy/end-to-end": Floor(0.6),  # 81.5
+    "privacy/shared-noise": Floor(0.6),  # 86.3
     "privacy/labelled-step": Floor(0.4),  # 78.1
     "privacy/mp-ssl": Floor(0.4),  # 79.5
     "privacy/trade-off": Floor(0.6, ("privacy.epsilon=1", "warm_start.part=both", "model.trainable=head", "optim.lr=0.5")),  # 89.3

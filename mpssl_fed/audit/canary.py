@@ -54,7 +54,7 @@ def audit_config(config: Config, epsilon: float = 1.0, steps: int = 10) -> Confi
     and v on all of the body, where canaries have coordinates to themselves."""
     scope = config.privacy.scope if config.privacy.on else "end-to-end"
     delta = config.privacy.delta if config.privacy.on else 1e-5
-    size = config.privacy.public_size or int(0.1 / delta)
+    size, shared = config.privacy.public_size or int(0.1 / delta), config.privacy.shared  # whose step is a round
     fields = override(
         config.dump(),
         [
@@ -65,8 +65,8 @@ def audit_config(config: Config, epsilon: float = 1.0, steps: int = 10) -> Confi
             "privacy.sample_rate=1.0",
             "privacy.meta_params=all",
             "federation.evaluate_at_sites.times=0",
-            "federation.rounds=1",
-            f"federation.local_steps={steps}",
+            f"federation.rounds={steps if shared else 1}",
+            f"federation.local_steps={1 if shared else steps}",
             "method.lmo_every=1",
         ],
     )
@@ -78,14 +78,16 @@ def audit_run(config: Config, parts: Parts, m: int = 20_000, seed: int = 0, nois
 
     seed: who is in; draws and noise are those of a real run, so two audits differ a little. The classifier is trained.
     """
-    plan, rng = plan_for(config), np.random.default_rng(seed)
+    plan, rng = plan_for(config).alone(), np.random.default_rng(seed)
     canaries = Canaries.of(m, rng)
     noise = noise or noise_source(config.privacy.noise)
     released = releases(config, parts, plan, Uncharged(plan.history()), noise, partial(CanaryPrivateData, canaries))
     private: PrivateData = released
     if plan.scope == "labelled-step":
         private = LabelledStepPrivateData(released, exact_beside(config, parts, partial(CanaryExactData, canaries, rng)))
-    build_learner(config, parts, site=0, private=private).train(1)
+    learner = build_learner(config, parts, site=0, private=private)
+    for number in range(1, config.federation.rounds + 1):
+        learner.train(number)
 
     def bound(scores: Tensor) -> float:
         return gaussian_epsilon(mu_one_run(scores.numpy(), canaries.included), plan.delta)

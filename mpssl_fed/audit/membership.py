@@ -119,7 +119,7 @@ def shadow_trainer(
         parts = Parts(images, build(), generator, flip)
         private = None
         if config.privacy.on:
-            plan, noise = plan_for(config), FastNoise()  # public data, and many models
+            plan, noise = plan_for(config).alone(), FastNoise()  # public data, and many models
             private = private_data(config, parts, plan=plan, charge=Uncharged(plan.history()), noise=noise)
         learner = build_learner(config, parts, site=1_000_000 + k, private=private)
         left = steps or config.federation.rounds * config.federation.local_steps

@@ -48,7 +48,7 @@ def membership(audited: Audited) -> Section:
 
     train = shadow_trainer(config, build, parts.generator(config), audited.flip, total, told) if audited.shadows else None
     found = infer(audited.trained, members, others, train, audited.shadows, audited.seed)
-    claimed = plan_for(config).price() if config.privacy.on else None
+    claimed = plan_for(config).price_alone() if config.privacy.on else None
     lines = []
     for attack in found:
         rates = ", ".join(
@@ -109,7 +109,7 @@ def samples(audited: Audited) -> Section:
 def inversion(audited: Audited) -> Section:
     """Rebuild one image from a plain and from a private update, and from a masked one where the run sums updates under masks."""
     config = audited.private
-    plan, classifier = plan_for(config), parts.initial_classifier(config)
+    plan, classifier = plan_for(config).alone(), parts.initial_classifier(config)
     views = Views(audited.flip, classifier.size)
     image = audited.labelled.take([int(numpy_rng(audited.seed, "inversion").integers(len(audited.labelled)))])
     shown = views.plain(image.floats(classifier.head.weight.device))[0]

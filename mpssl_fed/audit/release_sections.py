@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from mpssl_fed.audit.audited import Audited, releases_of
 from mpssl_fed.audit.canary import audit_config, audit_run
@@ -19,7 +19,7 @@ KINDS: tuple[Kind, ...] = ("gradient", "meta", "feature", "confusion")
 
 def mechanism(audited: Audited) -> Section:
     """Many trials on each release function, at the run's sigma and q 1, where they prove most."""
-    plan = plan_for(audited.private)
+    plan = plan_for(audited.private).alone()  # an attacker to whom all other sites give what they hold
     lines, numbers = [], []
     private = releases_of(audited, plan)
     for release in plan.releases():
@@ -27,7 +27,7 @@ def mechanism(audited: Audited) -> Section:
         if kind not in KINDS:
             continue
         audited.tell(f"mechanism: {audited.trials} trials of release {kind}")
-        claimed = accounting.epsilon({(release.mechanism.sigma, 1.0): 1}, plan.delta)
+        claimed = accounting.epsilon({plan.key(replace(release.mechanism, q=1.0)): 1}, plan.delta)
         found = audit_release(private, kind, claimed, plan.delta, trials=audited.trials)
         lines.append(
             Line(

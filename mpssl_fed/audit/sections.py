@@ -38,4 +38,7 @@ def facts(audited: Audited) -> dict[str, Any]:
         return found | {"claimed epsilon": "none: scope off protects no image"}
     plan = plan_for(audited.config)
     covers = "" if plan.scope == "end-to-end" else " (of the labelled step alone)"
-    return found | {"claimed epsilon": f"{rounded_up(plan.price())} at delta {plan.delta:g} per {plan.unit}{covers}"}
+    told = {"claimed epsilon": f"{rounded_up(plan.price())} at delta {plan.delta:g} per {plan.unit}{covers}"}
+    if plan.shared is not None:
+        told["audited"] = f"as if no other site were honest, which leaves epsilon {rounded_up(plan.price_alone())}"
+    return found | told

@@ -16,7 +16,6 @@ from mpssl_fed.federation.messages import ARRAYS, CONFIG, SentConfig, TrainReque
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.federation.weights import NUMPY_STYPE, npy_header, npy_values
 from mpssl_fed.privacy.plan import plan_for
-from mpssl_fed.privacy.shared.noise import SharedNoise
 from mpssl_fed.secure.epoch import View
 from mpssl_fed.secure.keys import Integers
 from mpssl_fed.secure.terms import MOST_SITES, Terms
@@ -194,5 +193,6 @@ def unit_of(config: Config) -> float:
     if not config.privacy.shared:
         return 0.0
     plan = plan_for(config)
-    assert plan.shared is not None
-    return SharedNoise(plan.sigma_gradient, plan.clip_gradient, plan.shared.honest).grid
+    sharing = plan.sharing(plan.mechanisms()["gradient"])
+    assert sharing is not None
+    return sharing.grid

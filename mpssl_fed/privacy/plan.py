@@ -17,7 +17,8 @@ from mpssl_fed.method.reads import reads
 from mpssl_fed.privacy import accounting
 from mpssl_fed.privacy.accounting import merge
 from mpssl_fed.privacy.mechanism import Kind, Mechanism, require_clip
-from mpssl_fed.privacy.shared.history import History, Key, Shared, alone, listed
+from mpssl_fed.privacy.shared.history import History, Key, Shared, listed, shared_of
+from mpssl_fed.privacy.shared.noise import SharedNoise
 
 PSEUDO_LABEL_RATIO = 10.0
 """Noise multiplier of the one pseudo-label release of P-SSL (all units, once) over that of release (a)."""
@@ -97,8 +98,21 @@ class Plan:
         often: dict[Kind, int] = {"gradient": steps, "meta": lmo, "feature": lmo, "pseudo-label": int(first_round == 1)}
         often["confusion"] = sum(first_round <= number <= last for number in evaluation_rounds(self.evaluations, self.rounds))
         always = ("gradient", "meta", "feature")
-        found = [(kind, one) for kind, one in self.mechanisms().items() if kind in always or often[kind]]
-        return [Release(one, often[kind], self.key(one)) for kind, one in found]
+        planned = self.mechanisms().items()
+        return [Release(one, often[kind], self.key(one)) for kind, one in planned if kind in always or often[kind]]
+
+    def alone(self) -> Plan:
+        """Return the plan as it is where no other site is honest: what shares noise has the site's own part alone."""
+        if self.shared is None:
+            return self
+        honest, _, sites = self.shared
+        return replace(self, sigma_gradient=self.sigma_gradient / math.sqrt(honest), shared=Shared(1, sites - 1, sites))
+
+    def sharing(self, one: Mechanism) -> SharedNoise | None:
+        """Return how the noise of a release of ``one`` is shared; None where it is not."""
+        if self.shared is None or one.kind != "gradient":
+            return None
+        return SharedNoise(one.sigma, one.sensitivity, self.shared.honest)
 
     def key(self, one: Mechanism) -> Key:
         """Return what a release of ``one`` is charged by: of shared noise, by what this site adds and who adds to it."""
@@ -133,9 +147,10 @@ class Plan:
         which also takes the pseudo-label release. UserError outside the plan."""
         if not 1 <= number <= self.rounds:
             raise UserError(f"round {number} is outside the plan of {self.rounds} rounds")
-        once = [release for release in self.releases() if release.mechanism.kind == "pseudo-label"]
         each = [release for release in self.releases(number, number) if release.mechanism.kind in ("gradient", "meta", "feature")]
-        return _history(each + (once if (number == 1 if first is None else first) else []))
+        if number == 1 if first is None else first:
+            each += [release for release in self.releases() if release.mechanism.kind == "pseudo-label"]
+        return _history(each)
 
     def evaluation_history(self, number: int) -> dict[Key, int]:
         """Return what the evaluation after round ``number`` (from 1) reserves. UserError where none is planned there."""
@@ -149,7 +164,7 @@ class Plan:
 
     def price_alone(self) -> float:
         """Return the epsilon that is left where no other site is honest; :meth:`price` where no noise is shared."""
-        return accounting.epsilon(alone(self.history()), self.delta)
+        return self.alone().price()
 
     def labelled_step_claim(self) -> float:
         """Return the epsilon that accounting for the supervised gradient alone would report."""
@@ -285,12 +300,6 @@ def plan_for(
         shared=shared_of(config),
     )
     return _at(unsolved, _solve(unsolved, budget, rough))
-
-
-def shared_of(config: Config) -> Shared | None:
-    """Return who shares the noise of gradients in a run of ``config``; None where each site has its own."""
-    secure = config.federation.secure
-    return Shared(secure.honest, secure.colluding, config.federation.sites) if config.privacy.shared else None
 
 
 def _solve(plan: Plan, epsilon: float, rough: bool = False) -> float:

@@ -256,11 +256,13 @@ class DPPrivateData:
     def release(self, kind: Kind, total: Callable[[Sequence[Tensor]], list[Tensor]]) -> Answer:
         """Charge, draw a batch of this release's own, sum, add noise, divide by a public number."""
         mechanism = self.settings.mechanism(kind)
-        if kind == "gradient" and self.settings.plan.shared is not None:
+        sharing = self.settings.plan.sharing(mechanism)
+        if sharing is not None and sharing.honest > 1:
             raise RuntimeError("release (a) of this run leaves in a sum alone: the site's own part of its noise is too little")
         sums = self.drawn(kind, total)
         flat = torch.cat([part.flatten() for part in sums]).cpu().double().numpy()
-        answer = torch.from_numpy(mechanism.answer(flat, self.noise)).to(self.x.dtype).to(self.x.device)
+        noised = mechanism.answer(flat, self.noise) if sharing is None else sharing.answer(flat, mechanism.denominator, self.noise)
+        answer = torch.from_numpy(noised).to(self.x.dtype).to(self.x.device)
         parts = torch.split(answer, [part.numel() for part in sums])
         return Answer([a.view(part.shape) for a, part in zip(parts, sums, strict=True)], mechanism)
 

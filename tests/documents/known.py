@@ -62,6 +62,7 @@ FLOORS = {
     ("README.md", "make demo"): 0.4,  # 63.2, the worst cell of nine
     ("README.md", "mpssl-fed simulate own data.root=DIR --output runs/mine"): 0.7,  # 92.5
     ("README.md", "mpssl-fed simulate privacy/end-to-end"): 0.6,  # 81.5
+    ("docs/shared-noise.md", "mpssl-fed simulate privacy/shared-noise --output runs/shared"): 0.6,  # 86.3
     ("README.md", "mpssl-fed deploy demo --sites 3 --output runs/deployed"): 0.5,  # 64.2
     ("docs/example-cells.md", "mpssl-fed simulate own data.root=cells data.subjects=parent --output runs/open"): 0.9,  # 100
     ("docs/example-cells.md", "mpssl-fed simulate cells.yaml --output runs/private"): 0.7,  # 98.3
@@ -91,7 +92,7 @@ OWN_TEST = {"docs/example-cells.md": "tests/documents/test_example_cells.py runs
 """Page -> the test that runs it in `make test`; `make test-all` runs it as all others."""
 
 LIGHT = {
-    "simulate": ["federation.rounds=1", "federation.local_steps=2", "data.test_limit=200", "warm_start.steps=5"],
+    "simulate": ["federation.rounds=1", "federation.local_steps=1", "data.test_limit=200", "warm_start.steps=5"],
     "study": ["--dry-run"],
 }
 """Subcommand -> what `make test` adds, so that every command is run there in seconds."""

@@ -38,6 +38,7 @@ from mpssl_fed.privacy.policy_file import SecureAggregation
 from tests.deployment.test_worker import Worker
 from tests.federation.conftest import tiny_config
 from tests.federation.hostile_requests import REFUSED
+from tests.federation.secure.test_shared import SHARED
 from tests.federation.test_privacy import private_config
 from tests.federation.test_privacy_policy import POLICY, over_the_wire
 
@@ -205,6 +206,9 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "secure-terms": lambda folder: summed(folder, "join", {"hellos": []}),
     "secure-epoch": lambda folder: summed(folder, "open", OPENING),
     "secure-closed": closed,
+    "trust": lambda folder: policy_budget(
+        POLICY, over_the_wire(tiny_config(*SHARED, "privacy.delta=1e-5")), folder / "ledger.sqlite"
+    ),
     "secure-wanted": lambda folder: granted(
         POLICY.model_copy(update={"secure_aggregation": SecureAggregation(required=True)}), folder
     ),

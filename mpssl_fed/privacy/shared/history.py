@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from mpssl_fed.config import Config
+
 
 class Shared(NamedTuple):
     """Who adds to the noise of a release of which only the sum over sites is seen: how many honest sites are counted on, how many
@@ -20,6 +22,12 @@ Key = tuple[float, float] | tuple[float, float, Shared]
 
 History = Mapping[Key, int]
 """{(sigma, q): number of releases}, and of shared noise {(sigma, q, :class:`Shared`): number}."""
+
+
+def shared_of(config: Config) -> Shared | None:
+    """Return who shares the noise of gradients in a run of ``config``; None where each site has its own."""
+    secure = config.federation.secure
+    return Shared(secure.honest, secure.colluding, config.federation.sites) if config.privacy.shared else None
 
 
 def shared_steps(history: History) -> int:

@@ -22,6 +22,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mpssl_fed.privacy.noise import Noise
+
 LEAST_STD = 2.0**22
 """s before the rounding of sums is added to the sensitivity: from here to twice as much, by the choice of the grid."""
 MOST_STD = 2.0**24
@@ -69,6 +71,14 @@ class SharedNoise:
         if not np.isfinite(total).all():
             raise ValueError("the sum to be shared is not finite")
         return np.rint(np.clip(total / self.grid, -MOST_COORDINATE, MOST_COORDINATE)).astype(np.int64)
+
+    def part(self, total: NDArray[np.float64], noise: Noise) -> Integers:
+        """Return the integers of ``total`` with this site's part of the noise, which comes last."""
+        return noise.add_integers(self.integers(total), self.std(total.size))
+
+    def answer(self, total: NDArray[np.float64], denominator: float, noise: Noise) -> NDArray[np.float64]:
+        """Return :meth:`part` in units of the model over ``denominator``: what a sum of this site alone says."""
+        return self.part(total, noise).astype(np.float64) * (self.grid / denominator)
 
 
 def rounding_distance(steps: int, honest: int) -> float:

@@ -6,7 +6,7 @@ import numpy as np
 
 from mpssl_fed.models import Params
 from mpssl_fed.privacy.releases import DPPrivateData
-from mpssl_fed.privacy.shared.noise import Integers, SharedNoise
+from mpssl_fed.privacy.shared.noise import Integers
 
 
 def shared_gradient(private: DPPrivateData, theta: Params, beside: Params) -> Integers:
@@ -17,11 +17,11 @@ def shared_gradient(private: DPPrivateData, theta: Params, beside: Params) -> In
     where it shares no noise.
     """
     plan, mechanism = private.settings.plan, private.settings.mechanism("gradient")
-    if plan.shared is None:
+    sharing = plan.sharing(mechanism)
+    if sharing is None:
         raise RuntimeError("the plan of this run shares no noise")
-    sharing = SharedNoise(mechanism.sigma, mechanism.sensitivity, plan.shared.honest)
     drawn = private.drawn("gradient", lambda batch: private.gradient_sum(theta, batch))
     sums = dict(zip(theta, drawn, strict=True))
     parts = [sums[key].double() + mechanism.denominator * beside[key].double() for key in sorted(theta)]
     total = np.concatenate([part.detach().cpu().numpy().ravel() for part in parts])
-    return private.noise.add_integers(sharing.integers(total), sharing.std(total.size))
+    return sharing.part(total, private.noise)
