@@ -16,7 +16,7 @@ from mpssl_fed.runs.written import clear
 from tests.federation.conftest import Recorder, tiny_config
 from tests.federation.test_privacy import MP_SSL, PRIVACY
 
-pytest.importorskip("mlflow", reason="the extra [mlflow]")
+pytest.importorskip("mlflow", reason="the extra [mlflow] is not installed: make test-extras")
 pytestmark = pytest.mark.filterwarnings("default")  # of mlflow and what it brings
 
 
