@@ -67,6 +67,15 @@ def test_a_run_s_rounds_and_settings_are_there(client: Any, tmp_path: Path) -> N
     assert not (run.folder / "mlflow").exists()
 
 
+def test_no_parameter_names_a_class_of_the_task(tmp_path: Path) -> None:
+    from mpssl_fed.runs.to_mlflow import parameters
+
+    words = ("warm_start.class_map={zero: melanoma}", "method.relevant={one: naevus}")
+    told = parameters(open_run(tiny_config(*words), tmp_path / "run"))
+    assert told["warm_start.steps"]
+    assert not {"melanoma", "naevus"} & set(" ".join([*told, *told.values()]).replace("'", " ").replace(".", " ").split())
+
+
 def test_a_killed_run_goes_on_in_the_same_place_with_no_round_lost_or_twice(client: Any, tmp_path: Path) -> None:
     from clients.app import app
 
