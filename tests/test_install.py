@@ -60,6 +60,18 @@ def test_the_classifiers_are_the_versions_that_are_asked_for() -> None:
     assert named == [f"3.{minor}" for minor in range(11, 11 + len(named))]
 
 
+def test_an_extra_is_tested_beside_the_suite_and_named_where_it_is_absent() -> None:
+    """Ray alone is part of ``make test``: that both engines end with the same bits is a promise of the core."""
+    extras = PROJECT["optional-dependencies"].keys() - {"dev"}
+    (own,) = [text for text in PROJECT["optional-dependencies"]["dev"] if text.startswith("mpssl-fed[")]
+    assert Requirement(own).extras == {"ray"}
+    (line,) = re.findall(r'-e "\.\[dev,([a-z,]+)\]"', (HOUSE / "Makefile").read_text(encoding="utf-8"))
+    assert set(line.split(",")) == extras - {"ray"}
+    texts = [file.read_text(encoding="utf-8") for file in (HOUSE / "tests").rglob("test_*.py")]
+    named = {name for text in texts for name in re.findall(r"the extra \[([a-z]+)\] is not installed: make test", text)}
+    assert named == extras
+
+
 def make(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["make", "-C", str(HOUSE), *words], capture_output=True, text=True, check=False)
 

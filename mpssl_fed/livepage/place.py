@@ -60,3 +60,5 @@ class Latest:
             return self.view()
         except (UserError, OSError) as error:  # a run that is being overwritten, a folder that has gone
             return View(self.name, "", "This cannot be shown now.", [str(error)])
+        except Exception as error:  # noqa: BLE001  numbers that no run of ours wrote; without an answer the page would say that it has ended
+            return View(self.name, "", "This cannot be shown.", [f"{type(error).__name__}: {error}"])

@@ -41,7 +41,7 @@ def application(pieces: Pieces, token: str, port: int) -> Starlette:
 
     A page elsewhere whose name was made to lead here (DNS rebinding) names another host.
     """
-    hosts = {f"{name}:{port}" for name in (HOST, "localhost")}
+    hosts = {f"{name}:{port}" for name in (HOST, "localhost")} | ({HOST, "localhost"} if port == 80 else set())
     files: dict[str, tuple[str, Callable[[], str]]] = {
         "": ("text/html", lambda: render("live.html")),
         "live.js": ("text/javascript", lambda: SCRIPT.read_text(encoding="utf-8")),

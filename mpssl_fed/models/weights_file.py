@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from safetensors.torch import load_file
@@ -25,6 +26,9 @@ def read_state_dict(file: str | Path, cure: str = "", key: str = "model.pretrain
         if Path(file).suffix == ".safetensors":
             return load_file(file)
         state = torch.load(file, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:  # torch's own words tell how to open it nevertheless
+        why = "it is damaged, or holds more than named tensors, and such a pickle is not opened"
+        raise UserError(f"{key}={file}: no readable weights file: {why}") from error
     except Exception as error:  # bytes that are no pickle make torch's unpickler raise anything
         raise UserError(
             f"{key}={file}: no readable weights file: {type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"

@@ -20,7 +20,10 @@ EXPERIMENT = "mpssl-fed"
 MARK, LAST = "mpssl_fed.run_id", "seconds"
 """The tag that a resumed run is found by; a number that every round has."""
 
-UNTOLD = ("output", "data.root", "data.task", "generator.path", "generator.foundation", "model.pretrained")
+UNTOLD = (
+    *("output", "data.root", "generator.path", "generator.foundation", "model.pretrained"),
+    *("data.task", "method.relevant", "warm_start.class_map"),
+)
 """Keys, or sections, that name places on this machine, or the task's classes."""
 
 MOST_PARAMS, LONGEST_PARAM = 100, 500

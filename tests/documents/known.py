@@ -29,6 +29,9 @@ COMMANDS_ELSEWHERE = {
 }
 """(page, command) -> why it is not run from here."""
 
+WANTS = {("docs/own-data.md", "onnx"): ("onnx", "onnxscript", "onnxruntime")}
+"""(page, word of a step) -> the packages of an extra without which the step is left out; tests/extras/ has the whole page."""
+
 ACTIVE = "the environment that runs the tests stands for it; tests/test_wheel.py installs into a new one"
 PIP = "python -m pip --disable-pip-version-check install --no-index --no-deps --no-build-isolation"
 SET_ASIDE = "for class in platelets rbc wbc; do mkdir -p cells/test/$class; mv cells/train/$class/*[05] cells/test/$class/; done"

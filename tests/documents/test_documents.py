@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from tests.documents.known import (
     SECTIONS_ELSEWHERE,
     SLOW_ALONE,
     STANDS_FOR,
+    WANTS,
     in_its_place,
 )
 from tests.documents.reading import PAGES, ROOT, Step, inline, program, steps
@@ -45,7 +47,14 @@ def here(page: str) -> list[Step]:
         if step.kind != "file"
         and (page, step.section) not in SECTIONS_ELSEWHERE
         and (step.kind == "python" or (page, step.text) not in COMMANDS_ELSEWHERE)
+        and not lacking(step)
     ]
+
+
+def lacking(step: Step) -> list[str]:
+    """Return the packages of an extra that a step wants and that are not installed here."""
+    wanted = [name for (page, word), names in WANTS.items() if page == step.page and word in step.text for name in names]
+    return [name for name in wanted if find_spec(name) is None]
 
 
 def unknown(step: Step, words: list[str]) -> str | None:
@@ -71,6 +80,7 @@ def test_no_entry_is_stale() -> None:
     assert COMMANDS_ELSEWHERE.keys() <= commands
     assert FLOORS.keys() <= {(step.page, step.text) for page in PAGES for step in here(page)}
     assert OWN_TEST.keys() <= set(PAGES)
+    assert all(any(word in step.text for step in steps(page) if step.kind != "file") for page, word in WANTS)
     assert STANDS_FOR.keys() <= {text for _, text in commands}
 
 

@@ -194,6 +194,15 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         "the label may be in no column; it is no set of classes",
     ),
     "a label outside": (lambda at: labelled(at, [0, 1, None] * 4), "image 2 has the label None; want one of the set's classes"),
+    "several labels": (
+        lambda at: parquet(at, train=made(12).remove_columns("label").add_column("labels", [[0, 1]] * 12)),
+        r"image 0 has the label \[0, 1\]; want one of the set's classes",
+    ),
+    "no row": (lambda at: parquet(at, train=made(0), test=made(6)), "train: no image to train on"),
+    "one split twice": (
+        lambda at: datasets.DatasetDict(train=made(12), val=made(3), validation=made(3)).save_to_disk(at),
+        "'validation' and another split are both the validation split",
+    ),
     "one class": (lambda at: labelled(at, [0] * 12, ("a",)), "its labels have 1 values; want 2 to"),
     "other columns": (
         lambda at: parquet(at, train=made(12), test=made(6, kind=datasets.Value("string"))),

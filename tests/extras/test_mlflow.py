@@ -16,7 +16,7 @@ from mpssl_fed.runs.written import clear
 from tests.federation.conftest import Recorder, tiny_config
 from tests.federation.test_privacy import MP_SSL, PRIVACY
 
-pytest.importorskip("mlflow", reason="the extra [mlflow]")
+pytest.importorskip("mlflow", reason="the extra [mlflow] is not installed: make test-extras")
 pytestmark = pytest.mark.filterwarnings("default")  # of mlflow and what it brings
 
 
@@ -65,6 +65,15 @@ def test_a_run_s_rounds_and_settings_are_there(client: Any, tmp_path: Path) -> N
     assert str(tmp_path) not in everything
     assert "data.root" not in everything
     assert not (run.folder / "mlflow").exists()
+
+
+def test_no_parameter_names_a_class_of_the_task(tmp_path: Path) -> None:
+    from mpssl_fed.runs.to_mlflow import parameters
+
+    words = ("warm_start.class_map={zero: melanoma}", "method.relevant={one: naevus}")
+    told = parameters(open_run(tiny_config(*words), tmp_path / "run"))
+    assert told["warm_start.steps"]
+    assert not {"melanoma", "naevus"} & set(" ".join([*told, *told.values()]).replace("'", " ").replace(".", " ").split())
 
 
 def test_a_killed_run_goes_on_in_the_same_place_with_no_round_lost_or_twice(client: Any, tmp_path: Path) -> None:

@@ -130,7 +130,9 @@ def test_flwr_run_from_a_checkout(tmp_path: Path) -> None:
         )
         try:
             _wait_for_port(port)
-            words = [scripts / "flwr", "run", app, "loop", "--stream", "-c", f"overrides='{TINY}'"]
+            rest = TINY.replace(" federation.rounds=2 federation.local_steps=1", "")
+            given = ["--run-config", f"num-server-rounds=2 local-steps=1 overrides='{rest}'"]  # as the README has them
+            words = [scripts / "flwr", "run", app, "loop", "--stream", *given]
             nodes = "num-supernodes=2 client-resources-num-cpus=1 init-args-num-cpus=2"
             command = [*words, "--federation-config", nodes]
             done = subprocess.run(
@@ -143,6 +145,7 @@ def test_flwr_run_from_a_checkout(tmp_path: Path) -> None:
     assert len(folders) == 1, done.stdout + done.stderr + (tmp_path / "superlink.log").read_text()
     assert [record.answered for record in read_history(folders[0])] == [0, 2, 2]
     assert list((read_history(folders[0])[2].at_sites or {})["sites"]) == ["0", "1"]
+    assert read_config(folders[0]).federation.local_steps == 1
     assert (folders[0] / "model.safetensors").is_file()
     assert (folders[0] / "report.html").is_file()
 

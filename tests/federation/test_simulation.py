@@ -28,6 +28,7 @@ AT_SITES = "federation.evaluate_at_sites.times=1"
 
 
 def test_ray_and_inprocess_end_with_the_same_bits(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="the extra [ray] is not installed: make test")
     runs = [mpssl_fed.simulate(TINY, MP_SSL, AT_SITES, f"output.dir={tmp_path / 'inprocess'}"), _in_ray(tmp_path)]
     one, other = (load_file(run.folder / "model.safetensors") for run in runs)
     assert all(one[key].equal(other[key]) for key in one)

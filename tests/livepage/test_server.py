@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import signal
@@ -10,10 +11,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
+from mpssl_fed.livepage.server import application
 from tests.livepage.conftest import Watch
 from tests.patience import PATIENCE_S
 from tests.study.runs import write_run
@@ -59,6 +62,31 @@ def test_only_the_token_and_this_machine_s_name_open_the_page(watch: Watch, tmp_
         assert ask(address, place, host)[:2] == (403, "wrong host"), host
     assert ask(address, place, f"localhost:{port}")[0] == 200
     assert ask(address, place, method="POST")[0] == 405
+
+
+@pytest.mark.parametrize(("port", "host", "status"), [(80, "localhost", 200), (8080, "localhost", 403), (80, "example.org", 403)])
+def test_a_browser_leaves_port_80_out(port: int, host: str, status: int) -> None:
+    scope = {"type": "http", "method": "GET", "path": "/token/state", "query_string": b"", "headers": [(b"host", host.encode())]}
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, str]:
+        return {"type": "http.request"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(application(dict, "token", port)(scope, receive, send))
+    assert sent[0]["status"] == status
+
+
+def test_numbers_that_no_run_writes_are_said_not_taken_for_the_end(watch: Watch, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", [0.1, 0.5])
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line | {"test_accuracy": 1e308}) + "\n" for line in lines))
+    address = watch(run)
+    status, body, _ = ask(address, f"{urlsplit(address).path}state")
+    assert status == 200
+    assert "This cannot be shown" in json.loads(body)["finding"]
 
 
 def test_it_listens_on_loopback_alone_and_ctrl_c_ends_it(tmp_path: Path) -> None:

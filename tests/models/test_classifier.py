@@ -122,9 +122,11 @@ def test_pretrained_files_that_are_none_or_not_what_their_name_says(tmp_path: Pa
     (tmp_path / "text.pth").write_bytes(b"text")
     torch.save([torch.zeros(1)], tmp_path / "list.pth")
     torch.save({}, tmp_path / "resnet18-00000000.pth")
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pth")
     for name, words in (
         ("text", "no readable weights file"),
         ("list", "no state dict"),
+        ("module", r"holds more than named tensors, and such a pickle is not opened$"),
         ("resnet18-00000000", "does not begin with"),
     ):
         with pytest.raises(UserError, match=words):

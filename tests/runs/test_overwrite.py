@@ -47,7 +47,7 @@ def put(folder: Path, names: tuple[str, ...]) -> None:
 
 def test_all_that_a_run_writes_is_known_and_goes(run_tiny: Runner) -> None:
     private = ["privacy.epsilon=8", "privacy.public_size=100", "privacy.delta=1e-4", "privacy.sample_rate=0.1"]
-    run = run_tiny("output.track=tensorboard", "federation.rounds=1", *private)
+    run = run_tiny("federation.rounds=1", *private)
     write_run_report(run.folder)
     plain = run_tiny("federation.rounds=1", "method.name=mp-ssl", "seed=1", overwrite=True)
     diagnose(plain.folder)

@@ -95,14 +95,3 @@ def test_a_broken_checkpoint_names_the_file_and_the_cure(run_tiny: Runner) -> No
     (run.folder / "checkpoints" / "last.safetensors").write_bytes(b"garbage")
     with pytest.raises(UserError, match=r"last.safetensors: not a checkpoint .*overwrite=True"):
         run_tiny(resume=True)
-
-
-def test_tensorboard_events_hold_the_metrics(run_tiny: Runner) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    run = run_tiny("output.track=tensorboard")
-    events = EventAccumulator(str(run.folder / "tensorboard"))
-    events.Reload()
-    history = [record for record in read_history(run.folder) if record.number > 0]
-    shown = {event.step: event.value for event in events.Scalars("test_accuracy")}
-    assert shown == pytest.approx({record.number: record.accuracy for record in history})

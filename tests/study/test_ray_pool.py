@@ -12,7 +12,7 @@ from mpssl_fed.study.cell import Task, run_cell
 from mpssl_fed.study.run import run_study
 from tests.study.runs import plan_of
 
-pytest.importorskip("ray", reason="Ray is not installed: pip install 'mpssl-fed[ray]'")
+pytest.importorskip("ray", reason="the extra [ray] is not installed: make test")
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")

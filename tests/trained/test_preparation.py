@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -31,9 +28,8 @@ from mpssl_fed.federation import parts
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.federation.server.deployed_run import for_sites, with_task
 from mpssl_fed.runs.model_file import read_preparation
-from mpssl_fed.trained import evaluate_folder, export, load_trained, predict
+from mpssl_fed.trained import evaluate_folder, export, load_trained
 
-DOCS = Path(__file__).parents[2] / "docs" / "own-data.md"
 Cli = Callable[..., tuple[int, str, str]]
 
 
@@ -94,41 +90,6 @@ def test_a_crop_cuts_off_what_the_other_two_keep(tmp_path: Path) -> None:
     bright = {fit: int(load_dataset("image-folder", root, 24, prepared=Preparation(fit=fit)).train.x.max()) for fit in FITS}
     assert bright["crop"] < 60
     assert min(bright["pad"], bright["squash"]) > 180
-
-
-def test_the_documented_example_gives_predicts_numbers(fitted: tuple[Fit, mpssl_fed.Run, Path], tmp_path: Path) -> None:
-    """Run the page's own code on odd files, in a process that has neither torch nor this package."""
-    _, run, root = fitted
-    trained = load_trained(run.folder, "cpu")
-    export(trained, "onnx", tmp_path / "model.onnx")
-    rng = np.random.default_rng(1)
-    wide = rng.integers(0, 256, (90, 211, 4), dtype=np.uint8)
-    smooth = Image.fromarray(rng.integers(0, 256, (8, 6, 3), dtype=np.uint8)).resize((640, 853), Image.Resampling.BICUBIC)
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    files = [tmp_path / name for name in ("alpha.png", "grey.png", "phone.jpg", "palette.png", "clear.png")]
-    Image.fromarray(wide).save(files[0])
-    Image.fromarray(wide[..., 0]).save(files[1])
-    smooth.save(files[2], quality=92, exif=exif)
-    Image.fromarray(wide[..., :3]).convert("P").save(files[3])
-    Image.fromarray(wide[..., 0]).save(files[4], transparency=7)
-    files += sorted((root / "test").rglob("*.png"))
-    (code,) = re.findall(r"```python\n(import json.*?)```", DOCS.read_text(encoding="utf-8"), re.S)
-    assert len([line for line in code.splitlines() if line.strip()]) <= 16
-    (tmp_path / "example.py").write_text(code)
-    loop = (
-        "import json, runpy, shutil, sys\n"
-        "for file in sys.argv[1:]:\n"
-        "    shutil.copy(file, 'new-image.png')\n"
-        "    found = runpy.run_path('example.py')['probabilities']\n"
-        "    print(json.dumps({name: float(p) for name, p in found.items()}))\n"
-        "assert not {'torch', 'mpssl_fed', 'torchvision'} & set(sys.modules)\n"
-    )
-    done = subprocess.run([sys.executable, "-I", "-c", loop, *files], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    theirs = [json.loads(line) for line in done.stdout.splitlines()]
-    for one, other in zip(predict(trained, files), theirs, strict=True):
-        assert other == pytest.approx(one.probabilities, abs=1e-3), one.file
 
 
 def test_exports_and_model_say_how_to_prepare(fitted: tuple[Fit, mpssl_fed.Run, Path], tmp_path: Path) -> None:

@@ -92,6 +92,8 @@ def hub_set(
     read = {part: reader.rows(split, part) for part, split in splits.items()}
     if "test" in read and all(str(value) in ("-1", "None") for _, _, value in read["test"]):
         del read["test"]  # its labels are kept secret, as of competitions
+    if not any(read.get(part) for part in ("train", "validation")):
+        raise UserError(f"{shown(folder)}: {' and '.join(part for part in read if part != 'test')}: no image to train on")
     return _dataset(reader, read, first.features[label])
 
 
@@ -139,10 +141,11 @@ def _dataset(reader: _Reader, read: dict[str, list[Any]], feature: Any) -> Datas
 def _classes(name: str, feature: Any, labels: list[Any]) -> tuple[tuple[str, ...], dict[Any, int]]:
     """Return the names of the classes and the number of each value of the label column."""
     names = getattr(feature, "names", None)
-    values = list(range(len(names))) if names else sorted(set(labels), key=lambda one: (str(type(one)), one))
+    plain = {value for value in labels if type(value) in (int, str)}  # several labels of an image are a list
+    values = list(range(len(names))) if names else sorted(plain, key=lambda one: (str(type(one)), one))
     known = set(values)
     for number, value in enumerate(labels):
-        if value not in known or not isinstance(value, int | str) or isinstance(value, bool):
+        if type(value) not in (int, str) or value not in known:
             raise UserError(f"data set '{name}': image {number} has the label {value!r:.40}; want one of the set's classes")
     if not 2 <= len(values) <= MOST_CLASSES:
         raise UserError(f"data set '{name}': its labels have {len(values)} values; want 2 to {MOST_CLASSES} classes")
@@ -198,6 +201,8 @@ def _saved(datasets: Any, folder: Path) -> dict[str, Split]:
         if key in SPLITS:
             images = [column for column, kind in part.features.items() if isinstance(kind, datasets.Image)]
             plain = reduce(lambda one, column: one.cast_column(column, datasets.Image(decode=False)), images, part)  # cast() copies
+            if SPLITS[key] in found:
+                raise UserError(f"{shown(folder)}: '{key}' and another split are both the {SPLITS[key]} split; leave one")
             found[SPLITS[key]] = Split([plain], dict(plain.features))
     return found
 

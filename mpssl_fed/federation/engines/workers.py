@@ -163,8 +163,8 @@ class WorkerGrid(InProcessGrid):
                 worker.content = message.content
                 meta = message.metadata
                 about = (number, meta.dst_node_id, meta.message_type, meta.group_id, meta.ttl)
+                worker.at_work.append(number)  # first: a Ctrl-C comes right after what is sent
                 _send(worker.pipe, (CALL, about, None if known else message.content))
-                worker.at_work.append(number)
 
     def _take_in(self, patience_s: float, wanted: set[str]) -> None:
         """Receive what comes within ``patience_s``, or until one of ``wanted`` or, where none is wanted, anything has come."""
@@ -181,19 +181,19 @@ class WorkerGrid(InProcessGrid):
         try:
             with _whole():
                 kind, full, *rest = worker.pipe.recv()
+                worker.full = full
+                if kind == FLUSHED:
+                    worker.flushed = True
+                else:
+                    number, reply = rest
+                    worker.at_work.remove(number)
+                    self._ready[number] = reply
         except (EOFError, ConnectionResetError) as error:
             worker.process.join(END_S)
             raise UserError(
                 f"federation.workers={len(self._workers)}: a worker process ended (exit code {worker.process.exitcode}), perhaps "
                 "for want of memory; take fewer and go on with resume"
             ) from error
-        worker.full = full
-        if kind == FLUSHED:
-            worker.flushed = True
-            return
-        number, reply = rest
-        worker.at_work.remove(number)
-        self._ready[number] = reply
 
     def _work(self, pipe: Connection, of_server: Connection, held: Path | None) -> None:
         """Be a worker: answer what comes through ``pipe`` until it is closed."""
@@ -263,9 +263,19 @@ def _send(pipe: Connection, what: tuple[Any, ...]) -> None:
 
 @contextmanager
 def _whole() -> Iterator[None]:
-    """Let no Ctrl-C or SIGUSR1 cut what is read or written in two; it comes right after."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGUSR1})
+    """Let no Ctrl-C or SIGUSR1 cut what is read or written in two; it comes right after.
+
+    A mask of this thread would not do: another thread takes the signal then, and Python handles it here all the same.
+    """
+    came: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}
+    ours = {number: handler for number, handler in handlers.items() if callable(handler)}
     try:
+        for number in ours:
+            signal.signal(number, lambda number, _: came.append(number))
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in ours.items():
+            signal.signal(number, handler)
+        for late in came:
+            signal.raise_signal(late)

@@ -35,7 +35,7 @@ PIPELINES = {
 STEPS = {"ConsistencyModelPipeline": 1, "DDIMPipeline": 4, "DDPMPipeline": 4}
 """Pipeline -> steps, where sampling.json says nothing."""
 
-MOST_SIDE, MOST_BLOCKS, MOST_CLASSES = 512, 16, 100_000
+MOST_SIDE, MOST_BLOCKS, MOST_CLASSES, MOST_STEPS = 512, 16, 100_000, 100_000
 
 
 @GENERATORS.add("diffusers")
@@ -85,6 +85,9 @@ def _index(folder: Path) -> tuple[str, str]:
 def _schedule(diffusers: Any, folder: Path, pipeline: str, name: str) -> tuple[Schedule, dict[str, Any]]:
     file = folder / SCHEDULER
     settings = _settings(file, name, getattr(diffusers, name))
+    trained = settings.get("num_train_timesteps", 1)
+    if type(trained) is not int or not 1 <= trained <= MOST_STEPS:  # a table of so many rows is made of it
+        raise UserError(f"{file}: num_train_timesteps is {_short(trained)}; it must be a whole number from 1 to {MOST_STEPS:,}")
     consistency = pipeline == "ConsistencyModelPipeline"
     kind = getattr(diffusers, name if consistency else "DDIMScheduler")
     sampling = _sampling(folder / SAMPLING, STEPS[pipeline], consistency)

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from clients.app import app
 from mpssl_fed.config import from_mapping
 from mpssl_fed.errors import UserError, on_command_line
-from mpssl_fed.federation.engines.workers import workers_of
+from mpssl_fed.federation.engines.workers import _whole, workers_of
 from mpssl_fed.federation.site.state import SiteState
 from mpssl_fed.privacy.ledger import Ledger
 from mpssl_fed.runs.reader import read_history, read_manifest
@@ -69,6 +69,35 @@ def test_control_c_and_then_on_with_another_number(run_tiny: Runner, tmp_path: P
     assert read_manifest(tmp_path / "cut")["status"] == "interrupted"
     assert read_history(tmp_path / "cut")[-1].number == 1
     _same(whole, run_tiny(*MP_SSL, "federation.workers=3", folder=tmp_path / "cut", resume=True))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_that_another_thread_takes_cuts_no_message(number: signal.Signals) -> None:
+    """Of a notebook or a test's worker: with this thread's mask alone Ctrl-C cut a message, and both ends waited for ever."""
+
+    def heard(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def write() -> None:
+        with _whole():
+            os.kill(os.getpid(), number)
+            for step in range(3):
+                time.sleep(0.01)
+                steps.append(step)
+
+    steps: list[int] = []
+    before, over = signal.signal(number, heard), threading.Event()
+    other = threading.Thread(target=over.wait)
+    other.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            write()
+        assert len(steps) == 3
+        assert signal.getsignal(number) is heard
+    finally:
+        over.set()
+        other.join()
+        signal.signal(number, before)
 
 
 def test_a_lost_worker_is_said_and_nothing_is_lost_with_it(run_tiny: Runner, tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from mpssl_fed.data.formats.dicom import patient
 from mpssl_fed.deployment.own_data import OwnData
 from mpssl_fed.errors import UserError
 from mpssl_fed.trained import evaluate_list, load_trained
-from tests.data.test_dicom import NAME, NUMBER, cohort, scan, written
 from tests.data.test_folder import picture
+from tests.extras.test_dicom import NAME, NUMBER, cohort, scan, written
 
 ASKED = "dicom-patient-id"
 PEOPLE = [f"{NUMBER}-{n}" for n in range(6)]

@@ -25,7 +25,7 @@ from mpssl_fed.errors import UserError
 from mpssl_fed.models import Architecture, build_classifier
 from mpssl_fed.trained import Trained, evaluate_folder, predict
 
-pydicom = pytest.importorskip("pydicom", reason="DICOM files, pip install 'mpssl-fed[medical]'")
+pydicom = pytest.importorskip("pydicom", reason="the extra [medical] is not installed: make test-extras")
 
 SIDE = 24
 RAMP = np.arange(SIDE * SIDE).reshape(SIDE, SIDE)

@@ -28,7 +28,7 @@ from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.federation.server.deployed_run import for_sites, with_task
 from mpssl_fed.runs.model_file import read_preparation
 from mpssl_fed.trained import evaluate_folder, export, load_trained
-from tests.data.test_dicom import CT, RAMP, linear, read, scan, written
+from tests.extras.test_dicom import CT, RAMP, linear, read, scan, written
 
 Cli = Callable[..., tuple[int, str, str]]
 CENTER, WIDTH = -600.0, 300.0
