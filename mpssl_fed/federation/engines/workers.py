@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -88,6 +89,7 @@ class WorkerGrid(InProcessGrid):
     def __init__(self, client_app: ClientCallable, node_configs: Sequence[UserConfig], workers: int, held: Path | None) -> None:
         super().__init__(client_app, node_configs)
         self._ready: dict[str, Message] = {}
+        self._ends: dict[str, float] = {}  # message that nobody pulled the answer of -> when it is of no use any more
         self._workers: list[_Worker] = []
         for _ in range(workers):
             ours, theirs = multiprocessing.get_context("fork").Pipe()
@@ -103,9 +105,13 @@ class WorkerGrid(InProcessGrid):
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Queue ``messages``, each at the worker of its node, and return their ids, in order."""
+        now = time.time()
+        self._ends = {number: end for number, end in self._ends.items() if end > now}
+        self._ready = {number: reply for number, reply in self._ready.items() if number in self._ends}
         ids = list(super().push_messages(messages))
         for number in ids:
-            node = self._waiting[number].metadata.dst_node_id
+            meta = self._waiting[number].metadata
+            self._ends[number], node = meta.created_at + meta.ttl, meta.dst_node_id
             if node in self._contexts:
                 self._workers[(node - 1) % len(self._workers)].queue.append(number)
             else:
@@ -116,14 +122,20 @@ class WorkerGrid(InProcessGrid):
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Return an answer to one of ``message_ids``, none where none comes in a moment. UserError when a worker has ended."""
         wanted = set(message_ids)
-        if not wanted & self._ready.keys() and any(wanted.intersection(worker.at_work) for worker in self._workers):
-            self._take_in(PATIENCE_S, wanted)
+        if wanted & self._ends.keys() and not wanted & self._ready.keys():  # late answers are received too: they are in the way
+            begun = any(wanted.intersection(worker.at_work) for worker in self._workers)
+            self._take_in(PATIENCE_S if begun else 0.0, wanted)
         found = next((number for number in self._ready if number in wanted), None)
         self._hand_out()
-        return [] if found is None else [self._ready.pop(found)]
+        if found is None:
+            return []
+        self._ends.pop(found, None)
+        return [self._ready.pop(found)]
 
     def flush(self) -> None:
-        """Let all workers write what they hold, after what they are at."""
+        """Let all workers write what they hold. Called between rounds: what one is still at came too late, and is dropped."""
+        if any(worker.at_work or worker.queue for worker in self._workers):
+            self.interrupt()
         for worker in self._workers:
             worker.flushed = False
             _send(worker.pipe, (FLUSH,))
@@ -190,10 +202,12 @@ class WorkerGrid(InProcessGrid):
         worker.full = full
         if kind == FLUSHED:
             worker.flushed = True
+            worker.at_work.clear()
             return
         number, reply = rest
         worker.at_work.remove(number)
-        self._ready[number] = reply
+        if number in self._ends:
+            self._ready[number] = reply
 
     def _work(self, pipe: Connection, of_server: Connection, held: Path | None) -> None:
         """Be a worker: answer what comes through ``pipe`` until it is closed."""
