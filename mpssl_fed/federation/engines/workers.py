@@ -17,11 +17,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import torch
@@ -217,7 +218,8 @@ class WorkerGrid(InProcessGrid):
         _end_with_server()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the server's process says what to do
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        abort = _Abort()
+        abort, outbox = _Abort(), SimpleQueue[tuple[Any, ...]]()
+        threading.Thread(target=_send_all, args=(pipe, outbox), daemon=True).start()
         memory = None if held is None else Held(held)
         for context in self._contexts.values():
             context.held = memory
@@ -230,7 +232,7 @@ class WorkerGrid(InProcessGrid):
             if kind == FLUSH:
                 if memory is not None:
                     memory.flush()
-                _send(pipe, (FLUSHED, False))
+                outbox.put((FLUSHED, False))
                 abort.asked = False
                 continue
             (number, node, message_type, group_id, ttl), sent = rest
@@ -239,7 +241,7 @@ class WorkerGrid(InProcessGrid):
             message.metadata.__dict__["_message_id"] = number
             reply = abort.unless_asked(lambda message=message: self._call(message))
             if reply is not None:
-                _send(pipe, (ANSWER, memory is not None and memory.full, number, reply))
+                outbox.put((ANSWER, memory is not None and memory.full, number, reply))
 
 
 class _Abort:
@@ -273,6 +275,14 @@ def _end_with_server() -> None:
 def _send(pipe: Connection, what: tuple[Any, ...]) -> None:
     with _whole():
         pipe.send(what)
+
+
+def _send_all(pipe: Connection, outbox: SimpleQueue[tuple[Any, ...]]) -> None:
+    """Send what is put into ``outbox``: an answer is larger than a pipe, and a worker need not wait until the server reads it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGUSR1})
+    with suppress(BrokenPipeError, ConnectionResetError):
+        while True:
+            pipe.send(outbox.get())
 
 
 @contextmanager
