@@ -60,7 +60,7 @@ def turn(words: list[str]) -> dict[str, list[float]]:
     done = subprocess.run(words, cwd=HERE, env=env, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     if done.returncode:
         raise SystemExit(done.stderr[-3000:])
-    found: dict[str, list[float]] = json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, list[float]] = json.loads(next(line for line in reversed(done.stdout.splitlines()) if line.startswith("{")))
     return found
 
 
