@@ -7,6 +7,7 @@ JSON line: seconds and CPU seconds of the rounds after the first.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from typing import Any
@@ -87,7 +88,8 @@ def main(sites: int, steps: int, rounds: int) -> None:
         callbacks=[clock],
     )
     walls, cpus = zip(*clock.at, strict=True)
-    print(json.dumps({"wall": np.diff(walls).tolist(), "cpu": np.diff(cpus).tolist()}))
+    if os.environ.get("RANK", "0") == "0":  # of torchrun's processes, where there are several
+        print("\n" + json.dumps({"wall": np.diff(walls).tolist(), "cpu": np.diff(cpus).tolist()}), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""The same federated averaging here and in pfl-research, turn about: milliseconds a site and round, and their ratio.
+"""The same federated averaging here, in pfl-research and in Flower's simulation, turn about: milliseconds a site and round.
 
-    python benchmarks/peers.py --peers PYTHON [--sites 16 256 1000] [--steps 1 10] [--turns 3] [--output FILE]
+    python benchmarks/peers.py --peers PYTHON [--sites 16 256 1000] [--steps 1 10] [--processes 1 2] [--turns 3] [--output FILE]
 
 PYTHON: the interpreter of an environment that has pfl-research 0.6 and the torch of this one. Equal work: small CNN, ten images a
-site in one batch, SGD, no augmentation, one process, one thread. Both go in turn, so that what else a machine does falls on both;
-CPU time is told beside, since a busy one draws out what it takes. Ours writes its run directory and checkpoints meanwhile; pfl
-writes nothing. Writes benchmarks/results/peers-DATE.md.
+site in one batch, SGD, no augmentation, one thread a process; several processes are workers here, torchrun's of pfl, Ray's of
+Flower, whose client is plain PyTorch. All go in turn, so that what else a machine does falls on each; CPU time is told beside for
+one process, since a busy machine draws out what it takes. Ours writes its run directory and checkpoints meanwhile; the others write
+nothing. Writes benchmarks/results/peers-DATE.md.
 """
 
 from __future__ import annotations
@@ -21,15 +22,14 @@ import time
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 HERE = Path(__file__).resolve().parents[1]
 ENOUGH = 120
 """Sites x rounds of a turn, at least."""
 
 
-def ours(sites: int, steps: int, rounds: int) -> dict[str, list[float]]:
-    """Return seconds and CPU seconds of each round after the first."""
+def ours(sites: int, steps: int, rounds: int, processes: int) -> dict[str, list[float]]:
+    """Return seconds and, of this process, CPU seconds of each round after the first."""
     import mpssl_fed
     from benchmarks.scale import config_of
     from mpssl_fed.runs.progress import Progress
@@ -43,7 +43,7 @@ def ours(sites: int, steps: int, rounds: int) -> dict[str, list[float]]:
             self.at.append((time.perf_counter(), time.process_time()))
 
     config = config_of(sites, rounds + 1, steps)
-    config["federation"]["eval_every"] = 10**6
+    config["federation"] |= {"eval_every": 10**6, "workers": processes}
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         mpssl_fed.simulate(config, output=f"{folder}/run", progress=clock)
@@ -60,8 +60,39 @@ def turn(words: list[str]) -> dict[str, list[float]]:
     done = subprocess.run(words, cwd=HERE, env=env, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     if done.returncode:
         raise SystemExit(done.stderr[-3000:])
-    found: dict[str, list[float]] = json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, list[float]] = json.loads(next(line for line in reversed(done.stdout.splitlines()) if line.startswith("{")))
     return found
+
+
+def sides(peers: str, processes: int, flower: bool) -> dict[str, list[str]]:
+    """Return what starts each side; sites, steps and rounds follow."""
+    run = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", "29617"] if processes > 1 else []
+    found = {"pfl": [peers, *run, "benchmarks/peer_pfl.py"], "ours": [sys.executable, "-m", "benchmarks.peers", "--child"]}
+    return found | ({"flower": [sys.executable, "benchmarks/peer_flower.py"]} if flower else {})
+
+
+def row(options: argparse.Namespace, sites: int, steps: int, processes: int) -> str:
+    """Measure one row of the table."""
+    rounds = max(1, -(-ENOUGH // sites))
+    starts = sides(options.peers, processes, sites in options.flower and processes > 1)
+    found: dict[str, dict[str, list[float]]] = {side: {"wall": [], "cpu": []} for side in starts}
+    for _ in range(options.turns):
+        for side, words in starts.items():
+            asked = [str(n) for n in (sites, steps, rounds, *([] if side == "pfl" else [processes]))]
+            for kind, values in turn([*words, *asked]).items():
+                found[side][kind] += values
+
+    def of(side: str, kind: str) -> float | None:
+        known = found.get(side, {}).get(kind)
+        return 1e3 * median(known) / sites if known and (kind == "wall" or processes == 1) else None
+
+    cells: list[float | None] = []
+    for kind in ("cpu", "wall"):
+        pfl, mine, flower = (of(side, kind) for side in ("pfl", "ours", "flower"))
+        cells += [pfl, mine, mine / pfl if mine and pfl else None]
+        if kind == "wall":
+            cells += [flower, mine / flower if mine and flower else None]
+    return f"| {sites} | {steps} | {processes} | {' | '.join('' if cell is None else f'{cell:.2f}' for cell in cells)} |"
 
 
 def main() -> None:
@@ -70,9 +101,11 @@ def main() -> None:
     parser.add_argument("--peers", default=sys.executable)
     parser.add_argument("--sites", type=int, nargs="+", default=[16, 256, 1000])
     parser.add_argument("--steps", type=int, nargs="+", default=[1, 10])
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--flower", type=int, nargs="*", default=[16, 256], help="of how many sites Flower's simulation runs too")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--output", type=Path, default=None)
-    parser.add_argument("--child", type=int, nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--child", type=int, nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         print(json.dumps(ours(*options.child)))
@@ -86,32 +119,19 @@ def main() -> None:
         "",
         machine("; pfl 0.6.0,"),
         f"small-cnn, 10 images a site, SGD, no augmentation; ms a site and round, medians of {options.turns} turns, turn about.",
+        "CPU: of one process; the other columns are of the clock. flower: its Ray simulation with a plain PyTorch client.",
         "",
-        "| sites | steps | pfl, ms of CPU | ours, ms of CPU | ratio | pfl, ms | ours, ms | ratio |",
-        "|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| sites | steps | processes | pfl, CPU | ours, CPU | ours / pfl | pfl | ours | ours / pfl | flower | ours / flower |",
+        "|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     print("\n".join(lines), flush=True)
+    file = options.output or HERE / "benchmarks" / "results" / f"peers-{today}.md"
     for steps in options.steps:
         for sites in options.sites:
-            rounds = max(1, -(-ENOUGH // sites))
-            asked = [str(n) for n in (sites, steps, rounds)]
-            found: dict[str, dict[str, list[float]]] = {side: {"wall": [], "cpu": []} for side in ("pfl", "ours")}
-            sides: dict[str, list[Any]] = {
-                "pfl": [options.peers, "benchmarks/peer_pfl.py"],
-                "ours": [sys.executable, "-m", "benchmarks.peers", "--child"],
-            }
-            for _ in range(options.turns):
-                for side, words in sides.items():
-                    for kind, values in turn([*words, *asked]).items():
-                        found[side][kind] += values
-            each = {side: {kind: 1e3 * median(v) / sites for kind, v in kinds.items()} for side, kinds in found.items()}
-            cells = [
-                f"{each['pfl'][kind]:.2f} | {each['ours'][kind]:.2f} | {each['ours'][kind] / each['pfl'][kind]:.2f}"
-                for kind in ("cpu", "wall")
-            ]
-            lines.append(f"| {sites} | {steps} | {' | '.join(cells)} |")
-            print(lines[-1], flush=True)
-    write_atomic(options.output or HERE / "benchmarks" / "results" / f"peers-{today}.md", "\n".join(lines) + "\n")
+            for processes in options.processes:
+                lines.append(row(options, sites, steps, processes))
+                print(lines[-1], flush=True)
+                write_atomic(file, "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """What privacy costs: releases beside the plain gradient and Opacus, and whole mp-ssl steps beside the plain ones.
 
-    python -m benchmarks.privacy [--model small-cnn resnet18] [--repeats 6 1] [--output FILE]
+    python -m benchmarks.privacy [--model small-cnn resnet18] [--repeats 2 1] [--turns 3] [--output FILE]
 
-CPU seconds of one thread, the least of the repeats; peak resident memory above the level before the work. Each draw has
-exactly 32 of 320 units, so that every row works on as many images. Real digits, the embedded generator.
+CPU seconds of one thread, the least of repeats and turns, turn about; peak resident memory above the level before the work. Each
+draw has exactly 32 of 320 units, so that every row works on as many images. Real digits, the embedded generator.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.memory import cost
+from benchmarks.memory import in_turn
 from mpssl_fed.config import Config, from_mapping
 from mpssl_fed.data.datasets import Images, load_dataset
 from mpssl_fed.data.partition import choose_labelled
@@ -150,13 +150,12 @@ def _steps(one: Learner) -> None:
         one.step(t)
 
 
-def table(title: str, works: dict[str, Callable[[], object]], steps: int, repeats: int) -> list[str]:
+def table(title: str, works: dict[str, Callable[[], object]], steps: int, turns: int, repeats: int) -> list[str]:
     """Return the lines of one table; the first row is the reference of the ratios."""
     lines = ["", f"## {title}", "", "| work | CPU s | / first | peak MiB | / first |", "|---|---|---|---|---|"]
     first: tuple[float, float] | None = None
-    for name, work in works.items():
-        seconds, peak = cost(work, repeats)
-        seconds /= steps
+    for name, (all_seconds, peak) in in_turn(works, turns, repeats).items():
+        seconds = all_seconds / steps
         first = first or (seconds, peak)
         print(f"{title}: {name}: {seconds:.4f} s, {peak:.0f} MiB", flush=True)
         ratios = seconds / first[0], peak / max(first[1], 1e-3)
@@ -168,7 +167,8 @@ def main() -> None:
     """Measure and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", nargs="+", default=["small-cnn", "resnet18"])
-    parser.add_argument("--repeats", type=int, nargs="+", default=[6, 1], help="one number a model")
+    parser.add_argument("--repeats", type=int, nargs="+", default=[2, 1], help="one number a model")
+    parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--output", type=Path, default=None)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -184,8 +184,8 @@ def main() -> None:
     ]
     with no_addition_in_place():
         for model, repeats in zip(options.model, options.repeats, strict=True):
-            lines += table(f"One read, {model}", single_reads(model), 1, repeats)
-            lines += table(f"A step of mp-ssl, {model}", whole_steps(model), STEPS, repeats)
+            lines += table(f"One read, {model}", single_reads(model), 1, options.turns, repeats)
+            lines += table(f"A step of mp-ssl, {model}", whole_steps(model), STEPS, options.turns, repeats)
     output = options.output or Path(__file__).parent / "results" / f"privacy-{today}.md"
     write_atomic(output, "\n".join(lines) + "\n")
     print(f"written to {output}")

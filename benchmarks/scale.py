@@ -42,7 +42,7 @@ def config_of(sites: int, rounds: int, steps: int = 1) -> dict[str, Any]:
     return {
         "data": {"name": f"drawn-{sites}", "labels_per_class": 1, "partition": {"name": "iid"}},
         "method": {"name": "base", "augment": "none"},
-        "optim": {"name": "sgd", "lr": 0.05},
+        "optim": {"name": "sgd", "lr": 0.05, "weight_decay": 0},
         "federation": {"sites": sites, "rounds": rounds, "local_steps": steps, "deadline_s": 36000},
     }
 

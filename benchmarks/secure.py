@@ -39,7 +39,7 @@ from mpssl_fed.federation.server.summing import Summing
 from mpssl_fed.federation.site.masking import InMemory, Masking
 from mpssl_fed.federation.weights import to_record
 from mpssl_fed.files import write_atomic
-from mpssl_fed.models import Weights
+from mpssl_fed.models import Layout, Weights
 from mpssl_fed.runs.manifest import versions
 from mpssl_fed.runs.progress import Progress
 
@@ -164,14 +164,15 @@ class Plain:
     def _round(self) -> None:
         start = self.case.start
         content = TrainRequest(self.sent, 1, to_record(start)).to_record()
-        mean = RunningMean({key: value.numpy() for key, value in start.items()})
+        layout = Layout.of(start)
+        mean = RunningMean(layout.size)
 
         def read(record: RecordDict) -> None:
             reply = TrainReply.from_record(record, start)
-            mean.add({key: value.double().numpy() for key, value in reply.weights.items()}, reply.examples)
+            mean.add(layout.vector(reply.weights), reply.examples)
 
         ask(self.grid, {node: (node, content) for node in self.grid.get_node_ids()}, "train", read, 3600.0)
-        self.case.check(mean.mean(), 1e-6)
+        self.case.check(layout.views(mean.mean()), 1e-6)
 
 
 class Ours:

@@ -1,9 +1,9 @@
 """Seconds and peak memory of a base step, an SCR step and an LMO step (naive, torchopt, decoupled, in slices), side by side.
 
-    python -m benchmarks.step [--model small-cnn resnet18] [--repeats 5] [--output FILE]
+    python -m benchmarks.step [--model small-cnn resnet18] [--repeats 2] [--turns 3] [--output FILE]
 
-CPU seconds of one thread, the least of the repeats; memory above the level before the work. On CUDA: wall seconds between
-synchronisations and the allocator's peak. Real digits, the embedded generator.
+CPU seconds of one thread, the least of repeats and turns, turn about; memory above the level before the work. On CUDA: wall
+seconds between synchronisations and the allocator's peak. Real digits, the embedded generator.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from time import perf_counter
 import torch
 import torch.nn.functional as F
 
-from benchmarks.memory import cost
+from benchmarks.memory import in_turn
 from mpssl_fed.config import from_mapping
 from mpssl_fed.data.datasets import load_dataset
 from mpssl_fed.data.partition import choose_labelled
@@ -35,6 +35,7 @@ from mpssl_fed.runs.manifest import versions
 from tests.method import oracles
 
 BATCH, ETA = 32, 0.05
+TORCHOPT = "LMO, torchopt MetaSGD (with its own supervised pass)"
 
 
 def learner(model: str, method: str, device: str) -> Learner:
@@ -85,7 +86,7 @@ def works(model: str, device: str) -> dict[str, Callable[[], object]]:
         "SCR step (reused synthetic batch)": lambda: scr.step(1),
         "SCR step (fresh synthetic batch)": lambda: scr.step(0),
         "LMO, naive create_graph": naive,
-        "LMO, torchopt MetaSGD (with its own supervised pass)": torchopt,
+        TORCHOPT: torchopt,
         "LMO, decoupled": lambda: decoupled(None),
         "LMO, decoupled, with the gap, balanced": lambda: decoupled(None, 1.0),
         "LMO, decoupled, slices of 16": lambda: decoupled(16),
@@ -113,7 +114,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", nargs="+", default=["small-cnn", "resnet18"])
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--output", type=Path, default=None)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -126,13 +128,17 @@ def main() -> None:
     ]
     lines += ["", *(f"- {name} {version}" for name, version in versions().items())]
     for model in options.model:
-        lines += ["", f"## {model}", "", "| work | seconds | / naive LMO | peak MiB |", "|---|---|---|---|"]
-        measured = {}
-        for name, work in works(model, options.device).items():
-            measured[name] = cuda_cost(work, options.repeats) if options.device == "cuda" else cost(work, options.repeats)
-            print(f"{model}: {name}: {measured[name][0]:.4f} s, {measured[name][1]:.0f} MiB", flush=True)
-        reference = measured["LMO, naive create_graph"][0]
-        lines += [f"| {name} | {s:.4f} | {s / reference:.2f} | {m:.0f} |" for name, (s, m) in measured.items()]
+        lines += ["", f"## {model}", "", "| work | seconds | / naive LMO | / torchopt | peak MiB | / torchopt |"]
+        lines += ["|---|---|---|---|---|---|"]
+        given = works(model, options.device)
+        if options.device == "cuda":
+            measured = {name: cuda_cost(work, options.repeats) for name, work in given.items()}
+        else:
+            measured = in_turn(given, options.turns, options.repeats)
+        naive, (peer, most) = measured["LMO, naive create_graph"][0], measured[TORCHOPT]
+        for name, (s, m) in measured.items():
+            lines.append(f"| {name} | {s:.4f} | {s / naive:.2f} | {s / peer:.2f} | {m:.0f} | {m / most:.2f} |")
+            print(lines[-1], flush=True)
     output = options.output or Path(__file__).parent / "results" / f"step-{options.device}-{today}.md"
     write_atomic(output, "\n".join(lines) + "\n")
     print(f"written to {output}")

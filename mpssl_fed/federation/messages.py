@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections import UserDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from mpssl_fed.config import PROTOCOL_VERSION, Config, from_json
 from mpssl_fed.config.federation import MOST_SITES
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation.refusal import Refusal
-from mpssl_fed.federation.weights import from_record, to_record
+from mpssl_fed.federation.weights import from_record, require_like, to_record
 from mpssl_fed.models import Weights
 from mpssl_fed.reply_metrics import CONFUSION, LARGEST_NUMBER, REPLY_METRICS
 
@@ -123,10 +124,14 @@ class TrainReply:
         Refusal unless it is two records, its arrays are finite and shaped like ``like``, its size is a whole number from 1 to
         ``most_examples`` and every other number of REPLY_METRICS lies in its range; further scalars are not looked at.
         """
-        if set(record) != {ARRAYS, METRICS}:
+        metrics: Mapping[str, Any]
+        if isinstance(record, Handed) and record.reply:
+            weights, metrics = require_like(record.reply.weights, like), record.reply.metrics
+        elif set(record) == {ARRAYS, METRICS}:
+            metrics = only(record, METRICS, MetricRecord)
+            weights = from_record(only(record, ARRAYS, ArrayRecord), like)
+        else:
             raise Refusal("malformed")
-        metrics = only(record, METRICS, MetricRecord)
-        weights = from_record(only(record, ARRAYS, ArrayRecord), like)
         if len(metrics) > MOST_SCALARS:
             raise Refusal("malformed")
         known = {key: _number(metrics[key]) for key in (EXAMPLES, *REPLY_METRICS) if key in metrics}
@@ -136,6 +141,34 @@ class TrainReply:
         if not all(one.low <= known[one.name] <= one.high for one in REPLY_METRICS.values() if one.name in known):
             raise Refusal("number")
         return TrainReply(weights, known)
+
+
+class Handed(RecordDict):
+    """The content of a reply on the machine of the server: the reply itself, packed only where somebody looks into the record.
+
+    Nothing that comes over a wire is one. reply: None once it is packed: whoever looked may have changed the record.
+    """
+
+    def __init__(self, reply: TrainReply) -> None:
+        super().__init__()
+        self.reply: TrainReply | None = reply
+        self.__dict__["_data"] = _Packing(self)  # what all of RecordDict's methods go through
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Go to another process as it is."""
+        return (Handed, (self.reply,)) if self.reply else (RecordDict, (dict(self),))
+
+
+class _Packing(UserDict[str, Any]):
+    """The records of a :class:`Handed`, made at the first use."""
+
+    def __init__(self, of: Handed) -> None:
+        self._of = of
+
+    @cached_property
+    def data(self) -> dict[str, Any]:  # type: ignore[override]
+        reply, self._of.reply = self._of.reply, None
+        return dict(reply.to_record()) if reply else {}
 
 
 @dataclass(frozen=True)

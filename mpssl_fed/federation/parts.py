@@ -27,7 +27,7 @@ from mpssl_fed.method.parts import Parts
 from mpssl_fed.models import Architecture, Classifier, build_classifier
 from mpssl_fed.names import shown, some
 
-MOST_KEYS = 8
+MOST_KNOWN = 8
 NO_DATA = "none"
 """``data.name`` of a server that holds no images at all: the sites train, nobody tests."""
 
@@ -35,8 +35,9 @@ NO_DATA = "none"
 def simulated(config: Config, site: int, classifier: Classifier | None = None) -> Parts:
     """Return the parts of a simulated site: its share of the data set that the config names, around ``classifier`` or a new one."""
     classifier = classifier or initial_classifier(config)
-    made = Parts(labelled(config, site), classifier, generator(config), task(config).flip, unlabeled(config, site))
-    return parted(config, made, split_key(config, site))
+    flip = dataset(config).flip if config.data.task is None else config.data.task.flip
+    made = Parts(labelled(config, site), classifier, generator(config), flip, unlabeled(config, site))
+    return parted(config, made, split_key(config, site) if config.federation.evaluate_at_sites.times else b"")
 
 
 def own(config: Config, images: Images, generator: Generator | None, key: bytes = b"") -> Parts:
@@ -63,10 +64,8 @@ def device(config: Config) -> torch.device:
 
 def dataset(config: Config) -> Dataset:
     """Return the data set of ``config.data``; with ``held_out=validation`` its ``test`` is a slice of the training pool."""
-    data = config.data
-    validation = data.held_out_fraction if data.held_out == "validation" else None
-    prepared = Preparation(fit=data.fit, white_level=data.white_level, window=plain(data.window))
-    return _dataset(_Files(data.name, data.root, data.size, data.download, data.subjects, prepared), validation)
+    validation = config.data.held_out_fraction if config.data.held_out == "validation" else None
+    return _dataset(_known(config).files, validation)
 
 
 def task(config: Config) -> Task:
@@ -172,20 +171,32 @@ def holders_of(
 
 
 def _split(config: Config) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
-    return _cached_split(_key(config))
+    return _cached_split(_known(config).key)
 
 
-_KEYS: dict[int, tuple[Config, str]] = {}
+@dataclass(frozen=True)
+class _Known:
+    """What follows from a config: its canonical JSON, and which files its data set is read from."""
+
+    config: Config
+    key: str
+    files: _Files
 
 
-def _key(config: Config) -> str:
-    """Return the canonical JSON of ``config``, made once for an object: a site asks for its share in every round."""
-    known = _KEYS.get(id(config))
-    if known is None or known[0] is not config:
-        if len(_KEYS) >= MOST_KEYS:
-            _KEYS.clear()
-        known = _KEYS[id(config)] = (config, config.canonical_json())
-    return known[1]
+_KNOWN: dict[int, _Known] = {}
+
+
+def _known(config: Config) -> _Known:
+    """Return what follows from ``config``, made once for an object: a site asks for its share in every round."""
+    known = _KNOWN.get(id(config))
+    if known is None or known.config is not config:
+        if len(_KNOWN) >= MOST_KNOWN:
+            _KNOWN.clear()
+        data = config.data
+        prepared = Preparation(fit=data.fit, white_level=data.white_level, window=plain(data.window))
+        files = _Files(data.name, data.root, data.size, data.download, data.subjects, prepared)
+        known = _KNOWN[id(config)] = _Known(config, config.canonical_json(), files)
+    return known
 
 
 @lru_cache(maxsize=4)

@@ -14,7 +14,7 @@ from flwr.app import Array, ArrayRecord
 from torch import Tensor
 
 from mpssl_fed.federation.refusal import Refusal
-from mpssl_fed.models import Weights
+from mpssl_fed.models import Block, Layout, Weights
 
 NUMPY_STYPE, NPY = "numpy.ndarray", b"\x93NUMPY\x01\x00"
 LARGEST, LARGEST_BIAS, LARGEST_VARIANCE = 1e3, 25.0, 1e6
@@ -73,8 +73,33 @@ def unflat(vector: np.ndarray, like: Mapping[str, Tensor]) -> dict[str, np.ndarr
     return found
 
 
+def require_like(weights: Weights, like: Mapping[str, Tensor]) -> Weights:
+    """Return ``weights`` that were handed over in this process; Refusal as :func:`from_record` has it for a record of them."""
+    if not (isinstance(weights, Block) and weights.layout == Layout.of(like)):
+        if weights.keys() != like.keys():
+            raise Refusal("misshapen")
+        if any(weights[key].shape != want.shape or weights[key].dtype != torch.float32 for key, want in like.items()):
+            raise Refusal("misshapen")
+    require_sound(weights)
+    return weights
+
+
+def require_sound(weights: Mapping[str, Tensor]) -> None:
+    """Raise Refusal unless :func:`usable`, by the code that says why."""
+    if usable(weights):
+        return
+    if not all(bool(torch.isfinite(value).all()) for value in weights.values()):
+        raise Refusal("non-finite")
+    too_large = any(value.numel() and float(value.abs().max()) > bound(key) for key, value in weights.items())
+    raise Refusal("too-large" if too_large else "number")
+
+
 def usable(weights: Mapping[str, Tensor]) -> bool:
     """Whether a site would take these weights: all finite, at most :func:`bound`, and no variance below 0."""
+    if isinstance(weights, Block) and weights.flat.numel():
+        least, largest = weights.flat.aminmax()
+        if least >= -LARGEST_BIAS and largest <= LARGEST_BIAS and not weights.layout.has_variances:
+            return True  # within the narrowest bound of all
     return all(
         bool((tensor.abs() <= bound(key)).all()) and not (key.endswith("running_var") and bool((tensor < 0).any()))
         for key, tensor in weights.items()

@@ -105,8 +105,15 @@ class ExactPrivateData:
 
     def begin_round(self, rng: torch.Generator, augment_rng: torch.Generator) -> None:
         """Set the streams that draw batches and augment them; what LMO reads has one apart, so that it shifts no batch."""
-        self.rng, self.augment_rng = rng, augment_rng
-        self.meta_rng = torch_rng(rng.initial_seed(), "what LMO reads")
+        self.rng, self.augment_rng, self._seed = rng, augment_rng, rng.initial_seed()
+        self._meta_rng: torch.Generator | None = None
+
+    @property
+    def meta_rng(self) -> torch.Generator:
+        """The stream of what LMO reads; most methods never do."""
+        if self._meta_rng is None:
+            self._meta_rng = torch_rng(self._seed, "what LMO reads")
+        return self._meta_rng
 
     def class_weights(self) -> Tensor:
         """Return the share of each class in D_train [K]."""

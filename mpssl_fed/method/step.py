@@ -126,10 +126,12 @@ class Learner:
 
     def _begin(self, round_number: int) -> None:
         streams = self._streams(round_number)
-        self.start = {name: p.detach().clone() for name, p in self.classifier.theta().items()}
+        if self.config.federation.strategy.proximal_mu:
+            self.start = {name: p.detach().clone() for name, p in self.classifier.theta().items()}
         self.optimiser = Optimiser(self.config, self.classifier.theta())
         self.private.begin_round(streams("batches"), streams("labelled views"))
-        self.view_rng = streams("views")
+        if self.unsupervised:
+            self.view_rng = streams("views")
         self.classifier.train()
         if self.source:
             self.source.cost.seconds, self.source.cost.images = 0.0, 0

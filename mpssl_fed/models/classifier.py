@@ -13,6 +13,7 @@ from torch.func import functional_call
 
 from mpssl_fed.errors import UserError
 from mpssl_fed.models.backbones import build_body
+from mpssl_fed.models.block import Block, Layout
 from mpssl_fed.models.norms import is_norm
 from mpssl_fed.seeds import initialising, seed_of
 
@@ -51,6 +52,8 @@ class Classifier(nn.Module):
         for key, parameter in self.named_parameters():
             parameter.requires_grad_(_is_trainable(self, key, built.trainable))
         self._theta: Params = {}
+        self._layers: tuple[nn.Module, ...] | None = None
+        self._flat: tuple[Layout, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits [n, K]."""
@@ -63,8 +66,19 @@ class Classifier(nn.Module):
             self._theta = {name: p for name, p in self.named_parameters() if p.requires_grad}
         return dict(self._theta)
 
+    def train(self, mode: bool = True) -> Classifier:
+        """Set all layers to training, or to use, where one of them is not."""
+        if self._layers is None:
+            self._layers = tuple(self.modules())
+        if any(layer.training is not mode for layer in self._layers):
+            super().train(mode)
+        return self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state | {"_flat": None})  # type: ignore[no-untyped-call]  # a copy's parameters lie apart
+
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        self._theta = {}  # to another device, or dtype, the parameters may be new ones
+        self._theta, self._flat = {}, None  # to another device, or dtype, the parameters may be new ones
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def logits(self, theta: Params, x: Tensor) -> Tensor:
@@ -115,16 +129,33 @@ class Classifier(nn.Module):
         """Whether anything of psi is trained."""
         return any(parameter.requires_grad for parameter in self.body.parameters())
 
+    def gather(self) -> None:
+        """Move what is federated into one piece of memory where it is float32, so that it is read and set in one call."""
+        shared = self._shared()
+        if not all(tensor.dtype == torch.float32 and tensor.is_contiguous() for tensor in shared.values()):
+            return
+        layout = Layout.of(shared)
+        flat = torch.zeros(layout.size, device=self.head.weight.device)
+        for key, part in layout.views(flat).items():
+            part.copy_(shared[key].detach())
+            shared[key].data = part
+        self._flat = (layout, flat)
+
     def shared_state(self) -> Params:
         """Return CPU float32 copies of what is federated.
 
         Trainable parameters; with BatchNorm its running statistics too (never its integer counter); with ``share_frozen``
         (a body warm-started at the server) the frozen parameters as well, so that every site has the same body.
         """
+        if self._flat is not None:
+            return Block(self._flat[0], self._flat[1].to("cpu", copy=True))
         return {key: tensor.detach().to("cpu", torch.float32, copy=True).contiguous() for key, tensor in self._shared().items()}
 
     def load_shared(self, state: Params) -> None:
         """Set what :meth:`shared_state` returns. UserError on a missing or extra key, or a wrong shape; nothing is set then."""
+        if self._flat is not None and isinstance(state, Block) and state.layout == self._flat[0]:
+            self._flat[1].copy_(state.flat)
+            return
         mine = self._shared()
         if mine.keys() != state.keys():
             missing, extra = sorted(mine.keys() - state.keys())[:3], sorted(state.keys() - mine.keys())[:3]

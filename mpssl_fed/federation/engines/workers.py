@@ -14,13 +14,15 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import torch
@@ -88,6 +90,7 @@ class WorkerGrid(InProcessGrid):
     def __init__(self, client_app: ClientCallable, node_configs: Sequence[UserConfig], workers: int, held: Path | None) -> None:
         super().__init__(client_app, node_configs)
         self._ready: dict[str, Message] = {}
+        self._ends: dict[str, float] = {}  # message that nobody pulled the answer of -> when it is of no use any more
         self._workers: list[_Worker] = []
         for _ in range(workers):
             ours, theirs = multiprocessing.get_context("fork").Pipe()
@@ -103,9 +106,13 @@ class WorkerGrid(InProcessGrid):
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Queue ``messages``, each at the worker of its node, and return their ids, in order."""
+        now = time.time()
+        self._ends = {number: end for number, end in self._ends.items() if end > now}
+        self._ready = {number: reply for number, reply in self._ready.items() if number in self._ends}
         ids = list(super().push_messages(messages))
         for number in ids:
-            node = self._waiting[number].metadata.dst_node_id
+            meta = self._waiting[number].metadata
+            self._ends[number], node = meta.created_at + meta.ttl, meta.dst_node_id
             if node in self._contexts:
                 self._workers[(node - 1) % len(self._workers)].queue.append(number)
             else:
@@ -116,14 +123,20 @@ class WorkerGrid(InProcessGrid):
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Return an answer to one of ``message_ids``, none where none comes in a moment. UserError when a worker has ended."""
         wanted = set(message_ids)
-        if not wanted & self._ready.keys() and any(wanted.intersection(worker.at_work) for worker in self._workers):
-            self._take_in(PATIENCE_S, wanted)
+        if wanted & self._ends.keys() and not wanted & self._ready.keys():  # late answers are received too: they are in the way
+            begun = any(wanted.intersection(worker.at_work) for worker in self._workers)
+            self._take_in(PATIENCE_S if begun else 0.0, wanted)
         found = next((number for number in self._ready if number in wanted), None)
         self._hand_out()
-        return [] if found is None else [self._ready.pop(found)]
+        if found is None:
+            return []
+        self._ends.pop(found, None)
+        return [self._ready.pop(found)]
 
     def flush(self) -> None:
-        """Let all workers write what they hold, after what they are at."""
+        """Let all workers write what they hold. Called between rounds: what one is still at came too late, and is dropped."""
+        if any(worker.at_work or worker.queue for worker in self._workers):
+            self.interrupt()
         for worker in self._workers:
             worker.flushed = False
             _send(worker.pipe, (FLUSH,))
@@ -184,10 +197,12 @@ class WorkerGrid(InProcessGrid):
                 worker.full = full
                 if kind == FLUSHED:
                     worker.flushed = True
+                    worker.at_work.clear()
                 else:
                     number, reply = rest
                     worker.at_work.remove(number)
-                    self._ready[number] = reply
+                    if number in self._ends:
+                        self._ready[number] = reply
         except (EOFError, ConnectionResetError) as error:
             worker.process.join(END_S)
             raise UserError(
@@ -203,7 +218,8 @@ class WorkerGrid(InProcessGrid):
         _end_with_server()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the server's process says what to do
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        abort = _Abort()
+        abort, outbox = _Abort(), SimpleQueue[tuple[Any, ...]]()
+        threading.Thread(target=_send_all, args=(pipe, outbox), daemon=True).start()
         memory = None if held is None else Held(held)
         for context in self._contexts.values():
             context.held = memory
@@ -216,7 +232,7 @@ class WorkerGrid(InProcessGrid):
             if kind == FLUSH:
                 if memory is not None:
                     memory.flush()
-                _send(pipe, (FLUSHED, False))
+                outbox.put((FLUSHED, False))
                 abort.asked = False
                 continue
             (number, node, message_type, group_id, ttl), sent = rest
@@ -225,7 +241,7 @@ class WorkerGrid(InProcessGrid):
             message.metadata.__dict__["_message_id"] = number
             reply = abort.unless_asked(lambda message=message: self._call(message))
             if reply is not None:
-                _send(pipe, (ANSWER, memory is not None and memory.full, number, reply))
+                outbox.put((ANSWER, memory is not None and memory.full, number, reply))
 
 
 class _Abort:
@@ -261,12 +277,23 @@ def _send(pipe: Connection, what: tuple[Any, ...]) -> None:
         pipe.send(what)
 
 
+def _send_all(pipe: Connection, outbox: SimpleQueue[tuple[Any, ...]]) -> None:
+    """Send what is put into ``outbox``: an answer is larger than a pipe, and a worker need not wait until the server reads it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGUSR1})
+    with suppress(BrokenPipeError, ConnectionResetError):
+        while True:
+            pipe.send(outbox.get())
+
+
 @contextmanager
 def _whole() -> Iterator[None]:
     """Let no Ctrl-C or SIGUSR1 cut what is read or written in two; it comes right after.
 
     A mask of this thread would not do: another thread takes the signal then, and Python handles it here all the same.
     """
+    if threading.current_thread() is not threading.main_thread():  # which takes no signal
+        yield
+        return
     came: list[int] = []
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}
     ours = {number: handler for number, handler in handlers.items() if callable(handler)}

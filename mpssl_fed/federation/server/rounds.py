@@ -29,7 +29,7 @@ from mpssl_fed.federation.server.warm import start_warm
 from mpssl_fed.federation.weights import to_record, usable
 from mpssl_fed.method.warm_start import taught
 from mpssl_fed.metrics import Metrics
-from mpssl_fed.models import Weights
+from mpssl_fed.models import Block, Weights
 from mpssl_fed.models.scores import Scores
 from mpssl_fed.runs.checkpoint import Checkpoint
 from mpssl_fed.runs.manifest import now
@@ -194,7 +194,7 @@ class _Server:
 
     def _gathered(self, number: int, start: Weights, nodes: Mapping[int, int], asked: Sequence[int]) -> _Gathered:
         """Ask for a round and put its replies together."""
-        began, federation = time.perf_counter(), self.config.federation
+        began, federation, start = time.perf_counter(), self.config.federation, Block.of(start)
         content = TrainRequest(self.plan, number, to_record(start)).to_record()
         packed = time.perf_counter() - began
         fold = self.aggregator.open(start, len(asked))

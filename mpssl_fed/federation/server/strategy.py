@@ -18,7 +18,7 @@ from mpssl_fed.errors import UserError
 from mpssl_fed.federation.messages import EXAMPLES, TrainReply
 from mpssl_fed.federation.server.mean import RunningMean
 from mpssl_fed.federation.server.robust import ROBUST
-from mpssl_fed.models import Weights
+from mpssl_fed.models import Layout, Weights
 from mpssl_fed.registry import Registry
 
 Factory = Callable[[Any], Any]
@@ -111,10 +111,11 @@ class Fold:
     def __init__(self, aggregator: Aggregator, current: Weights, asked: int) -> None:
         self._strategy, self._current = aggregator.strategy, current
         self._bound = aggregator.federation.strategy.norm_bound
-        self._here = {key: current[key].double().numpy() for key in sorted(current)}
+        self._layout = Layout.of(current)
+        self._here = self._layout.vector(current)
         self._by_size = aggregator.federation.weighting == "size" and not getattr(self._strategy, "ignores_sizes", False)
         self._each = bool(getattr(self._strategy, "wants_every_reply", False))
-        self._running = None if self._each or asked <= MOST_HELD else RunningMean(self._here)
+        self._running = None if self._each or asked <= MOST_HELD else RunningMean(self._layout.size)
 
     def take(self, reply: TrainReply) -> TrainReply:
         """Take in a reply and return what is still to be held of it: all, or its numbers where the mean runs along."""
@@ -129,10 +130,8 @@ class Fold:
         if not replies:
             raise ValueError("a round without replies has nothing to aggregate")
         if self._each:
-            messages = [_message(self._bounded(reply), self._size(reply)) for reply in replies]
-        else:
-            messages = [_message(self._running.mean() if self._running else self._mean(replies), 1.0)]
-        return self._stepped(number, messages)
+            return self._stepped(number, [(self._layout.views(self._bounded(reply)), self._size(reply)) for reply in replies])
+        return self._stepped(number, [(self._layout.views(self._running.mean() if self._running else self._mean(replies)), 1.0)])
 
     def step_mean(self, number: int, mean: dict[str, Any]) -> Weights:
         """Return the float32 weights after round ``number`` of whose replies the ``mean`` (float64, by name) is known alone.
@@ -144,37 +143,43 @@ class Fold:
                 f"federation.strategy: {type(self._strategy).__name__} wants every reply, and with federation.aggregation=secure "
                 "the server sees their sum alone; take fedavg, fedprox, fedavgm, fedadam or fedyogi"
             )
-        return self._stepped(number, [_message(mean, 1.0)])
+        return self._stepped(number, [(mean, 1.0)])
 
-    def _stepped(self, number: int, messages: list[Message]) -> Weights:
+    def _stepped(self, number: int, sized: list[tuple[dict[str, Any], float]]) -> Weights:
+        if type(self._strategy) is FedAvg:  # of one mean it would pack, unpack and return that mean
+            return _weights(sized[0][0])
+        here = self._layout.views(self._here)
         if hasattr(self._strategy, "current_arrays"):  # as Flower's ``configure_train`` would, but in float64
             listed = isinstance(self._strategy, FedAvgM)
-            self._strategy.current_arrays = _record(self._here) if listed else self._here
-        record, _ = self._strategy.aggregate_train(number, messages)
-        if record is None:
-            return self._current
-        return {key: torch.from_numpy(np.array(record[key].numpy(), dtype=np.float32)) for key in self._here}
+            self._strategy.current_arrays = _record(here) if listed else here
+        record, _ = self._strategy.aggregate_train(number, [_message(arrays, size) for arrays, size in sized])
+        return self._current if record is None else _weights({key: record[key].numpy() for key in here})
 
-    def _mean(self, replies: Sequence[TrainReply]) -> dict[str, Any]:
+    def _mean(self, replies: Sequence[TrainReply]) -> np.ndarray:
         total = sum(self._size(reply) for reply in replies)
-        mean = {key: np.zeros_like(value) for key, value in self._here.items()}
+        mean = np.zeros_like(self._here)
         for reply in replies:
-            bounded = self._bounded(reply)
-            for key in mean:
-                mean[key] += (self._size(reply) / total) * bounded[key]
+            part = self._bounded(reply)
+            part *= self._size(reply) / total
+            mean += part
         return mean
 
     def _size(self, reply: TrainReply) -> float:
         return reply.examples if self._by_size else 1.0
 
-    def _bounded(self, reply: TrainReply) -> dict[str, Any]:
-        """Return the weights of ``reply`` in float64, the update no longer than ``strategy.norm_bound``."""
-        here, there = self._here, {key: reply.weights[key].double().numpy() for key in self._here}
+    def _bounded(self, reply: TrainReply) -> np.ndarray:
+        """Return the weights of ``reply`` as one vector, float64, the update no longer than ``strategy.norm_bound``."""
+        here, there = self._here, self._layout.vector(reply.weights)
         if self._bound is None:
             return there
-        norm = np.sqrt(sum(float(np.sum((there[key] - here[key]) ** 2)) for key in here))
+        update = there - here
+        norm = np.sqrt(sum(float(np.sum(part**2)) for part in self._layout.views(update).values()))
         scale = 1.0 if norm <= self._bound else self._bound / norm
-        return {key: here[key] + scale * (there[key] - here[key]) for key in here}
+        return np.asarray(here + scale * update)
+
+
+def _weights(arrays: dict[str, Any]) -> Weights:
+    return {key: torch.from_numpy(np.array(value, dtype=np.float32)) for key, value in arrays.items()}
 
 
 def _record(arrays: dict[str, Any]) -> ArrayRecord:

@@ -11,7 +11,7 @@ from flwr.app import Context, Message, RecordDict
 from mpssl_fed import environment
 from mpssl_fed.config import Config
 from mpssl_fed.federation import parts
-from mpssl_fed.federation.messages import SiteCard, TableReply, TrainReply, TrainRequest
+from mpssl_fed.federation.messages import Handed, SiteCard, TableReply, TrainReply, TrainRequest
 from mpssl_fed.federation.refusal import Refusal, to_error
 from mpssl_fed.federation.secure_messages import SecureRequest, masked_record, said
 from mpssl_fed.federation.site.budget import simulated_budget
@@ -35,7 +35,7 @@ def answer_train(message: Message, context: Context) -> Message:
             reply = answer_request(site, request)
             if isinstance(reply, SharedPart):  # a study of public data, whose sums are made of the very integers
                 return masked_record(reply.vector(request.config().federation.max_examples))
-            return reply.to_record()
+            return Handed(reply) if isinstance(context, SimulatedContext) else reply.to_record()
         return masked_record(simulated_masking(site).masked(request, request.config(), lambda: answer_request(site, request)))
 
     return _answer(message, context, work)
@@ -99,9 +99,12 @@ def _site(context: Context) -> Site:
     partition = context.node_config.get("partition-id")
     if type(partition) is not int or partition < 0:
         raise Refusal("no-site")
+    held = context.held if isinstance(context, SimulatedContext) else None
+    if held is not None:
+        return Site(partition, held.folder / str(partition), held=held)
     folder = context.node_config.get("state-dir")
     root = Path(str(folder)) if folder else site_folder(context.run_id)
-    return Site(partition, root / str(partition), held=context.held if isinstance(context, SimulatedContext) else None)
+    return Site(partition, root / str(partition))
 
 
 def _request(site: Site, message: Message) -> TrainRequest:

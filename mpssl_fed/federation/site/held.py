@@ -19,7 +19,7 @@ from mpssl_fed.federation.messages import TableReply, TrainReply, TrainRequest
 from mpssl_fed.federation.site.state import Entry, SiteState, State
 from mpssl_fed.federation.weights import from_record
 from mpssl_fed.method.parts import Parts
-from mpssl_fed.models import Classifier, Weights
+from mpssl_fed.models import Block, Classifier, Weights
 
 MOST_BYTES = 256 * 2**20
 """Of latents in memory; those beyond are written and read again when their site trains next."""
@@ -38,6 +38,8 @@ class Held:
         folder.mkdir(parents=True, exist_ok=True)
         self._entries: dict[int, Entry] = {}
         self._unwritten: set[int] = set()
+        self.blank: set[int] = set()
+        """Sites that have nothing on disk, nor here."""
         self._bytes = 0
         self._content: RecordDict | None = None
         self._request: TrainRequest | None = None
@@ -57,18 +59,19 @@ class Held:
     def start(self, arrays: ArrayRecord, classifier: Classifier) -> Weights:
         """Return the weights in ``arrays``, read and checked once for all sites that start from them; nobody may change them."""
         if arrays is not self._arrays:
-            self._start, self._arrays = from_record(arrays, classifier.shared_state()), arrays
+            self._start, self._arrays = Block.of(from_record(arrays, classifier.shared_state())), arrays
         return self._start
 
     def parts(self, config: Config, site: int) -> Parts:
         """Return the parts of a site around the one classifier of all, which is reset by the weights that a round starts from."""
         if self._made is None or self._made[0] is not config:
             self._made = (config, parts.initial_classifier(config))
+            self._made[1].gather()
         return parts.simulated(config, site, self._made[1])
 
     def state(self, site: int) -> HeldState:
         """Return the state of a site."""
-        return HeldState(self, site, SiteState(self.folder / str(site)))
+        return HeldState(self, site)
 
     def entry(self, site: int) -> Entry | None:
         """Return the last round that ``site`` trained in this process, None where it is not in memory."""
@@ -76,6 +79,7 @@ class Held:
 
     def keep(self, site: int, entry: Entry) -> None:
         """Keep ``entry`` in place of what was there; where memory is full, all are written and let go."""
+        self.blank.discard(site)
         self._bytes += _bytes(entry) - _bytes(self._entries.get(site))
         self._entries[site] = entry
         self._unwritten.add(site)
@@ -104,7 +108,6 @@ class HeldState:
 
     held: Held
     site: int
-    disk: SiteState
 
     def require(self, run_id: str, settings: Mapping[str, Any]) -> None:
         """Do nothing: the run's config was compared when it was opened."""
@@ -123,8 +126,13 @@ class HeldState:
     def before(self, run_id: str, number: int) -> State | None:
         """Return the latents to start round ``number`` from, as :meth:`SiteState.before` does."""
         entry = self.held.entry(self.site)
+        if entry is None and self.site in self.held.blank:
+            return None
         if entry is None or number < entry.round:
-            return self.disk.before(run_id, number)
+            found = SiteState(self.held.folder / str(self.site)).before(run_id, number)
+            if entry is None and found is None:
+                self.held.blank.add(self.site)
+            return found
         return entry.before if number == entry.round else entry.after
 
     def save(self, entry: Entry) -> None:

@@ -23,7 +23,7 @@ from mpssl_fed.federation.site.held import Held, HeldState
 from mpssl_fed.federation.site.sharing import SharedPart, part_of
 from mpssl_fed.federation.site.spending import Reserved, Spending, refuse_reads
 from mpssl_fed.federation.site.state import Entry, SiteState, State, snapshot
-from mpssl_fed.federation.weights import bound, digest, from_record, usable
+from mpssl_fed.federation.weights import digest, from_record, require_sound
 from mpssl_fed.method import Learner, build_learner
 from mpssl_fed.method.parts import Parts
 from mpssl_fed.method.private_data import PrivateData
@@ -99,7 +99,7 @@ class Site:
         trained_to = time.perf_counter()
 
         update = classifier.shared_state()
-        _require_sound(update)
+        require_sound(update)
         metrics = {key: float(losses[key]) for key in REPLY_METRICS if key in losses}
         metrics[EXAMPLES] = float((budget and budget.public_size) or len(parts.labelled))
         metrics["serialise_s"] = time.perf_counter() - started - (trained_to - trained_from)
@@ -211,12 +211,3 @@ def build_site_learner(config: Config, parts: Parts, site: int, private: Private
         plan = plan_for(config)
         private = private_data(config, parts, plan=plan, charge=refuse_reads)
     return build_learner(config, parts, site=site, private=private)
-
-
-def _require_sound(update: Weights) -> None:
-    if usable(update):
-        return
-    if not all(bool(torch.isfinite(value).all()) for value in update.values()):
-        raise Refusal("non-finite")
-    if any(value.numel() and float(value.abs().max()) > bound(key) for key, value in update.items()):
-        raise Refusal("too-large")

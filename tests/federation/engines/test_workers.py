@@ -10,18 +10,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from flwr.app import Context, Message
+from flwr.app import Context, Message, RecordDict
 from safetensors.torch import load_file
 
 from clients.app import app
 from mpssl_fed.config import from_mapping
 from mpssl_fed.errors import UserError, on_command_line
-from mpssl_fed.federation.engines.workers import _whole, workers_of
+from mpssl_fed.federation.engines.workers import READY, WorkerGrid, _whole, workers_of
 from mpssl_fed.federation.site.state import SiteState
 from mpssl_fed.privacy.ledger import Ledger
 from mpssl_fed.runs.reader import read_history, read_manifest
 from mpssl_fed.runs.run_directory import RunDirectory
 from tests.federation.conftest import TINY
+from tests.patience import PATIENCE_S, wait_for
 
 Runner = Callable[..., RunDirectory]
 
@@ -119,13 +120,44 @@ def test_what_a_site_raises_is_counted_and_a_late_one_is_missing(run_tiny: Runne
             if context.node_config["partition-id"] == 0:
                 raise RuntimeError("boom")
             if context.node_config["partition-id"] == 1:
-                time.sleep(12)
+                time.sleep(600)  # until it is told to drop it
         return app(message, context)
 
     words = ("federation.rounds=1", "federation.deadline_s=8", "federation.workers=3")
     run = run_tiny(*words, client=bad, folder=tmp_path / "run")
     record = read_history(run.folder)[1]
     assert (record.asked, record.answered, record.missing, record.rejected) == (3, 1, 1, {"app-raised": 1})
+
+
+def test_a_site_that_never_ends_holds_up_neither_a_round_nor_the_run(run_tiny: Runner, tmp_path: Path) -> None:
+    def stuck(message: Message, context: Context) -> Message:
+        while message.metadata.message_type == "train" and context.node_config["partition-id"] == 1:
+            time.sleep(0.1)
+        return app(message, context)
+
+    words = ("federation.deadline_s=3", "federation.workers=3", "federation.rounds=2")
+    run = run_tiny(*MP_SSL[:1], *words, client=stuck, folder=tmp_path / "run")
+    assert [(record.answered, record.missing) for record in read_history(run.folder)[1:]] == [(2, 1), (2, 1)]
+    assert [SiteState(run.sites / site).rounds(run.run_id) for site in "012"] == [[1, 2], [], [1, 2]]
+
+
+def test_answers_that_come_too_late_make_no_others_wait() -> None:
+    def slow(message: Message, context: Context) -> Message:
+        if message.metadata.ttl < 1:
+            time.sleep(0.3)
+        return Message(RecordDict(), reply_to=message)
+
+    grid = WorkerGrid(slow, [{}], workers=1, held=None)
+    try:
+        for _ in range(2 * READY):
+            grid.push_messages([Message(RecordDict(), 1, "train", ttl=0.2)])
+            time.sleep(0.35)
+        number = next(iter(grid.push_messages([Message(RecordDict(), 1, "train", ttl=PATIENCE_S)])))
+        found: list[Message] = []
+        wait_for(lambda: found or found.extend(grid.pull_messages([number])) or found, "the answer")
+        assert found[0].metadata.reply_to_message_id == number
+    finally:
+        grid.end()
 
 
 def test_ledgers_are_kept_by_workers(run_tiny: Runner) -> None:

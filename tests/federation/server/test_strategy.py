@@ -118,10 +118,10 @@ def test_replies_are_folded_in_any_order_and_not_held() -> None:
         left = [fold.take(replies[i]) for i in order]
         assert all(not one.weights for one in left)
         assert np.array_equal(fold.step(1, left)["w"], np.array(exact, dtype=np.float32))
-        mean = RunningMean({"w": np.zeros(50)})
+        mean = RunningMean(50)
         for i in order:
-            mean.add({"w": values[i].astype(np.float64)}, float(sizes[i]))
-        assert np.allclose(mean.mean()["w"], exact, rtol=3e-16, atol=0)
+            mean.add(values[i].astype(np.float64), float(sizes[i]))
+        assert np.allclose(mean.mean(), exact, rtol=3e-16, atol=0)
 
 
 def test_the_order_of_replies_leaves_the_bits_of_float64() -> None:
@@ -129,10 +129,10 @@ def test_the_order_of_replies_leaves_the_bits_of_float64() -> None:
     values = rng.standard_normal((200, 500)).astype(np.float32).astype(np.float64)
     found = []
     for order in (np.arange(200), rng.permutation(200), rng.permutation(200)):
-        mean = RunningMean({"w": np.zeros(500)})
+        mean = RunningMean(500)
         for i in order:
-            mean.add({"w": values[i]}, 1.0 + i % 7)
-        found.append(mean.mean()["w"])
+            mean.add(values[i], 1.0 + i % 7)
+        found.append(mean.mean())
     assert np.array_equal(found[0], found[1])
     assert np.array_equal(found[0], found[2])
 
