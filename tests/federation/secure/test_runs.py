@@ -17,6 +17,7 @@ from clients.app import app
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation.refusal import to_error
 from mpssl_fed.federation.secure_messages import MESSAGE_TYPE, terms_of
+from mpssl_fed.privacy.ledger import Ledger
 from mpssl_fed.runs.reader import read_history, read_manifest
 from mpssl_fed.runs.run_directory import RunDirectory
 from mpssl_fed.secure import keys
@@ -215,3 +216,39 @@ def test_hostile_sites_cost_the_others_one_round_at_most(
     assert history[1].answered == 3
     assert all(one.rejected["malformed"] for one in history if one.rejected)
     assert any(one.rejected for one in history)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("runtime.autocast=bf16",),
+        ("model.trainable=head",),
+        ("method={name: mp-ssl, batch: 4, lmo_batch: 4, lmo_every: 2, refresh_every: 1, buffer: 1}", "federation.local_steps=1"),
+    ],
+)
+def test_whatever_is_trained_and_how_its_sum_is_the_mean_of_plain_replies(
+    words: tuple[str, ...], run_tiny: Runner, tmp_path: Path
+) -> None:
+    """Reduced precision, a frozen body of which the head alone travels, latents that stay."""
+    one = ("federation.rounds=1",)
+    plain = run_tiny(*PLAIN, *words, *one, folder=tmp_path / "plain")
+    secure = run_tiny(*SECURE, *words, *one, folder=tmp_path / "secure")
+    bound = terms_of(secure.config).solved(4).error(4, 80)
+    for key, value in _weights(plain).items():
+        assert np.abs(_weights(secure)[key] - value).max() <= bound + np.spacing(np.abs(value)).max()
+    assert not read_history(secure.folder)[1].failed
+
+
+def test_a_run_whose_labelled_step_alone_is_private_is_summed_and_charged(run_tiny: Runner, tmp_path: Path) -> None:
+    private = "privacy={scope: labelled-step, epsilon: 8.0, public_size: 20, delta: 0.001, sample_rate: 0.2, noise: fast}"
+    run = run_tiny(*SECURE, private, "model.norm=group", "federation.rounds=1", folder=tmp_path / "run")
+    assert [(one.answered, one.failed) for one in read_history(run.folder)] == [(0, False), (4, False)]
+    kinds = {row.kind for row in Ledger(run.sites / "0" / "ledger.sqlite").rows()}
+    assert {"unaccounted", "reserve"} <= kinds
+
+
+@pytest.mark.parametrize("word", ["federation.secure.min_sites=2", "federation.secure.range=8", "federation.aggregation=plain"])
+def test_a_run_is_not_resumed_with_other_terms(word: str, run_tiny: Runner, tmp_path: Path) -> None:
+    run_tiny(*SECURE, "federation.rounds=1", folder=tmp_path / "run")
+    with pytest.raises(UserError, match=rf"made with another config.*{word.partition('=')[0]}"):
+        run_tiny(*SECURE, "federation.rounds=1", word, folder=tmp_path / "run", resume=True)
