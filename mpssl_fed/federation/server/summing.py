@@ -49,6 +49,7 @@ class Exchange:
     slot: int = 0
     under_way: dict[str, Any] = field(default_factory=dict)
     lost: set[int] = field(default_factory=set)  # sites that said they hold no keys of it any more
+    served: set[int] = field(default_factory=set)  # sites that answered since they were sent their shares, and so hold them
 
     @property
     def takes_part(self) -> set[int]:
@@ -59,8 +60,11 @@ class Exchange:
         """Return the place of a site in the epoch."""
         return self.epoch.place(self.hellos[site].hello.public)
 
-    def inbox(self, place: int) -> dict[str, str]:
-        """Return the sealed shares for the site at ``place``, by the places of who dealt them."""
+    def inbox(self, site: int) -> dict[str, str]:
+        """Return the sealed shares for ``site``, by the places of who dealt them; none where it holds them already."""
+        place = self.place(site)
+        if site in self.served:
+            return {}
         return {str(self.place(by)): dealt[str(place)] for by, dealt in self.dealt.items() if str(place) in dealt}
 
     def enough(self, asked: Sequence[int], nodes: Mapping[int, int]) -> list[int]:
@@ -170,7 +174,7 @@ class Summing:
             site = sites[place]
             if site in nodes:
                 asked = {key: known[key] for key in ("slot", "participants")}
-                task = {"epoch": exchange.epoch.id.hex(), **asked, "inbox": exchange.inbox(place)}
+                task = {"epoch": exchange.epoch.id.hex(), **asked, "inbox": exchange.inbox(site)}
                 contents[site] = (nodes[site], replace(request, secure=json.dumps(task)).to_record())
         shown = RoundSteps(self.progress, request.round, len(contents))
         with watched_by(shown):
@@ -182,6 +186,7 @@ class Summing:
                 self.config.federation.deadline_s,
                 self.stop,
             )
+        exchange.served |= set(answers.good)
         exchange.lost |= {site for site, code in answers.codes.items() if code == "secure-epoch"}
         answers.missing += len(known["participants"]) - len(contents)
         return {exchange.place(site): vector for site, vector in answers.good.items()}, answers  # type: ignore[misc]
@@ -209,9 +214,9 @@ class Summing:
             signers = {exchange.sites[place]: here[exchange.sites[place]] for place in survivors if exchange.sites[place] in here}
             signed = self._ask(signers, "sign", body, _signature_of).good
             body["signatures"] = {str(exchange.place(site)): one for site, one in signed.items()}
-        late = {site: exchange.place(site) for site in here if exchange.place(site) not in masked}
-        inboxes = {site: {"inbox": exchange.inbox(place)} for site, place in late.items()}
+        inboxes = {site: {"inbox": exchange.inbox(site)} for site in here}
         answers = self._ask(here, "open", body, _answer_of, inboxes).good
+        exchange.served |= set(answers)
         total = np.zeros_like(masked[survivors[0]])
         for place in survivors:
             total += masked[place]
@@ -220,7 +225,10 @@ class Summing:
         except OpenError as error:
             if error.place is not None:
                 self.left_out.add(exchange.sites[error.place])
-                self.progress.note(f"site {exchange.sites[error.place]} dealt shares that open nothing: it is left out from now on")
+                self.progress.note(
+                    f"what site {exchange.sites[error.place]} dealt opens nothing, by its own shares or by lies of more than "
+                    f"{max(terms.colluding, 1)} others: it is left out from now on"
+                )
             return f"the sum was not opened: {error}"
         if self.config.privacy.shared:
             return self.step.taken(start, known["round"], opened)
@@ -248,6 +256,7 @@ class Summing:
             "slot": exchange.slot,
             "under_way": exchange.under_way,
             "lost": sorted(exchange.lost),
+            "served": sorted(exchange.served),
         }
         write_atomic(self.file, json.dumps(content))
 
@@ -261,7 +270,8 @@ def _load(file: Path, run: str) -> Exchange | None:
         hellos = {int(site): SignedHello.load(one) for site, one in found["hellos"].items()}
         epoch = Epoch.of(list(hellos.values()), Terms(**found["proposed"]))
         dealt = {int(site): dict(one) for site, one in found["dealt"].items()}
-        return Exchange(hellos, dealt, epoch, int(found["slot"]), dict(found["under_way"]), set(found["lost"]))
+        lost, served = set(found["lost"]), set(found.get("served", []))
+        return Exchange(hellos, dealt, epoch, int(found["slot"]), dict(found["under_way"]), lost, served)
     except (ValueError, KeyError, TypeError, AttributeError, Decline):
         return None
 

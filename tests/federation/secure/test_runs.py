@@ -166,6 +166,28 @@ def test_sites_that_are_not_asked_hold_shares_too_where_those_asked_are_too_few_
     assert not any(one.failed for one in read_history(run.folder))
 
 
+def test_shares_are_sent_to_a_site_until_it_has_answered_with_them(run_tiny: Runner, tmp_path: Path) -> None:
+    """Once an exchange of keys, that is: they are as large as the fleet, and a site drops the key of them as it masks. The one that
+    is silent in round 1 opens nothing of it either, and gets them again with round 2."""
+    sent: list[tuple[int, str, int]] = []
+    silent = _falls_out("train", 1, (1,))
+
+    def watched(message: Message, context: Context) -> Message:
+        header: Any = message.content.get("config", {})
+        is_train = message.metadata.message_type == "train"
+        if is_train or header.get("phase") == "open":
+            body = json.loads(str(header["secure" if is_train else "body"]))
+            if body["inbox"]:
+                number = header["round"] if is_train else body["round"]
+                sent.append((number, "train" if is_train else "open", int(str(context.node_config["partition-id"]))))
+        return silent(message, context)
+
+    run = run_tiny(*SECURE, "federation.local_steps=1", client=watched, folder=tmp_path / "run")
+    assert [(one.answered, one.failed) for one in read_history(run.folder)[1:]] == [(3, False), (4, False), (4, False)]
+    every = [(1, "train", site) for site in range(4)]
+    assert sorted(sent) == sorted([*every, (1, "open", 1), (2, "train", 1), *((3, "train", site) for site in range(4))])
+
+
 def _hostile(sites: Mapping[int, tuple[str, Callable[[Any], Any]]]) -> Callable[[Message, Context], Message]:
     """Return a client whose ``sites`` answer a phase each with what a function makes of the honest answer."""
 
