@@ -37,7 +37,7 @@ def _take_off(epoch: Epoch, view: View, gone: int, rebuilt: _Rebuilt, opened: In
         return keys.same(keys.public_of(keys.slot_key(secret, nonce, view.slot)), public)
 
     key = keys.slot_key(rebuilt.secret("slots", gone, right), nonce, view.slot)
-    for place in view.survivors:
+    for place in epoch.neighbours(gone) & set(view.survivors):
         pair_mask(opened, epoch, view.slot, (gone, place), key, view.request)
 
 
@@ -51,14 +51,15 @@ class _Rebuilt:
     """The secrets that the answers to one view open."""
 
     def __init__(self, epoch: Epoch, answers: Mapping[int, Answer]) -> None:
-        self.answers, self.rebuilding = answers, sharing.Rebuilding(epoch.terms.threshold)
-        self.tells = len(answers) >= epoch.terms.threshold + max(epoch.terms.colluding, 1)
+        self.epoch, self.answers, self.rebuilding = epoch, answers, sharing.Rebuilding(epoch.terms.threshold)
 
     def secret(self, kind: str, place: int, right: Callable[[bytes], bool]) -> bytes:
         """Return a secret of the site at ``place``; OpenError, which names it where those who answered cannot have hidden it: were
         its shares right, more than t of them (and more than one) would have to lie."""
-        shares = {by: getattr(answer, kind)[place] for by, answer in self.answers.items() if place in getattr(answer, kind)}
+        holders, terms = self.epoch.holders(place), self.epoch.terms
+        here = {by: getattr(self.answers[by], kind) for by in holders if by in self.answers}
         try:
-            return self.rebuilding.secret(shares, right)
+            return self.rebuilding.secret({by: said[place] for by, said in here.items() if place in said}, holders, right)
         except OpenError as error:
-            raise OpenError(str(error), place if self.tells else None) from error
+            tells = len(here) >= terms.threshold + max(terms.colluding, 1)
+            raise OpenError(str(error), place if tells else None) from error

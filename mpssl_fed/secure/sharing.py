@@ -34,13 +34,16 @@ class Rebuilding:
     doubted: set[int] = field(default_factory=set)
     tries: int = MOST_TRIES
 
-    def secret(self, shares: Mapping[int, bytes], right: Callable[[bytes], bool]) -> bytes:
-        """Return the secret of ``shares`` (place from 1 -> share) that ``right`` accepts; OpenError where none is found.
+    def secret(self, shares: Mapping[int, bytes], holders: Sequence[int], right: Callable[[bytes], bool]) -> bytes:
+        """Return the secret of ``shares`` (place -> share) that ``right`` accepts; OpenError where none is found.
+
+        holders: all places that it was split for, in the order of the shares.
 
         ``right`` compares with what its owner committed to, so that wrong shares are found and left out: up to half of those beyond
         the threshold by decoding, more of them by trying.
         """
-        whole = sorted(((p, share) for p, share in shares.items() if len(share) == SECRET), key=lambda one: one[0] in self.doubted)
+        known = [place for place, share in sorted(shares.items()) if len(share) == SECRET]
+        whole = [(holders.index(place) + 1, shares[place]) for place in sorted(known, key=self.doubted.__contains__)]
         if len(whole) < self.threshold:
             raise OpenError(f"{len(whole)} shares of {self.threshold}")
         secret = _combined(whole[: self.threshold])
@@ -48,11 +51,11 @@ class Rebuilding:
             return secret
         found = decoded(whole, self.threshold)
         if found is not None and right(found[0]):
-            self.doubted |= found[1]
+            self.doubted |= {holders[at - 1] for at in found[1]}
             return found[0]
-        return self._tried(whole, right)
+        return self._tried(whole, holders, right)
 
-    def _tried(self, whole: Sequence[Share], right: Callable[[bytes], bool]) -> bytes:
+    def _tried(self, whole: Sequence[Share], holders: Sequence[int], right: Callable[[bytes], bool]) -> bytes:
         for chosen in _choices(whole, self.threshold):
             if self.tries <= 0:
                 break
@@ -60,7 +63,7 @@ class Rebuilding:
             secret = _combined(chosen)
             if right(secret):
                 rest = [one for one in whole if one not in chosen]
-                self.doubted |= {one[0] for one in rest if not right(_combined([*chosen[1:], one]))}
+                self.doubted |= {holders[one[0] - 1] for one in rest if not right(_combined([*chosen[1:], one]))}
                 return secret
         raise OpenError("shares that give no secret which their owner committed to")
 

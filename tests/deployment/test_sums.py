@@ -305,3 +305,10 @@ def test_closed_rounds_are_kept_with_a_head_that_lies_elsewhere(sites: Any, tmp_
     head.unlink()
     with pytest.raises(Refusal, match="site-failed"):
         here.exchange().masked(0, 3)
+
+
+def test_a_site_that_lists_peers_takes_no_part_in_a_graph_of_few_neighbours(sites: Any) -> None:
+    config = SUM.model_copy(update={"federation": replace_secure(SUM, neighbours="few")})
+    assert sites().say(0, "hello", config=config)
+    with pytest.raises(Refusal, match="secure-terms"):
+        sites(peers=[digit * 64 for digit in "012"]).say(0, "hello", config=config)

@@ -56,7 +56,7 @@ def test_twelve_liars_of_fifty_cost_a_sum_one_search(combined: list[int]) -> Non
     rebuilding = Rebuilding(26)
     for _ in range(3):
         secret, shares = _dealt(26, 50, liars)
-        assert rebuilding.secret(shares, secret.__eq__) == secret
+        assert rebuilding.secret(shares, list(shares), secret.__eq__) == secret
     assert rebuilding.doubted == liars
     assert combined == [26] * 3
 
@@ -65,7 +65,7 @@ def test_more_liars_than_can_be_decoded_are_found_by_trying_and_remembered(combi
     rebuilding, liars = Rebuilding(4), {1, 2, 5}
     for _ in range(4):
         secret, shares = _dealt(4, 7, liars)
-        assert rebuilding.secret(shares, secret.__eq__) == secret
+        assert rebuilding.secret(shares, list(shares), secret.__eq__) == secret
     assert rebuilding.doubted == liars
     assert len(combined) <= 1 + 35 + 3 + 3  # the first, every four of seven, those left over, and one for each secret more
 
@@ -75,7 +75,7 @@ def test_a_sum_of_which_too_many_shares_are_wrong_is_given_up_after_so_many_trie
     for _ in range(2):
         secret, shares = _dealt(9, 16, set(range(1, 9)))
         with pytest.raises(OpenError, match="committed"):
-            rebuilding.secret(shares, secret.__eq__)
+            rebuilding.secret(shares, list(shares), secret.__eq__)
     assert len(combined) == 30 + 2
 
 

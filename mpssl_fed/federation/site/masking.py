@@ -124,7 +124,8 @@ class Masking:
 
     def answer(self, request: wire.SecureRequest, config: Config) -> str:
         """Answer a message about a sum; Refusal for what this site does not tell, or not again."""
-        run, phases = request.sent.run_id, {"hello": self._hello, "join": self._join, "sign": self._sign, "open": self._open}
+        run, phases = request.sent.run_id, {"hello": self._hello, "reveal": self._reveal, "join": self._join}
+        phases |= {"sign": self._sign, "open": self._open}
         if config.federation.aggregation != "secure":
             raise Refusal("plan")
         if request.phase not in phases:
@@ -181,17 +182,29 @@ class Masking:
     def _hello(self, run: str, body: str, config: Config) -> str:
         if body != "{}":
             raise Refusal("malformed")
-        identity = self.identity or Ed25519PrivateKey.generate()
-        member = Member.new(identity, wire.terms_of(config), self.floor)
+        proposed = wire.terms_of(config)
+        if proposed.few and self.floor.signed:  # a graph of few neighbours holds against no active server
+            raise Decline("terms")
+        member = Member.new(self.identity or Ed25519PrivateKey.generate(), proposed, self.floor)
         self.keep.save(run, member)
         return json.dumps(member.hello.dump())
 
-    def _join(self, run: str, body: str, config: Config) -> str:
-        said = wire.parse(wire.Hellos, body)
-        member = self.keep.member(run)
+    def _reveal(self, run: str, body: str, config: Config) -> str:
+        said, member = self._new(run, body, config)
+        nonce = member.reveal([SignedHello(one.text, one.signature) for one in said.hellos], self.peers)
+        self.keep.save(run, member)
+        return json.dumps({"nonce": nonce.hex()})
+
+    def _new(self, run: str, body: str, config: Config) -> tuple[wire.Hellos, Member]:
+        said, member = wire.parse(wire.Hellos, body), self.keep.member(run)
         if member is None or member.proposed != wire.terms_of(config):
             raise Decline("epoch")
-        dealt = member.join([SignedHello(one.text, one.signature) for one in said.hellos], self.peers)
+        return said, member
+
+    def _join(self, run: str, body: str, config: Config) -> str:
+        said, member = self._new(run, body, config)
+        nonces = [bytes.fromhex(one) for one in said.nonces]
+        dealt = member.join([SignedHello(one.text, one.signature) for one in said.hellos], self.peers, nonces)
         self.keep.save(run, member)
         return json.dumps({"dealt": {str(place): sealed.hex() for place, sealed in dealt.items()}})
 

@@ -147,7 +147,7 @@ def test_a_private_run_charges_the_same_and_ends_alike(run_tiny: Runner, tmp_pat
     [
         ("federation.strategy.name=krum", "sees their sum alone"),
         ("federation.strategy.norm_bound=1", "does not see"),
-        ("federation.sites=60", "want secure.min_sites=3 to 50"),
+        ("federation.sites=60", "want secure.min_sites=3 to 50, or secure.neighbours=few for up to 1000"),
         ("federation.secure.min_sites=5", "want secure.min_sites=5 to 50"),
         ("federation.secure.colluding=2", "hides nobody; want at least 4"),
         ("federation.secure.threshold=2", "want 3 to 4, or 0"),
@@ -188,11 +188,11 @@ def test_shares_are_sent_to_a_site_until_it_has_answered_with_them(run_tiny: Run
     assert sorted(sent) == sorted([*every, (1, "open", 1), (2, "train", 1), *((3, "train", site) for site in range(4))])
 
 
-def _hostile(sites: Mapping[int, tuple[str, Callable[[Any], Any]]]) -> Callable[[Message, Context], Message]:
-    """Return a client whose ``sites`` answer a phase each with what a function makes of the honest answer."""
+def _hostile(sites: Mapping[int, tuple[str, Callable[[Any], Any]]], others: Any = app) -> Callable[[Message, Context], Message]:
+    """Return a client whose ``sites`` answer a phase each with what a function makes of the answer that ``others`` give."""
 
     def handler(message: Message, context: Context) -> Message:
-        reply = app(message, context)
+        reply = others(message, context)
         phase, said = sites.get(int(str(context.node_config["partition-id"])), ("", str))
         header: Any = message.content.get("config", {})
         if message.metadata.message_type == MESSAGE_TYPE and header["phase"] == phase:
@@ -259,6 +259,23 @@ def test_whatever_is_trained_and_how_its_sum_is_the_mean_of_plain_replies(
     for key, value in _weights(plain).items():
         assert np.abs(_weights(secure)[key] - value).max() <= bound + np.spacing(np.abs(value)).max()
     assert not read_history(secure.folder)[1].failed
+
+
+def test_a_run_of_few_neighbours_ends_with_the_mean(run_tiny: Runner, tmp_path: Path) -> None:
+    """One site is silent in round 2. One that shows another nonce than it committed to, or none, is left out."""
+    words = ("federation.sites=34", "federation.rounds=2", "federation.local_steps=1", "data.labels_per_class=1")
+    few = ("federation.secure.neighbours=few", "federation.secure.min_sites=20")
+    secure = run_tiny(*SECURE, *words, *few, client=_falls_out("train", 5), folder=tmp_path / "secure")
+    plain = run_tiny(*words, client=_falls_out("train", 5), folder=tmp_path / "plain")
+    assert [one.answered for one in read_history(secure.folder)] == [0, 34, 33]
+    for key, value in _weights(plain).items():
+        assert np.abs(_weights(secure)[key] - value).max() <= DRIFT
+    kept = json.loads((secure.folder / "checkpoints" / "secure.json").read_text())
+    assert {len(dealt) for dealt in kept["dealt"].values()} == {18}
+    silent, lie = _falls_out("reveal", 7, (1,)), {0: ("reveal", lambda body: body | {"nonce": "00" * 32})}
+    less = run_tiny(*SECURE, *words, *few, "federation.rounds=1", client=_hostile(lie, silent), folder=tmp_path / "less")
+    first = read_history(less.folder)[1]
+    assert (first.answered, first.failed, first.rejected) == (32, False, {"malformed": 1, "busy": 1})
 
 
 def test_a_run_whose_labelled_step_alone_is_private_is_summed_and_charged(run_tiny: Runner, tmp_path: Path) -> None:
