@@ -5,8 +5,8 @@
 Every message of a round goes through one grid in one process: the real parts of server and site, and weights that stand for those
 of training, which takes no time here. Plain, ours and Flower's take turns; medians of all repeats. Seconds are CPU seconds of the
 process, all threads: others' load moves them less than a clock. Bytes: of the messages as protobuf. ``--most``: of sites x
-parameters; above ``--heavy``, or at 50 sites or more, there is one repeat. ``--neighbours few``: from 33 sites on each masks with few
-others. ``--alone``: without Flower's, which takes minutes a row there; else with as many shares of each secret.
+parameters; above ``--heavy``, or at 50 sites or more, there is one repeat. ``--neighbours few``: from 33 sites on each masks with
+few others. ``--alone``: without Flower's, which takes minutes a row there; else with as many shares of each secret.
 """
 
 from __future__ import annotations
