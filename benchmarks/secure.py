@@ -5,7 +5,8 @@
 Every message of a round goes through one grid in one process: the real parts of server and site, and weights that stand for those
 of training, which takes no time here. Plain, ours and Flower's take turns; medians of all repeats. Seconds are CPU seconds of the
 process, all threads: others' load moves them less than a clock. Bytes: of the messages as protobuf. ``--most``: of sites x
-parameters; above ``--heavy``, or at 50 sites, there is one repeat.
+parameters; above ``--heavy``, or at 50 sites or more, there is one repeat. ``--neighbours few``: from 33 sites on each masks with
+few others. ``--alone``: without Flower's, which takes minutes a row there; else with as many shares of each secret.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import datetime
 import logging
 import os
 import platform
+import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -32,7 +34,7 @@ from benchmarks import secaggplus
 from mpssl_fed.config import Config, from_mapping
 from mpssl_fed.federation.engines.inprocess import InProcessGrid
 from mpssl_fed.federation.messages import EXAMPLES, SentConfig, TrainReply, TrainRequest
-from mpssl_fed.federation.secure_messages import SecureRequest, masked_record, said
+from mpssl_fed.federation.secure_messages import SecureRequest, masked_record, said, terms_of
 from mpssl_fed.federation.server.collect import ask
 from mpssl_fed.federation.server.mean import RunningMean
 from mpssl_fed.federation.server.summing import Summing
@@ -112,6 +114,7 @@ class Case:
     sites: int
     dropped: int
     folder: Path
+    neighbours: str = "all"
     start: Weights = field(init=False)
     end: Weights = field(init=False)
 
@@ -129,8 +132,13 @@ class Case:
 
     def config(self, aggregation: str) -> Config:
         """Return the config of a run of this size."""
-        secure = {"secure": {"slots": SLOTS, "min_sites": 2}} if aggregation == "secure" else {}
+        secure = {"secure": {"slots": SLOTS, "min_sites": 2, "neighbours": self.neighbours}} if aggregation == "secure" else {}
         return from_mapping({"federation": {"sites": self.sites, "min_sites": 2, "aggregation": aggregation, **secure}})
+
+    @property
+    def near(self) -> int:
+        """With how many sites each shares masks."""
+        return terms_of(self.config("secure")).solved(self.sites).degree or self.sites - 1
 
     def reply(self) -> TrainReply:
         """Return what a site's training ends with."""
@@ -215,7 +223,11 @@ class Ours:
 
 
 def _after_keys(message: Message) -> bool:
-    return message.metadata.message_type == "train" or SecureRequest.from_record(message.content).phase not in ("hello", "join")
+    return message.metadata.message_type == "train" or SecureRequest.from_record(message.content).phase not in (
+        "hello",
+        "reveal",
+        "join",
+    )
 
 
 class Flowers:
@@ -241,12 +253,12 @@ class Flowers:
         self.case.check(dict(zip(self.case.end, found, strict=True)), 1e-3)
 
 
-def row_of(case: Case, repeats: int) -> str:
+def row_of(case: Case, repeats: int, alone: bool) -> str:
     """Measure one line of the table; bytes are counted in the first round, off the clock."""
-    plain, ours, flowers = Plain(case), Ours(case), Flowers(case)
-    each: tuple[Plain | Ours | Flowers, ...] = (plain, ours, flowers)
+    ours = Ours(case)
+    each: list[Plain | Ours | Flowers] = [Plain(case), ours, *([] if alone else [Flowers(case, case.near + 1)])]
     exchanges: list[Cost] = []
-    rounds: tuple[list[Cost], ...] = ([], [], [])
+    rounds: list[list[Cost]] = [[] for _ in each]
     for turn in range(repeats):
         for one in each:
             one.fleet.counting = turn == 0
@@ -256,15 +268,15 @@ def row_of(case: Case, repeats: int) -> str:
     return line(case, exchanges, rounds)
 
 
-def line(case: Case, exchanges: list[Cost], rounds: tuple[list[Cost], ...]) -> str:
-    """Return a line of the table: milliseconds and kilobytes a site and round."""
+def line(case: Case, exchanges: list[Cost], rounds: list[list[Cost]]) -> str:
+    """Return a line of the table: milliseconds and kilobytes a site and round; rounds: plain, ours and, where it ran, Flower's."""
     sites = case.sites
 
     def ms(costs: list[Cost], part: str) -> float:
         return float(1000 * median(getattr(cost, part) for cost in costs) / sites)
 
     of_keys = {part: ms(exchanges, part) / SLOTS for part in ("at_sites", "at_server", "total")}
-    plain, ours, flowers = ({part: ms(costs, part) for part in of_keys} for costs in rounds)
+    plain, ours, *flowers = ({part: ms(costs, part) for part in of_keys} for costs in rounds)
     whole = ours["total"] + of_keys["total"]
     keys, *firsts = (costs[0] for costs in (exchanges, *rounds))
     carried = [(one.sent + one.received) / 1000 / sites for one in firsts]
@@ -275,20 +287,20 @@ def line(case: Case, exchanges: list[Cost], rounds: tuple[list[Cost], ...]) -> s
         f"{ours['at_server'] + of_keys['at_server'] - plain['at_server']:.1f}",
         f"{of_keys['total'] * SLOTS:.1f}",
         f"{whole:.1f}",
-        f"{flowers['total']:.1f}",
-        f"{whole / flowers['total']:.2f}",
+        f"{flowers[0]['total']:.1f}" if flowers else "",
+        f"{whole / flowers[0]['total']:.2f}" if flowers else "",
         f"{carried[0]:.0f}",
         f"{carried[1] - carried[0]:.0f}",
-        f"{carried[2] - carried[0]:.0f}",
+        f"{carried[2] - carried[0]:.0f}" if flowers else "",
     ]
-    return f"| {case.parameters:,} | {sites} | {case.dropped} | {len(exchanges)} | {' | '.join(numbers)} |"
+    return f"| {case.parameters:,} | {sites} | {case.near} | {case.dropped} | {len(exchanges)} | {' | '.join(numbers)} |"
 
 
 HEAD = (
-    "| parameters | sites | fall out | repeats | plain, ms | beyond plain at the site, ms | and at the server, ms "
+    "| parameters | sites | neighbours | fall out | repeats | plain, ms | beyond plain at the site, ms | and at the server, ms "
     "| keys of 8 rounds, ms | ours in all, ms | Flower's in all, ms | ours / Flower's "
     "| plain, kB | ours beyond plain, kB | Flower's beyond plain, kB |",
-    "|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+    "|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
 )
 
 
@@ -300,6 +312,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--most", type=float, default=12e7)
     parser.add_argument("--heavy", type=float, default=4e7)
+    parser.add_argument("--neighbours", choices=["all", "few"], default="all")
+    parser.add_argument("--alone", action="store_true")
     parser.add_argument("--output", type=Path, default=None)
     options = parser.parse_args()
     logging.getLogger("flwr").setLevel(logging.ERROR)
@@ -314,19 +328,20 @@ def main() -> None:
                     continue
                 repeats = options.repeats if parameters * sites <= options.heavy and sites < 50 else 1
                 with tempfile.TemporaryDirectory() as folder:
-                    rows.append(row_of(Case(parameters, sites, dropped, Path(folder)), repeats))
+                    rows.append(row_of(Case(parameters, sites, dropped, Path(folder), options.neighbours), repeats, options.alone))
                 print(rows[-1], flush=True)
     words = ", ".join(f"{name} {version}" for name, version in versions().items())
     lines = [
         f"# Secure aggregation, {today}",
         "",
-        f"`python -m benchmarks.secure`; {platform.machine()}, {os.cpu_count()} cores, load {load:.1f} at the start; {words}.",
+        f"`{' '.join(['python -m benchmarks.secure', *sys.argv[1:]])}`",
+        f"{platform.machine()}, {os.cpu_count()} cores, load {load:.1f} at the start; {words}.",
         "CPU milliseconds and kilobytes a site and round, both ways, medians of interleaved repeats.",
         "",
         *HEAD,
         *rows,
     ]
-    output = options.output or Path(__file__).parent / "results" / f"secure-{today}.md"
+    output = options.output or Path(__file__).parent / "results" / f"secure-{today}{'-few' * (options.neighbours == 'few')}.md"
     write_atomic(output, "\n".join(lines) + "\n")
     print(f"written to {output}")
 

@@ -8,10 +8,12 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import Array, ArrayRecord
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -51,6 +53,7 @@ from mpssl_fed.privacy.ledger import Ledger
 from mpssl_fed.privacy.ledger_files import LedgerError
 from mpssl_fed.privacy.policy import Policy
 from mpssl_fed.reply_metrics import CONFUSION, LARGEST_NUMBER, REPLY_METRICS
+from mpssl_fed.secure.keys import Integers
 from mpssl_fed.secure.terms import Floor
 
 log = logging.getLogger("mpssl_fed.daemon")
@@ -164,7 +167,7 @@ class Resident:
         """Return what the owner's policy makes of sums: which guarantee holds, and in words."""
         if self.policy is None:
             return None
-        asks, own = self.policy.secure_aggregation, fingerprint_of(identity_key(self.state))
+        asks, own = self.policy.secure_aggregation, fingerprint_of(self._identity)
         return asks.model_dump(mode="json") | {"fingerprint": own, "against": in_words(asks.required, bool(asks.peers))}
 
     def _lifetime(self, policy: Policy) -> dict[str, Any]:
@@ -186,7 +189,8 @@ class Resident:
         require_masks(asked, config)
         round_ = (run, number, config, asked.weights, made, budget)
         if asked.secure:
-            left = wire.pack({MASKED: self._masking.masked(asked, config, lambda: self.site.answer(*round_))}, "metrics", {})
+            masked = self._masking.masked(asked, config, lambda: self.site.answer(*round_))
+            left = self._release_masked(masked, arrays)
         else:
             left = self._release(self.site.train_round(*round_), arrays)
         self._done(asked, "round", started)
@@ -210,7 +214,12 @@ class Resident:
         assert self.policy is not None
         asks = self.policy.secure_aggregation
         floor = Floor(asks.min_sites, asks.colluding, signed=bool(asks.peers))
-        return Masking(self.state, self._in_memory, floor, asks.peers, identity_key(self.state))
+        files = self._ledger.files
+        return Masking(self.state, self._in_memory, floor, asks.peers, self._identity, None if files.head_beside else files.head)
+
+    @cached_property
+    def _identity(self) -> Ed25519PrivateKey:
+        return identity_key(self.state)
 
     def _evaluation(self, body: bytes) -> bytes:
         started = time.perf_counter()
@@ -242,6 +251,15 @@ class Resident:
         if not arrays.complete or EXAMPLES not in scalars.record:
             raise Refusal("misshapen")
         return wire.pack(arrays.record, "metrics", scalars.record)
+
+    def _release_masked(self, vector: Integers, asked: wire.Arrays) -> bytes:
+        """Return the bytes that leave of a masked round: an integer a weight that was asked, and the one of the site's weight."""
+        length = 1 + sum(value.size for value in asked.values())
+        passed = allow({MASKED: vector}, {MASKED: ArraySpec((length,), "uint64")})
+        self.dropped.update(passed.dropped)
+        if not passed.complete:
+            raise Refusal("misshapen")
+        return wire.pack(passed.record, "metrics", {})
 
     def _release_table(self, reply: TableReply) -> bytes:
         """Return the bytes that leave of an evaluation: the table and the std of its noise."""

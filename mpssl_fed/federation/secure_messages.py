@@ -18,7 +18,7 @@ from mpssl_fed.federation.weights import NUMPY_STYPE, npy_header, npy_values
 from mpssl_fed.privacy.plan import plan_for
 from mpssl_fed.secure.epoch import View
 from mpssl_fed.secure.keys import Integers
-from mpssl_fed.secure.terms import MOST_SITES, Terms
+from mpssl_fed.secure.terms import MOST_OF_FEW, MOST_SITES, Terms
 
 ACTION = "secure"
 """Flower's message type of all of them is ``query.secure``."""
@@ -27,8 +27,9 @@ MASKED = "masked"
 """The one array of a masked reply: uint64, an entry a weight in sorted order of names, and the weight in the mean as the last."""
 MOST_BODY = 16 << 20
 
-Phase = Literal["hello", "join", "sign", "open"]
-"""hello: fresh keys. join: all hellos, for sealed shares. sign: a view, for a signature. open: a view, for shares."""
+Phase = Literal["hello", "reveal", "join", "sign", "open"]
+"""hello: fresh keys. reveal: all hellos, for the draw of a graph of few neighbours. join: the same, for sealed shares.
+sign: a view, for a signature. open: a view, for shares."""
 
 
 class _Body(BaseModel):
@@ -46,15 +47,22 @@ class SaidHello(_Body):
 
 
 class Hellos(_Body):
-    """The hellos of an epoch."""
+    """The hellos of an epoch; with few neighbours, to join, what all sites revealed, in hexadecimal by place."""
 
-    hellos: list[SaidHello] = Field(max_length=64)
+    hellos: list[SaidHello] = Field(max_length=MOST_OF_FEW)
+    nonces: list[str] = Field([], max_length=MOST_OF_FEW)
+
+
+class Revealed(_Body):
+    """A site's part in the draw of a graph, in hexadecimal."""
+
+    nonce: str = Field(max_length=64)
 
 
 class Dealt(_Body):
     """Sealed shares, in hexadecimal, by place."""
 
-    dealt: dict[str, str] = Field(max_length=64)
+    dealt: dict[str, str] = Field(max_length=MOST_OF_FEW)
 
 
 class Opening(_Body):
@@ -64,11 +72,11 @@ class Opening(_Body):
     epoch: str = Field(max_length=64)
     slot: int
     round: int = Field(ge=1)
-    participants: list[int] = Field(max_length=64)
-    survivors: list[int] = Field(max_length=64)
+    participants: list[int] = Field(max_length=MOST_OF_FEW)
+    survivors: list[int] = Field(max_length=MOST_OF_FEW)
     request: str = Field(max_length=64)
     signatures: dict[str, str] = Field({}, max_length=64)
-    inbox: dict[str, str] = Field({}, max_length=64)
+    inbox: dict[str, str] = Field({}, max_length=MOST_OF_FEW)
 
     def view(self, run: str) -> View:
         """Return what a site signs and opens."""
@@ -84,8 +92,8 @@ class Signature(_Body):
 class Opened(_Body):
     """A site's answer: shares in hexadecimal by place."""
 
-    seeds: dict[str, str] = Field(max_length=64)
-    slots: dict[str, str] = Field(max_length=64)
+    seeds: dict[str, str] = Field(max_length=MOST_OF_FEW)
+    slots: dict[str, str] = Field(max_length=MOST_OF_FEW)
 
 
 class Task(_Body):
@@ -93,8 +101,8 @@ class Task(_Body):
 
     epoch: str = Field(max_length=64)
     slot: int
-    participants: list[int] = Field(max_length=64)
-    inbox: dict[str, str] = Field(max_length=64)
+    participants: list[int] = Field(max_length=MOST_OF_FEW)
+    inbox: dict[str, str] = Field(max_length=MOST_OF_FEW)
 
 
 def parse(kind: type[B], text: str) -> B:
@@ -176,7 +184,7 @@ def terms_of(config: Config) -> Terms:
     federation = config.federation
     secure = federation.secure
     return Terms(
-        min_sites=max(secure.min_sites, min(federation.min_sites, MOST_SITES)),
+        min_sites=max(secure.min_sites, min(federation.min_sites, MOST_OF_FEW if secure.neighbours == "few" else MOST_SITES)),
         threshold=secure.threshold,
         colluding=secure.colluding,
         signed=False,
@@ -185,6 +193,7 @@ def terms_of(config: Config) -> Terms:
         largest_weight=federation.max_examples,
         range=secure.range,
         unit=unit_of(config),
+        few=secure.neighbours == "few",
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mpssl_fed.secure import keys
+from mpssl_fed.secure import graph, keys
 from mpssl_fed.secure.errors import Decline, TermsError
-from mpssl_fed.secure.terms import MOST_SITES, MOST_SLOTS, Floor, Terms
+from mpssl_fed.secure.terms import MOST_OF_FEW, MOST_SLOTS, Floor, Terms
 
 NONCE = 32
 _ANY = X25519PrivateKey.generate()
@@ -26,7 +26,8 @@ MOST_HELLO = 32_768
 class Hello(BaseModel):
     """What a site says before an epoch: who it is, what it asks of the terms, and its keys of each slot. All in hexadecimal.
 
-    seeds: commitments to the self seeds, see :func:`mpssl_fed.secure.keys.commitment`.
+    seeds: commitments to the self seeds, see :func:`mpssl_fed.secure.keys.commitment`. graph: one to the 32 bytes from which, with
+    those of all others, the graph of few neighbours is drawn.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -34,11 +35,12 @@ class Hello(BaseModel):
     identity: str = Field(pattern=HEX_KEY)
     nonce: str = Field(pattern=HEX_KEY)
     box: str = Field(pattern=HEX_KEY)
+    graph: str = Field(pattern=HEX_KEY)
     slots: list[str] = Field(min_length=1, max_length=MOST_SLOTS)
     seeds: list[str] = Field(min_length=1, max_length=MOST_SLOTS)
     terms: str = Field(max_length=512)
-    min_sites: int = Field(ge=2, le=MOST_SITES)
-    colluding: int = Field(ge=0, le=MOST_SITES)
+    min_sites: int = Field(ge=2, le=MOST_OF_FEW)
+    colluding: int = Field(ge=0, le=MOST_OF_FEW)
     signed: bool
 
     @property
@@ -53,7 +55,7 @@ class Hello(BaseModel):
     @property
     def keys(self) -> set[str]:
         """All that no other site says."""
-        return {self.identity, self.nonce, self.box, *self.slots, *self.seeds}
+        return {self.identity, self.nonce, self.box, self.graph, *self.slots, *self.seeds}
 
     @property
     def public(self) -> bytes:
@@ -87,13 +89,16 @@ class SignedHello:
             raise Decline("malformed") from error
         if len(hello.slots) != len(hello.seeds) or any(len(one) != 32 for one in lists):
             raise Decline("malformed")
-        if len(hello.keys) != 3 + 2 * len(hello.slots):
+        if len(hello.keys) != 4 + 2 * len(hello.slots):
             raise Decline("malformed")
-        for key in (hello.box, *hello.slots):
-            keys.agreed(_ANY, bytes.fromhex(key))  # one of small order would stop all others where they meet it
         if not keys.verify(hello.public, signature, _hello_bytes(self.text)):
             raise Decline("malformed")
         return hello
+
+    def require_sound(self) -> None:
+        """Decline one with a public key of small order: it would stop all others where they meet it."""
+        for key in (self.hello.box, *self.hello.slots):
+            keys.agreed(_ANY, bytes.fromhex(key))
 
     def dump(self) -> dict[str, str]:
         """Return it as JSON has it."""
@@ -117,10 +122,14 @@ def _hello_bytes(text: str) -> bytes:
 
 @dataclass(frozen=True)
 class Epoch:
-    """The sites of an epoch in the order of their identities, each with its place from 1, and the terms that follow from all."""
+    """The sites of an epoch in the order of their identities, each with its place from 1, and the terms that follow from all.
+
+    seed: what the graph of few neighbours is drawn from; empty before that, and where each site has all others for neighbours.
+    """
 
     hellos: tuple[SignedHello, ...]
     terms: Terms
+    seed: bytes = b""
 
     @staticmethod
     def of(hellos: Sequence[SignedHello], proposed: Terms) -> Epoch:
@@ -167,10 +176,41 @@ class Epoch:
     def _places(self) -> dict[bytes, int]:
         return {one.hello.public: place for place, one in enumerate(self.hellos, start=1)}
 
+    def drawn(self, nonces: Sequence[bytes]) -> Epoch:
+        """Return the epoch with its graph, of the ``nonces`` by place that its hellos committed to; Decline for others."""
+        if not self.terms.degree:
+            return self
+        if len(nonces) != self.sites or not all(
+            keys.same(graph_commitment(one), bytes.fromhex(said.hello.graph)) for one, said in zip(nonces, self.hellos, strict=True)
+        ):
+            raise Decline("malformed")
+        return replace(self, seed=hashlib.sha256(b"mpssl-fed secure graph 1\n" + self.id + b"".join(nonces)).digest())
+
+    def neighbours(self, place: int) -> frozenset[int]:
+        """Return the places with which a site shares masks and to which it deals shares; Decline before a graph is drawn."""
+        if not self.terms.degree:
+            return frozenset(self._places.values()) - {place}
+        if not self.seed:
+            raise Decline("epoch")
+        return self._graph[place]
+
+    def holders(self, place: int) -> list[int]:
+        """Return the places that hold shares of a site's secrets, ascending: its neighbours and itself."""
+        return sorted({place, *self.neighbours(place)})
+
+    @cached_property
+    def _graph(self) -> dict[int, frozenset[int]]:
+        return graph.drawn(self.seed, self.sites, self.terms.degree)
+
     def require_peers(self, peers: Collection[str]) -> None:
         """Decline an epoch with a site whose fingerprint is not listed; an empty list lists all."""
         if peers and any(keys.fingerprint(one.hello.public) not in peers for one in self.hellos):
             raise Decline("terms")
+
+
+def graph_commitment(nonce: bytes) -> bytes:
+    """Return the 32 bytes by which a hello commits to its site's part in the draw of the graph."""
+    return keys.derive(nonce, "graph")
 
 
 @dataclass(frozen=True)

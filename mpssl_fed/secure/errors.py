@@ -23,7 +23,8 @@ class TermsError(ValueError):
 class OpenError(Exception):
     """A sum cannot be opened: too few answers, or shares that rebuild no secret that was committed to.
 
-    place: of the site whose secret that is, where enough answered: it dealt others' shares wrongly, or most of them lie.
+    place: of the site whose secret that is, where threshold + max(t, 1) answered: it dealt shares wrongly, or more than max(t, 1)
+    of them lie. None where fewer answered: nobody can tell then.
     """
 
     def __init__(self, why: str, place: int | None = None) -> None:

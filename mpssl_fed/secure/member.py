@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from mpssl_fed.secure import keys, sharing
-from mpssl_fed.secure.epoch import NONCE, Epoch, Hello, SignedHello, View
+from mpssl_fed.secure.epoch import NONCE, Epoch, Hello, SignedHello, View, graph_commitment
 from mpssl_fed.secure.errors import Decline
 from mpssl_fed.secure.keys import SECRET, Integers
 from mpssl_fed.secure.terms import Floor, Terms
@@ -82,16 +82,18 @@ class Member:
     epoch: Epoch | None = None
     clipped: int = 0  # coordinates that the terms' range cut, over all slots; it stays at the site
     dealt: dict[int, bytes] = field(default_factory=dict)  # what each other site is sent, so that asking again gets the same
+    graph: bytes = b""  # this site's part in the draw of who is whose neighbour
 
     @staticmethod
     def new(identity: Ed25519PrivateKey, proposed: Terms, floor: Floor) -> Member:
         """Return a site with fresh keys of every slot, and its hello."""
-        nonce, box = os.urandom(NONCE), X25519PrivateKey.generate()
+        nonce, graph, box = os.urandom(NONCE), os.urandom(NONCE), X25519PrivateKey.generate()
         slots = [Slot(os.urandom(SECRET), os.urandom(SECRET)) for _ in range(proposed.slots)]
         hello = Hello(
             identity=keys.public_of(identity).hex(),
             nonce=nonce.hex(),
             box=keys.public_of(box).hex(),
+            graph=graph_commitment(graph).hex(),
             slots=[keys.public_of(keys.slot_key(_there(one.secret), nonce, i)).hex() for i, one in enumerate(slots)],
             seeds=[keys.commitment(_there(one.seed), nonce, i).hex() for i, one in enumerate(slots)],
             terms=proposed.text(),
@@ -99,7 +101,7 @@ class Member:
             colluding=floor.colluding,
             signed=floor.signed,
         )
-        return Member(identity, proposed, box, nonce, slots, SignedHello.of(hello, identity))
+        return Member(identity, proposed, box, nonce, slots, SignedHello.of(hello, identity), graph=graph)
 
     @property
     def place(self) -> int:
@@ -112,32 +114,50 @@ class Member:
             raise Decline("epoch")
         return self.epoch
 
-    def join(self, hellos: Sequence[SignedHello], peers: Collection[str] = ()) -> dict[int, bytes]:
-        """Enter the epoch of ``hellos`` and return, by place, the sealed shares of every secret for each other site.
+    def reveal(self, hellos: Sequence[SignedHello], peers: Collection[str] = ()) -> bytes:
+        """Enter the epoch of ``hellos`` as :meth:`join` does, and return this site's part in the draw of its graph."""
+        self._enter(hellos, peers)
+        return self.graph
 
-        Decline for an epoch without this site's own hello, with a site that is not among ``peers`` (fingerprints; none: all are),
-        with terms that do not fit, and for a second epoch with the same keys. The same one again gets the same shares.
+    def join(self, hellos: Sequence[SignedHello], peers: Collection[str] = (), nonces: Sequence[bytes] = ()) -> dict[int, bytes]:
+        """Enter the epoch of ``hellos`` and return, by place, the sealed shares of every secret for each neighbour.
+
+        nonces: by place, what all revealed, where sites have few neighbours. Decline for an epoch without this site's own hello,
+        with a site that is not among ``peers`` (fingerprints; none: all are), with terms that do not fit, for a second epoch with
+        the same keys, for nonces that were not committed to, and for a neighbour whose keys are none. The same one again gets the
+        same shares.
         """
+        self._enter(hellos, peers)
+        if self.dealt:
+            return self.dealt
+        epoch = self._epoch.drawn(nonces)
+        for place in epoch.neighbours(self.place):
+            epoch.hellos[place - 1].require_sound()
+        self.epoch = epoch
+        here, threshold, holders = self.place, epoch.terms.threshold, epoch.holders(self.place)
+        shares = [
+            tuple(
+                dict(zip(holders, sharing.split(_there(s), threshold, len(holders)), strict=True)) for s in (one.secret, one.seed)
+            )
+            for one in self.slots
+        ]
+        for slot, (secret, seed) in zip(self.slots, shares, strict=True):
+            slot.held[here] = (secret[here], seed[here])
+        for place in holders:
+            if place != here:
+                content = b"".join(secret[place] + seed[place] for secret, seed in shares)
+                self.dealt[place] = keys.seal(self._box(here, place), content, _envelope(epoch, here, place))
+        return self.dealt
+
+    def _enter(self, hellos: Sequence[SignedHello], peers: Collection[str]) -> None:
         epoch = Epoch.of(hellos, self.proposed)
         if self.hello not in epoch.hellos:
             raise Decline("epoch")
         epoch.require_peers(peers)
-        if self.epoch is not None:
-            if epoch.id != self.epoch.id:
-                raise Decline("closed")
-            return self.dealt
-        self.epoch = epoch
-        here, threshold = self.place, epoch.terms.threshold
-        shares = [
-            tuple(sharing.split(_there(secret), threshold, epoch.sites) for secret in (one.secret, one.seed)) for one in self.slots
-        ]
-        for slot, (secret, seed) in zip(self.slots, shares, strict=True):
-            slot.held[here] = (secret[here - 1], seed[here - 1])
-        for place in range(1, epoch.sites + 1):
-            if place != here:
-                content = b"".join(secret[place - 1] + seed[place - 1] for secret, seed in shares)
-                self.dealt[place] = keys.seal(self._box(here, place), content, _envelope(epoch, here, place))
-        return self.dealt
+        if self.epoch is not None and epoch.id != self.epoch.id:
+            raise Decline("closed")
+        if self.epoch is None:
+            self.epoch = epoch
 
     def receive(self, inbox: Mapping[int, bytes]) -> None:
         """Take the shares that other sites dealt to this one (place -> sealed); one that is not theirs is left where
@@ -145,7 +165,7 @@ class Member:
         after the first vector or answer come too late."""
         epoch, here = self._epoch, self.place
         for place, sealed in () if self.box is None else inbox.items():
-            if place == here or any(place in slot.held for slot in self.slots):
+            if place not in epoch.neighbours(here) or any(place in slot.held for slot in self.slots):
                 continue
             try:
                 content = keys.unseal(self._box(place, here), sealed, _envelope(epoch, place, here))
@@ -196,7 +216,7 @@ class Member:
         key = keys.slot_key(_there(one.secret), self.nonce, slot)
         self_mask(vector, epoch, slot, here, _there(one.seed))
         for other in participants:
-            if other != here:
+            if other in epoch.neighbours(here):
                 pair_mask(vector, epoch, slot, (here, other), key, request)
         one.request, one.participants, (one.run, one.round) = request, tuple(participants), when
         self.box = None

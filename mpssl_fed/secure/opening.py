@@ -18,17 +18,17 @@ def open_sum(epoch: Epoch, view: View, total: Integers, answers: Mapping[int, An
     answers: by the place of who gave them; shares in them that are wrong are left out where enough right ones are there. OpenError
     where a secret cannot be rebuilt: the sum is lost then.
     """
-    threshold, opened = epoch.terms.threshold, total.copy()
+    opened, rebuilt = total.copy(), _Rebuilt(epoch, answers)
     for place in view.survivors:
-        seed = _rebuilt(answers, "seeds", place, threshold, partial(_is_seed, epoch, view, place))
+        seed = rebuilt.secret("seeds", place, partial(_is_seed, epoch, view, place))
         self_mask(opened, epoch, view.slot, place, seed, -1)
     for place in view.participants:
         if place not in view.survivors:
-            _take_off(epoch, view, place, answers, opened)
+            _take_off(epoch, view, place, rebuilt, opened)
     return opened
 
 
-def _take_off(epoch: Epoch, view: View, gone: int, answers: Mapping[int, Answer], opened: Integers) -> None:
+def _take_off(epoch: Epoch, view: View, gone: int, rebuilt: _Rebuilt, opened: Integers) -> None:
     """Take the pairwise masks between the site ``gone`` and every survivor off ``opened``: those that it would have put on."""
     nonce = bytes.fromhex(epoch.hello(gone).nonce)
     public = bytes.fromhex(epoch.hello(gone).slots[view.slot])
@@ -36,8 +36,8 @@ def _take_off(epoch: Epoch, view: View, gone: int, answers: Mapping[int, Answer]
     def right(secret: bytes) -> bool:
         return keys.same(keys.public_of(keys.slot_key(secret, nonce, view.slot)), public)
 
-    key = keys.slot_key(_rebuilt(answers, "slots", gone, epoch.terms.threshold, right), nonce, view.slot)
-    for place in view.survivors:
+    key = keys.slot_key(rebuilt.secret("slots", gone, right), nonce, view.slot)
+    for place in epoch.neighbours(gone) & set(view.survivors):
         pair_mask(opened, epoch, view.slot, (gone, place), key, view.request)
 
 
@@ -47,9 +47,19 @@ def _is_seed(epoch: Epoch, view: View, place: int, seed: bytes) -> bool:
     return keys.same(keys.commitment(seed, bytes.fromhex(hello.nonce), view.slot), committed)
 
 
-def _rebuilt(answers: Mapping[int, Answer], kind: str, place: int, threshold: int, right: Callable[[bytes], bool]) -> bytes:
-    shares = {by: getattr(answer, kind)[place] for by, answer in answers.items() if place in getattr(answer, kind)}
-    try:
-        return sharing.combine(shares, threshold, right)
-    except OpenError as error:
-        raise OpenError(str(error), place if len(answers) >= threshold else None) from error
+class _Rebuilt:
+    """The secrets that the answers to one view open."""
+
+    def __init__(self, epoch: Epoch, answers: Mapping[int, Answer]) -> None:
+        self.epoch, self.answers, self.rebuilding = epoch, answers, sharing.Rebuilding(epoch.terms.threshold)
+
+    def secret(self, kind: str, place: int, right: Callable[[bytes], bool]) -> bytes:
+        """Return a secret of the site at ``place``; OpenError, which names it where those who answered cannot have hidden it: were
+        its shares right, more than t of them (and more than one) would have to lie."""
+        holders, terms = self.epoch.holders(place), self.epoch.terms
+        here = {by: getattr(self.answers[by], kind) for by in holders if by in self.answers}
+        try:
+            return self.rebuilding.secret({by: said[place] for by, said in here.items() if place in said}, holders, right)
+        except OpenError as error:
+            tells = len(here) >= terms.threshold + max(terms.colluding, 1)
+            raise OpenError(str(error), place if tells else None) from error

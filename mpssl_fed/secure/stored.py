@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -26,6 +26,8 @@ def dump(member: Member) -> str:
             "slots": [_slot(one) for one in member.slots],
             "hellos": None if member.epoch is None else [one.dump() for one in member.epoch.hellos],
             "clipped": member.clipped,
+            "graph": member.graph.hex(),
+            "seed": "" if member.epoch is None else member.epoch.seed.hex(),
             "dealt": {str(place): sealed.hex() for place, sealed in member.dealt.items()},
         }
     )
@@ -35,7 +37,9 @@ def load(text: str) -> Member:
     """Return what :func:`dump` wrote."""
     found = json.loads(text)
     proposed = Terms(**found["proposed"])
-    hellos = found["hellos"]
+    hellos, epoch = found["hellos"], None
+    if hellos is not None:
+        epoch = replace(Epoch.of([SignedHello.load(one) for one in hellos], proposed), seed=bytes.fromhex(found["seed"]))
     return Member(
         Ed25519PrivateKey.from_private_bytes(bytes.fromhex(found["identity"])),
         proposed,
@@ -43,9 +47,10 @@ def load(text: str) -> Member:
         bytes.fromhex(found["nonce"]),
         [_slot_of(one) for one in found["slots"]],
         SignedHello.load(found["hello"]),
-        None if hellos is None else Epoch.of([SignedHello.load(one) for one in hellos], proposed),
+        epoch,
         found["clipped"],
         {int(place): bytes.fromhex(sealed) for place, sealed in found["dealt"].items()},
+        bytes.fromhex(found["graph"]),
     )
 
 

@@ -5,10 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from mpssl_fed.secure import graph
 from mpssl_fed.secure.errors import TermsError
 
 MOST_SITES = 50
-"""Sites of one epoch: the graph is complete, so that each site deals a share of each secret to every other."""
+"""Sites of one epoch whose graph is complete, so that each site deals a share of each secret to every other."""
+MOST_OF_FEW, FEW_FROM = 1000, 33
+"""Sites of one epoch where each has few neighbours, and from how many on that is so."""
+STAY = 4, 3
+"""Where each site has few neighbours, three of four sites stay in each sum: for so many falling out the graph is solved."""
 MOST_SLOTS = 64
 EXACT_BITS, SUM_BITS = 53, 63
 """A weighted coordinate is rounded as a float64, exact below 2^53; the sum of all is read as a signed integer below 2^63."""
@@ -33,7 +38,8 @@ class Terms:
     colluding: sites that may give their shares to the server (t). signed: a sum is opened only on ``threshold`` signatures over the
     same view of it. slots: sums for which one set of keys serves. weighted: by size, else all alike. largest_weight: the most that
     one site may weigh. range: largest magnitude of a coordinate of an update. unit: the size of an integer that sites hand over
-    themselves, 0 where integers are made of updates by ``range``.
+    themselves, 0 where integers are made of updates by ``range``. few: whether, from FEW_FROM sites on, each shares masks with few
+    neighbours; degree: with how many, of solved terms (0: with all).
     """
 
     min_sites: int
@@ -45,6 +51,8 @@ class Terms:
     largest_weight: int
     range: float
     unit: float = 0.0
+    few: bool = False
+    degree: int = 0
 
     @property
     def fewest(self) -> int:
@@ -63,13 +71,45 @@ class Terms:
     def solved(self, sites: int) -> Terms:
         """Return the terms of an epoch of ``sites`` with its threshold; TermsError where they do not fit it.
 
-        2 threshold > sites + colluding keeps two halves of the sites from opening two different sums: to rebuild both secrets of
-        one site takes 2 (threshold - colluding) answers of honest ones, each of which gives one.
+        Where the graph is complete 2 threshold > sites + colluding keeps two halves of the sites from opening two different sums:
+        to rebuild both secrets of one site takes 2 (threshold - colluding) answers of honest ones, each of which gives one.
         """
+        if self.few and sites >= FEW_FROM:
+            return self._of_few(sites)
         least = max((sites + self.colluding) // 2 + 1, self.colluding + 1, 2)
         threshold = self.threshold or least
         if not 2 <= sites <= MOST_SITES:
             raise TermsError(f"secure aggregation among {sites} sites; want 2 to {MOST_SITES}")
+        self._require_enough(sites)
+        if not least <= threshold <= sites:
+            raise TermsError(
+                f"threshold {threshold} of {sites} sites with {self.colluding} that may collude: want {least} to {sites} "
+                "(federation.secure.threshold, .colluding)"
+            )
+        self._require_digits(sites)
+        return replace(self, threshold=threshold)
+
+    def _of_few(self, sites: int) -> Terms:
+        """Return the terms of ``sites`` of which each has few neighbours, whose shares rebuild its secrets."""
+        if self.signed or self.threshold:
+            what = "sites that list peers (secure_aggregation.peers)" if self.signed else "federation.secure.threshold"
+            raise TermsError(
+                f"federation.secure.neighbours=few holds against an honest but curious server, and {what} do not fit it"
+            )
+        if sites > MOST_OF_FEW:
+            raise TermsError(f"secure aggregation among {sites} sites; want at most {MOST_OF_FEW}")
+        raised = replace(self, min_sites=max(self.min_sites, -(-sites * STAY[1] // STAY[0])))
+        raised._require_enough(sites)
+        raised._require_digits(sites)
+        found = graph.solved(sites, self.colluding, sites - raised.min_sites, self.slots)
+        if found is None:
+            raise TermsError(
+                f"no graph of few neighbours keeps {sites} sites apart from {self.colluding} that may collude; lower "
+                "federation.secure.colluding, or leave neighbours=all"
+            )
+        return replace(raised, threshold=found.threshold, degree=found.degree)
+
+    def _require_enough(self, sites: int) -> None:
         if sites < self.min_sites:
             raise TermsError(
                 f"{sites} sites are fewer than the {self.min_sites} that a sum must have (federation.secure.min_sites)"
@@ -79,18 +119,13 @@ class Terms:
                 f"a sum of {self.min_sites} sites of which {self.colluding} may collude hides nobody: want "
                 f"federation.secure.min_sites of at least {self.colluding + 2}"
             )
-        if not least <= threshold <= sites:
-            raise TermsError(
-                f"threshold {threshold} of {sites} sites with {self.colluding} that may collude: want {least} to {sites} "
-                "(federation.secure.threshold, .colluding)"
-            )
-        grid = self.grid_bits(sites)
-        if grid < 1 and not self.unit:
+
+    def _require_digits(self, sites: int) -> None:
+        if self.grid_bits(sites) < 1 and not self.unit:
             raise TermsError(
                 f"range {self.range:g} x weights up to {self.largest_weight} of {sites} sites leave no digits within 2^{SUM_BITS}; "
                 "lower federation.secure.range or federation.max_examples, or set federation.weighting=equal"
             )
-        return replace(self, threshold=threshold)
 
     def grid_bits(self, sites: int) -> int:
         """Return f: coordinates are multiples of 2^-f. The most for which w R 2^f <= 2^53 and n w R 2^f < 2^63."""
@@ -108,5 +143,5 @@ class Terms:
         return (
             f"m={self.min_sites} threshold={self.threshold} t={self.colluding} signed={int(self.signed)} slots={self.slots} "
             f"weighted={int(self.weighted)} largest={self.largest_weight} range={self.range.hex()}"
-            f"{f' unit={self.unit.hex()}' if self.unit else ''}"
+            f"{f' unit={self.unit.hex()}' if self.unit else ''}{f' few degree={self.degree}' if self.few else ''}"
         )

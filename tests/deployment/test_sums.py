@@ -13,14 +13,16 @@ from mpssl_fed.config import Config
 from mpssl_fed.deployment import wire
 from mpssl_fed.deployment.own_data import OwnData
 from mpssl_fed.deployment.private_shares import write_share
-from mpssl_fed.deployment.resident import Resident
+from mpssl_fed.deployment.resident import LEDGER, Resident
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.messages import SentConfig, TrainRequest
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.federation.secure_messages import request_name, terms_of
 from mpssl_fed.federation.server.deployed_run import for_sites
+from mpssl_fed.federation.site.closed import ROUNDS
 from mpssl_fed.federation.site.identity import fingerprint_of, identity_key
 from mpssl_fed.federation.weights import to_record
+from mpssl_fed.privacy.ledger import Ledger
 from mpssl_fed.privacy.policy import Policy
 from mpssl_fed.secure.epoch import Epoch, SignedHello, View
 from mpssl_fed.secure.member import Answer
@@ -53,11 +55,14 @@ class Sites:
         self.epoch: Epoch
         self.dealt: dict[int, dict[str, str]] = {}
 
-    def start(self, site: int) -> Resident:
+    def start(self, site: int, head: Path | None = None) -> Resident:
         assert self.sum.data.task is not None
         policy = Policy.model_validate(POLICY | self.says | {"secure_aggregation": self.asks})
         data = OwnData(self.listings[site], self.sum.data.task.classes, channels=1)
-        return Resident(site, self.folder / str(site), data, policy)
+        ledger = None if head is None else Ledger(self.folder / str(site) / LEDGER, head)
+        if ledger is not None and ledger.files.absent:
+            ledger.make()
+        return Resident(site, self.folder / str(site), data, policy, ledger=ledger)
 
     def say(self, site: int, phase: str, body: Any = None, config: Config | None = None) -> Any:
         sent = SentConfig.of("run", config or self.sum)
@@ -262,3 +267,48 @@ def test_a_config_that_is_not_of_sums_is_no_message_about_one(sites: Any) -> Non
 def replace_secure(config: Config, **changed: Any) -> Any:
     secure = config.federation.secure.model_copy(update=changed)
     return config.federation.model_copy(update={"secure": secure})
+
+
+def test_what_leaves_of_a_masked_round_passes_egress(sites: Any) -> None:
+    """A vector that is no answer to what was asked does not leave, whatever made it."""
+    here = sites().exchange()
+    one, asked = here.daemons[0], weights(SUM)
+    length = 1 + sum(value.size for value in asked.values())
+    right = np.arange(length, dtype=np.uint64)
+    arrays, metrics = wire.unpack(one._release_masked(right, asked), "metrics")
+    assert (list(arrays), json.loads(metrics)) == (["masked"], {})
+    for wrong, why in ((right[1:], "shape"), (right.astype(np.float64), "dtype"), (right.reshape(1, -1), "shape")):
+        before = one.dropped[why]
+        with pytest.raises(Refusal, match="misshapen"):
+            one._release_masked(wrong, asked)
+        assert one.dropped[why] == before + 1
+
+
+def test_the_identity_is_read_once(sites: Any) -> None:
+    here = sites().exchange()
+    (here.folder / "0" / "identity.key").unlink()
+    here.masked(0)
+    assert not (here.folder / "0" / "identity.key").exists()
+    assert here.daemons[0].status()["secure_aggregation"]["fingerprint"] == fingerprint_of(here.daemons[0]._identity)
+
+
+def test_closed_rounds_are_kept_with_a_head_that_lies_elsewhere(sites: Any, tmp_path: Path) -> None:
+    """A daemon whose folder is put back and that starts without keys masks no round a second time."""
+    here, head = sites(), tmp_path / "elsewhere.head"
+    here.daemons[0] = here.start(0, head)
+    here.exchange().masked(0)
+    (here.folder / "0" / ROUNDS).unlink()
+    here.daemons[0] = here.start(0, head)
+    with pytest.raises(Refusal, match="secure-closed"):
+        here.exchange().masked(0)
+    assert here.masked(0, 2, slot=1).size
+    head.unlink()
+    with pytest.raises(Refusal, match="site-failed"):
+        here.exchange().masked(0, 3)
+
+
+def test_a_site_that_lists_peers_takes_no_part_in_a_graph_of_few_neighbours(sites: Any) -> None:
+    config = SUM.model_copy(update={"federation": replace_secure(SUM, neighbours="few")})
+    assert sites().say(0, "hello", config=config)
+    with pytest.raises(Refusal, match="secure-terms"):
+        sites(peers=[digit * 64 for digit in "012"]).say(0, "hello", config=config)

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 from clients.app import app as client_app
+from mpssl_fed import simulate
 from mpssl_fed.environment import SWITCHES
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation.engines import inprocess
@@ -23,6 +25,7 @@ from server.app import app as server_app
 from tests.patience import PATIENCE_S, wait_for
 
 TINY = "method.name=base data.labels_per_class=2 data.test_limit=200 federation.rounds=2 federation.local_steps=1"
+SUMS = f"{TINY} federation.aggregation=secure federation.secure.slots=1 federation.secure.min_sites=2"
 TINY += " federation.evaluate_at_sites.times=1"
 
 
@@ -56,6 +59,20 @@ def test_nodes_are_the_sites_and_a_line_says_how_many(
     assert re.search(rf"accuracy 0\.\d{{4}}   {folder.relative_to(tmp_path)}/report\.html\n\Z", said)
     assert "After 2 of 2 rounds the model is right on" in page
     assert page.count('src="data:image/png') == 0  # base draws none
+
+
+def test_flowers_server_app_sums_masked_updates(flower: Callable[..., None], tmp_path: Path) -> None:
+    flower(3, config="configs/demo.yaml", overrides=SUMS)
+    same = simulate("demo", *SUMS.split(), "federation.sites=3", f"output.dir={tmp_path / 'same'}")
+    history = read_history(tmp_path / "runs" / "flwr-77")
+    assert [(one.answered, one.train_loss, one.failed) for one in history] == [(0, None, False), *[(3, None, False)] * 2]
+    assert _same(tmp_path / "runs" / "flwr-77", same.folder)
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether two runs ended in the same bits."""
+    left, right = (load_file(folder / "model.safetensors") for folder in (one, other))
+    return left.keys() == right.keys() and all(left[key].equal(right[key]) for key in left)
 
 
 def test_rounds_and_steps_by_the_names_of_flowers_templates(
@@ -103,7 +120,7 @@ def test_the_bundle_holds_apps_and_configs_alone() -> None:
 
 
 @pytest.mark.slow
-def test_flwr_run_from_a_checkout(tmp_path: Path) -> None:
+def test_flwr_run_from_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real ``flwr run`` against a SuperLink of our own, from the tracked files alone."""
     root, port = Path(__file__).parents[2], _free_port()
     app, home, work = tmp_path / "app", tmp_path / "home", tmp_path / "work"
@@ -131,13 +148,14 @@ def test_flwr_run_from_a_checkout(tmp_path: Path) -> None:
         try:
             _wait_for_port(port)
             rest = TINY.replace(" federation.rounds=2 federation.local_steps=1", "")
-            given = ["--run-config", f"num-server-rounds=2 local-steps=1 overrides='{rest}'"]  # as the README has them
-            words = [scripts / "flwr", "run", app, "loop", "--stream", *given]
+            as_readme = ["--run-config", f"num-server-rounds=2 local-steps=1 overrides='{rest}'"]
             nodes = "num-supernodes=2 client-resources-num-cpus=1 init-args-num-cpus=2"
-            command = [*words, "--federation-config", nodes]
-            done = subprocess.run(
-                command, cwd=work, env=environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False
-            )
+            for given in (as_readme, ["-c", f"overrides='{SUMS} output.dir=runs/sums'"]):
+                words = [scripts / "flwr", "run", app, "loop", "--stream", *given]
+                command = [*words, "--federation-config", nodes]
+                done = subprocess.run(
+                    command, cwd=work, env=environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+                )
         finally:
             superlink.terminate()
             superlink.wait(PATIENCE_S)
@@ -148,6 +166,10 @@ def test_flwr_run_from_a_checkout(tmp_path: Path) -> None:
     assert read_config(folders[0]).federation.local_steps == 1
     assert (folders[0] / "model.safetensors").is_file()
     assert (folders[0] / "report.html").is_file()
+    monkeypatch.chdir(work)
+    same = simulate("demo", *SUMS.split(), "federation.sites=2", f"output.dir={tmp_path / 'same'}")
+    assert [record.answered for record in read_history(work / "runs" / "sums")] == [0, 2, 2]
+    assert _same(work / "runs" / "sums", same.folder)
 
 
 def _free_port() -> int:

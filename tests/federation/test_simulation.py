@@ -27,9 +27,13 @@ MP_SSL = "method={name: mp-ssl, batch: 4, lmo_batch: 4, lmo_every: 2, refresh_ev
 AT_SITES = "federation.evaluate_at_sites.times=1"
 
 
+SUMS = "federation={aggregation: secure, sites: 3, rounds: 2, local_steps: 1, secure: {slots: 1}}"
+
+
 def test_ray_and_inprocess_end_with_the_same_bits(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="the extra [ray] is not installed: make test")
-    runs = [mpssl_fed.simulate(TINY, MP_SSL, AT_SITES, f"output.dir={tmp_path / 'inprocess'}"), _in_ray(tmp_path)]
+    plain, sums = _in_ray(tmp_path, {"plain": [MP_SSL, AT_SITES], "sums": [SUMS]})
+    runs = [mpssl_fed.simulate(TINY, MP_SSL, AT_SITES, f"output.dir={tmp_path / 'inprocess'}"), plain]
     one, other = (load_file(run.folder / "model.safetensors") for run in runs)
     assert all(one[key].equal(other[key]) for key in one)
     for site in ("0", "1", "2"):
@@ -40,9 +44,13 @@ def test_ray_and_inprocess_end_with_the_same_bits(tmp_path: Path) -> None:
         assert all(mine[key].equal(theirs[key]) for key in mine)
     assert [r.accuracy for r in runs[0].history] == [r.accuracy for r in runs[1].history]
     assert runs[0].history[2].at_sites == runs[1].history[2].at_sites is not None
+    same = mpssl_fed.simulate(TINY, SUMS, f"output.dir={tmp_path / 'masked'}")
+    one, other = (load_file(run.folder / "model.safetensors") for run in (same, sums))
+    assert all(one[key].equal(other[key]) for key in one)
+    assert [(r.answered, r.failed) for r in sums.history[1:]] == [(3, False)] * 2
 
 
-def _in_ray(folder: Path) -> mpssl_fed.Run:
+def _in_ray(folder: Path, runs: dict[str, list[str]]) -> list[mpssl_fed.Run]:
     """Run the same on Ray, in a process of its own: Ray leaves processes to the end of the one that started it.
 
     In surroundings as hospitals have them: behind a proxy (that answers nothing), with temporary files in a deep folder.
@@ -52,12 +60,15 @@ def _in_ray(folder: Path) -> mpssl_fed.Run:
     surroundings = {**os.environ, **DEAD_PROXIES, "TMPDIR": str(deep)}
     (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
     patient = "federation.join_deadline_s=600"  # Ray's actors import torch first, which a busy machine draws out
-    words = ["simulate", str(folder / "tiny.yaml"), MP_SSL, AT_SITES, patient, "--backend", "ray", "--output", str(folder / "ray")]
-    program = [sys.executable, "-c", "from mpssl_fed.cli import main; main()", *words]
-    done = subprocess.run(program, env=surroundings, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "round 2/2" in done.stdout
-    return mpssl_fed.Run.open(folder / "ray")
+    found = []
+    for name, own in runs.items():
+        words = ["simulate", str(folder / "tiny.yaml"), *own, patient, "--backend", "ray", "--output", str(folder / name)]
+        program = [sys.executable, "-c", "from mpssl_fed.cli import main; main()", *words]
+        done = subprocess.run(program, env=surroundings, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "round 2/" in done.stdout
+        found.append(mpssl_fed.Run.open(folder / name))
+    return found
 
 
 def test_one_site_and_one_round_is_centralised_training(run_tiny: Callable[..., RunDirectory]) -> None:

@@ -59,6 +59,6 @@ def test_the_run_ends_and_killed_daemons_come_back_with_new_keys(story: tuple[St
 def test_the_server_holds_no_update_of_a_site(story: tuple[Story, Path, list[UserError]]) -> None:
     """Of its run directory: what it keeps of sums are hellos, sealed shares, slots and places."""
     kept = json.loads((story[1] / "checkpoints" / "secure.json").read_text())
-    assert set(kept) == {"run", "hellos", "dealt", "proposed", "slot", "under_way", "lost"}
+    assert set(kept) == {"run", "hellos", "dealt", "seed", "proposed", "slot", "under_way", "lost", "served"}
     assert set(kept["under_way"]) == {"round", "slot", "participants", "survivors", "request"}
     assert all(record["train_loss"] is None for record in story[0].records)

@@ -35,11 +35,13 @@ class Fleet:
         floor = floor or Floor(2)
         members = [Member.new(Ed25519PrivateKey.generate(), proposed, floor) for _ in range(sites)]
         hellos = [member.hello for member in members]
+        parts = {member.hello: member.reveal(hellos) for member in members}
+        nonces = [parts[one] for one in Epoch.of(hellos, proposed).hellos]
         for member in members:
-            member.join(hellos)
+            member.join(hellos, nonces=nonces)
         by_place = {member.place: member for member in members}
         for place, member in by_place.items():
-            member.receive({other: one.dealt[place] for other, one in by_place.items() if other != place})
+            member.receive({other: one.dealt[place] for other, one in by_place.items() if place in one.dealt})
         return Fleet(by_place)
 
     @property

@@ -255,7 +255,7 @@ def _seen_of_site_2(value: int, stays: bool) -> tuple[np.ndarray, np.ndarray]:
     sent = fleet.masked({place: np.full(4096, value, dtype=np.uint64) for place in fleet.places})[2]
     answers = fleet.answers(shown(0, *WHEN, fleet.places, fleet.places if stays else (1, 3)), (1, 3))
     shares = {by: (one.seeds if stays else one.slots)[2] for by, one in answers.items()}
-    secret = sharing.combine(shares, epoch.terms.threshold, lambda _: True)
+    secret = sharing.Rebuilding(epoch.terms.threshold).secret(shares, fleet.places, lambda _: True)
     if stays:
         rest = sent.copy()
         member.self_mask(rest, epoch, 0, 2, secret, -1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -20,59 +19,22 @@ from mpssl_fed.federation import secure_messages as wire
 from mpssl_fed.federation.messages import SentConfig, TrainRequest
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.federation.server.collect import Answers, ask
+from mpssl_fed.federation.server.exchange import Exchange, committed, dealt_of, fitting, hello_of, load, nonce_of, strictness, whole
 from mpssl_fed.federation.server.shared_step import NOTHING, SharedStep, Summed
 from mpssl_fed.federation.weights import flat, to_record, unflat
 from mpssl_fed.files import write_atomic
 from mpssl_fed.models import Weights
 from mpssl_fed.runs.progress import Progress, RoundSteps
-from mpssl_fed.secure.epoch import Epoch, SignedHello, View
+from mpssl_fed.secure.epoch import Epoch, View
 from mpssl_fed.secure.errors import Decline, OpenError
-from mpssl_fed.secure.keys import SEAL_NONCE, SECRET, TAG, Integers
+from mpssl_fed.secure.keys import Integers
 from mpssl_fed.secure.member import Answer
 from mpssl_fed.secure.opening import open_sum
 from mpssl_fed.secure.quantise import Grid
-from mpssl_fed.secure.terms import Terms
 from mpssl_fed.watch import watched_by
 
 Reply = Callable[[RecordDict], Any]
 Body = Mapping[str, Any]
-
-
-@dataclass
-class Exchange:
-    """An epoch as the server knows it. site -> its hello, and the shares that it dealt; slot: the next one that is free; under_way:
-    the round that was asked last, so that after a crash it is asked again with the same slot, sites and view."""
-
-    hellos: dict[int, SignedHello]
-    dealt: dict[int, dict[str, str]]
-    epoch: Epoch
-    slot: int = 0
-    under_way: dict[str, Any] = field(default_factory=dict)
-    lost: set[int] = field(default_factory=set)  # sites that said they hold no keys of it any more
-
-    @property
-    def takes_part(self) -> set[int]:
-        """The sites that can be asked to train."""
-        return set(self.dealt) - self.lost
-
-    def place(self, site: int) -> int:
-        """Return the place of a site in the epoch."""
-        return self.epoch.place(self.hellos[site].hello.public)
-
-    def inbox(self, place: int) -> dict[str, str]:
-        """Return the sealed shares for the site at ``place``, by the places of who dealt them."""
-        return {str(self.place(by)): dealt[str(place)] for by, dealt in self.dealt.items() if str(place) in dealt}
-
-    def enough(self, asked: Sequence[int], nodes: Mapping[int, int]) -> list[int]:
-        """Return the sites ``asked`` that are in the epoch and, where they are fewer than a sum wants, others that are online."""
-        ours = [site for site in asked if site in self.takes_part]
-        others = [site for site in nodes if site in self.takes_part and site not in ours]
-        return ours + others[: max(self.epoch.terms.fewest - len(ours), 0)]
-
-    @property
-    def sites(self) -> dict[int, int]:
-        """Place -> site, of all in the epoch."""
-        return {self.place(site): site for site in self.hellos}
 
 
 @dataclass
@@ -91,7 +53,7 @@ class Summing:
     def __post_init__(self) -> None:
         self.step = SharedStep(self.config)
         if self.file.is_file():
-            self.exchange = _load(self.file, self.sent.run_id)
+            self.exchange = load(self.file, self.sent.run_id)
 
     def round(self, number: int, start: Weights, nodes: Mapping[int, int], asked: Sequence[int]) -> Summed:
         """Ask the sites ``asked`` (site -> node in ``nodes``) for round ``number`` and return their mean."""
@@ -131,23 +93,34 @@ class Summing:
 
     def _exchange(self, nodes: Mapping[int, int]) -> Answers:
         """Exchange keys among all sites online; those whose terms cannot be met are left out, the strictest first."""
-        answers = self._ask({site: node for site, node in nodes.items() if site not in self.left_out}, "hello", {}, _hello_of)
+        answers = self._ask({site: node for site, node in nodes.items() if site not in self.left_out}, "hello", {}, hello_of)
         proposed, epoch = wire.terms_of(self.config), None
-        hellos = _fitting(answers.good, proposed)  # type: ignore[arg-type]
+        hellos = fitting(answers.good, proposed)  # type: ignore[arg-type]
         answers.rejected += Counter(malformed=len(answers.good) - len(hellos) + len(self.left_out & set(nodes)))
         while len(hellos) >= 2 and epoch is None:
             try:
                 epoch = Epoch.of(list(hellos.values()), proposed)
             except Decline:
-                del hellos[max(hellos, key=lambda site: (*_strictness(hellos[site]), site))]
+                del hellos[max(hellos, key=lambda site: (*strictness(hellos[site]), site))]
                 answers.rejected["secure-terms"] += 1
         if epoch is None:
             return answers
-        body = {"hellos": [one.dump() for one in epoch.hellos]}
-        joined = self._ask({site: nodes[site] for site in hellos}, "join", body, _dealt_of)
+        body: dict[str, Any] = {"hellos": [one.dump() for one in epoch.hellos]}
+        if epoch.terms.degree:
+            shown = self._ask({site: nodes[site] for site in hellos}, "reveal", body, nonce_of)
+            nonces: dict[int, bytes] = {site: one for site, one in shown.good.items() if committed(hellos[site], one)}  # type: ignore[arg-type, misc]
+            if nonces.keys() != hellos.keys():  # no graph without all: new keys, among those who showed what they committed to
+                self.left_out |= shown.good.keys() - nonces.keys()
+                again = self._exchange({site: nodes[site] for site in nonces})
+                again.rejected += answers.rejected + shown.rejected + Counter(malformed=len(shown.good) - len(nonces))
+                return again
+            ordered = sorted(nonces, key=lambda site: hellos[site].hello.identity)
+            epoch = epoch.drawn([nonces[site] for site in ordered])
+            body["nonces"] = [nonces[site].hex() for site in ordered]
+        joined = self._ask({site: nodes[site] for site in hellos}, "join", body, dealt_of)
         answers.rejected.update(joined.rejected)
         said: dict[int, dict[str, str]] = dict(joined.good)  # type: ignore[arg-type]
-        dealt = {site: one for site, one in said.items() if _whole(one, epoch.place(hellos[site].hello.public), epoch)}
+        dealt = {site: one for site, one in said.items() if whole(one, epoch.place(hellos[site].hello.public), epoch)}
         answers.rejected += Counter(malformed=len(said) - len(dealt))
         if len(dealt) >= max(epoch.terms.min_sites, epoch.terms.threshold):
             self.exchange = Exchange(hellos, dealt, epoch)
@@ -156,6 +129,7 @@ class Summing:
             self.progress.note(
                 f"secure aggregation: {len(dealt)} sites exchanged keys for {terms.slots} rounds; a sum has at least "
                 f"{terms.min_sites} of them and opens with the answers of {terms.threshold}"
+                + (f" of the {terms.degree} neighbours of each" if terms.degree else "")
             )
         return answers
 
@@ -170,7 +144,7 @@ class Summing:
             site = sites[place]
             if site in nodes:
                 asked = {key: known[key] for key in ("slot", "participants")}
-                task = {"epoch": exchange.epoch.id.hex(), **asked, "inbox": exchange.inbox(place)}
+                task = {"epoch": exchange.epoch.id.hex(), **asked, "inbox": exchange.inbox(site)}
                 contents[site] = (nodes[site], replace(request, secure=json.dumps(task)).to_record())
         shown = RoundSteps(self.progress, request.round, len(contents))
         with watched_by(shown):
@@ -182,6 +156,7 @@ class Summing:
                 self.config.federation.deadline_s,
                 self.stop,
             )
+        exchange.served |= set(answers.good)
         exchange.lost |= {site for site, code in answers.codes.items() if code == "secure-epoch"}
         answers.missing += len(known["participants"]) - len(contents)
         return {exchange.place(site): vector for site, vector in answers.good.items()}, answers  # type: ignore[misc]
@@ -209,9 +184,9 @@ class Summing:
             signers = {exchange.sites[place]: here[exchange.sites[place]] for place in survivors if exchange.sites[place] in here}
             signed = self._ask(signers, "sign", body, _signature_of).good
             body["signatures"] = {str(exchange.place(site)): one for site, one in signed.items()}
-        late = {site: exchange.place(site) for site in here if exchange.place(site) not in masked}
-        inboxes = {site: {"inbox": exchange.inbox(place)} for site, place in late.items()}
+        inboxes = {site: {"inbox": exchange.inbox(site)} for site in here}
         answers = self._ask(here, "open", body, _answer_of, inboxes).good
+        exchange.served |= set(answers)
         total = np.zeros_like(masked[survivors[0]])
         for place in survivors:
             total += masked[place]
@@ -220,7 +195,10 @@ class Summing:
         except OpenError as error:
             if error.place is not None:
                 self.left_out.add(exchange.sites[error.place])
-                self.progress.note(f"site {exchange.sites[error.place]} dealt shares that open nothing: it is left out from now on")
+                self.progress.note(
+                    f"what site {exchange.sites[error.place]} dealt opens nothing, by its own shares or by lies of more than "
+                    f"{max(terms.colluding, 1)} others: it is left out from now on"
+                )
             return f"the sum was not opened: {error}"
         if self.config.privacy.shared:
             return self.step.taken(start, known["round"], opened)
@@ -244,63 +222,14 @@ class Summing:
             "run": self.sent.run_id,
             "hellos": {str(site): one.dump() for site, one in exchange.hellos.items()},
             "dealt": {str(site): dealt for site, dealt in exchange.dealt.items()},
+            "seed": exchange.epoch.seed.hex(),
             "proposed": asdict(wire.terms_of(self.config)),
             "slot": exchange.slot,
             "under_way": exchange.under_way,
             "lost": sorted(exchange.lost),
+            "served": sorted(exchange.served),
         }
         write_atomic(self.file, json.dumps(content))
-
-
-def _load(file: Path, run: str) -> Exchange | None:
-    """Return the exchange that a run left; None where the file is of another run, or damaged: new keys are exchanged then."""
-    try:
-        found = json.loads(file.read_text(encoding="ascii"))
-        if found["run"] != run:
-            return None
-        hellos = {int(site): SignedHello.load(one) for site, one in found["hellos"].items()}
-        epoch = Epoch.of(list(hellos.values()), Terms(**found["proposed"]))
-        dealt = {int(site): dict(one) for site, one in found["dealt"].items()}
-        return Exchange(hellos, dealt, epoch, int(found["slot"]), dict(found["under_way"]), set(found["lost"]))
-    except (ValueError, KeyError, TypeError, AttributeError, Decline):
-        return None
-
-
-def _fitting(hellos: Mapping[int, SignedHello], proposed: Terms) -> dict[int, SignedHello]:
-    """Return the hellos for ``proposed`` that share no key with an earlier one: no site's hello stops those of others."""
-    fitting: dict[int, SignedHello] = {}
-    said: set[str] = set()
-    for site, one in hellos.items():
-        if one.hello.made_for(proposed) and not one.hello.keys & said:
-            fitting[site] = one
-            said |= one.hello.keys
-    return fitting
-
-
-def _whole(dealt: Mapping[str, str], here: int, epoch: Epoch) -> bool:
-    """Whether ``dealt`` has sealed shares for every other site, as far as the server can tell."""
-    others = {str(place) for place in range(1, epoch.sites + 1) if place != here}
-    digits = 2 * (SEAL_NONCE + 2 * SECRET * epoch.terms.slots + TAG)
-    return set(dealt) == others and all(re.fullmatch(f"[0-9a-f]{{{digits}}}", one) for one in dealt.values())
-
-
-def _strictness(one: SignedHello) -> tuple[int, int]:
-    """Return what a site asks for: the fewest sites of a sum, which follow from those that it fears to collude, too, and those."""
-    return max(one.hello.min_sites, one.hello.colluding + 2), one.hello.colluding
-
-
-def _hello_of(record: RecordDict) -> SignedHello:
-    said = wire.parse(wire.SaidHello, wire.heard(record))
-    signed = SignedHello(said.text, said.signature)
-    try:
-        _ = signed.hello
-    except Decline as decline:
-        raise Refusal("malformed") from decline
-    return signed
-
-
-def _dealt_of(record: RecordDict) -> dict[str, str]:
-    return wire.parse(wire.Dealt, wire.heard(record)).dealt
 
 
 def _signature_of(record: RecordDict) -> str:

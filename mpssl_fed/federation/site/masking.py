@@ -16,6 +16,7 @@ from mpssl_fed.config import Config
 from mpssl_fed.federation import secure_messages as wire
 from mpssl_fed.federation.messages import TrainReply, TrainRequest
 from mpssl_fed.federation.refusal import Refusal
+from mpssl_fed.federation.site.closed import ClosedRounds
 from mpssl_fed.federation.site.sharing import SharedPart, require_honest
 from mpssl_fed.federation.weights import flat, from_record
 from mpssl_fed.files import write_atomic
@@ -28,8 +29,8 @@ from mpssl_fed.secure.quantise import Grid
 from mpssl_fed.secure.terms import Floor
 
 LOWEST = Floor(2)
-ROUNDS, MOST_RUNS, MOST_IN_MEMORY = "secure-rounds.json", 1000, 4
-"""A file with the last round that was masked or opened of each run, how many runs it holds, and of how many keys stay in memory."""
+MOST_IN_MEMORY = 4
+"""Of how many runs the keys stay in memory."""
 
 
 class Keep(Protocol):
@@ -105,7 +106,8 @@ class OnDisk:
 class Masking:
     """How one site takes part in sums. folder: where it keeps which rounds are closed; floor and peers: its owner's.
 
-    identity: the site's own key; None: a new one each epoch, for simulations, where nobody lists peers.
+    identity: the site's own key; None: a new one each epoch, for simulations, where nobody lists peers. head: the ledger's, where
+    that is kept elsewhere, and so are the closed rounds, too.
     """
 
     folder: Path
@@ -113,10 +115,17 @@ class Masking:
     floor: Floor = LOWEST
     peers: tuple[str, ...] = ()
     identity: Ed25519PrivateKey | None = None
+    head: Path | None = None
+
+    @property
+    def closed(self) -> ClosedRounds:
+        """The rounds that this site masks and opens no more."""
+        return ClosedRounds(self.folder, self.head)
 
     def answer(self, request: wire.SecureRequest, config: Config) -> str:
         """Answer a message about a sum; Refusal for what this site does not tell, or not again."""
-        run, phases = request.sent.run_id, {"hello": self._hello, "join": self._join, "sign": self._sign, "open": self._open}
+        run, phases = request.sent.run_id, {"hello": self._hello, "reveal": self._reveal, "join": self._join}
+        phases |= {"sign": self._sign, "open": self._open}
         if config.federation.aggregation != "secure":
             raise Refusal("plan")
         if request.phase not in phases:
@@ -143,11 +152,11 @@ class Masking:
             name = wire.request_name(request, task.epoch, task.slot, task.participants)
             if member.admit(task.slot, asked, name, (run, number)):
                 return self._sent(run, name)
-            if number <= self._last(run):
+            if number <= self.closed.last(run):
                 raise Decline("closed")
             reply = train()
             vector = self._integers(request, member, reply)
-            self._close(run, number)
+            self.closed.close(run, number)
             masked = member.mask(task.slot, asked, name, (run, number), vector)
         except Decline as decline:
             raise _refusal(decline) from decline
@@ -162,9 +171,8 @@ class Masking:
         if isinstance(reply, SharedPart):
             return reply.vector(member.epoch.terms.largest_weight)
         grid = Grid(member.epoch.terms, member.epoch.sites)
-        weight = int(reply.examples) if member.epoch.terms.weighted else 1
-        if weight > member.epoch.terms.largest_weight:
-            raise Refusal("size")
+        most = member.epoch.terms.largest_weight if member.epoch.terms.weighted else 1
+        weight = min(int(reply.examples), most)  # a refusal would tell that the site is larger, and over runs how large
         update = flat(reply.weights)
         update -= flat(from_record(request.weights, reply.weights))
         vector, clipped = grid.to_integers(update, weight)
@@ -174,17 +182,29 @@ class Masking:
     def _hello(self, run: str, body: str, config: Config) -> str:
         if body != "{}":
             raise Refusal("malformed")
-        identity = self.identity or Ed25519PrivateKey.generate()
-        member = Member.new(identity, wire.terms_of(config), self.floor)
+        proposed = wire.terms_of(config)
+        if proposed.few and self.floor.signed:  # a graph of few neighbours holds against no active server
+            raise Decline("terms")
+        member = Member.new(self.identity or Ed25519PrivateKey.generate(), proposed, self.floor)
         self.keep.save(run, member)
         return json.dumps(member.hello.dump())
 
-    def _join(self, run: str, body: str, config: Config) -> str:
-        said = wire.parse(wire.Hellos, body)
-        member = self.keep.member(run)
+    def _reveal(self, run: str, body: str, config: Config) -> str:
+        said, member = self._new(run, body, config)
+        nonce = member.reveal([SignedHello(one.text, one.signature) for one in said.hellos], self.peers)
+        self.keep.save(run, member)
+        return json.dumps({"nonce": nonce.hex()})
+
+    def _new(self, run: str, body: str, config: Config) -> tuple[wire.Hellos, Member]:
+        said, member = wire.parse(wire.Hellos, body), self.keep.member(run)
         if member is None or member.proposed != wire.terms_of(config):
             raise Decline("epoch")
-        dealt = member.join([SignedHello(one.text, one.signature) for one in said.hellos], self.peers)
+        return said, member
+
+    def _join(self, run: str, body: str, config: Config) -> str:
+        said, member = self._new(run, body, config)
+        nonces = [bytes.fromhex(one) for one in said.nonces]
+        dealt = member.join([SignedHello(one.text, one.signature) for one in said.hellos], self.peers, nonces)
         self.keep.save(run, member)
         return json.dumps({"dealt": {str(place): sealed.hex() for place, sealed in dealt.items()}})
 
@@ -198,7 +218,7 @@ class Masking:
         opening, member, view = self._opening(run, body, config)
         member.receive(_by_place(opening.inbox))
         answer = member.unmask(view, _by_place(opening.signatures))
-        self._close(run, view.round)
+        self.closed.close(run, view.round)
         self.keep.save(run, member)
         return json.dumps(answer.dump())
 
@@ -208,7 +228,7 @@ class Masking:
         view.check(member.epoch)  # type: ignore[arg-type]
         slot = member.slots[view.slot]
         known = slot.request or slot.view is not None
-        if not known and view.round <= self._last(run):  # a round of an earlier epoch, or one that was masked in another slot
+        if not known and view.round <= self.closed.last(run):  # a round of an earlier epoch, or one that was masked in another slot
             raise Decline("closed")
         return opening, member, view
 
@@ -225,19 +245,6 @@ class Masking:
         if vector is None:
             raise Decline("closed")
         return vector
-
-    def _rounds(self) -> dict[str, int]:
-        file = self.folder / ROUNDS
-        return dict(json.loads(file.read_text(encoding="ascii"))) if file.is_file() else {}
-
-    def _last(self, run: str) -> int:
-        return self._rounds().get(run, 0)
-
-    def _close(self, run: str, number: int) -> None:
-        rounds = self._rounds()
-        last = max(number, rounds.pop(run, 0))
-        kept = dict([*rounds.items(), (run, last)][-MOST_RUNS:])
-        write_atomic(self.folder / ROUNDS, json.dumps(kept), mode=0o600)
 
 
 def _by_place(said: Mapping[str, str]) -> dict[int, bytes]:

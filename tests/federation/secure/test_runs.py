@@ -17,6 +17,7 @@ from clients.app import app
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation.refusal import to_error
 from mpssl_fed.federation.secure_messages import MESSAGE_TYPE, terms_of
+from mpssl_fed.privacy.ledger import Ledger
 from mpssl_fed.runs.reader import read_history, read_manifest
 from mpssl_fed.runs.run_directory import RunDirectory
 from mpssl_fed.secure import keys
@@ -146,7 +147,7 @@ def test_a_private_run_charges_the_same_and_ends_alike(run_tiny: Runner, tmp_pat
     [
         ("federation.strategy.name=krum", "sees their sum alone"),
         ("federation.strategy.norm_bound=1", "does not see"),
-        ("federation.sites=60", "want secure.min_sites=3 to 50"),
+        ("federation.sites=60", "want secure.min_sites=3 to 50, or secure.neighbours=few for up to 1000"),
         ("federation.secure.min_sites=5", "want secure.min_sites=5 to 50"),
         ("federation.secure.colluding=2", "hides nobody; want at least 4"),
         ("federation.secure.threshold=2", "want 3 to 4, or 0"),
@@ -165,11 +166,33 @@ def test_sites_that_are_not_asked_hold_shares_too_where_those_asked_are_too_few_
     assert not any(one.failed for one in read_history(run.folder))
 
 
-def _hostile(sites: Mapping[int, tuple[str, Callable[[Any], Any]]]) -> Callable[[Message, Context], Message]:
-    """Return a client whose ``sites`` answer a phase each with what a function makes of the honest answer."""
+def test_shares_are_sent_to_a_site_until_it_has_answered_with_them(run_tiny: Runner, tmp_path: Path) -> None:
+    """Once an exchange of keys, that is: they are as large as the fleet, and a site drops the key of them as it masks. The one that
+    is silent in round 1 opens nothing of it either, and gets them again with round 2."""
+    sent: list[tuple[int, str, int]] = []
+    silent = _falls_out("train", 1, (1,))
+
+    def watched(message: Message, context: Context) -> Message:
+        header: Any = message.content.get("config", {})
+        is_train = message.metadata.message_type == "train"
+        if is_train or header.get("phase") == "open":
+            body = json.loads(str(header["secure" if is_train else "body"]))
+            if body["inbox"]:
+                number = header["round"] if is_train else body["round"]
+                sent.append((number, "train" if is_train else "open", int(str(context.node_config["partition-id"]))))
+        return silent(message, context)
+
+    run = run_tiny(*SECURE, "federation.local_steps=1", client=watched, folder=tmp_path / "run")
+    assert [(one.answered, one.failed) for one in read_history(run.folder)[1:]] == [(3, False), (4, False), (4, False)]
+    every = [(1, "train", site) for site in range(4)]
+    assert sorted(sent) == sorted([*every, (1, "open", 1), (2, "train", 1), *((3, "train", site) for site in range(4))])
+
+
+def _hostile(sites: Mapping[int, tuple[str, Callable[[Any], Any]]], others: Any = app) -> Callable[[Message, Context], Message]:
+    """Return a client whose ``sites`` answer a phase each with what a function makes of the answer that ``others`` give."""
 
     def handler(message: Message, context: Context) -> Message:
-        reply = app(message, context)
+        reply = others(message, context)
         phase, said = sites.get(int(str(context.node_config["partition-id"])), ("", str))
         header: Any = message.content.get("config", {})
         if message.metadata.message_type == MESSAGE_TYPE and header["phase"] == phase:
@@ -215,3 +238,56 @@ def test_hostile_sites_cost_the_others_one_round_at_most(
     assert history[1].answered == 3
     assert all(one.rejected["malformed"] for one in history if one.rejected)
     assert any(one.rejected for one in history)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("runtime.autocast=bf16",),
+        ("model.trainable=head",),
+        ("method={name: mp-ssl, batch: 4, lmo_batch: 4, lmo_every: 2, refresh_every: 1, buffer: 1}", "federation.local_steps=1"),
+    ],
+)
+def test_whatever_is_trained_and_how_its_sum_is_the_mean_of_plain_replies(
+    words: tuple[str, ...], run_tiny: Runner, tmp_path: Path
+) -> None:
+    """Reduced precision, a frozen body of which the head alone travels, latents that stay."""
+    one = ("federation.rounds=1",)
+    plain = run_tiny(*PLAIN, *words, *one, folder=tmp_path / "plain")
+    secure = run_tiny(*SECURE, *words, *one, folder=tmp_path / "secure")
+    bound = terms_of(secure.config).solved(4).error(4, 80)
+    for key, value in _weights(plain).items():
+        assert np.abs(_weights(secure)[key] - value).max() <= bound + np.spacing(np.abs(value)).max()
+    assert not read_history(secure.folder)[1].failed
+
+
+def test_a_run_of_few_neighbours_ends_with_the_mean(run_tiny: Runner, tmp_path: Path) -> None:
+    """One site is silent in round 2. One that shows another nonce than it committed to, or none, is left out."""
+    words = ("federation.sites=34", "federation.rounds=2", "federation.local_steps=1", "data.labels_per_class=1")
+    few = ("federation.secure.neighbours=few", "federation.secure.min_sites=20")
+    secure = run_tiny(*SECURE, *words, *few, client=_falls_out("train", 5), folder=tmp_path / "secure")
+    plain = run_tiny(*words, client=_falls_out("train", 5), folder=tmp_path / "plain")
+    assert [one.answered for one in read_history(secure.folder)] == [0, 34, 33]
+    for key, value in _weights(plain).items():
+        assert np.abs(_weights(secure)[key] - value).max() <= DRIFT
+    kept = json.loads((secure.folder / "checkpoints" / "secure.json").read_text())
+    assert {len(dealt) for dealt in kept["dealt"].values()} == {18}
+    silent, lie = _falls_out("reveal", 7, (1,)), {0: ("reveal", lambda body: body | {"nonce": "00" * 32})}
+    less = run_tiny(*SECURE, *words, *few, "federation.rounds=1", client=_hostile(lie, silent), folder=tmp_path / "less")
+    first = read_history(less.folder)[1]
+    assert (first.answered, first.failed, first.rejected) == (32, False, {"malformed": 1, "busy": 1})
+
+
+def test_a_run_whose_labelled_step_alone_is_private_is_summed_and_charged(run_tiny: Runner, tmp_path: Path) -> None:
+    private = "privacy={scope: labelled-step, epsilon: 8.0, public_size: 20, delta: 0.001, sample_rate: 0.2, noise: fast}"
+    run = run_tiny(*SECURE, private, "model.norm=group", "federation.rounds=1", folder=tmp_path / "run")
+    assert [(one.answered, one.failed) for one in read_history(run.folder)] == [(0, False), (4, False)]
+    kinds = {row.kind for row in Ledger(run.sites / "0" / "ledger.sqlite").rows()}
+    assert {"unaccounted", "reserve"} <= kinds
+
+
+@pytest.mark.parametrize("word", ["federation.secure.min_sites=2", "federation.secure.range=8", "federation.aggregation=plain"])
+def test_a_run_is_not_resumed_with_other_terms(word: str, run_tiny: Runner, tmp_path: Path) -> None:
+    run_tiny(*SECURE, "federation.rounds=1", folder=tmp_path / "run")
+    with pytest.raises(UserError, match=rf"made with another config.*{word.partition('=')[0]}"):
+        run_tiny(*SECURE, "federation.rounds=1", word, folder=tmp_path / "run", resume=True)
