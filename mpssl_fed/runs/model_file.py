@@ -102,7 +102,10 @@ def read_preparation(path: Path) -> Preparation | None:
 
 def _require_same(config: Path, architecture: str) -> None:
     """Raise UserError where ``config`` is a config.json of ours that tells of another classifier than the weights beside it."""
-    said = parse_json(read_text(config)) if config.is_file() else {}
+    try:
+        said = parse_json(read_text(config)) if config.is_file() else {}
+    except ValueError as error:
+        raise UserError(f"{config}: no readable JSON ({error}); fetch it again, or take {MODEL} out of the folder") from error
     if not isinstance(said, dict) or said.get("model_type") != HUB_TYPE:
         return
     if said.get("architecture") != parse_json(architecture):
