@@ -31,6 +31,7 @@ def policy_of(config: Config) -> dict[str, Any]:
         "delta": min(privacy.delta, 1 / (10 * size)),
         "unit": privacy.unit,
         "scope": privacy.scope,
+        "trust": privacy.trust if privacy.on else "site",
         "min_sigma": 0.5 if sigma is None else min(0.5, sigma),
         "max_sample_rate": privacy.sample_rate,
         "max_rounds": federation.rounds,

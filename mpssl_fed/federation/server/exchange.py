@@ -79,13 +79,13 @@ def load(file: Path, run: str) -> Exchange | None:
 
 def fitting(hellos: Mapping[int, SignedHello], proposed: Terms) -> dict[int, SignedHello]:
     """Return the hellos for ``proposed`` that share no key with an earlier one: no site's hello stops those of others."""
-    fitting: dict[int, SignedHello] = {}
+    found: dict[int, SignedHello] = {}
     said: set[str] = set()
     for site, one in hellos.items():
         if one.hello.made_for(proposed) and not one.hello.keys & said:
-            fitting[site] = one
+            found[site] = one
             said |= one.hello.keys
-    return fitting
+    return found
 
 
 def committed(one: SignedHello, nonce: bytes) -> bool:
