@@ -55,6 +55,7 @@ FLOORS = {
     "studies/demo": Floor(0.6, cell={"method.name": "federated-gssl"}),  # 84.0
     "studies/generators": Floor(0.6, cell={"variant": "vic-gssl", "generator.name": "glyphs-digits-vqvae", **HALF}),  # 91.2
     "studies/latents": Floor(0.3, cell={"variant": "lmo + vicreg", "generator.name": "glyphs-digits"}),  # 58.9 of 20 seeds
+    "studies/trust": Floor(0.6, cell={"variant": "sum", "data.name": "mnist-5k"}),  # 84
     "studies/methods-federated": Floor(0.6, cell={"variant": "base + anchor + warm", **TWO_DIGITS}),  # 88.8
     "studies/methods-federated-half-strong": Floor(0.6, cell={"variant": "vic-gssl + anchor + warm", **TWO_DIGITS}),  # 89.5
     "studies/methods-one-site": Floor(
