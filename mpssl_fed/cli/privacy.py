@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Annotated, Any
 
 import typer
@@ -64,12 +65,12 @@ def plan_text(plan: dict[str, Any]) -> str:
             f"sigma {without['sigma_without']:g} at this epsilon"
         )
     if plan["shared"]:
-        shared = plan["shared"]
+        shared, alone = plan["shared"], plan["shared"]["epsilon_alone"]
         lines += [
             f"shared noise: sigma {shared['sigma_of_a_site']:.4g} at a site, {shared['sigma_of_the_sum']:.4g} in a sum with "
             f"{shared['honest']} honest sites (of {shared['sites']}, {shared['colluding']} may collude); a site that trusts no "
             f"other would add sigma {shared['sigma_without_trust']:g}",
-            f"if no other site is honest, epsilon {rounded_up(shared['epsilon_alone'])} is left",
+            f"if no other site is honest, epsilon {rounded_up(math.inf if alone is None else alone)} is left",
         ]
     lines.append(f"a labelled-step account would claim epsilon {rounded_up(plan['labelled_step_epsilon'])}")
     points = plan["epsilon_after_round"]

@@ -185,7 +185,9 @@ def lifetime_epsilon(limit: RenyiFilter | AnyFilter, spent: Spending) -> float |
 
 
 def rounded_up(value: float) -> str:
-    """Return an epsilon with three decimals; a printed one never says less than was spent."""
+    """Return an epsilon with three decimals, or ``infinite``; a printed one never says less than was spent."""
+    if value == math.inf:
+        return "infinite"
     return f"{math.ceil(1000 * value) / 1000:.3f}"
 
 

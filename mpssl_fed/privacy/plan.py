@@ -227,7 +227,7 @@ class Plan:
             "sigma_of_a_site": self.sigma_gradient / math.sqrt(self.shared.honest),
             "sigma_of_the_sum": self.sigma_gradient,
             "sigma_without_trust": _solve(replace(self, shared=None), self.epsilon),
-            "epsilon_alone": self.price_alone(),
+            "epsilon_alone": alone if math.isfinite(alone := self.price_alone()) else None,
         }
 
     def _describe(self, release: Release, classes: int | None) -> dict[str, Any]:

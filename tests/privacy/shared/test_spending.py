@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mpssl_fed import config as configs
+from mpssl_fed.cli.privacy import plan_text
 from mpssl_fed.config import Config
 from mpssl_fed.privacy import accounting
 from mpssl_fed.privacy.accounting import ORDERS, epsilon, merge, rdp, rdp_epsilon, solve_sigma, trajectory
@@ -23,12 +24,14 @@ from mpssl_fed.privacy.filter import (
     known_limit,
     lifetime_epsilon,
     limit_of,
+    rounded_up,
 )
 from mpssl_fed.privacy.ledger import Ledger, PlannedRun
 from mpssl_fed.privacy.ledger_rows import Spent
 from mpssl_fed.privacy.plan import plan_for
 from mpssl_fed.privacy.policy import Policy
 from mpssl_fed.privacy.shared.history import Shared, alone, listed, shared_steps, unlisted
+from mpssl_fed.report.privacy_section import _trust
 from mpssl_fed.report.spent import told_lines, told_of
 
 WHO = Shared(honest=16, colluding=2, sites=20)
@@ -128,6 +131,17 @@ def test_a_plan_prices_the_sum_and_tells_what_trust_buys() -> None:
     assert told["sigma_without_trust"] == own.sigma_gradient
     assert told["epsilon_alone"] == plan.price_alone() > 4
     assert own.to_json()["shared"] is None
+
+
+def test_what_nothing_bounds_is_told_so_and_not_as_a_number() -> None:
+    """A site's own part of little noise: no epsilon is left where no other site is honest, and delta pays for no rounding."""
+    plan = plan_for(shared_config("privacy.epsilon=90", "federation.sites=60", "federation.secure={masks: false, min_sites: 50}"))
+    assert plan.price() <= 90
+    assert plan.price_alone() == math.inf
+    assert rounded_up(plan.price_alone()) == "infinite"
+    assert json.loads(json.dumps(plan.to_json(), allow_nan=False))["shared"]["epsilon_alone"] is None
+    assert "if no other site is honest, epsilon infinite is left" in plan_text(plan.to_json())
+    assert ["epsilon if no other site is honest", "infinite"] in _trust(plan)
 
 
 def test_plans_without_shared_noise_commit_to_what_they_did() -> None:
