@@ -27,9 +27,9 @@ class Secure(Section):
         "masks": site("off is for public data", fixed=True),
     }
 
-    min_sites: int = Field(3, ge=2, le=1000, description="Fewest sites in a sum that is opened (m).")
+    min_sites: int = Field(3, ge=2, le=MOST_OF_FEW, description="Fewest sites in a sum that is opened (m).")
     threshold: int = Field(0, ge=0, le=MOST_SITES, description="Sites whose shares open a sum; 0: the fewest that serve.")
-    colluding: int = Field(0, ge=0, le=998, description="Sites that may give the server all they hold (t).")
+    colluding: int = Field(0, ge=0, le=MOST_OF_FEW - 2, description="Sites that may give the server all they hold (t).")
     slots: int = Field(8, ge=1, le=64, description="Rounds for which one exchange of keys serves.")
     neighbours: Literal["all", "few"] = Field("all", description="few: from 33 sites on a random graph, no active server.")
     range: float = Field(16.0, ge=1e-3, le=1e6, description="Largest change of a weight in a round; larger ones are clipped to it.")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hmac
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mpssl_fed.privacy.ledger_errors import OutsidePlanError
-from mpssl_fed.privacy.shared.history import History, Key, key_of
+from mpssl_fed.privacy.shared.history import History, Key, charge, unlisted
 
 ALL = "*"
 """The data set of a row that concerns every data set of the ledger."""
@@ -103,7 +103,7 @@ class Spent:
                 body["commitment"],
                 body["scope"],
                 body["terms"],
-                merged([body["releases"]]),
+                unlisted(body["releases"]),
                 plan=dict(body.get("plan", {})),
                 limit=dict(body.get("limit", {})),
             )
@@ -172,21 +172,6 @@ def spending(rows: Sequence[Row], dataset: str) -> Spent:
     for row in rows:
         tally.add(row)
     return tally.of(dataset)
-
-
-def charge(history: dict[Key, int], releases: Iterable[Sequence[float]]) -> None:
-    """Add such a list to a history."""
-    for sigma, q, n, *who in releases:
-        key = key_of(sigma, q, *who)
-        history[key] = history.get(key, 0) + int(n)
-
-
-def merged(lists: Iterable[Iterable[Sequence[float]]]) -> dict[Key, int]:
-    """Return several such lists as one history, equal keys added up."""
-    total: dict[Key, int] = {}
-    for releases in lists:
-        charge(total, releases)
-    return total
 
 
 def row_mac(key: bytes, previous: str, fields: tuple[Any, ...]) -> bytes:

@@ -107,6 +107,8 @@ def _hidden(federation: dict[str, Any]) -> list[str]:
     """Return what is hidden from the server of the sites' weights; nothing of a run before it could be asked for."""
     if federation.get("aggregation", "plain") == "plain":
         return []
+    if not federation["secure"].get("masks", True):
+        return ["sums of integers that masks would hide, without masks"]
     return [f"the server saw sums of at least {federation['secure']['min_sites']} sites' updates alone"]
 
 

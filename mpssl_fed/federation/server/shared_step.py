@@ -78,9 +78,14 @@ class Unmasked:
     progress: Progress
     stop: threading.Event
 
+    @cached_property
+    def step(self) -> SharedStep:
+        """What is made of each sum."""
+        return SharedStep(self.config)
+
     def round(self, number: int, start: Weights, nodes: Mapping[int, int], asked: Sequence[int]) -> Summed:
         """Ask the sites ``asked`` for round ``number`` and return the weights that follow."""
-        step, content = SharedStep(self.config), TrainRequest(self.sent, number, to_record(start)).to_record()
+        step, content = self.step, TrainRequest(self.sent, number, to_record(start)).to_record()
         length, shown = step.length(start), RoundSteps(self.progress, number, len(asked))
         contents = {site: (nodes[site], content) for site in asked}
         read = shown.after(lambda reply: wire.masked_of(reply, length))

@@ -54,10 +54,15 @@ def listed(history: History) -> list[list[float]]:
     return [[*key[:2], n, *(key[2] if len(key) == 3 else ())] for key, n in sorted(history.items())]
 
 
-def unlisted(lists: Iterable[Sequence[float]]) -> dict[Key, int]:
+def unlisted(releases: Iterable[Sequence[float]]) -> dict[Key, int]:
     """Return the history of what :func:`listed` returned, equal keys added up."""
     total: dict[Key, int] = {}
-    for sigma, q, n, *who in lists:
-        key = key_of(sigma, q, *who)
-        total[key] = total.get(key, 0) + int(n)
+    charge(total, releases)
     return total
+
+
+def charge(history: dict[Key, int], releases: Iterable[Sequence[float]]) -> None:
+    """Add what :func:`listed` returned to a history."""
+    for sigma, q, n, *who in releases:
+        key = key_of(sigma, q, *who)
+        history[key] = history.get(key, 0) + int(n)

@@ -28,6 +28,7 @@ from mpssl_fed.privacy.noise import FastNoise
 from mpssl_fed.privacy.plan import plan_for
 from mpssl_fed.privacy.shared.history import Shared
 from mpssl_fed.privacy.shared.noise import SharedNoise
+from mpssl_fed.report.run_report import _hidden
 from mpssl_fed.runs.reader import read_history
 from mpssl_fed.runs.run_directory import RunDirectory
 from mpssl_fed.secure.member import Member
@@ -231,3 +232,9 @@ def test_terms_that_leave_fewer_honest_sites_than_the_plan_counts_on_are_decline
 
 def _fearful(site: Any) -> Any:
     return Masking(site.folder, OnDisk(site.folder), Floor(4, 2))
+
+
+def test_a_report_claims_no_hiding_where_sums_had_no_masks() -> None:
+    masked, bare = (tiny_config(*SHARED, *more).dump()["federation"] for more in ((), (UNMASKED,)))
+    assert _hidden(masked) == ["the server saw sums of at least 3 sites' updates alone"]
+    assert _hidden(bare) == ["sums of integers that masks would hide, without masks"]
