@@ -190,7 +190,8 @@ class Resident:
         round_ = (run, number, config, asked.weights, made, budget)
         if asked.secure:
             masked = self._masking.masked(asked, config, lambda: self.site.answer(*round_))
-            left = self._release_masked(masked, arrays)
+            trained = made.classifier.theta() if config.privacy.shared else made.classifier.shared_state()
+            left = self._release_masked(masked, 1 + sum(value.numel() for value in trained.values()))
         else:
             left = self._release(self.site.train_round(*round_), arrays)
         self._done(asked, "round", started)
@@ -252,9 +253,8 @@ class Resident:
             raise Refusal("misshapen")
         return wire.pack(arrays.record, "metrics", scalars.record)
 
-    def _release_masked(self, vector: Integers, asked: wire.Arrays) -> bytes:
-        """Return the bytes that leave of a masked round: an integer a weight that was asked, and the one of the site's weight."""
-        length = 1 + sum(value.size for value in asked.values())
+    def _release_masked(self, vector: Integers, length: int) -> bytes:
+        """Return the bytes that leave of a masked round: an integer an entry that is summed, and the one of the site's weight."""
         passed = allow({MASKED: vector}, {MASKED: ArraySpec((length,), "uint64")})
         self.dropped.update(passed.dropped)
         if not passed.complete:

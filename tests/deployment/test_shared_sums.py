@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from mpssl_fed.deployment.private_shares import write_share
+from mpssl_fed.deployment.rehearsal_policy import policy_of
+from mpssl_fed.federation import parts
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.federation.server.shared_step import SharedStep
 from mpssl_fed.privacy.plan import plan_for
@@ -106,3 +108,13 @@ def test_a_round_goes_on_as_planned_and_is_never_masked_twice(tmp_path: Path, li
     assert here.daemons[0].status()["privacy"]["releases"] == 2
     with pytest.raises(Refusal, match="secure-closed"):
         here.masked(0, 1, slot=1)
+
+
+def test_a_head_is_summed_alone_though_its_warm_body_travels(tmp_path: Path, listings: list[Path]) -> None:
+    """What leaves has an integer for each entry that is trained, not for each that the message brings."""
+    head = tiny(*SHARED, "model.trainable=head", "warm_start={part: both, steps: 1}", "generator.name=glyphs-digits")
+    kind = type("Heads", (SharedSites,), {"sum": head, "says": policy_of(head)})
+    here = kind(tmp_path, listings, FLOOR).exchange()
+    trained = parts.initial_classifier(head).theta()
+    assert set(trained) < set(weights(head))
+    assert here.masked(0).size == 1 + sum(value.numel() for value in trained.values())

@@ -272,15 +272,15 @@ def replace_secure(config: Config, **changed: Any) -> Any:
 def test_what_leaves_of_a_masked_round_passes_egress(sites: Any) -> None:
     """A vector that is no answer to what was asked does not leave, whatever made it."""
     here = sites().exchange()
-    one, asked = here.daemons[0], weights(SUM)
-    length = 1 + sum(value.size for value in asked.values())
+    one = here.daemons[0]
+    length = 1 + sum(value.size for value in weights(SUM).values())
     right = np.arange(length, dtype=np.uint64)
-    arrays, metrics = wire.unpack(one._release_masked(right, asked), "metrics")
+    arrays, metrics = wire.unpack(one._release_masked(right, length), "metrics")
     assert (list(arrays), json.loads(metrics)) == (["masked"], {})
     for wrong, why in ((right[1:], "shape"), (right.astype(np.float64), "dtype"), (right.reshape(1, -1), "shape")):
         before = one.dropped[why]
         with pytest.raises(Refusal, match="misshapen"):
-            one._release_masked(wrong, asked)
+            one._release_masked(wrong, length)
         assert one.dropped[why] == before + 1
 
 
