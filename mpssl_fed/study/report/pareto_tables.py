@@ -11,9 +11,7 @@ from mpssl_fed.study.arms import Arm
 from mpssl_fed.study.folder import Outcome
 from mpssl_fed.study.grid import arm_of
 from mpssl_fed.study.report.attacks import attack_success
-from mpssl_fed.study.report.points import Point, configs_of, epsilon_of, epsilon_words
-
-WITH, WITHOUT = "with the public generator", "without it"
+from mpssl_fed.study.report.points import WITH, WITHOUT, Point, configs_of, epsilon_of, epsilon_words
 
 
 def attack_table(outcome: Outcome, arms: Sequence[Arm]) -> Table:

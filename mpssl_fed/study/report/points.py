@@ -13,10 +13,14 @@ from mpssl_fed.study.grid import arm_of, label
 from mpssl_fed.study.report.attacks import attack_success
 from mpssl_fed.study.statistics import Estimate
 
+WITH, WITHOUT = "with the public generator", "without it"
+OWN, SHARED, NONE = "noise of each site's own", "noise shared in a sum", "no noise"
+
 
 @dataclass(frozen=True)
 class Point:
-    """An arm on the plane. epsilon: 0 reads no private image, infinity has no privacy; success: AUROC of attacks, if audited."""
+    """An arm on the plane. epsilon: 0 reads no private image, infinity has no privacy; success: AUROC of attacks, if audited;
+    trust: whose noise covers a site, where the study compares that."""
 
     label: str
     group: str
@@ -26,6 +30,18 @@ class Point:
     complete: bool
     success: float | None = None
     on_front: bool = False
+    trust: str | None = None
+
+    @property
+    def series(self) -> str:
+        """What it is drawn as."""
+        return self.trust or (WITH if self.generator else WITHOUT)
+
+
+def series_of(points: Sequence[Point]) -> list[str]:
+    """Return the series that ``points`` are drawn as, in their order."""
+    found = {point.series for point in points}
+    return [WITHOUT, WITH] if found <= {WITH, WITHOUT} else [name for name in (OWN, SHARED, NONE) if name in found]
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[bool]:
@@ -44,8 +60,12 @@ def epsilon_of(config: Config) -> float:
 
 
 def points_of(outcome: Outcome, arms: Sequence[Arm]) -> list[Point]:
-    """Return the arms that have finished seeds, by data set in the study's order, those on their data set's front marked."""
+    """Return the arms that have finished seeds, by data set in the study's order, those on their data set's front marked.
+
+    Where trust is compared, networks and numbers of sites stand apart as data sets do.
+    """
     configs = configs_of(outcome)
+    by_trust = any(config.privacy.shared for config in configs.values())
     points = []
     for arm in arms:
         config = configs[arm_of(arm.settings)]
@@ -55,12 +75,13 @@ def points_of(outcome: Outcome, arms: Sequence[Arm]) -> list[Point]:
         points.append(
             Point(
                 label=label(settings),
-                group=config.data.name,
+                group=_network(config) if by_trust else config.data.name,
                 epsilon=epsilon_of(config),
                 accuracy=arm.mean,
                 generator=config.draws,
                 complete=config.privacy.scope != "labelled-step",
                 success=attack_success(outcome, arm.rows),
+                trust=_trust(config) if by_trust else None,
             )
         )
     marked = []
@@ -81,6 +102,17 @@ _SHOWN_ELSEWHERE = (
     "privacy.public_size",
     "optim.lr",
 )
+
+
+def _network(config: Config) -> str:
+    part = "head on " if config.model.trainable == "head" else ""
+    return f"{config.data.name}, {part}{config.model.name}, {config.federation.sites} sites"
+
+
+def _trust(config: Config) -> str:
+    if not (config.privacy.on and config.private_rounds):
+        return NONE
+    return SHARED if config.privacy.shared else OWN
 
 
 def epsilon_words(epsilon: float) -> str:

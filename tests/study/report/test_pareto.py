@@ -17,8 +17,9 @@ from mpssl_fed.study.folder import Outcome
 from mpssl_fed.study.report.against import against_table
 from mpssl_fed.study.report.attacks import attack_success
 from mpssl_fed.study.report.page import write_study_report
+from mpssl_fed.study.report.pareto_plot import plot
 from mpssl_fed.study.report.pareto_tables import attack_table, front_table, spent_table
-from mpssl_fed.study.report.points import Point, epsilon_of, front, points_of
+from mpssl_fed.study.report.points import NONE, OWN, SHARED, WITHOUT, Point, epsilon_of, front, points_of, series_of
 from mpssl_fed.study.result_table import read_csv, write_csv
 from mpssl_fed.study.results import Row
 from mpssl_fed.study.run import run_study
@@ -101,6 +102,36 @@ def test_what_the_generator_adds_is_paired_by_seed(tmp_path: Path) -> None:
     # differences 5, 4 and 6 points: mean 5, deviation 1, half the interval 4.303 / sqrt(3)
     assert lines[0][4:6] == ["+5.0 ± 2.5", "3"]
     assert lines[1][4:6] == ["+15.0 ± 0.0", "3"]
+
+
+def test_trust_is_a_series_and_each_network_has_its_panel(tmp_path: Path) -> None:
+    """Noise that is shared, noise of a site's own and none are told apart, at each number of sites."""
+    own = {"privacy.scope": "end-to-end", "federation.local_steps": 1, "optim.name": "sgd", "optim.weight_decay": 0}
+    shared = own | {"privacy.trust": "sum", "federation.aggregation": "secure", "federation.secure.masks": False}
+    plan = plan_of(
+        tmp_path,
+        base=PRIVATE,
+        variants={"own": own, "shared": shared, "none": {"privacy.scope": "off"}},
+        grid={"variant": ["own", "shared", "none"], "federation.sites": [3, 4], "privacy.epsilon": [2]},
+        seeds=1,
+        baseline={"variant": "own"},
+    )
+    accuracies = {"own": 0.6, "shared": 0.7, "none": 0.9}
+    rows = {
+        cell.sha256: Row(cell.sha256, 1, 0, "finished", cell.settings, accuracy=accuracies[str(cell.settings["variant"])])
+        for cell in plan.cells
+    }
+    outcome = Outcome(plan, tmp_path, rows)
+    points = points_of(outcome, arms_of(outcome))
+    panels = ["mnist-5k, pixels, 3 sites", "mnist-5k, pixels, 4 sites"]
+    assert {(p.group, p.series, p.epsilon, p.on_front) for p in points} == {
+        (panel, *point) for panel in panels for point in ((OWN, 2, False), (SHARED, 2, True), (NONE, math.inf, True))
+    }
+    assert series_of(points) == [OWN, SHARED, NONE]
+    drawn = plot(tmp_path, points)
+    for words in (*panels, OWN, SHARED, NONE):
+        assert words in drawn
+    assert WITHOUT not in drawn
 
 
 @pytest.fixture(scope="module")
