@@ -32,6 +32,7 @@ from flwr.app.user_config import UserConfig
 from mpssl_fed.config import Config
 from mpssl_fed.errors import UserError, spoken_to_by_command_line
 from mpssl_fed.federation.engines.inprocess import ClientCallable, InProcessGrid
+from mpssl_fed.federation.engines.shelf import Shelf
 from mpssl_fed.federation.site.held import Held
 
 log = logging.getLogger("mpssl_fed.workers")
@@ -77,6 +78,7 @@ class _Worker:
 
     process: BaseProcess
     pipe: Connection
+    shelf: Shelf
     queue: deque[str] = field(default_factory=deque)
     at_work: list[str] = field(default_factory=list)
     content: RecordDict | None = None
@@ -94,10 +96,12 @@ class WorkerGrid(InProcessGrid):
         self._workers: list[_Worker] = []
         for _ in range(workers):
             ours, theirs = multiprocessing.get_context("fork").Pipe()
-            process = multiprocessing.get_context("fork").Process(target=self._work, args=(theirs, ours, held), daemon=True)
+            shelf = Shelf(AHEAD)  # of what a worker has at once no more is on its way here
+            args = (theirs, ours, shelf, held)
+            process = multiprocessing.get_context("fork").Process(target=self._work, args=args, daemon=True)
             process.start()
             theirs.close()
-            self._workers.append(_Worker(process, ours))
+            self._workers.append(_Worker(process, ours, shelf))
 
     @property
     def full(self) -> bool:
@@ -199,10 +203,10 @@ class WorkerGrid(InProcessGrid):
                     worker.flushed = True
                     worker.at_work.clear()
                 else:
-                    number, reply = rest
-                    worker.at_work.remove(number)
+                    number, parcel = rest
                     if number in self._ends:
-                        self._ready[number] = reply
+                        self._ready[number] = worker.shelf.take(parcel)
+                    worker.at_work.remove(number)
         except (EOFError, ConnectionResetError) as error:
             worker.process.join(END_S)
             raise UserError(
@@ -210,7 +214,7 @@ class WorkerGrid(InProcessGrid):
                 "for want of memory; take fewer and go on with resume"
             ) from error
 
-    def _work(self, pipe: Connection, of_server: Connection, held: Path | None) -> None:
+    def _work(self, pipe: Connection, of_server: Connection, shelf: Shelf, held: Path | None) -> None:
         """Be a worker: answer what comes through ``pipe`` until it is closed."""
         of_server.close()
         for earlier in self._workers:
@@ -241,7 +245,7 @@ class WorkerGrid(InProcessGrid):
             message.metadata.__dict__["_message_id"] = number
             reply = abort.unless_asked(lambda message=message: self._call(message))
             if reply is not None:
-                outbox.put((ANSWER, memory is not None and memory.full, number, reply))
+                outbox.put((ANSWER, memory is not None and memory.full, number, shelf.put(reply)))
 
 
 class _Abort:
@@ -278,7 +282,7 @@ def _send(pipe: Connection, what: tuple[Any, ...]) -> None:
 
 
 def _send_all(pipe: Connection, outbox: SimpleQueue[tuple[Any, ...]]) -> None:
-    """Send what is put into ``outbox``: an answer is larger than a pipe, and a worker need not wait until the server reads it."""
+    """Send what is put into ``outbox``: an answer may be larger than a pipe, and a worker need not wait for the server."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGUSR1})
     with suppress(BrokenPipeError, ConnectionResetError):
         while True:
