@@ -131,7 +131,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _shared_noise_has_what_it_needs(self) -> Config:
-        refuse_unshareable(self.privacy, self.federation, self.optim, self.method)
+        refuse_unshareable(self.privacy, self.federation, self.optim)
         return self
 
     @property

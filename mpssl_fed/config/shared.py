@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from mpssl_fed.config.federation import Federation, Privacy
-from mpssl_fed.config.learning import Method, Optim
+from mpssl_fed.config.learning import Optim
 
 
-def refuse_unshareable(privacy: Privacy, federation: Federation, optim: Optim, method: Method) -> None:
+def refuse_unshareable(privacy: Privacy, federation: Federation, optim: Optim) -> None:
     """Raise ValueError, with the cure, where ``privacy.trust=sum`` stands beside what it does not go with."""
     secure = federation.secure
     if not privacy.shared:
@@ -27,11 +27,6 @@ def refuse_unshareable(privacy: Privacy, federation: Federation, optim: Optim, m
     for is_wrong, key, cure, why in wrong:
         if is_wrong:
             raise ValueError(f"privacy.trust=sum needs {key}={cure}: {why}")
-    if method.source == "meta-optimised":
-        raise ValueError(
-            f"privacy.trust=sum with method.name={method.name}: latent meta-optimisation looks ahead along the site's own "
-            "gradient, whose noise alone is too little; take a method without it (base, vic-gssl, mp-ssl-wo-lmo), or trust=site"
-        )
     if secure.honest < 1:
         raise ValueError(
             f"privacy.trust=sum: of federation.secure.min_sites={secure.min_sites} sites, {secure.colluding} may collude, so no "

@@ -84,27 +84,27 @@ class Learner:
     def step(self, t: int) -> dict[str, float]:
         """Take step ``t`` (counted over all rounds): the lines of the method."""
         log: dict[str, float] = {}
-        theta, weight = self.classifier.theta(), self.config.lambda_at(t)
+        theta = self.classifier.theta()
         g = self.private.supervised_gradient(theta)  # grad L_sup, for the look-ahead and the update
         g = self._held(theta, g)  # anchor and FedProx, where they are asked for
-        if self.unsupervised:
-            source, loss, ahead = self.unsupervised.source, self.unsupervised.loss, partial(self.optimiser.look_ahead, t=t)
-            log |= source.meta_step(t, InnerStep(self.classifier, loss, self.private, theta, g, weight, ahead))  # LMO: phi and xi
+        log |= self._meta_step(theta, g, t)  # LMO: phi and xi
         g = self._taught(theta, g, t, log)
         self.optimiser.step(g, t)  # theta <- theta - eta g
         supervised = self.private.last_loss
         return log if supervised is None else log | {"loss": supervised}
 
-    def public_gradient(self, round_number: int) -> tuple[Params, Params]:
+    def public_gradient(self, round_number: int, opened: Params | None = None) -> tuple[Params, Params]:
         """Return theta and, keyed alike, the gradient there without L_sup, as round ``round_number`` of one step begins.
 
-        For a step that is taken elsewhere, on the sum over sites; nothing of the site's images is in it.
+        For a step that is taken elsewhere, on the sum over sites; nothing of the site's images is in it but what LMO's own reads
+        released. opened: the gradient that LMO looks ahead along, public as theta is; by default zero.
         """
         self._begin(round_number)
         self.proceed()
-        theta = self.classifier.theta()
-        g = self._held(theta, {name: torch.zeros_like(p) for name, p in theta.items()})
-        return theta, self._taught(theta, g, round_number - 1, {})
+        theta, t = self.classifier.theta(), round_number - 1
+        zero = {name: torch.zeros_like(p) for name, p in theta.items()}
+        self._meta_step(theta, opened or zero, t)
+        return theta, self._taught(theta, self._held(theta, zero), t, {})
 
     def state(self) -> dict[str, Tensor]:
         """Return all that continues from round to round and never leaves the site, as plain CPU tensors."""
@@ -150,6 +150,14 @@ class Learner:
         if mu := self.config.federation.strategy.proximal_mu:  # FedProx, arXiv 1812.06127
             g = _plus(g, mu, {name: p.detach() - self.start[name] for name, p in theta.items()})
         return g
+
+    def _meta_step(self, theta: Params, g: Params, t: int) -> dict[str, float]:
+        """Let the source learn from a look-ahead along g and lambda_t grad L_scr; return what it tells."""
+        if not self.unsupervised:
+            return {}
+        loss, ahead = self.unsupervised.loss, partial(self.optimiser.look_ahead, t=t)
+        inner = InnerStep(self.classifier, loss, self.private, theta, g, self.config.lambda_at(t), ahead)
+        return self.unsupervised.source.meta_step(t, inner)
 
     def _taught(self, theta: Params, g: Params, t: int, log: dict[str, float]) -> Params:
         """Return g with lambda_t grad L_scr(psi; x^), the loss on synthetic images, whose value goes to log."""

@@ -9,6 +9,7 @@ import numpy as np
 from mpssl_fed.config import Config
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.method import Learner
+from mpssl_fed.models import Params
 from mpssl_fed.privacy.releases import DPPrivateData
 from mpssl_fed.privacy.shared.noise import Integers
 from mpssl_fed.privacy.shared.release import shared_gradient
@@ -31,10 +32,13 @@ class SharedPart:
         return np.append(self.integers, np.int64(self.size)).view(np.uint64)
 
 
-def part_of(learner: Learner, number: int, size: int) -> SharedPart:
-    """Return the part of round ``number`` from the weights that the classifier holds; the charge is that of its release (a)."""
+def part_of(learner: Learner, number: int, size: int, opened: Params | None = None) -> SharedPart:
+    """Return the part of round ``number`` from the weights that the classifier holds; the charge is that of its releases.
+
+    opened: what latent meta-optimisation looks ahead along. Its reads (b) and (c), under all of their noise, come before (a).
+    """
     assert isinstance(learner.private, DPPrivateData)
-    theta, beside = learner.public_gradient(number)
+    theta, beside = learner.public_gradient(number, opened)
     return SharedPart(shared_gradient(learner.private, theta, beside), size)
 
 

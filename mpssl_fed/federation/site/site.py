@@ -20,6 +20,7 @@ from mpssl_fed.federation.messages import EXAMPLES, TableReply, TrainReply
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.federation.site.evaluation import exact_confusion
 from mpssl_fed.federation.site.held import Held, HeldState
+from mpssl_fed.federation.site.opened import LastOpened, kept_of
 from mpssl_fed.federation.site.sharing import SharedPart, part_of
 from mpssl_fed.federation.site.spending import Reserved, Spending, refuse_reads
 from mpssl_fed.federation.site.state import Entry, SiteState, State, snapshot
@@ -125,10 +126,13 @@ class Site:
         start = self.admit(run, config, weights, parts.classifier)
         learner, before = self._opened(run, number, config, start, parts, budget)
         assert budget.public_size is not None
-        part = part_of(learner, number, budget.public_size)
-        after = snapshot(learner.state())
+        looks = config.method.source == "meta-optimised"
+        earlier = kept_of(self.state.before(run, number) or {})
+        last = LastOpened.of(config, earlier, parts.classifier.theta(), number) if looks else None
+        part = part_of(learner, number, budget.public_size, last.gradient if last else None)
+        after = snapshot(learner.state()) | (last.kept if last else {})
         kept = {key: after[key].clone() for key in RELEASED_ONCE if key in after}
-        self.state.save(Entry(run, number, digest(start), before | kept, after, None, {}, settings_of(config)))
+        self.state.save(Entry(run, number, digest(start), before | earlier | kept, after, None, {}, settings_of(config)))
         return part
 
     def _opened(

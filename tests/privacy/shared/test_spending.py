@@ -185,8 +185,6 @@ def test_a_cap_without_trust_is_refused() -> None:
         ("optim.weight_decay=0.1", "optim.weight_decay=0"),
         ("federation.weighting=equal", "federation.weighting=size"),
         ("privacy.scope=labelled-step", "privacy.scope=end-to-end"),
-        ("method.name=mp-ssl", "look"),
-        ("method.name=mp-ssl+", "look"),
     ],
 )
 def test_what_cannot_share_noise_is_refused_with_the_cure(override: str, words: str) -> None:
