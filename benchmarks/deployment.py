@@ -1,6 +1,6 @@
 """Seconds a round of a deployment takes: with the site daemon, with the site inside the ClientApp, and with Flower's plain client.
 
-    python -m benchmarks.deployment [--sites 2] [--rounds 4] [--out benchmarks/results/deployment-DATE.md]
+    python -m benchmarks.deployment [--sites 3] [--rounds 4] [--out benchmarks/results/deployment-DATE.md]
 
 Real processes on loopback, the same SuperLink (TLS, keys, database), classifier, images and local steps in all three rows. The
 plain client is the pair of apps of Flower's quickstart: FedAvg, a state dict, a training loop.
@@ -21,6 +21,7 @@ from typing import Any
 from mpssl_fed import config as configs
 from mpssl_fed.deployment import superlink as control
 from mpssl_fed.deployment.rehearsal import Deployment
+from mpssl_fed.environment import FLOWERS_POLL
 from mpssl_fed.files import write_atomic
 from mpssl_fed.runs.manifest import versions
 from mpssl_fed.runs.progress import Progress
@@ -120,7 +121,7 @@ def seconds(kind: type[Deployment], config: configs.Config, plain_rounds: int = 
 def main() -> None:
     """Measure and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sites", type=int, default=2)
+    parser.add_argument("--sites", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
@@ -130,6 +131,10 @@ def main() -> None:
     mp_ssl = configs.from_mapping(small | {"method": {"name": "mp-ssl"}})
     load = os.getloadavg()[0]
     rows: dict[str, list[float]] = {"daemon, base": seconds(Deployment, base)[0]}
+    (polls,) = FLOWERS_POLL
+    os.environ[polls] = "1"
+    rows["daemon, base, Flower polling each second as it does by default"] = seconds(Deployment, base)[0]
+    del os.environ[polls]
     rows["site in the ClientApp, base"], rows["Flower's plain client"] = seconds(WithoutDaemon, base, given.rounds)
     rows["daemon, mp-ssl"] = seconds(Deployment, mp_ssl)[0]
     rows["site in the ClientApp, mp-ssl"] = seconds(WithoutDaemon, mp_ssl)[0]

@@ -90,7 +90,9 @@ def main(sites: int, steps: int, rounds: int) -> None:
     walls, cpus = zip(*clock.at, strict=True)
     if os.environ.get("RANK", "0") == "0":  # of torchrun's processes, where there are several
         print("\n" + json.dumps({"wall": np.diff(walls).tolist(), "cpu": np.diff(cpus).tolist()}), flush=True)
-    if torch.distributed.is_initialized():  # pfl leaves its group's threads to the interpreter's end, which sometimes aborts on them
+    if (
+        torch.distributed.is_initialized()
+    ):  # pfl leaves its group's threads to the interpreter's end, which sometimes aborts on them
         torch.distributed.destroy_process_group()
 
 

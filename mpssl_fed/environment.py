@@ -41,6 +41,9 @@ AT_START = {name: os.environ.get(name) for name in SWITCHES}
 """What the shell had set when this process began, before :func:`apply`."""
 
 
+FLOWERS_POLL = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2"}
+"""How often, in seconds, Flower's processes look for work to start; their default of 1 is half a second of each round."""
+
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 """This machine, as our own commands name it; no proxy reaches it."""
 
@@ -96,7 +99,8 @@ def of_flower(home: Path, server: str = "") -> dict[str, str]:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     here = server.rpartition(":")[0].strip("[]") in LOOPBACK
     proxies = dict.fromkeys((name for name in _proxies() if here or not _usable(os.environ[name])), "")
-    return {**SWITCHES, "FLWR_HOME": str(home), "PATH": path, **past_proxies(), **proxies}
+    polls = {name: os.environ.get(name, value) for name, value in FLOWERS_POLL.items()}
+    return {**SWITCHES, **polls, "FLWR_HOME": str(home), "PATH": path, **past_proxies(), **proxies}
 
 
 def past_proxies() -> dict[str, str]:

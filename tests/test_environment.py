@@ -36,7 +36,8 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 def test_without_proxies_nothing_is_set(bare: pytest.MonkeyPatch) -> None:
     assert environment.past_proxies() == {}
-    assert set(environment.of_flower(Path("/x"), "127.0.0.1:8000")) == {*environment.SWITCHES, "FLWR_HOME", "PATH"}
+    switches = {*environment.SWITCHES, *environment.FLOWERS_POLL}
+    assert set(environment.of_flower(Path("/x"), "127.0.0.1:8000")) == {*switches, "FLWR_HOME", "PATH"}
     assert "no_proxy" not in environment.export_lines()
 
 
@@ -127,3 +128,15 @@ def test_ray_is_told_of_it_for_as_long_as_it_runs(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("RAY_TMPDIR", str(deep))
     with pytest.raises(UserError, match=r"RAY_TMPDIR=.*bytes long"), short_folder_for_ray():
         pass
+
+
+def test_how_often_flower_polls_is_the_users_where_they_say_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from flwr.supercore.superexec import run_superexec  # the name and the range are Flower's
+
+    (name,) = environment.FLOWERS_POLL
+    assert name == run_superexec._TASK_POLL_INTERVAL_ENV
+    monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(name, environment.of_flower(Path("/x"))[name])
+    assert run_superexec._get_task_poll_interval() < run_superexec._DEFAULT_TASK_POLL_INTERVAL_SECONDS
+    monkeypatch.setenv(name, "5")
+    assert environment.of_flower(Path("/x"))[name] == "5"

@@ -20,7 +20,8 @@ from mpssl_fed.federation.refusal import Refusal, code_of
 
 log = logging.getLogger("mpssl_fed.server")
 T = TypeVar("T")
-FIRST_WAIT_S, LONGEST_WAIT_S = 0.02, 1.0
+FIRST_WAIT_S, LONGEST_WAIT_S, WAIT_A_SITE_S = 0.02, 1.0, 0.04
+"""Between two looks for answers: longer each time that none has come, up to so much a site, since each is asked for apart."""
 QUERY_S, ASK_AGAIN_S = 120.0, 2.0
 """A node has so long to say who it is; one that declined is asked again after so long."""
 SETTLE_S = 3.0
@@ -86,7 +87,8 @@ def ask(
             if reply is not None:
                 heard = True
                 _sort(answers, waiting.pop(number), reply, read)
-        pause = FIRST_WAIT_S if heard else min(2 * pause, LONGEST_WAIT_S, max(ends - time.monotonic(), 0))
+        longest = min(LONGEST_WAIT_S, WAIT_A_SITE_S * len(waiting), max(ends - time.monotonic(), 0))
+        pause = FIRST_WAIT_S if heard else min(2 * pause, longest)
         if waiting and not heard:
             time.sleep(pause)
     answers.missing = len(keys) - len(answers.good) - answers.rejected.total()
