@@ -88,13 +88,13 @@ def meta_gradient(inner: InnerStep, source: Drawing, draw: LatentDraw, views: Pa
 
     The two private reads are ``validation_gradient`` at theta' and ``mean_feature`` at theta, the second one skipped where the
     gap weighs nothing. Slices give the same answer for an additive loss, with less memory: G and the double backward then hold
-    the graph of one slice at a time. With ``balance`` the two gradients are divided by their norms, on mapper and converter each,
-    before they are added: a validation loss near 0 or a gap of another scale silences neither.
+    the graph of one slice at a time, and all but the last slice are gone through twice. With ``balance`` the two gradients are
+    divided by their norms, on mapper and converter each, before they are added: a validation loss near 0 or a gap of another scale
+    silences neither.
     """
     n = len(draw.y)
-    slices = torch.split(torch.arange(n), settings.micro_batch or n)
-    single = len(slices) == 1
-    first = [_Slice.of(inner, source, draw, views, index, keep=single) for index in slices]
+    slices = torch.split(torch.arange(n), settings.micro_batch or n)[::-1]  # the last one, whose graph is kept, is of full size
+    first = [_Slice.of(inner, source, draw, views, index, keep=index is slices[-1]) for index in slices]
     g = {name: value.detach() for name, value in inner.g.items()}
     for part in first:
         for name, g_unsup in part.g_unsup.items():
@@ -105,11 +105,11 @@ def meta_gradient(inner: InnerStep, source: Drawing, draw: LatentDraw, views: Pa
 
     gap, gap_cotangent = 0.0, None
     if settings.gap_weight:
-        gap, gap_cotangent = _gap(inner, torch.cat([part.x.detach() for part in first]), draw.y)
+        gap, gap_cotangent = _gap(inner, torch.cat([part.x.detach() for part in reversed(first)]), draw.y)
     parameters = list(source.latents.parameters())
     of_validation, of_gap = [torch.zeros_like(p) for p in parameters], [torch.zeros_like(p) for p in parameters]
-    for number, index in enumerate(slices):
-        part = first[number] if single else _Slice.of(inner, source, draw, views, index, keep=True)
+    for index in reversed(slices):
+        part = first.pop() if index is slices[-1] else _Slice.of(inner, source, draw, views, index, keep=True)
         cotangents = part.cotangents(pull, -inner.weight)
         _add(of_validation, torch.autograd.grad(part.pair, parameters, cotangents, retain_graph=gap_cotangent is not None))
         if gap_cotangent is not None:
