@@ -20,8 +20,7 @@ GRID_BITS = 36
 """Contributions are multiples of a power of two that is 2^-36 to 2^-35 of the bound: finer than any noise, and float64 adds up
 2^17 such units without an error."""
 
-SMALL = 1 << 18  # entries of a unit up to which its tensors are put together, for fewer calls
-AT_ONCE = 1 << 17  # entries in float64 at a time: they stay in the cache
+AT_ONCE = 1 << 17  # entries in float64 at a time: they stay in the cache; a unit of no more is put together there, for fewer calls
 
 
 def clip_grid(bound: float) -> float:
@@ -40,9 +39,9 @@ def unit_norms(vectors: Sequence[Tensor]) -> Tensor:
     vectors: tensors [m, ...]. Right to 1e-12 for every finite float32 vector, the smallest and the largest alike, since their
     squares are float64; not finite where a unit's vector is not. A unit's norm is the same whatever lies beside it.
     """
-    matrices = _side_by_side(vectors)
-    room = _room(matrices)
-    return torch.tensor([norm for pieces in _groups(matrices) for norm in _norms(pieces, room)], dtype=torch.float64)
+    rows = [vector.flatten(1) for vector in vectors]
+    room = _room(rows)
+    return torch.tensor([norm for pieces in _groups(rows, room) for norm in _norms(pieces, room)], dtype=torch.float64)
 
 
 def clip_factor(norm: float, bound: float) -> float:
@@ -60,36 +59,46 @@ def clip_and_sum(vectors: Sequence[Tensor], bound: float, into: list[Tensor] | N
     moves the result by at most ``bound`` in L2, exactly, in a sum of up to 2^17 units.
     """
     sums = [zero_sum(vector[0]) for vector in vectors] if into is None else into
-    matrices = _side_by_side(vectors)
-    flat = [total.view(-1) for total in sums] if len(matrices) == len(sums) else [zero_sum(matrices[0][0])]
+    rows = [vector.flatten(1) for vector in vectors]
+    together = _put_together(rows)
+    flat = [zero_sum(rows[0].new_empty(_entries(rows)))] if together else [total.view(-1) for total in sums]
     totals = [piece for total in flat for piece in torch.split(total, AT_ONCE)]
-    step, room = clip_grid(bound), _room(matrices)
-    for pieces in _groups(matrices):
+    step, room = clip_grid(bound), _room(rows)
+    for pieces in _groups(rows, room):
         factors = [clip_factor(norm, bound) for norm in _norms(pieces, room)]
         spoilt = [unit for unit, factor in enumerate(factors) if factor == 0]
         for piece, total in zip(pieces, totals, strict=True):
-            counts = _double(piece, room, there=len(pieces) == 1)
+            counts = piece if together else _double(piece, room, there=len(pieces) == 1)
             counts.mul_(_column(factors, counts) / step).round_()  # of the grid: integers up to 2^36
             if spoilt:
                 counts[spoilt] = 0  # a factor of zero does not silence a NaN
             total.add_(counts.sum(0) if len(counts) > 1 else counts[0], alpha=step)
-    if len(matrices) < len(sums):
+    if together:
         for total, part in zip(sums, torch.split(flat[0], [total.numel() for total in sums]), strict=True):
             total.view(-1).add_(part)
     return sums
 
 
-def _side_by_side(vectors: Sequence[Tensor]) -> list[Tensor]:
-    """Return the vectors as matrices of m rows: one, or one each where a unit is large."""
-    rows = [vector.flatten(1) for vector in vectors]
-    return [torch.cat(rows, dim=1)] if len(rows) > 1 and sum(part.shape[1] for part in rows) <= SMALL else rows
+def _entries(rows: Sequence[Tensor]) -> int:
+    return sum(part.shape[1] for part in rows)
 
 
-def _groups(matrices: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Yield some units' rows: several small units, or one unit cut into pieces of at most :data:`AT_ONCE` entries."""
-    step = max(1, AT_ONCE // max(1, sum(rows.shape[1] for rows in matrices)))
-    for start in range(0, len(matrices[0]), step):
-        yield [piece for rows in matrices for piece in torch.split(rows[start : start + step], AT_ONCE, dim=1)]
+def _put_together(rows: Sequence[Tensor]) -> bool:
+    return len(rows) > 1 and _entries(rows) <= AT_ONCE
+
+
+def _groups(rows: Sequence[Tensor], room: Tensor) -> Iterator[list[Tensor]]:
+    """Yield some units' rows: several small units, put together in ``room``, or one unit cut into pieces of :data:`AT_ONCE`."""
+    entries = max(1, _entries(rows))
+    step, sizes = max(1, AT_ONCE // entries), [part.shape[1] for part in rows]
+    for start in range(0, len(rows[0]), step):
+        some = [part[start : start + step] for part in rows]
+        if _put_together(rows):
+            there = room[: len(some[0]) * entries].view(-1, entries)
+            torch._foreach_copy_(list(torch.split(there, sizes, dim=1)), some)
+            yield [there]
+        else:
+            yield [piece for part in some for piece in torch.split(part, AT_ONCE, dim=1)]
 
 
 def _norms(pieces: Sequence[Tensor], room: Tensor) -> list[float]:
@@ -97,7 +106,7 @@ def _norms(pieces: Sequence[Tensor], room: Tensor) -> list[float]:
     squares = [0.0] * len(pieces[0])
     for piece in pieces:
         # row by row: a reduction over several rows at once may add up the last ones in another order
-        norms = [torch.linalg.vector_norm(row) for row in _double(piece, room)]
+        norms = [torch.linalg.vector_norm(row) for row in _double(piece, room, there=piece.data_ptr() == room.data_ptr())]
         found = torch.stack(norms).tolist() if len(norms) > 1 else [norms[0].item()]
         if len(pieces) == 1:
             return found
@@ -109,9 +118,9 @@ def _column(factors: list[float], like: Tensor) -> Tensor | float:
     return factors[0] if len(factors) == 1 else like.new_tensor(factors).unsqueeze(1)
 
 
-def _room(matrices: Sequence[Tensor]) -> Tensor:
+def _room(rows: Sequence[Tensor]) -> Tensor:
     """Return memory for float64 pieces, one after the other: new memory for each would cost more than what is done there."""
-    return zero_sum(matrices[0].new_empty(min(AT_ONCE, sum(rows.numel() for rows in matrices))))
+    return zero_sum(rows[0].new_empty(min(AT_ONCE, sum(part.numel() for part in rows))))
 
 
 def _double(piece: Tensor, room: Tensor, there: bool = False) -> Tensor:
