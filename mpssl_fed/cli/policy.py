@@ -137,7 +137,7 @@ def _generator_hash(policy: Policy, config: Config) -> str | None:
 
 
 def _grant_lines(granted: Granted, plan: Plan | None, policy: Policy) -> list[str]:
-    from mpssl_fed.privacy.filter import EXCLUSIVE, BudgetExceededError, admit_run, limit_of
+    from mpssl_fed.privacy.filter import EXCLUSIVE, BudgetExceededError, admit_run, limit_of, rounded_up
     from mpssl_fed.privacy.ledger_rows import Spent
 
     lines = [f"granted: {', '.join(f'{key} {value}' for key, value in vars(granted).items())}"]
@@ -148,8 +148,8 @@ def _grant_lines(granted: Granted, plan: Plan | None, policy: Policy) -> list[st
     )
     if plan.shared is not None:
         lines.append(
-            f"shared noise: that epsilon holds if {plan.shared.honest} sites of each sum are honest; {plan.price_alone():.3f} if "
-            "this one alone is"
+            f"shared noise: that epsilon holds if {plan.shared.honest} sites of each sum are honest; "
+            f"{rounded_up(plan.price_alone())} if this one alone is"
         )
     try:
         terms = admit_run(limit_of(policy), "run", plan.history(), granted.scope == "end-to-end")(Spent(granted.dataset))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import io
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,11 +16,11 @@ from mpssl_fed.federation import parts
 from mpssl_fed.federation.site.site import build_site_learner
 from mpssl_fed.federation.site.state import SiteState
 from mpssl_fed.page import picture, write_page
-from mpssl_fed.privacy.filter import lifetime_epsilon, limit_of, rounded_up
+from mpssl_fed.privacy.filter import lifetime_alone, lifetime_epsilon, limit_of, rounded_up
 from mpssl_fed.privacy.ledger import Ledger
 from mpssl_fed.privacy.ledger_files import LedgerFiles
 from mpssl_fed.privacy.policy import Policy
-from mpssl_fed.privacy.shared.history import alone, shared_steps
+from mpssl_fed.privacy.shared.history import shared_steps
 
 REPORT, SHOWN = "site-report.html", 32
 TERMS = {
@@ -46,7 +46,7 @@ def lifetime(ledger: Path | Ledger, policy: Policy) -> dict[str, float | int | N
     spent = ledger.spent(policy.dataset)
     epsilon = lifetime_epsilon(limit_of(policy), spent)
     if shared_steps(spent.history):
-        limit["epsilon_alone"] = lifetime_epsilon(limit_of(policy), replace(spent, history=alone(spent.history)))
+        limit["epsilon_alone"] = lifetime_alone(limit_of(policy), spent)
     return {"epsilon": epsilon, **limit, "releases": sum(spent.history.values())}
 
 
@@ -104,8 +104,8 @@ def _spent(life: dict[str, float | int | None], policy: Policy) -> str:
         return f"Data set “{policy.dataset}” was read without noise at least once: its epsilon is infinite ({unit})."
     assert isinstance(life["epsilon"], float)
     shown = rounded_up(life["epsilon"])
-    left = life.get("epsilon_alone")
-    trust = f" Epsilon {rounded_up(left)} if no other site in the sums that covered it was honest." if left is not None else ""
+    own = f" Epsilon {rounded_up(life.get('epsilon_alone'))} if no other site in the sums that covered it was honest."
+    trust = own if "epsilon_alone" in life else ""
     return f"Data set “{policy.dataset}”: epsilon {shown} of {policy.max_epsilon:g} spent over its life, {unit}.{trust}"
 
 

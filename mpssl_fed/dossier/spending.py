@@ -123,7 +123,7 @@ def _of_data_set(of: str, told: dict[str, Any], source: _Told) -> Iterator[Fact]
         yield Fact(f"{name}: epsilon spent over its life, per {unit}", rounded_up(told["epsilon"]), source.at("epsilon"))
         yield Fact(f"{name}: delta", word(told["delta"]), source.at("delta"))
         yield _chance(f"{name}: after all that was released", unit, told["epsilon"], told["delta"], source.at("epsilon", TRADE_OFF))
-        if told.get("epsilon_alone") is not None:
+        if "epsilon_alone" in told:
             alone = f"{name}: epsilon if no other site in the sums that covered it was honest, per {unit}"
             yield Fact(alone, rounded_up(told["epsilon_alone"]), source.at("epsilon_alone"))
         if told.get("remaining") is not None:

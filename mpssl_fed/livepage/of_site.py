@@ -58,10 +58,9 @@ def _budget(privacy: dict[str, Any] | None) -> list[tuple[str, str]]:
     spent, most = privacy["epsilon"], privacy["max_epsilon"]
     words = "infinite" if spent is None else rounded_up(spent)
     left = "nothing" if spent is None or spent >= most else f"{most - spent:.2f}"
-    own = privacy.get("epsilon_alone")
     return [
         ("epsilon spent", f"{words} of {most:g}"),
-        *([("if no other site was honest", rounded_up(own))] if own is not None else []),
+        *([("if no other site was honest", rounded_up(privacy["epsilon_alone"]))] if "epsilon_alone" in privacy else []),
         ("left", left),
         ("at delta", f"{privacy['delta']:g}"),
         ("releases on record", f"{privacy['releases']:,}"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -96,8 +96,21 @@ class RenyiFilter:
         return self.max_epsilon - self._added
 
     def epsilon(self, history: History) -> float:
-        """Return what the filter has spent: the least epsilon at delta it can vouch for. 0 for no history."""
-        return float(np.min(rdp(history, self.orders) + self._added)) if merge(history) else 0.0
+        """Return what the filter has spent: the least epsilon at delta it can vouch for. 0 for no history; infinity where shared
+        noise is in it and what is set aside does not pay for its rounding."""
+        if not merge(history):
+            return 0.0
+        added = self._aside(history)._added
+        return _paid(history, float(np.min(rdp(history, self.orders) + added)), self.delta)
+
+    def _aside(self, history: History) -> RenyiFilter:
+        """Return it with a share of delta set aside where ``history`` has shared noise, though its owner trusts no sum any more."""
+        return replace(self, shared=True) if shared_steps(history) else self
+
+    @property
+    def own(self) -> RenyiFilter:
+        """The filter of what is left of shared noise where no other site is honest."""
+        return replace(self, max_epsilon=self.max_epsilon_alone or self.max_epsilon, max_epsilon_alone=None)
 
     def bears_alone(self, plan: History) -> bool:
         """Whether the whole plan of a data set's only run stays below ``max_epsilon_alone`` where no other site is honest."""
@@ -111,11 +124,14 @@ class RenyiFilter:
             return False
         if shared_steps(together) and not rounding_pays(together, self.max_epsilon, ROUNDING * self.delta):
             return True
-        if self.max_epsilon_alone is not None:
-            own = RenyiFilter(self.max_epsilon_alone, self.delta, shared=self.shared)
-            if own.would_exceed(alone(spent), alone(following)):
-                return True
-        return bool((rdp(together, self.orders) > self.bounds).all())
+        if self.max_epsilon_alone is not None and self.own.would_exceed(alone(spent), alone(following)):
+            return True
+        return bool((rdp(together, self.orders) > self._aside(together).bounds).all())
+
+
+def _paid(history: History, found: float, delta: float) -> float:
+    """Return ``found``, or infinity where the share of ``delta`` for the rounding of shared noise does not pay for it there."""
+    return found if not shared_steps(history) or rounding_pays(history, found, ROUNDING * delta) else math.inf
 
 
 def _added(orders: tuple[float, ...], shares: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -155,9 +171,16 @@ class AnyFilter:
 
     def epsilon(self, history: History) -> float:
         """Return the least epsilon that a filter can vouch for whose every order has the least share of delta. 0 for no history."""
-        share = self.delta * 0.5 / (len(FILTER_ORDERS) - 1)
+        if not merge(history):
+            return 0.0
+        share = self.delta * (1 - ROUNDING) * 0.5 / (len(FILTER_ORDERS) - 1)
         added = np.array([conversion(order, share) for order in FILTER_ORDERS])
-        return float(np.min(rdp(history, FILTER_ORDERS) + added)) if merge(history) else 0.0
+        return _paid(history, float(np.min(rdp(history, FILTER_ORDERS) + added)), self.delta)
+
+    @property
+    def own(self) -> AnyFilter:
+        """Itself."""
+        return self
 
 
 def known_limit(limits: Iterable[Mapping[str, float]], deltas: Iterable[float | None], otherwise: float) -> RenyiFilter | AnyFilter:
@@ -184,9 +207,18 @@ def lifetime_epsilon(limit: RenyiFilter | AnyFilter, spent: Spending) -> float |
     return limit.epsilon(spent.history)
 
 
-def rounded_up(value: float) -> str:
-    """Return an epsilon with three decimals, or ``infinite``; a printed one never says less than was spent."""
-    if value == math.inf:
+def lifetime_alone(limit: RenyiFilter | AnyFilter, spent: Spending) -> float | None:
+    """Return what is left of :func:`lifetime_epsilon` where no other site in the sums was honest; None where nothing bounds it."""
+    if spent.unaccounted:
+        return None
+    own = alone(spent.history)
+    found = epsilon(own, limit.delta) if EXCLUSIVE in spent.terms.values() else limit.own.epsilon(own)
+    return found if math.isfinite(found) else None
+
+
+def rounded_up(value: float | None) -> str:
+    """Return an epsilon with three decimals, or ``infinite`` (None, too); a printed one never says less than was spent."""
+    if value is None or value == math.inf:
         return "infinite"
     return f"{math.ceil(1000 * value) / 1000:.3f}"
 

@@ -168,7 +168,7 @@ class Plan:
 
     def labelled_step_claim(self) -> float:
         """Return the epsilon that accounting for the supervised gradient alone would report."""
-        return accounting.epsilon({(self.sigma_gradient, self.q): self.rounds * self.local_steps}, self.delta)
+        return accounting.epsilon({self.key(self.mechanisms()["gradient"]): self.rounds * self.local_steps}, self.delta)
 
     def commitment(self) -> str:
         """Return the SHA-256 of the plan as 64 hex digits; a run's first ledger row carries it."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from mpssl_fed.privacy.accounting import epsilon
-from mpssl_fed.privacy.filter import AnyFilter, RenyiFilter, known_limit, lifetime_epsilon, limit_of, rounded_up
+from mpssl_fed.privacy.filter import AnyFilter, RenyiFilter, known_limit, lifetime_alone, lifetime_epsilon, limit_of, rounded_up
 from mpssl_fed.privacy.ledger_rows import Spent
 from mpssl_fed.privacy.policy import Policy
-from mpssl_fed.privacy.shared.history import alone, listed, shared_steps
+from mpssl_fed.privacy.shared.history import listed, shared_steps
 
 DELTA = 1e-5
 """Where neither a policy nor a run says any."""
@@ -39,7 +38,7 @@ def told_of(spent: Spent, policy: Policy | None, delta: float | None, simulated:
         "runs": [_run(name, spent, limit.delta) for name in spent.runs],
     }
     if shared_steps(spent.history) and accounted is not None:
-        told["epsilon_alone"] = lifetime_epsilon(limit, replace(bare, history=alone(spent.history)))
+        told["epsilon_alone"] = lifetime_alone(limit, bare)
     if isinstance(limit, RenyiFilter) and not simulated:
         life = told["epsilon"]
         told |= {

@@ -12,6 +12,8 @@ import pytest
 from mpssl_fed import config as configs
 from mpssl_fed.cli.privacy import plan_text
 from mpssl_fed.config import Config
+from mpssl_fed.deployment.owner_report import _spent
+from mpssl_fed.livepage.of_site import _budget
 from mpssl_fed.privacy import accounting
 from mpssl_fed.privacy.accounting import ORDERS, epsilon, merge, rdp, rdp_epsilon, solve_sigma, trajectory
 from mpssl_fed.privacy.filter import (
@@ -22,7 +24,7 @@ from mpssl_fed.privacy.filter import (
     admit_round,
     admit_run,
     known_limit,
-    lifetime_epsilon,
+    lifetime_alone,
     limit_of,
     rounded_up,
 )
@@ -30,7 +32,7 @@ from mpssl_fed.privacy.ledger import Ledger, PlannedRun
 from mpssl_fed.privacy.ledger_rows import Spent
 from mpssl_fed.privacy.plan import plan_for
 from mpssl_fed.privacy.policy import Policy
-from mpssl_fed.privacy.shared.history import Shared, alone, listed, shared_steps, unlisted
+from mpssl_fed.privacy.shared.history import Key, Shared, alone, listed, shared_steps, unlisted
 from mpssl_fed.report.privacy_section import _trust
 from mpssl_fed.report.spent import told_lines, told_of
 
@@ -162,12 +164,56 @@ def test_an_owner_who_trusts_sums_sees_both_numbers() -> None:
     assert limit_of(policy()) == RenyiFilter(3, 1e-5)
     spent = Spent("chest", history={(0.5, 0.1, WHO): 10})
     told = told_of(spent, trusting, None, simulated=False)
-    assert told["epsilon_alone"] == lifetime_epsilon(limit_of(trusting), Spent("chest", alone(spent.history)))
+    assert told["epsilon_alone"] == lifetime_alone(limit_of(trusting), spent)
     assert told["epsilon"] < told["epsilon_alone"] < 100
     text = "\n".join(told_lines(told))
     assert "if no other site in those sums is honest" in text
     assert "its part of the noise of 16 honest sites" in text
     assert "epsilon_alone" not in told_of(Spent("chest", {(2.0, 0.1): 3}), policy(), None, simulated=False)
+
+
+def test_what_is_left_alone_is_told_by_the_filter_that_caps_it() -> None:
+    """Else a status could print more than the cap under which a round was admitted."""
+    capped = policy(trust="sum", max_epsilon=1, max_epsilon_alone=7)
+    history: dict[Key, int] = {(0.8, 0.1, WHO): 10}
+    assert not limit_of(capped).would_exceed({}, history)
+    told = told_of(Spent("chest", history), capped, None, simulated=False)
+    assert told["epsilon_alone"] == RenyiFilter(7, 1e-5, shared=True).epsilon(alone(history)) <= 7
+    assert RenyiFilter(1, 1e-5, shared=True).epsilon(alone(history)) > 7  # of the filter made for 1
+
+
+def test_no_number_is_told_that_delta_does_not_pay_for() -> None:
+    """A site's own part of little noise: of what is left alone the rounding costs more than is set aside."""
+    spent = Spent("chest", history={(0.2, 0.1, Shared(50, 0, 50)): 60})
+    assert epsilon(alone(spent.history), DELTA) == math.inf
+    told = told_of(spent, policy(trust="sum", max_epsilon=100), None, simulated=False)
+    assert told["epsilon"] < 10
+    assert told["epsilon_alone"] is None
+    assert "  epsilon infinite if no other site in those sums is honest" in told_lines(told)
+    assert told_of(spent, None, None, simulated=False)["epsilon_alone"] is None
+    assert _spent({"epsilon": 1.0, "epsilon_alone": None, "max_epsilon": 9}, policy()).count("infinite") == 1
+    assert ("if no other site was honest", "infinite") in _budget(
+        {"epsilon": 1.0, "epsilon_alone": None, "max_epsilon": 9, "delta": 1e-5, "releases": 1}
+    )
+
+
+def test_shared_noise_stays_paid_for_when_its_owner_trusts_sums_no_more() -> None:
+    """The share of delta that its rounding costs is not given back by another policy."""
+    trusting, changed = RenyiFilter(3.0, DELTA, shared=True), RenyiFilter(3.0, DELTA)
+    key = (20.0, 0.01, Shared(4, 0, 4))
+    low, high = 1, 1 << 40
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if trusting.would_exceed({}, {key: middle}) else (middle, high)
+    assert changed.would_exceed({}, {key: high})
+    assert not changed.would_exceed({}, {key: low})
+    assert not changed.would_exceed({}, {(40.0, 0.01): high})
+    assert changed.epsilon({key: low}) == trusting.epsilon({key: low})
+
+
+def test_an_account_of_the_gradient_alone_reads_shared_noise_as_all_accounts_do() -> None:
+    plan = plan_for(shared_config())
+    assert plan.labelled_step_claim() == plan.price()
 
 
 def test_a_cap_without_trust_is_refused() -> None:
