@@ -83,12 +83,14 @@ class Audited:
 
 
 def releases_of(audited: Audited, plan: Plan, images: Images | None = None, model: Classifier | None = None) -> DPPrivateData:
-    """Return the releases of a plan at q 1, charged nowhere, around a classifier of their own."""
+    """Return the releases of a plan at q 1, charged nowhere, around a classifier of their own; of shared noise, the site's part."""
     config = audited.private
     classifier = model or parts.initial_classifier(config)
     site = Parts(audited.labelled if images is None else images, classifier, None, audited.flip)
-    without_end = Uncharged({(one.sigma, 1.0): 10**9 for one in plan.mechanisms().values()})
-    return releases(config, site, replace(plan, q=1.0), without_end)
+    without_end = Uncharged({(one.sigma, 1.0): 10**9 for one in plan.alone().mechanisms().values()})
+    found = releases(config, site, replace(plan, q=1.0), without_end)
+    found.audited = True
+    return found
 
 
 def some_of(images: Images, most: int, rng: np.random.Generator) -> Images:

@@ -78,7 +78,7 @@ def audit_run(config: Config, parts: Parts, m: int = 20_000, seed: int = 0, nois
 
     seed: who is in; draws and noise are those of a real run, so two audits differ a little. The classifier is trained.
     """
-    plan, rng = plan_for(config).alone(), np.random.default_rng(seed)
+    plan, rng = plan_for(config), np.random.default_rng(seed)
     canaries = Canaries.of(m, rng)
     noise = noise or noise_source(config.privacy.noise)
     released = releases(config, parts, plan, Uncharged(plan.history()), noise, partial(CanaryPrivateData, canaries))
@@ -98,7 +98,7 @@ def audit_run(config: Config, parts: Parts, m: int = 20_000, seed: int = 0, nois
         plan.scope,
         m,
         plan.delta,
-        plan.price(),
+        plan.price_alone(),
         epsilon_one_run(together.numpy(), canaries.included, plan.delta),
         bound(together),
         {kind: bound(found) for kind, found in scores.items()},

@@ -21,7 +21,9 @@ EXACT_STD = 1e-3
 
 
 class CanaryPrivateData(DPPrivateData):
-    """The releases of differential privacy over real images and canaries."""
+    """The releases of differential privacy over real images and canaries; of shared noise, this site's part."""
+
+    audited = True
 
     def __init__(self, canaries: Canaries, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -47,7 +49,7 @@ class CanaryPrivateData(DPPrivateData):
     def release(self, kind: Kind, total: Callable[[Sequence[Tensor]], list[Tensor]]) -> Answer:
         """Let the attacker see what comes out."""
         answer = super().release(kind, total)
-        mechanism = answer.mechanism
+        mechanism = self.settings.plan.alone().mechanisms()[kind]
         if kind != "pseudo-label":
             flat = torch.cat([part.flatten() for part in answer.values]).double() * mechanism.denominator
             self.canaries.see(kind, flat, mechanism.sensitivity, mechanism.std)

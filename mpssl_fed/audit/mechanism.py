@@ -58,7 +58,7 @@ def audit_release(
     of = {"gradient": private.gradient_sum, "meta": private.meta_sum, "feature": private.feature_sum}
     sums = (of | {"confusion": private.confusion_sum})[kind]
     vector = torch.cat([part.flatten() for part in sums(theta, [private.units[canary]])]).double()
-    mechanism = private.settings.mechanism(kind)
+    mechanism = private.settings.plan.alone().mechanisms()[kind]  # of shared noise, what this site adds
 
     def released(size: float) -> Floats:
         """Return the releases [trials] of a world whose canary contributes ``size``."""

@@ -109,7 +109,7 @@ def samples(audited: Audited) -> Section:
 def inversion(audited: Audited) -> Section:
     """Rebuild one image from a plain and from a private update, and from a masked one where the run sums updates under masks."""
     config = audited.private
-    plan, classifier = plan_for(config).alone(), parts.initial_classifier(config)
+    plan, classifier = plan_for(config), parts.initial_classifier(config)
     views = Views(audited.flip, classifier.size)
     image = audited.labelled.take([int(numpy_rng(audited.seed, "inversion").integers(len(audited.labelled)))])
     shown = views.plain(image.floats(classifier.head.weight.device))[0]
@@ -122,7 +122,7 @@ def inversion(audited: Audited) -> Section:
     plain = invert(classifier, update, shown, label, audited.iterations, seed)
     released = releases_of(audited, plan, seen, classifier).supervised_gradient(classifier.theta())
     private = invert(classifier, released, shown, label, audited.iterations, seed)
-    found = {"plain": plain, f"private, sigma {plan.sigma_gradient:.3g}": private}
+    found = {"plain": plain, f"private, sigma {plan.alone().sigma_gradient:.3g}": private}
     masked = None
     if secure:
         sent = as_seen(config, released if audited.config.privacy.on else update)

@@ -19,9 +19,9 @@ KINDS: tuple[Kind, ...] = ("gradient", "meta", "feature", "confusion")
 
 def mechanism(audited: Audited) -> Section:
     """Many trials on each release function, at the run's sigma and q 1, where they prove most."""
+    private = releases_of(audited, plan_for(audited.private))
     plan = plan_for(audited.private).alone()  # an attacker to whom all other sites give what they hold
     lines, numbers = [], []
-    private = releases_of(audited, plan)
     for release in plan.releases():
         kind = release.mechanism.kind
         if kind not in KINDS:

@@ -1,11 +1,12 @@
 """Noise that sites share: each adds a part of it to integers of which only the sum over sites is ever seen.
 
-A site rounds its clipped gradient sum to a public grid and adds a rounded Gaussian of standard deviation s, in grid units; all
-that comes after is masks, which cancel, and addition modulo 2^64. With h honest sites in an opened sum its noise has the variance
-of h of them, whatever the others did. The argument, in grid units:
+A site rounds its clipped gradient sum to a public grid, adds what is public, rounded for itself, and a rounded Gaussian of standard
+deviation s, in grid units; all that comes after is masks, which cancel, and addition modulo 2^64. With h honest sites in an opened
+sum its noise has the variance of h of them, whatever the others did. The argument, in grid units:
 
 - Rounding moves each coordinate by at most 1/2, and clipping a coordinate to a bound moves two sums no further apart, so that one
-  unit more or less moves the integers by at most Delta = C / grid + sqrt(d) in L2.
+  unit more or less moves the integers by at most Delta = C / grid + sqrt(d) in L2. What is public is not in that: were it added
+  before, a server that makes it huge would have float64 round the private sum a first time, by up to 1/4 more at each end.
 - The sum of h independent N(0, s^2), each rounded, is within a total distance of 1 / (120 h s^4) a coordinate of the discrete
   Gaussian of variance h (s^2 + 1/12); it is priced at h s^2, which is less.
 - The discrete Gaussian, Poisson-subsampled, has at each whole order at most the Renyi divergence of the continuous one for a shift
@@ -72,9 +73,12 @@ class SharedNoise:
             raise ValueError("the sum to be shared is not finite")
         return np.rint(np.clip(total / self.grid, -MOST_COORDINATE, MOST_COORDINATE)).astype(np.int64)
 
-    def part(self, total: NDArray[np.float64], noise: Noise) -> Integers:
-        """Return the integers of ``total`` with this site's part of the noise, which comes last."""
-        return noise.add_integers(self.integers(total), self.std(total.size))
+    def part(self, total: NDArray[np.float64], noise: Noise, public: NDArray[np.float64] | None = None) -> Integers:
+        """Return the integers of ``total``, those of what is ``public`` [d] and this site's part of the noise, which comes last."""
+        whole = self.integers(total)
+        if public is not None:
+            whole += self.integers(public)
+        return noise.add_integers(whole, self.std(total.size))
 
     def answer(self, total: NDArray[np.float64], denominator: float, noise: Noise) -> NDArray[np.float64]:
         """Return :meth:`part` in units of the model over ``denominator``: what a sum of this site alone says."""

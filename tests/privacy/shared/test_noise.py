@@ -46,6 +46,28 @@ def test_one_unit_moves_the_integers_by_no_more_than_the_sensitivity() -> None:
         assert np.linalg.norm(moved) <= one.clip / one.grid + math.sqrt(50)
 
 
+def test_what_is_public_and_huge_moves_no_unit_further() -> None:
+    """Planted: added before the rounding, a public vector from 2^51 on leaves float64 halves alone: a sum is rounded twice."""
+    one, d = SharedNoise(1.0, 1.0, 4), 50
+    quiet = Quiet()
+    public = np.full(d, 2.0**51 + 1) * one.grid
+    unit = np.full(d, 0.26 + 0.26) * one.grid
+    without = np.full(d, -0.26) * one.grid
+    bound = np.linalg.norm(unit) / one.grid + math.sqrt(d)
+    moved = one.part(without + unit, quiet, public) - one.part(without, quiet, public)
+    assert np.linalg.norm(moved) <= bound
+    at_once = one.part(without + unit + public, quiet) - one.part(without + public, quiet)
+    assert np.linalg.norm(at_once) > 1.3 * bound
+    assert (one.part(without, quiet, public) == 2**51 + 1).all()
+
+
+class Quiet(FastNoise):
+    """No noise."""
+
+    def add_integers(self, total: NDArray[np.int64], std: float) -> NDArray[np.int64]:
+        return total.copy()
+
+
 def test_what_is_huge_is_clipped_and_what_is_not_finite_refused() -> None:
     one = SharedNoise(1.0, 1.0, 4)
     assert one.integers(np.array([1e300, -1e300, 0.0])).tolist() == [MOST_COORDINATE, -MOST_COORDINATE, 0]
