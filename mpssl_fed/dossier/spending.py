@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,7 +91,7 @@ def _promised(subject: Subject) -> Iterator[Fact]:
         for key, name in {"epsilon": "epsilon that the run asks for", "delta": "delta", "unit": "unit that is protected"}.items():
             yield Fact(name, word(privacy[key]), Source(CONFIG, f"privacy.{key}"))
         if privacy.get("trust") == "sum":
-            yield Fact("whose noise covers a site", "that of all honest sites in a masked sum", Source(CONFIG, "privacy.trust"))
+            yield from _trusting(subject)
         if privacy["scope"] == "end-to-end":
             source = Source(CONFIG, "privacy.epsilon", TRADE_OFF)
             yield _chance("if the run is done to its end", privacy["unit"], privacy["epsilon"], privacy["delta"], source)
@@ -148,6 +149,23 @@ def _of_run(name: str, run: dict[str, Any], source: _Told, index: int) -> Iterat
         yield _chance(
             f"{of}: after what was spent", unit, run["epsilon_spent"], run["delta"], source.at(f"{key}.epsilon_spent", TRADE_OFF)
         )
+
+
+def _trusting(subject: Subject) -> Iterator[Fact]:
+    """Yield whose noise a run counts on, and what its whole plan leaves where that is not there."""
+    plan = plan_for(from_mapping(subject.config, str(subject.path / CONFIG)))
+    if plan.shared is None:
+        return
+    source, own = Source(CONFIG, "privacy.trust", "the price of the plan, of a site's own part of the noise"), plan.price_alone()
+    yield Fact(
+        "whose noise covers a site",
+        f"that of {plan.shared.honest} honest sites in each masked sum, its own among them",
+        Source(CONFIG, "privacy.trust"),
+    )
+    yield Fact("epsilon of the whole run if no other site in the sums is honest", rounded_up(own), source)
+    told = "100.0 %: nothing bounds it" if math.isinf(own) else odds.percent(odds.success(own, plan.delta))
+    unit = f"an attacker's chance to tell whether one {plan.unit} was there"
+    yield Fact(f"if no other site in the sums is honest: {unit}", f"at most {told}", source)
 
 
 def _chance(of: str, unit: str, spent: float, delta: float, source: Source) -> Fact:
