@@ -16,6 +16,7 @@ from mpssl_fed.federation.messages import ARRAYS, CONFIG, SentConfig, TrainReque
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.federation.weights import NUMPY_STYPE, npy_header, npy_values
 from mpssl_fed.privacy.plan import plan_for
+from mpssl_fed.privacy.shared.noise import SharedNoise
 from mpssl_fed.secure.epoch import View
 from mpssl_fed.secure.keys import Integers
 from mpssl_fed.secure.terms import MOST_OF_FEW, MOST_SITES, Terms
@@ -181,7 +182,7 @@ def masked_of(record: RecordDict, length: int) -> Integers:
 
 def terms_of(config: Config) -> Terms:
     """Return the terms that a config proposes; floors of sites may raise them."""
-    federation = config.federation
+    federation, noise = config.federation, noise_of(config)
     secure = federation.secure
     return Terms(
         min_sites=max(secure.min_sites, min(federation.min_sites, MOST_OF_FEW if secure.neighbours == "few" else MOST_SITES)),
@@ -192,16 +193,16 @@ def terms_of(config: Config) -> Terms:
         weighted=federation.weighting == "size",
         largest_weight=federation.max_examples,
         range=secure.range,
-        unit=unit_of(config),
+        unit=0.0 if noise is None else noise.grid,
+        sigma=0.0 if noise is None else noise.sigma_of_a_site,
+        clip=0.0 if noise is None else noise.clip,
         few=secure.neighbours == "few",
     )
 
 
-def unit_of(config: Config) -> float:
-    """Return the size of an integer of a sum whose noise is shared, as the plan of ``config`` has it; 0 for other sums."""
+def noise_of(config: Config) -> SharedNoise | None:
+    """Return the noise of a sum as the plan of ``config`` has it; None where each site has its own."""
     if not config.privacy.shared:
-        return 0.0
+        return None
     plan = plan_for(config)
-    sharing = plan.sharing(plan.mechanisms()["gradient"])
-    assert sharing is not None
-    return sharing.grid
+    return plan.sharing(plan.mechanisms()["gradient"])

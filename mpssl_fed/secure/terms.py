@@ -38,7 +38,8 @@ class Terms:
     colluding: sites that may give their shares to the server (t). signed: a sum is opened only on ``threshold`` signatures over the
     same view of it. slots: sums for which one set of keys serves. weighted: by size, else all alike. largest_weight: the most that
     one site may weigh. range: largest magnitude of a coordinate of an update. unit: the size of an integer that sites hand over
-    themselves, 0 where integers are made of updates by ``range``. few: whether, from FEW_FROM sites on, each shares masks with few
+    themselves, 0 where integers are made of updates by ``range``; sigma, clip: of the noise that each of them adds to those, its
+    multiplier and what it hides. few: whether, from FEW_FROM sites on, each shares masks with few
     neighbours; degree: with how many, of solved terms (0: with all).
     """
 
@@ -51,6 +52,8 @@ class Terms:
     largest_weight: int
     range: float
     unit: float = 0.0
+    sigma: float = 0.0
+    clip: float = 0.0
     few: bool = False
     degree: int = 0
 
@@ -140,8 +143,9 @@ class Terms:
 
     def text(self) -> str:
         """Return the terms as one line that is equal for equal terms alone."""
+        shared = f" unit={self.unit.hex()} sigma={self.sigma.hex()} clip={self.clip.hex()}" if self.unit else ""
         return (
             f"m={self.min_sites} threshold={self.threshold} t={self.colluding} signed={int(self.signed)} slots={self.slots} "
             f"weighted={int(self.weighted)} largest={self.largest_weight} range={self.range.hex()}"
-            f"{f' unit={self.unit.hex()}' if self.unit else ''}{f' few degree={self.degree}' if self.few else ''}"
+            f"{shared}{f' few degree={self.degree}' if self.few else ''}"
         )

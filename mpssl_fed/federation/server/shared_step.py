@@ -49,12 +49,13 @@ class SharedStep:
 
         The sum is divided by q x the public sizes of its sites, as each site's release would be by its own.
         """
-        signed, plan = opened.view(np.int64), plan_for(self.config)
+        signed, plan, noise = opened.view(np.int64), plan_for(self.config), wire.noise_of(self.config)
+        assert noise is not None
         units = plan.q * int(signed[-1]) * (1 - plan.held_out)
         if units <= 0:
             return NOTHING
         trained = {name: start[name] for name in self.names}
-        gradient = signed[:-1].astype(np.float64) * (wire.unit_of(self.config) / units)
+        gradient = signed[:-1].astype(np.float64) * (noise.grid / units)
         moved = unflat(flat(trained) - rate(self.config, number - 1) * gradient, trained)
         return {name: moved[name] if name in moved else value.double().numpy() for name, value in start.items()}
 

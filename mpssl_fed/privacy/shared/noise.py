@@ -52,6 +52,11 @@ class SharedNoise:
             raise ValueError(f"honest={self.honest}: want 1 or more")
 
     @property
+    def sigma_of_a_site(self) -> float:
+        """The noise multiplier of what one site adds."""
+        return self.sigma / math.sqrt(self.honest)
+
+    @property
     def grid(self) -> float:
         """The size of one integer, a power of two: s lies in [2^22, 2^23) before rounding is added to the sensitivity."""
         exact = self.sigma * self.clip / math.sqrt(self.honest) / LEAST_STD
@@ -62,7 +67,7 @@ class SharedNoise:
 
         ValueError where it is 2^24 or more: so much noise has no use.
         """
-        s = self.sigma * (self.clip / self.grid + math.sqrt(parameters)) / math.sqrt(self.honest)
+        s = self.sigma_of_a_site * (self.clip / self.grid + math.sqrt(parameters))
         if s >= MOST_STD:
             raise ValueError(f"a site's noise of {s:g} grid units is beyond 2^24: sigma={self.sigma:g} is too large")
         return s

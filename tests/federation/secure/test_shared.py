@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,17 @@ from safetensors.torch import load_file
 
 from clients.app import app
 from mpssl_fed.data.datasets import Images
+from mpssl_fed.dossier.subject import Subject
+from mpssl_fed.dossier.write import write_dossier
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.refusal import to_error
-from mpssl_fed.federation.secure_messages import terms_of, unit_of
+from mpssl_fed.federation.secure_messages import noise_of, terms_of
 from mpssl_fed.federation.site import site as site_module
 from mpssl_fed.federation.site.masking import Masking, OnDisk
 from mpssl_fed.method.views import Views
 from mpssl_fed.privacy import build
+from mpssl_fed.privacy.filter import rounded_up
 from mpssl_fed.privacy.ledger import Ledger
 from mpssl_fed.privacy.noise import FastNoise
 from mpssl_fed.privacy.plan import plan_for
@@ -155,6 +159,10 @@ def test_ledgers_name_who_shares_and_a_second_run_asks_for_fresh_noise(run_tiny:
         spent = Ledger(run.folder / "sites" / str(site) / "ledger.sqlite").spent("mnist-5k")
         assert spent.history == {(plan.sigma_gradient / np.sqrt(3), 0.2, Shared(3, 0, 4)): 2}
         assert not list((run.folder / "sites" / str(site)).glob("*update*"))
+    paper = write_dossier(Subject(run.folder)).markdown.read_text(encoding="utf-8")
+    alone = rounded_up(plan.price_alone())
+    assert f"| epsilon of the whole run if no other site in the sums is honest | {alone} |" in paper
+    assert "that of 3 honest sites in each masked sum" in paper
     again = run_tiny(*SHARED, "federation.rounds=2", folder=tmp_path / "again")
     assert any(not torch.equal(value, weights(again)[name]) for name, value in weights(run).items())
 
@@ -209,12 +217,17 @@ def test_what_is_masked_is_the_very_integers_that_the_noise_came_last_to(run_tin
     assert noised == masked
 
 
-def test_the_grid_is_a_term_that_all_sign() -> None:
+def test_grid_and_noise_are_terms_that_all_sign() -> None:
+    """The grid alone, a power of two, would let a site count on others that add half of what it does."""
     config = tiny_config(*SHARED)
-    terms = terms_of(config)
-    assert terms.unit == unit_of(config) > 0
-    assert f"unit={terms.unit.hex()}" in terms.text()
-    assert terms_of(tiny_config(*SHARED, "privacy.epsilon=9")).text() != terms.text()
+    terms, noise = terms_of(config), noise_of(config)
+    assert noise is not None
+    assert (terms.unit, terms.sigma, terms.clip) == (noise.grid, noise.sigma / np.sqrt(3), 1.0)
+    less = terms_of(tiny_config(*SHARED, "privacy.epsilon=2.2"))
+    assert less.unit == terms.unit
+    assert less.text() != terms.text()
+    twice = replace(terms, sigma=terms.sigma / 2, clip=2.0)
+    assert twice.text() != terms.text()
     plain = terms_of(tiny_config("federation={aggregation: secure, sites: 4}"))
     assert plain.unit == 0
     assert "unit" not in plain.text()
