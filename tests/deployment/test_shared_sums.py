@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +15,7 @@ from mpssl_fed.deployment.private_shares import write_share
 from mpssl_fed.deployment.rehearsal_policy import policy_of
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.refusal import Refusal
+from mpssl_fed.federation.server.deployed_run import for_sites
 from mpssl_fed.federation.server.shared_step import SharedStep
 from mpssl_fed.privacy.plan import plan_for
 from mpssl_fed.privacy.shared.history import Shared
@@ -21,6 +24,7 @@ from mpssl_fed.secure.epoch import View
 from mpssl_fed.secure.member import Answer
 from mpssl_fed.secure.opening import open_sum
 from tests.deployment.test_sums import FLOOR, SITES, Sites
+from tests.federation.hostile_requests import written
 from tests.real.sites import message, tiny, weights
 
 SHARED = (
@@ -88,6 +92,73 @@ def test_sums_without_masks_and_rounds_in_clear_are_refused(tmp_path: Path, list
     with pytest.raises(Refusal, match="plan"):
         here.daemons[0].train(message(SUM, weights(SUM), 1, run_id="run"))
     assert here.daemons[0].status()["privacy"]["releases"] == 0
+
+
+HOSTILE: list[tuple[dict[str, Any], str]] = [
+    ({"privacy.clip.gradient": 1e-30}, "config"),
+    ({"privacy.clip.gradient": 1e30}, "config"),
+    ({"privacy.clip.gradient": 0.5}, "clip"),
+    ({"privacy.epsilon": 5.0}, "epsilon"),
+    ({"privacy.epsilon": 1e-3}, "plan"),  # noise beyond 2^24 grid units
+    ({"privacy.delta": 1e-4}, "delta"),
+    ({"privacy.delta": 1e-14}, "plan"),  # what is set aside does not pay for the rounding
+    ({"privacy.sample_rate": 0.5}, "sample-rate"),
+    ({"privacy.noise": "fast"}, "noise"),
+    ({"privacy.scope": "labelled-step"}, "config"),
+    ({"privacy.scope": "off"}, "scope"),
+    ({"federation.local_steps": 2}, "config"),
+    ({"federation.weighting": "equal"}, "config"),
+    ({"federation.aggregation": "plain"}, "config"),
+    ({"federation.strategy.name": "krum"}, "config"),
+    ({"federation.strategy.norm_bound": 1.0}, "config"),
+    ({"federation.secure.masks": False}, "site-key"),
+    ({"federation.secure.neighbours": "few"}, "config"),
+    ({"federation.secure.colluding": 2}, "config"),
+    ({"federation.secure.min_sites": 4}, "config"),
+    ({"optim.name": "momentum"}, "config"),
+    ({"optim.name": "adamw"}, "config"),
+    ({"optim.weight_decay": 0.1}, "config"),
+    ({"optim.lr": 1e20}, "server-key"),
+    ({"method.name": "mp-ssl"}, "config"),
+]
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory, listings: list[Path]) -> SharedSites:
+    """Sites of which the first has answered round 1 of two slots."""
+    here = sites(tmp_path_factory.mktemp("begun"), listings).exchange()
+    here.masked(0)
+    return here
+
+
+@pytest.mark.parametrize(("changes", "code"), HOSTILE, ids=lambda case: str(case)[:60])
+def test_a_hostile_server_gets_a_code_and_no_release(changes: dict[str, Any], code: str, begun: SharedSites) -> None:
+    """Asked in clear or for a sum, in a run of its own or in the middle of an honest one."""
+    here = begun
+    text = written(json.loads(for_sites(SUM).canonical_json()), changes)
+    header = {"config": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    for run, task in (("other", ""), ("run", here.task(0, 1))):
+        with pytest.raises(Refusal) as refused:
+            here.daemons[0].train(message(SUM, weights(SUM), 2, run_id=run, secure=task, **header))
+        assert refused.value.code == code
+    assert here.daemons[0].status()["privacy"]["releases"] == 1
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["privacy.epsilon=0.99", "privacy.sample_rate=0.1", "federation.secure.min_sites=2", "federation.secure.slots=1"],
+)
+def test_a_run_goes_on_under_its_own_terms_alone(override: str, tmp_path: Path, listings: list[Path]) -> None:
+    here, other = sites(tmp_path, listings).exchange(), tiny(*SHARED, override)
+    here.masked(0)
+    with pytest.raises(Refusal, match="plan"):
+        here.masked(0, 2, slot=1, config=other)
+    with pytest.raises(Refusal, match="secure-terms"):
+        here.say(0, "open", here.opening(), config=other)
+    here.sum = other  # and new keys, as after a resumption
+    with pytest.raises(Refusal, match="plan"):
+        here.exchange().masked(0, 2, config=other)
+    assert here.daemons[0].status()["privacy"]["releases"] == 1
 
 
 def test_what_is_left_if_no_other_site_is_honest_has_its_own_budget(tmp_path: Path, listings: list[Path]) -> None:
