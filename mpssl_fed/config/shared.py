@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mpssl_fed.config.federation import Federation, Privacy
 from mpssl_fed.config.learning import Optim
+from mpssl_fed.config.secure import MOST_SITES
 
 
 def refuse_unshareable(privacy: Privacy, federation: Federation, optim: Optim) -> None:
@@ -27,6 +28,11 @@ def refuse_unshareable(privacy: Privacy, federation: Federation, optim: Optim) -
     for is_wrong, key, cure, why in wrong:
         if is_wrong:
             raise ValueError(f"privacy.trust=sum needs {key}={cure}: {why}")
+    if secure.neighbours == "few" and secure.masks and federation.sites <= MOST_SITES:
+        raise ValueError(
+            f"privacy.trust=sum among federation.sites={federation.sites} with federation.secure.neighbours=few: up to "
+            f"{MOST_SITES} all can share masks with all, which no draw can spoil; set it to all"
+        )
     if secure.honest < 1:
         raise ValueError(
             f"privacy.trust=sum: of federation.secure.min_sites={secure.min_sites} sites, {secure.colluding} may collude, so no "

@@ -16,15 +16,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from mpssl_fed.config.secure import MOST_SITES
 from mpssl_fed.errors import UserError
 from mpssl_fed.privacy.shared.history import History, Key, shared_steps
-from mpssl_fed.privacy.shared.noise import rounding_distance
+from mpssl_fed.privacy.shared.noise import EXPOSED, rounding_distance
 
 if TYPE_CHECKING:
     from opacus.accountants.analysis import prv
 
 ROUNDING = 1e-3
-"""Share of delta that pays for rounding shared noise to integers."""
+"""Share of delta that pays for rounding shared noise to integers, and for what a draw of few neighbours may tell."""
 
 ORDERS: tuple[float, ...] = (
     *(1 + k / 10 for k in range(1, 40)),
@@ -155,9 +156,11 @@ def rdp_epsilon(history: History, delta: float) -> float:
 
 def rounding_pays(history: History, epsilon: float, paid: float) -> bool:
     """Whether ``paid`` of delta covers what rounding shared noise to integers costs at ``epsilon``: (1 + e^epsilon) times the total
-    distance of all its releases (:mod:`mpssl_fed.privacy.shared.noise`)."""
+    distance of all its releases (:mod:`mpssl_fed.privacy.shared.noise`). In fleets so large that sites have few neighbours, also
+    the chance in each of them that parts of a sum can be told."""
     apart = sum(rounding_distance(n, key[2].honest) for key, n in history.items() if len(key) == 3)
-    return (1 + math.exp(min(epsilon, 700.0))) * apart <= paid
+    told = sum(n * EXPOSED for key, n in history.items() if len(key) == 3 and key[2].sites > MOST_SITES)
+    return (1 + math.exp(min(epsilon, 700.0))) * apart + told <= paid
 
 
 def _renyi_epsilon(history: History, delta: float, orders: Sequence[float]) -> float:

@@ -32,6 +32,8 @@ MOST_COORDINATE = 2.0**52
 """A coordinate is clipped to it before the noise, exact in float64; 2^28 times the noise, so that in use nothing is clipped."""
 MOST_PARAMETERS = 2.0**31
 """d of the largest model; what rounding costs is bounded by it."""
+EXPOSED = 2.0**-40
+"""The chance in an exchange of keys that a graph of few neighbours shows parts of a sum (:mod:`mpssl_fed.secure.graph`)."""
 
 Integers = NDArray[np.int64]
 

@@ -247,6 +247,25 @@ def _fearful(site: Any) -> Any:
     return Masking(site.folder, OnDisk(site.folder), Floor(4, 2))
 
 
+@pytest.mark.slow
+def test_a_large_fleet_shares_noise_among_few_neighbours(run_tiny: Runner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """From 51 sites on; two of them answer nothing. The step is the very one without masks, of the same sites."""
+
+    def two_are_silent(message: Any, context: Any) -> Any:
+        if message.metadata.message_type == "train" and context.node_config["partition-id"] < 2:
+            return app(message, context).__class__(to_error("busy"), reply_to=message)
+        return app(message, context)
+
+    monkeypatch.setattr(build, "noise_source", lambda name: Quiet())
+    many = ("federation.sites=52", "data.labels_per_class=1", "federation.secure.min_sites=40", "federation.secure.slots=1")
+    few = run_tiny(*SHARED, *many, "federation.secure.neighbours=few", client=two_are_silent, folder=tmp_path / "few")
+    bare = run_tiny(*SHARED, *many, UNMASKED, client=two_are_silent, folder=tmp_path / "bare")
+    assert [(one.answered, one.failed) for one in read_history(few.folder)[1:]] == [(50, False)]
+    assert all(torch.equal(value, weights(bare)[name]) for name, value in weights(few).items())
+    spent = Ledger(few.folder / "sites" / "5" / "ledger.sqlite").spent("mnist-5k")
+    assert next(iter(spent.history))[2] == Shared(40, 0, 52)
+
+
 def test_a_report_claims_no_hiding_where_sums_had_no_masks() -> None:
     masked, bare = (tiny_config(*SHARED, *more).dump()["federation"] for more in ((), (UNMASKED,)))
     assert _hidden(masked) == ["the server saw sums of at least 3 sites' updates alone"]

@@ -12,10 +12,11 @@ import pytest
 from mpssl_fed import config as configs
 from mpssl_fed.cli.privacy import plan_text
 from mpssl_fed.config import Config
+from mpssl_fed.config.secure import MOST_SITES
 from mpssl_fed.deployment.owner_report import _spent
 from mpssl_fed.livepage.of_site import _budget
 from mpssl_fed.privacy import accounting
-from mpssl_fed.privacy.accounting import ORDERS, epsilon, merge, rdp, rdp_epsilon, solve_sigma, trajectory
+from mpssl_fed.privacy.accounting import ORDERS, ROUNDING, epsilon, merge, rdp, rdp_epsilon, solve_sigma, trajectory
 from mpssl_fed.privacy.filter import (
     EXCLUSIVE,
     FILTER_ORDERS,
@@ -33,8 +34,10 @@ from mpssl_fed.privacy.ledger_rows import Spent
 from mpssl_fed.privacy.plan import plan_for
 from mpssl_fed.privacy.policy import Policy
 from mpssl_fed.privacy.shared.history import Key, Shared, alone, listed, shared_steps, unlisted
+from mpssl_fed.privacy.shared.noise import EXPOSED
 from mpssl_fed.report.privacy_section import _trust
 from mpssl_fed.report.spent import told_lines, told_of
+from mpssl_fed.secure import graph
 
 WHO = Shared(honest=16, colluding=2, sites=20)
 STEPS = {(0.5, 0.1, WHO): 60}
@@ -81,6 +84,16 @@ def test_no_epsilon_is_told_where_delta_does_not_pay_for_the_rounding() -> None:
     limit = RenyiFilter(50.0, 1e-13, shared=True)
     assert limit.would_exceed({}, STEPS)
     assert not limit.would_exceed({}, {(2.0, 0.1): 60})
+
+
+def test_a_large_fleet_pays_for_the_draw_of_its_neighbours_too() -> None:
+    assert EXPOSED == graph.EXPOSED
+    few, all_ = ({(0.5, 0.1, WHO._replace(sites=sites)): 60} for sites in (MOST_SITES + 1, MOST_SITES))
+    assert epsilon(few, DELTA) == epsilon(all_, DELTA) < math.inf
+    delta = 59 * EXPOSED / ROUNDING
+    assert epsilon(all_, delta) < math.inf
+    assert epsilon(few, delta) == math.inf
+    assert RenyiFilter(50.0, delta, shared=True).would_exceed({}, few)
 
 
 def test_a_history_with_shared_noise_survives_json_and_the_ledger(tmp_path: Path) -> None:
@@ -231,6 +244,7 @@ def test_a_cap_without_trust_is_refused() -> None:
         ("optim.weight_decay=0.1", "optim.weight_decay=0"),
         ("federation.weighting=equal", "federation.weighting=size"),
         ("privacy.scope=labelled-step", "privacy.scope=end-to-end"),
+        ("federation.secure.neighbours=few", "set it to all"),
     ],
 )
 def test_what_cannot_share_noise_is_refused_with_the_cure(override: str, words: str) -> None:
