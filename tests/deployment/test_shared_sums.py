@@ -144,6 +144,20 @@ def test_a_hostile_server_gets_a_code_and_no_release(changes: dict[str, Any], co
     assert here.daemons[0].status()["privacy"]["releases"] == 1
 
 
+def test_what_could_not_be_sent_is_not_charged(tmp_path: Path, listings: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that lets a site weigh less than its public size, or whose noise is beyond the integers'."""
+    small = tiny(*SHARED, "federation.max_examples=99")
+    here = type("Small", (SharedSites,), {"sum": small})(tmp_path / "small", listings, FLOOR).exchange()
+    with pytest.raises(Refusal, match="size"):
+        here.masked(0)
+    loud = sites(tmp_path / "loud", listings).exchange()
+    monkeypatch.setattr("mpssl_fed.privacy.shared.noise.MOST_STD", 2.0**21)
+    with pytest.raises(Refusal, match="plan"):
+        loud.masked(0)
+    for one in (here, loud):
+        assert one.daemons[0].status()["privacy"]["releases"] == 0
+
+
 @pytest.mark.parametrize(
     "override",
     ["privacy.epsilon=0.99", "privacy.sample_rate=0.1", "federation.secure.min_sites=2", "federation.secure.slots=1"],

@@ -34,7 +34,7 @@ def answer_train(message: Message, context: Context) -> Message:
         if not request.secure:
             reply = answer_request(site, request)
             if isinstance(reply, SharedPart):  # a study of public data, whose sums are made of the very integers
-                return masked_record(reply.vector(request.config().federation.max_examples))
+                return masked_record(reply.vector())
             return Handed(reply) if isinstance(context, SimulatedContext) else reply.to_record()
         return masked_record(simulated_masking(site).masked(request, request.config(), lambda: answer_request(site, request)))
 

@@ -169,7 +169,7 @@ class Masking:
     def _integers(request: TrainRequest, member: Member, reply: TrainReply | SharedPart) -> Integers:
         assert member.epoch is not None
         if isinstance(reply, SharedPart):
-            return reply.vector(member.epoch.terms.largest_weight)
+            return reply.vector()
         grid = Grid(member.epoch.terms, member.epoch.sites)
         most = member.epoch.terms.largest_weight if member.epoch.terms.weighted else 1
         weight = min(int(reply.examples), most)  # a refusal would tell that the site is larger, and over runs how large

@@ -21,7 +21,7 @@ from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.federation.site.evaluation import exact_confusion
 from mpssl_fed.federation.site.held import Held, HeldState
 from mpssl_fed.federation.site.opened import LastOpened, kept_of
-from mpssl_fed.federation.site.sharing import SharedPart, part_of
+from mpssl_fed.federation.site.sharing import SharedPart, part_of, require_room
 from mpssl_fed.federation.site.spending import Reserved, Spending, refuse_reads
 from mpssl_fed.federation.site.state import Entry, SiteState, State, snapshot
 from mpssl_fed.federation.weights import digest, from_record, require_sound
@@ -124,8 +124,9 @@ class Site:
         """
         torch.set_num_threads(config.runtime.threads)
         start = self.admit(run, config, weights, parts.classifier)
-        learner, before = self._opened(run, number, config, start, parts, budget)
         assert budget.public_size is not None
+        require_room(config, parts.classifier, budget.public_size)
+        learner, before = self._opened(run, number, config, start, parts, budget)
         looks = config.method.source == "meta-optimised"
         earlier = kept_of(self.state.before(run, number) or {})
         last = LastOpened.of(config, earlier, parts.classifier.theta(), number) if looks else None
