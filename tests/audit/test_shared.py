@@ -19,6 +19,7 @@ from mpssl_fed.audit.canary import CanaryAudit, audit_config, audit_run
 from mpssl_fed.audit.mechanism import MechanismAudit, audit_release
 from mpssl_fed.audit.release_sections import mechanism
 from mpssl_fed.config import Config
+from mpssl_fed.generators import load_generator
 from mpssl_fed.method.parts import Parts
 from mpssl_fed.privacy import accounting
 from mpssl_fed.privacy.shared.history import Shared
@@ -114,6 +115,16 @@ def test_canaries_catch_noise_that_is_parted_by_sites(monkeypatch: pytest.Monkey
     monkeypatch.setattr(SharedNoise, "std", parted_by_sites)
     found = canaries()
     assert not found.passed, found
+
+
+def test_canaries_in_all_reads_hold_the_bound_where_latents_learn_beside_it() -> None:
+    config = audit_config(
+        configs.from_mapping(configs.override(shared().dump(), ["method={name: mp-ssl, batch: 4, lmo_batch: 4}"])), steps=2
+    )
+    site = Parts(digits(20), classifier(), load_generator("glyphs-digits"), False)
+    found = audit_run(config, site, 2000, noise=fixed("shared canaries and latents"))
+    assert set(found.reads) == {"gradient", "meta", "feature"}
+    assert found.passed, found
 
 
 def test_no_learner_of_a_site_sees_its_own_part() -> None:

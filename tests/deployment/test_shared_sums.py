@@ -119,7 +119,7 @@ HOSTILE: list[tuple[dict[str, Any], str]] = [
     ({"optim.name": "adamw"}, "config"),
     ({"optim.weight_decay": 0.1}, "config"),
     ({"optim.lr": 1e20}, "server-key"),
-    ({"method.name": "mp-ssl"}, "config"),
+    ({"method.name": "mp-ssl"}, "method"),
 ]
 
 
