@@ -72,6 +72,11 @@ def plan_text(plan: dict[str, Any]) -> str:
             f"other would add sigma {shared['sigma_without_trust']:g}",
             f"if no other site is honest, epsilon {rounded_up(math.inf if alone is None else alone)} is left",
         ]
+        if not shared["colluding"]:
+            lines.append(
+                "none may collude: that is against the server. A site knows its own part of the noise; against one that is "
+                f"curious by itself {shared['honest'] - 1} others are left, which federation.secure.colluding=1 covers"
+            )
     lines.append(f"a labelled-step account would claim epsilon {rounded_up(plan['labelled_step_epsilon'])}")
     points = plan["epsilon_after_round"]
     shown = points if len(points) <= 10 else [points[len(points) * k // 10 - 1] for k in range(1, 11)]

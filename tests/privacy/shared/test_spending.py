@@ -148,6 +148,12 @@ def test_a_plan_prices_the_sum_and_tells_what_trust_buys() -> None:
     assert own.to_json()["shared"] is None
 
 
+def test_a_plan_says_against_whom_it_holds_where_none_may_collude() -> None:
+    told, none = (plan_text(plan_for(shared_config(f"federation.secure.colluding={n}")).to_json()) for n in (1, 0))
+    assert "curious by itself 4 others are left" in none
+    assert "curious" not in told
+
+
 def test_what_nothing_bounds_is_told_so_and_not_as_a_number() -> None:
     """A site's own part of little noise: no epsilon is left where no other site is honest, and delta pays for no rounding."""
     plan = plan_for(shared_config("privacy.epsilon=90", "federation.sites=60", "federation.secure={masks: false, min_sites: 50}"))
