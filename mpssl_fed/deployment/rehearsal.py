@@ -38,6 +38,8 @@ from mpssl_fed.runs.written import is_ours
 HOST = "127.0.0.1"
 START_S = 600.0  # on a busy machine; what died is seen at once
 AGAIN_S, MOST_DEATHS = 5.0, 20
+DYING_MOMENTS = 1000
+"""Hundredths of a second that a process which was killed may take to let go of the run: else its sites' ledgers were lost."""
 SHORT_ENOUGH = 70
 """Bytes of a temporary folder that leave room for the sockets in a deployment's own."""
 
@@ -98,7 +100,7 @@ class Deployment:
         try:
             self.children.end()
             try:
-                with holding(self.run) if self.run.is_dir() else nullcontext():
+                with holding(self.run, DYING_MOMENTS) if self.run.is_dir() else nullcontext():
                     self._keep_sites_and_logs()
             except UserError as error:
                 self.note(f"sites and logs are not kept: {error}")

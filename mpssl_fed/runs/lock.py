@@ -24,10 +24,10 @@ _mine: dict[tuple[int, int], int] = {}
 
 
 @contextmanager
-def holding(folder: Path) -> Iterator[None]:
+def holding(folder: Path, moments: int = MOMENTS) -> Iterator[None]:
     """Hold ``folder``, which is made, against other processes and threads; a thread that holds it already goes on holding it.
 
-    UserError when another run or study is writing there.
+    moments: hundredths of a second after which it is tried no more. UserError when another run or study is writing there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     handle = _open(folder, os.O_CREAT | os.O_RDWR)
@@ -36,7 +36,7 @@ def holding(folder: Path) -> Iterator[None]:
         if _mine.get(place) == threading.get_ident():
             yield
             return
-        if place in _mine or not _try_for_a_moment(handle):
+        if place in _mine or not _try_for_a_moment(handle, moments):
             raise UserError(_taken(folder, handle))
         os.ftruncate(handle, 0)
         os.write(handle, str(os.getpid()).encode())  # for the message alone
@@ -87,9 +87,9 @@ def _place(handle: int) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _try_for_a_moment(handle: int) -> bool:
+def _try_for_a_moment(handle: int, moments: int) -> bool:
     """Return whether the lock was taken, past readers that only looked whether it is free: a live page does once a second."""
-    for _ in range(MOMENTS):
+    for _ in range(moments):
         if _try(handle):
             return True
         time.sleep(MOMENT_S)

@@ -14,11 +14,13 @@ import pytest
 
 import mpssl_fed
 from mpssl_fed.config import Config
+from mpssl_fed.deployment.rehearsal import DYING_MOMENTS
 from mpssl_fed.errors import UserError
 from mpssl_fed.runs.lock import LOCK, holding, refuse_held
 from mpssl_fed.runs.run_directory import RunDirectory, open_run
 from mpssl_fed.runs.where import refuse_occupied
 from mpssl_fed.study.run import run_study
+from tests.patience import PATIENCE_S
 from tests.study.runs import plan_of
 
 HOLD = """
@@ -62,6 +64,16 @@ def test_a_folder_that_another_process_writes_is_left_alone(run_tiny: Callable[.
         process.send_signal(signal.SIGKILL)
         process.wait()
     mpssl_fed.simulate(run.config, output=run.folder, resume=True)  # a lock dies with its process
+
+
+def test_a_process_that_is_dying_is_waited_for(tmp_path: Path) -> None:
+    """As at the end of a deployment, whose sites' ledgers would be lost if they were not kept then."""
+    with another_process(tmp_path) as process:
+        with pytest.raises(UserError, match="another run or study is writing there"), holding(tmp_path):
+            pass
+        threading.Timer(0.5, process.kill).start()
+        with holding(tmp_path, DYING_MOMENTS):
+            assert process.wait(PATIENCE_S) == -signal.SIGKILL
 
 
 def test_an_empty_folder_that_is_held_is_not_taken(tiny: Callable[..., Config], tmp_path: Path) -> None:
