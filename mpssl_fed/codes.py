@@ -33,7 +33,7 @@ class Code(StrEnum):
     EPSILON = "epsilon", 122, ("policy",), "privacy.epsilon is beyond the site's policy"
     DELTA = "delta", 123, ("policy",), "privacy.delta is beyond the site's policy"
     UNIT = "unit", 135, ("policy", "budget", "daemon"), "privacy.unit is not the policy's, or the images name no subjects"
-    TRUST = "trust", 150, ("policy",), "the site's noise is to be its own: it does not share that of a sum (privacy.trust)"
+    TRUST = "trust", 150, ("policy",), "noise would be shared with more sites than the owner believes in, or at all (privacy.trust)"
     SIGMA = "sigma", 124, ("policy",), "a planned release has less noise than the site's policy wants"
     SAMPLE_RATE = "sample-rate", 125, ("policy",), "privacy.sample_rate is beyond the site's policy"
     CLIP = "clip", 126, ("policy",), "a clip bound is outside the range of the site's policy"

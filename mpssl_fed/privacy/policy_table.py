@@ -200,6 +200,8 @@ def _derived(policy: Policy, request: Request) -> Iterator[Row]:
     yield _number("rounds x local_steps", steps, most, Code.STEPS, "max_steps")
     if request.scope != "off":
         yield _number("smallest sigma", request.sigma, Accepted(policy.min_sigma, MOST_SIGMA), Code.SIGMA, "min_sigma")
+        if values["privacy.trust"] == "sum":
+            yield _honest(policy, values)
     if values["federation.evaluate_at_sites.times"]:
         classes = None if values["data.task.classes"] is None else len(values["data.task.classes"])
         yield _number("classes of a table", classes, Accepted(0, policy.max_table_classes), Code.TABLE_SIZE, "max_table_classes")
@@ -212,6 +214,14 @@ def _derived(policy: Policy, request: Request) -> Iterator[Row]:
     for name in (*(name for name in request.metrics if name != CONFUSION), *((CONFUSION,) if exact_table else ())):
         row = Row(f"metric {name}", "server", name, str(Accepted(values=policy.metrics)), "taken")
         yield row if name in policy.metrics else _refused(row, Code.METRIC, "to agree, change metrics in the policy")
+
+
+def _honest(policy: Policy, values: Mapping[str, Any]) -> Row:
+    """Return the row of the sites whose noise a run counts on, beside those that the policy's floor of a sum leaves."""
+    fewest, most = values["federation.secure.min_sites"], values["federation.secure.colluding"]
+    asks = policy.secure_aggregation
+    left = Accepted(0, max(fewest, asks.min_sites) - max(most, asks.colluding))
+    return _number("honest sites of a sum", fewest - most, left, Code.TRUST, "secure_aggregation.colluding")
 
 
 def _number(name: str, asked: float | None, taken: Accepted, code: Code, owner: str) -> Row:

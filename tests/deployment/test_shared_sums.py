@@ -18,6 +18,7 @@ from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.federation.server.deployed_run import for_sites
 from mpssl_fed.federation.server.shared_step import SharedStep
 from mpssl_fed.privacy.plan import plan_for
+from mpssl_fed.privacy.policy import Request, table
 from mpssl_fed.privacy.shared.history import Shared
 from mpssl_fed.privacy.shared.noise import SharedNoise
 from mpssl_fed.secure.epoch import View
@@ -82,6 +83,21 @@ def test_an_owner_who_trusts_no_sum_takes_no_part(tmp_path: Path, listings: list
     with pytest.raises(Refusal, match="trust"):
         here.daemons[0].train(message(SUM, weights(SUM), 1, run_id="run"))
     assert not list(tmp_path.rglob("ledger*"))
+
+
+def test_a_plan_that_counts_on_more_sites_than_an_owner_believes_in_is_refused_at_once(
+    tmp_path: Path, listings: list[Path]
+) -> None:
+    """Not when keys have been exchanged, so that the others wait for its vector in vain."""
+    wary = type("Wary", (SharedSites,), {"says": TRUSTING})(tmp_path, listings, FLOOR | {"colluding": 1})
+    with pytest.raises(Refusal, match="trust"):
+        wary.say(0, "hello")
+    policy = wary.daemons[0].policy
+    assert policy is not None
+    row = next(one for one in table(policy, Request.of(SUM)) if one.key == "honest sites of a sum")
+    assert (row.asked, row.accepted, row.verdict) == (3, "0 to 2", "refused")
+    lower = type("Lower", (SharedSites,), {"sum": tiny(*SHARED, "federation.secure.colluding=1")})
+    assert lower(tmp_path / "lower", listings, FLOOR | {"colluding": 1}).exchange().masked(0).size
 
 
 def test_sums_without_masks_and_rounds_in_clear_are_refused(tmp_path: Path, listings: list[Path]) -> None:
