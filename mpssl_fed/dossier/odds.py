@@ -55,8 +55,8 @@ class Curve:
 def curve(history: History, deltas: Iterable[float] = ()) -> Curve:
     """Return epsilon of ``history`` at a grid of delta, at ``deltas``, and where :func:`success` is the smallest.
 
-    Every point is an upper bound of :func:`mpssl_fed.privacy.accounting.epsilon`, so is what follows from it. The history must
-    have been fixed before its first answer.
+    Every point is an upper bound of :func:`mpssl_fed.privacy.accounting.epsilon`, so is what follows from it; a delta of which none
+    can be told, as of shared noise, has no point. The history must have been fixed before its first answer.
     """
     from scipy.optimize import minimize_scalar
 
@@ -71,7 +71,7 @@ def curve(history: History, deltas: Iterable[float] = ()) -> Curve:
 
     between = (math.log(grid[max(best - 1, 0)]), math.log(grid[min(best + 1, len(grid) - 1)]))
     minimize_scalar(at, bounds=between, method="bounded", options={"maxiter": REFINED})
-    return Curve(tuple(sorted(points.items())))
+    return Curve(tuple((delta, value) for delta, value in sorted(points.items()) if math.isfinite(value)))
 
 
 def percent(chance: float) -> str:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from mpssl_fed.dossier.odds import FALSE_ALARMS, curve, found, percent, success
-from mpssl_fed.privacy.accounting import History
+from mpssl_fed.privacy.accounting import History, epsilon
+from mpssl_fed.privacy.shared.history import Shared
 
 
 def exact(history: History, alarms: float = FALSE_ALARMS) -> tuple[float, float]:
@@ -57,3 +58,13 @@ def test_nothing_released_is_a_coin() -> None:
     assert found(0, 0) == FALSE_ALARMS
     assert percent(0.5) == "50.0 %"
     assert percent(0.70001) == "70.1 %"
+
+
+def test_a_curve_has_no_point_where_no_epsilon_can_be_told() -> None:
+    """Of shared noise in a large fleet at the smallest deltas: infinity would stand in the picture's axis."""
+    history: History = {(0.5, 0.1, Shared(40, 0, 60)): 60}
+    bound = curve(history, {1e-5})
+    assert epsilon(history, 1e-10) == math.inf
+    assert all(math.isfinite(value) for _, value in bound.points)
+    assert {1e-5, 0.75} <= {delta for delta, _ in bound.points}
+    assert 0.5 < bound.success < 1
