@@ -62,10 +62,7 @@ def timm_body(name: str, size: int, norm: str, pretrained: str | None) -> tuple[
     """
     timm = extra("timm", "timm", f"model.name={name}")
     _require_known(timm, name)
-    try:
-        net = timm.create_model(name.removeprefix(PREFIX), pretrained=False, num_classes=0)
-    except (RuntimeError, ValueError, TypeError, AssertionError, KeyError) as error:
-        raise UserError(f"model.name={name}: timm cannot make a body of it: {error}") from error
+    net = _made(timm, name)
     file = None if pretrained is None else _weights_file(net, name, pretrained)
     if file is not None:
         _load(net, file, name)
@@ -94,6 +91,19 @@ def _require_known(timm: Any, name: str) -> None:
         )
     known = timm.list_models()
     raise UserError(f"model.name={name}: timm has no network of that name.{nearest(name.removeprefix(PREFIX), known)}")
+
+
+def _made(timm: Any, name: str) -> Any:
+    """Return the network on torch's default device. Some count with tensors as they are made, which those of no content refuse."""
+    where = torch.get_default_device()
+    for device in (where, torch.device("cpu")) if where.type == "meta" else (where,):
+        try:
+            with device:
+                net = timm.create_model(name.removeprefix(PREFIX), pretrained=False, num_classes=0)
+            return net.to(where)
+        except (RuntimeError, ValueError, TypeError, AssertionError, KeyError) as error:
+            why = error
+    raise UserError(f"model.name={name}: timm cannot make a body of it: {why}") from why
 
 
 def _weights_file(net: Any, name: str, pretrained: str) -> Path:

@@ -21,6 +21,7 @@ import pyarrow.parquet  # noqa: E402
 from mpssl_fed.data.datasets import Dataset, load_dataset  # noqa: E402
 from mpssl_fed.data.decode import read_images  # noqa: E402
 from mpssl_fed.errors import UserError  # noqa: E402
+from tests.extras.hub_cache import into_cache  # noqa: E402
 
 CLASSES = ("cat", "dog", "owl")
 Cli = Callable[..., tuple[int, str, str]]
@@ -49,6 +50,11 @@ def made(n: int = 30, seed: int = 0, grey: bool = False, label: str = "label", k
     columns = {"image": pictures(n, seed, grey), label: values, **{key: [value] * n for key, value in more.items()}}
     features = {"image": datasets.Image(), label: kind, **{key: datasets.Value("int64") for key in more}}
     return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+
+
+def with_classes(one: Any, column: str, labels: list[Any], names: tuple[str, ...] = CLASSES) -> Any:
+    """Return the set with a column of classes more, in the way that every version of the package since 3.0 has."""
+    return one.add_column(column, labels).cast_column(column, datasets.ClassLabel(names=list(names)))
 
 
 def parquet(folder: Path, **splits: Any) -> Path:
@@ -87,12 +93,15 @@ def test_the_hub_s_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     with pytest.raises(UserError, match=r"hf/owner/pets: not in the hub's cache.*hf download owner/pets --repo-type dataset"):
         load(None, "hf/owner/pets")
-    repo = tmp_path / "hub" / "datasets--owner--pets"
-    parquet(repo / "snapshots" / "c0ffee", train=made(12), test=made(6, seed=1))
-    (repo / "refs").mkdir()
-    (repo / "refs" / "main").write_text("c0ffee")
-    found = load(None, "hf/owner/pets")
+    snapshot = into_cache(
+        parquet(tmp_path / "set", train=made(12), test=made(6, seed=1)), tmp_path / "hub" / "datasets--owner--pets"
+    )
+    found, given = load(None, "hf/owner/pets"), load(snapshot)
     assert (len(found.train), len(found.test), found.size, found.channels) == (12, 6, 32, 3)
+    assert torch.equal(found.train.x, given.train.x)
+    (snapshot / "data" / "train-00000-of-00001.parquet").resolve().unlink()  # as a disk that was tidied leaves it
+    with pytest.raises(UserError, match=r"train-00000-of-00001\.parquet.*No such file"):
+        load(snapshot)
 
 
 def test_validation_joins_train_or_is_tested_on_and_a_fifth_is_held_out(tmp_path: Path) -> None:
@@ -108,8 +117,7 @@ def test_validation_joins_train_or_is_tested_on_and_a_fifth_is_held_out(tmp_path
         assert (len(one.train), len(one.test)) == (24, 6)
         assert one.test.y.bincount().tolist() == [2, 2, 2]
         assert "6 of 30 images are held out" in one.note
-    kinds = datasets.ClassLabel(names=list(CLASSES))
-    secret = made(6, seed=3).remove_columns("label").add_column("label", [-1] * 6, feature=kinds)
+    secret = with_classes(made(6, seed=3).remove_columns("label"), "label", [-1] * 6)
     hidden = load(parquet(tmp_path / "e", train=made(12), validation=made(6, seed=1), test=secret))
     assert (len(hidden.train), len(hidden.test)) == (12, 6)
 
@@ -121,7 +129,7 @@ def test_labels_of_other_kinds(tmp_path: Path) -> None:
     assert numbers.classes == ("0", "10", "20")
     grey = load(parquet(tmp_path / "c", train=made(30, grey=True)))
     assert grey.channels == 1
-    two = made(30).add_column("coarse", [i % 2 for i in range(30)], feature=datasets.ClassLabel(names=["x", "y"]))
+    two = with_classes(made(30), "coarse", [i % 2 for i in range(30)], ("x", "y"))
     folder = parquet(tmp_path / "d", train=two.rename_column("label", "fine"))
     with pytest.raises(UserError, match=r"the label may be fine or coarse; name one after a colon, as in data\.name=hf/NAME:fine"):
         load(folder)
@@ -172,8 +180,7 @@ def cells(folder: Path, **cell: Any) -> None:
 
 
 def labelled(folder: Path, labels: list[int | None], names: tuple[str, ...] = CLASSES) -> None:
-    one = made(12).remove_columns("label")
-    parquet(folder, train=one.add_column("label", labels, feature=datasets.ClassLabel(names=list(names))))
+    parquet(folder, train=with_classes(made(12).remove_columns("label"), "label", labels, names))
 
 
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {

@@ -17,7 +17,9 @@ from safetensors.torch import load_file, save_file
 from mpssl_fed.errors import UserError
 from mpssl_fed.files import sha256, write_json
 from mpssl_fed.generators import load_generator
+from mpssl_fed.generators.files import copy_approved, sums
 from tests.extras import folders
+from tests.extras.hub_cache import into_cache
 from tests.generators.traps import write_trap
 
 INDEX, NETWORK, SCHEDULER = "model_index.json", "unet/config.json", "scheduler/scheduler_config.json"
@@ -141,6 +143,30 @@ def test_weights_of_16_bits_are_widened(folder: Path) -> None:
     assert {parameter.dtype for parameter in half.parameters()} == {torch.float32}
     z, label = whole.sample_z(2, torch.Generator().manual_seed(0)), torch.eye(5)[:2]
     torch.testing.assert_close(half(z, label), whole(z, label), rtol=0, atol=2e-2)
+
+
+def test_the_hub_s_cache_is_read_through_its_links(folder: Path, tmp_path: Path) -> None:
+    whole, listed = load_generator("diffusers", folder).state_hash(), sums(folder)
+    snapshot = into_cache(folder, tmp_path / "hub" / "models--owner--pipeline")
+    assert load_generator("diffusers", snapshot).state_hash() == whole
+    assert sums(snapshot) == listed  # what a policy lists
+    copy = copy_approved(snapshot, listed, tmp_path / "copy")
+    assert load_generator("diffusers", copy).state_hash() == whole
+    state = load_file(snapshot / WEIGHTS)
+    state["conv_in.bias"] += 1
+    save_file(state, tmp_path / "elsewhere.safetensors")
+    (snapshot / WEIGHTS).unlink()
+    (snapshot / WEIGHTS).symlink_to(tmp_path / "elsewhere.safetensors")  # out of the cache: the content is what counts
+    assert load_generator("diffusers", snapshot).state_hash() != whole
+    write_json(snapshot / "sha256.json", {WEIGHTS: (snapshot / WEIGHTS).readlink().name})
+    assert "differs from the SHA-256 recorded in sha256.json" in refused(snapshot)
+    (snapshot / "sha256.json").unlink()
+    (tmp_path / "elsewhere.safetensors").unlink()
+    assert refused(snapshot) == f"generator folder {snapshot} has no {WEIGHTS}, but a link to nothing; fetch it again"
+    for target in ("/dev/zero", "/etc"):
+        (snapshot / INDEX).unlink()
+        (snapshot / INDEX).symlink_to(target)
+        assert INDEX in refused(snapshot)
 
 
 def test_a_pickle_is_not_opened(folder: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from mpssl_fed.errors import UserError  # noqa: E402
 from mpssl_fed.models import Architecture, Classifier, build_classifier  # noqa: E402
 from mpssl_fed.models.timm_body import cached_weights  # noqa: E402
 from mpssl_fed.study.dry_run.missing import missing  # noqa: E402
+from tests.extras.hub_cache import into_cache  # noqa: E402
 from tests.federation.conftest import tiny_config  # noqa: E402
 
 CLASSES = ("a", "b", "c")
@@ -158,6 +159,19 @@ def test_a_network_that_mixes_images_without_batch_norm(norm: str) -> None:
     assert model(name, "batch").feature_dim == 256
 
 
+def test_a_network_that_counts_with_tensors_as_it_is_made() -> None:
+    """As vision transformers did up to timm 1.0.21: on a device of shapes alone there is nothing to count with."""
+
+    def counting(pretrained: bool = False, **more: Any) -> Any:
+        assert [rate.item() for rate in torch.linspace(0, 1, 3)] == [0, 0.5, 1]
+        return timm.create_model("test_vit", pretrained=False, **more)
+
+    timm.models.register_model(counting)
+    with torch.device("meta"):
+        assert {one.device.type for one in model("counting").state_dict().values()} == {"meta"}
+    assert model("counting").feature_dim == model("test_vit").feature_dim
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -189,17 +203,16 @@ def test_the_cache_is_read_and_nobody_is_asked(weights, tmp_path: Path, monkeypa
     assert missing(config) == ("weights of timm/test_resnet in timm's cache",)
     with pytest.raises(UserError, match=r"weights of timm/test_resnet \(timm/test_resnet\.r160_in1k\) are not in timm's cache"):
         model("test_resnet", "frozen", "cache")
-    repo = tmp_path / "hub" / "models--timm--test_resnet.r160_in1k"
-    (repo / "refs").mkdir(parents=True)
-    (repo / "refs" / "main").write_text("c0ffee")
-    (repo / "snapshots" / "c0ffee").mkdir(parents=True)
-    file = weights("test_resnet").rename(repo / "snapshots" / "c0ffee" / "model.safetensors")
+    (tmp_path / "fetched").mkdir()
+    weights("test_resnet").rename(tmp_path / "fetched" / "model.safetensors")
+    snapshot = into_cache(tmp_path / "fetched", tmp_path / "hub" / "models--timm--test_resnet.r160_in1k")
+    file = snapshot / "model.safetensors"
     for name in ("timm/test_resnet", "timm/test_resnet.r160_in1k"):
         assert cached_weights(name) == file
     assert missing(config) == ()
     found, given = model("test_resnet", "frozen", "cache"), model("test_resnet", "frozen", file)
     assert all(torch.equal(a, b) for a, b in zip(found.parameters(), given.parameters(), strict=True))
-    assert found.body.weights_sha256 == given.body.weights_sha256
+    assert found.body.weights_sha256 == given.body.weights_sha256 == file.resolve().name  # of the content, not of a link
 
 
 def test_the_cache_of_torch_hub_is_read_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,8 @@ def _index(folder: Path) -> tuple[str, str]:
     for file in (INDEX, NETWORK, SCHEDULER, WEIGHTS):
         if not (folder / file).is_file():
             cure = f"; {pickled[0]} is a pickle, which is not opened: save it again with safe_serialization=True" if pickled else ""
-            raise UserError(f"generator folder {folder} has no {file}{cure if file == WEIGHTS else ''}")
+            dead = ", but a link to nothing; fetch it again" if (folder / file).is_symlink() else ""
+            raise UserError(f"generator folder {folder} has no {file}{dead or (cure if file == WEIGHTS else '')}")
     index = _object(folder / INDEX)
     pipeline, scheduler = index.get("_class_name"), index.get("scheduler")
     if not isinstance(pipeline, str) or pipeline not in PIPELINES:
