@@ -8,20 +8,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mpssl_fed.errors import UserError
 from mpssl_fed.livepage.curve import curve
-from mpssl_fed.livepage.view import View, reasons
+from mpssl_fed.livepage.view import View, reasons, short
 from mpssl_fed.names import shown
 from mpssl_fed.report.table import NOTHING, Table, duration, make_table, seconds_words
 from mpssl_fed.runs.lock import is_held
-from mpssl_fed.runs.reader import METRICS, read_config, read_history, read_manifest
+from mpssl_fed.runs.reader import CONFIG, MANIFEST, METRICS, read_config, read_history, read_manifest
 from mpssl_fed.runs.rounds import Round
 
 SHOWN_ROUNDS, PACE = 30, 5
 """Rounds in the table; last rounds that tell the pace."""
 
+MOST_BYTES = 32 << 20
+"""Of a file, which is read anew at each look: some 50,000 rounds."""
+
 
 def view_of_run(folder: Path) -> View:
     """Return the run in ``folder`` at this moment; UserError while it cannot be told."""
+    require_short(folder)
     manifest, config, rounds = read_manifest(folder), read_config(folder), read_history(folder)
     running = goes_on(folder, manifest)
     done, total = (rounds[-1].number if rounds else 0), config.private_rounds
@@ -50,13 +55,20 @@ def view_of_run(folder: Path) -> View:
     )
 
 
+def require_short(folder: Path) -> None:
+    """Raise UserError where a file of the run in ``folder`` is larger than what is read at each look."""
+    for file in (folder / MANIFEST, folder / CONFIG, folder / METRICS):
+        if file.is_file() and (size := file.stat().st_size) > MOST_BYTES:
+            raise UserError(f"{file}: {size >> 20} MiB, more than the {MOST_BYTES >> 20} that a live page reads; see report.html")
+
+
 def goes_on(folder: Path, manifest: dict[str, Any]) -> bool:
     """Whether a process is writing the run; one that was killed leaves the word "running" behind, and no lock."""
     return manifest.get("status") == "running" and is_held(folder)
 
 
 def _finding(manifest: dict[str, Any], running: bool, done: int, total: int) -> str:
-    status = str(manifest.get("status"))
+    status = short(manifest.get("status"))
     if running:
         return f"Round {done + 1} of {total} is going on." if done < total else "All rounds are done; the model is being written."
     if status == "finished":
@@ -67,7 +79,7 @@ def _finding(manifest: dict[str, Any], running: bool, done: int, total: int) -> 
 
 
 def _warnings(manifest: dict[str, Any], rounds: Sequence[Round], running: bool) -> list[str]:
-    said = [str(manifest["error"])] if manifest.get("error") and not running else []
+    said = [short(manifest["error"])] if manifest.get("error") and not running else []
     failed = [str(one.number) for one in rounds if one.failed]
     return said + ([f"Rounds that failed, so that the weights stayed: {', '.join(failed[-10:])}."] if failed else [])
 
@@ -86,11 +98,16 @@ def _rounds(rounds: Sequence[Round]) -> Table:
         [
             str(one.number),
             f"{one.answered} of {one.asked}" if one.asked else NOTHING,
-            ", ".join([*one.left_out(), *([f"{one.missing} missing"] if one.missing else [])]) or NOTHING,
+            short(", ".join([*one.left_out(), *([f"{one.missing} missing"] if one.missing else [])])) or NOTHING,
             NOTHING if one.accuracy is None else f"{100 * one.accuracy:.1f}",
-            NOTHING if one.train_loss is None else f"{one.train_loss:.4f}",
+            NOTHING if one.train_loss is None else _loss(one.train_loss),
             seconds_words(one.seconds),
         ]
         for one in list(reversed(rounds))[:SHOWN_ROUNDS]
     ]
     return make_table(["round", "answered", "not", "accuracy (%)", "training loss", "time"], lines, ["answered", "not"])
+
+
+def _loss(value: float) -> str:
+    """Return what sites told, which may be anything finite."""
+    return f"{value:.4f}" if abs(value) < 1e5 else f"{value:.3g}"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mpssl_fed.errors import UserError
 from mpssl_fed.livepage.curve import curve
-from mpssl_fed.livepage.of_run import goes_on
+from mpssl_fed.livepage.of_run import goes_on, require_short
 from mpssl_fed.livepage.view import View
 from mpssl_fed.names import shown
 from mpssl_fed.report.table import NOTHING, Table, duration, make_table
@@ -67,6 +67,7 @@ class StudyView:
         """Return the rounds so far of a cell that a process is writing, else None."""
         folder = cell_folder(self.folder, cell)
         with suppress(UserError, OSError):  # it has just begun, or is being overwritten
+            require_short(folder)
             if goes_on(folder, read_manifest(folder)):
                 return read_history(folder)
         return None

@@ -12,6 +12,7 @@ from rich.text import Text
 from mpssl_fed.names import printable
 
 NOTHING = "–"
+LONGEST_S = 3.6e8
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,9 @@ def seconds_words(seconds: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return seconds in words: ``42 s``, ``3 min 05 s``, ``2 h 10 min``."""
+    """Return seconds in words: ``42 s``, ``3 min 05 s``, ``2 h 10 min``; of what no run takes ``over 100,000 h``."""
+    if not seconds < LONGEST_S:
+        return "over 100,000 h"
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -14,7 +14,10 @@ from mpssl_fed.runs import at_sites
 
 COUNTS = ("round", "sites_asked", "sites_answered", "missing")
 MEASURES = ("test_accuracy", "test_loss", "test_balanced_accuracy", "test_auroc", "train_loss", "generated")
+RATES = ("test_accuracy", "test_balanced_accuracy", "test_auroc")
 HELD_OUT = ("test", "validation")
+MOST, SLACK = 10**12, 1e-9
+"""Of a count; and how far a mean of rates may pass 0 or 1 by rounding."""
 
 
 @dataclass(frozen=True)
@@ -126,18 +129,22 @@ def _wrong(entry: Any) -> str | None:
     """Return what is wrong with a line, None where nothing is."""
     if not isinstance(entry, dict):
         return "want an object"
-    wrong = next((key for key in COUNTS if not isinstance(entry.get(key), int)), None)
+    wrong = next((key for key in COUNTS if type(entry.get(key)) is not int or not 0 <= entry[key] <= MOST), None)
     wrong = wrong or next((key for key in MEASURES if entry.get(key) is not None and not is_number(entry[key])), None)
+    wrong = wrong or next((key for key in RATES if not -SLACK <= (entry.get(key) or 0) <= 1 + SLACK), None)
     wrong = wrong or next((key for key in ("timings", "rejected") if not _is_table(entry.get(key))), None)
     wrong = wrong or (None if is_number(entry.get("seconds")) else "seconds")
     wrong = wrong or ("at_sites" if entry.get("at_sites") is not None and at_sites.fault(entry["at_sites"]) else None)
     wrong = wrong or (None if entry.get("evaluated") in (None, *HELD_OUT) else "evaluated")
-    return wrong and f"'{wrong}' is missing or of a wrong type"
+    return wrong and f"'{wrong}' is missing, of a wrong type or out of its range"
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value of JSON is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether a value of JSON is a finite number, as a float has room for."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _is_table(value: Any) -> bool:

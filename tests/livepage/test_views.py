@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,48 @@ def test_what_cannot_be_read_now_stands_on_the_page_and_the_next_look_shows_it(t
     (run / "config.yaml").write_text(whole)
     latest._read = float("-inf")
     assert "Finished after 1 round." in latest()["finding"]
+
+
+ODD: dict[str, object] = {
+    "test_accuracy": 1e30,
+    "test_balanced_accuracy": -0.5,
+    "test_auroc": "0.5",
+    "test_loss": float("nan"),
+    "train_loss": float("-inf"),
+    "seconds": 10**400,
+    "round": 10**400,
+    "missing": -1,
+    "sites_asked": True,
+    "timings": {"train": 10**400},
+    "rejected": {"policy": [1]},
+}
+
+
+@pytest.mark.parametrize("key", ODD)
+def test_a_number_that_no_run_writes_is_named_and_not_drawn(key: str, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", [0.1, 0.2, 0.5])
+    first, second, *_ = (run / "metrics.jsonl").read_text().splitlines()
+    (run / "metrics.jsonl").write_text(f"{first}\n{json.dumps(json.loads(second) | {key: ODD[key]})}\n{second}\n")
+    shown = Latest(lambda: view_of_run(run), "run")()
+    assert "This cannot be shown now." in shown["finding"]
+    assert f"line 2: &#39;{key}&#39; is missing, of a wrong type or out of its range; the file is damaged" in shown["finding"]
+    assert sum(map(len, shown.values())) < 5_000
+
+
+def test_texts_and_numbers_without_end_are_cut(tmp_path: Path) -> None:
+    run = stated(write_run(tmp_path / "run", [0.1, 0.2, 0.5]), "failed", error="e" * 3_000_000)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    codes = {"x" * 1_000_000: 1, **{f"code-{number}": 1e300 for number in range(5_000)}}
+    for line in lines[1:]:
+        line.update(seconds=1e308, train_loss=-1e308, rejected=codes, note="n" * 1_000_000)
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = text(view_of_run(run))
+    assert len(page) < 20_000
+    for told in ("over 100,000 h", "-1e+308", "... (3,000,000 characters)", "... (1,000,000 characters)", "50.0 %"):
+        assert told in page
+    os.truncate(run / "metrics.jsonl", 40 << 20)
+    with pytest.raises(UserError, match=r"metrics\.jsonl: 40 MiB, more than the 32 that a live page reads"):
+        view_of_run(run)
 
 
 def test_a_study_shows_what_is_done_at_work_and_failed(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_shares_stand_with_their_intervals_and_noise_hides_others() -> None:
 def test_a_damaged_line_is_refused(damage: object) -> None:
     good = line_of(told({0: (MANY, 0.0)}, ["healthy", "sick"], "image"))
     broken = damage if not isinstance(damage, dict) or "sites" not in damage else good["at_sites"] | damage
-    with pytest.raises(UserError, match="'at_sites' is missing or of a wrong type"):
+    with pytest.raises(UserError, match="'at_sites' is missing, of a wrong type or out of its range"):
         Round.from_json(good | {"at_sites": broken}, "metrics.jsonl, line 4")
 
 

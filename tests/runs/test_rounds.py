@@ -89,7 +89,7 @@ def test_a_run_says_it(which: str, tmp_path: Path) -> None:
 )  # fmt: skip
 def test_a_damaged_line_is_named(key: str, value: Any) -> None:
     line = Round(1).to_json() | {key: value}
-    with pytest.raises(UserError, match=f"metrics.jsonl, line 2: '{key}' is missing or of a wrong type; the file is damaged"):
+    with pytest.raises(UserError, match=f"metrics.jsonl, line 2: '{key}' is missing, of a wrong type or out of its range; "):
         Round.from_json(line, "metrics.jsonl, line 2")
 
 
