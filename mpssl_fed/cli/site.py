@@ -37,7 +37,7 @@ State = Annotated[Path | None, typer.Option(help="Folder of everything that neve
 
 @site_app.command("run")
 def site_run(
-    data: Annotated[Path, typer.Option(help="Folder CLASS/*.png, or a CSV file path,label[,subject][,site][,split].", exists=True)],
+    data: Annotated[Path, typer.Option(help="Folder CLASS/*.png, or a CSV file path,label[,subject][,site][,split].")],
     classes: Annotated[
         str, typer.Option(help="The task's class names in the agreed order: a,b,c, a file with one per line, or a JSON list.")
     ],

@@ -22,7 +22,10 @@ from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.files import kept_secret, parse_json
 from mpssl_fed.names import shown
 
-ERASED = ("rounds", "audit", "cache", "site-report.html", "samples.png", "dossier.html", "dossier.md")
+ABOUT = "about-the-data.txt"
+"""In the state folder: what a log for machines does not say of the data when a daemon starts."""
+
+ERASED = ("rounds", "audit", "cache", "site-report.html", "samples.png", "dossier.html", "dossier.md", ABOUT)
 """What ``wipe`` deletes. The ledger is never among it: what was spent stays spent."""
 
 
@@ -55,6 +58,8 @@ class OwnData:
 
         Returns in one line how much was left out by reason, empty for nothing: no name, so that a log may hold it.
         """
+        if not self.path.exists():
+            raise UserError(f"--data {shown(self.path)}: does not exist; is its disk mounted?")
         files = self._listed()
         self._loaded, self._tested = self._decoded(files), HELD_OUT in files.skipped.found
         return files.skipped.counts()

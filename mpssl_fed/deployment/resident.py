@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from mpssl_fed.deployment import wire
 from mpssl_fed.deployment.own_data import OwnData, split_key
 from mpssl_fed.deployment.own_generator import OwnGenerator
 from mpssl_fed.deployment.owner_report import Owned, lifetime, whereabouts, write_site_report
+from mpssl_fed.deployment.site_log import where
 from mpssl_fed.deployment.worker import LIMIT_S, Worker
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
@@ -141,11 +141,11 @@ class Resident:
             self._count(refusal.code)
             raise
         except UserError as error:  # found before anything was charged: what the config asks for does not fit together
-            log.warning("declined (config): it cannot be built here: %s at %s", type(error).__name__, _where(error))
+            log.warning("declined (config): it cannot be built here: %s at %s", type(error).__name__, where(error))
             self._count("config")
             raise Refusal("config") from None
         except Exception as error:  # noqa: BLE001  its text may quote private data: neither server nor log may have it
-            log.error("a round failed: %s at %s", type(error).__name__, _where(error))
+            log.error("a round failed: %s at %s", type(error).__name__, where(error))
             self._count("site-failed")
             raise Refusal("site-failed") from None
 
@@ -279,7 +279,7 @@ class Resident:
             owned = Owned(self.state, self.number, images, self.policy, self._ledger, self.warnings, self._key(config))
             write_site_report(owned, config, run_id)
         except Exception as error:  # noqa: BLE001  as in train: no text of an error may reach the log
-            log.error("the site's report was not written: %s at %s", type(error).__name__, _where(error))
+            log.error("the site's report was not written: %s at %s", type(error).__name__, where(error))
 
     def _admit(self, asked: TrainRequest, entries: int) -> tuple[Config, Parts, Spending]:
         """Return the config as this machine runs it, this site's parts, and what its policy grants; Refusal with the first reason
@@ -327,9 +327,3 @@ def _read(body: bytes) -> tuple[wire.Arrays, Header]:
         return arrays, Header.model_validate(parse_json(text))
     except (ValueError, ValidationError) as error:
         raise Refusal("malformed") from error
-
-
-def _where(error: BaseException) -> str:
-    """Return file and line of each frame, without the text of any value."""
-    frames = reversed(traceback.extract_tb(error.__traceback__))
-    return " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames)

@@ -7,7 +7,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +19,7 @@ from mpssl_fed.deployment.asking import warnings_of
 from mpssl_fed.deployment.daemon import Daemon, Door, forbid_tracing
 from mpssl_fed.deployment.isolation import User, code_places, exposed, group_id, make_private, replaceable, state_folder
 from mpssl_fed.deployment.notify import READY, notify
-from mpssl_fed.deployment.own_data import OwnData
+from mpssl_fed.deployment.own_data import ABOUT, OwnData
 from mpssl_fed.deployment.own_generator import OwnGenerator
 from mpssl_fed.deployment.resident import LEDGER, Resident
 from mpssl_fed.deployment.site_log import Form, Level, log_plainly
@@ -26,7 +27,7 @@ from mpssl_fed.deployment.worker import LIMIT_S
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation.site.budget import identities
 from mpssl_fed.federation.site.identity import fingerprint_of, identity_key
-from mpssl_fed.files import sha256
+from mpssl_fed.files import sha256, write_atomic
 from mpssl_fed.privacy.ledger import Ledger
 from mpssl_fed.privacy.policy import Policy, load_policy
 from mpssl_fed.runs.json_lines import json_line
@@ -86,7 +87,8 @@ def check_site(settings: SiteSettings) -> tuple[Policy, OwnData, User]:
     """Return policy, data and the SuperNode's user, all in order.
 
     UserError for a missing policy, data that do not fit the classes or name no subject where the policy counts subjects, a
-    generator that the policy does not list, or files that the SuperNode's user could read or, where they are run, replace.
+    generator that the policy does not list, or files that the SuperNode's user could read or, where they are run, replace. With
+    log_format json what is said of the data, such as files that are wrong and how many were left out, goes to ABOUT in the state.
     """
     if not settings.policy.is_file():
         raise UserError(f"--policy {settings.policy}: no such file; a site without a policy answers nothing")
@@ -96,14 +98,16 @@ def check_site(settings: SiteSettings) -> tuple[Policy, OwnData, User]:
     user = User.named(settings.supernode_user or str(os.geteuid()))
     shape = (settings.size, settings.channels, settings.stored_size, settings.fit, settings.white_level, settings.window)
     data = OwnData(settings.data.resolve(), settings.classes, settings.subjects, *shape)
-    left_out = data.check()
+    (state / ABOUT).unlink(missing_ok=True)
+    with _named_here_alone(settings):
+        left_out = data.check()
+        if policy.unit == "subject" and data.images().subjects is None:
+            raise UserError(
+                f"{settings.policy}: unit=subject, but {settings.data} names no subject; list the images in a CSV file "
+                "path,label,subject, or put them into CLASS/SUBJECT/ and start with --subjects parent"
+            )
     if left_out:  # counts alone: whoever reads the log learns no name
-        logging.getLogger("mpssl_fed.daemon").warning("of the data: %s", left_out)
-    if policy.unit == "subject" and data.images().subjects is None:
-        raise UserError(
-            f"{settings.policy}: unit=subject, but {settings.data} names no subject; list the images in a CSV file "
-            "path,label,subject, or put them into CLASS/SUBJECT/ and start with --subjects parent"
-        )
+        logging.getLogger("mpssl_fed.daemon").warning("of the data: %s", _sayable(settings, left_out))
     head = settings.ledger_head
     if head is not None and not head.parent.is_dir():
         raise UserError(f"--ledger-head {head}: no folder {head.parent}; make it, or mount its disk")
@@ -111,9 +115,28 @@ def check_site(settings: SiteSettings) -> tuple[Policy, OwnData, User]:
         raise UserError(f"--ledger-head {head}: lies in the state folder, so one backup rolls both back; name a file elsewhere")
     generator = OwnGenerator(policy, settings.generator_path, state / "cache" / "generators")
     generator.check()
-    _refuse_exposed(settings, user, [*data.files(), settings.policy, state, *generator.private_files()])
+    with _named_here_alone(settings):
+        _refuse_exposed(settings, user, [*data.files(), settings.policy, state, *generator.private_files()])
     _refuse_replaceable(settings, user, [*generator.public_places(), *code_places()])
     return policy, data, user
+
+
+@contextmanager
+def _named_here_alone(settings: SiteSettings) -> Iterator[None]:
+    """Raise a UserError that says no more of the data than the log may hold."""
+    try:
+        yield
+    except (UserError, OSError) as error:
+        if settings.log_format == "text":
+            raise
+        raise UserError(f"the data cannot be served: {_sayable(settings, str(error))}") from error
+
+
+def _sayable(settings: SiteSettings, words: str) -> str:
+    """Return ``words`` of the data; in lines for machines, which travel, where the owner finds them."""
+    if settings.log_format == "text":
+        return words
+    return f"what there is to say stands in {write_atomic(settings.state_dir / ABOUT, words + chr(10), 0o600)}"
 
 
 def open_ledger(settings: SiteSettings, policy: Policy, data: OwnData) -> Ledger:

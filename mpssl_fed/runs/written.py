@@ -21,7 +21,7 @@ TOP = (
 PLOTS = ("accuracy", "loss", "curves", "labels", "reliability")
 OF_A_SITE = (
     *(f"ledger.sqlite{end}" for end in ("", ".key", ".head", ".lock", ".unfinished", "-journal")),
-    "samples.png", "site-report.html", "site.sock", "dossier.html", "dossier.md",
+    "samples.png", "site-report.html", "site.sock", "dossier.html", "dossier.md", "about-the-data.txt",
     "held-out.key",  # of a rehearsal's site
     "*-[0-9][0-9][0-9][0-9][0-9][0-9].safetensors", "rounds/*-[0-9][0-9][0-9][0-9][0-9][0-9].safetensors",
 )  # fmt: skip

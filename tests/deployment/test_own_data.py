@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mpssl_fed.deployment.own_data import OwnData, class_names
+from mpssl_fed.deployment.own_data import ABOUT, OwnData, class_names, wipe
 from mpssl_fed.deployment.start_site import SiteSettings, check_site
 from mpssl_fed.errors import UserError
 from tests.data.test_folder import CLASSES, picture, tree
@@ -40,6 +40,45 @@ def test_the_log_counts_and_holds_no_name(tmp_path: Path, caplog: pytest.LogCapt
     assert "secret" not in caplog.text
     assert str(tmp_path) not in line
     assert len(data.images()) == 9
+
+
+SPOILT = {
+    "a label": lambda root: (root / "secret-label").mkdir() or picture(root / "secret-label" / "0.png"),
+    "a name": lambda root: (root / "cat" / "secret-0.png").write_bytes(b"no image"),
+    "a copy": lambda root: (root / "cat" / "secret-0.png").hardlink_to(root / "dog" / "0.png"),
+    "the folder": lambda root: root.rename(root.parent / "secret-elsewhere"),
+    "a subject": lambda root: (root.parent / "policy.yaml").write_text(f"{POLICY}unit: subject\n"),
+}
+
+
+@pytest.mark.parametrize("what", [*SPOILT, "nothing"])
+def test_lines_for_machines_say_nothing_of_the_data_and_the_owner_finds_it(
+    what: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root, state = site_of(tmp_path), tmp_path / "state"
+    (tmp_path / "policy.yaml").write_text(POLICY)
+    if what in SPOILT:
+        SPOILT[what](root)
+    options = {"size": 16, "trust_bundles": True}
+    plain = SiteSettings("s", 0, root, CLASSES, tmp_path / "policy.yaml", state, **options)
+    lines = SiteSettings("s", 0, root, CLASSES, tmp_path / "policy.yaml", state, log_format="json", **options)
+    logging.getLogger("mpssl_fed").propagate = True
+    if what == "nothing":
+        check_site(lines)
+        said, full = caplog.text, "1 dead links"
+    else:
+        with pytest.raises(UserError) as whole:
+            check_site(plain)
+        assert not (state / ABOUT).exists()
+        with pytest.raises(UserError) as error:
+            check_site(lines)
+        said, full = str(error.value) + caplog.text, str(whole.value)
+    assert str(state / ABOUT) in said
+    assert "secret" not in said
+    assert str(root) not in said
+    assert full in (state / ABOUT).read_text()
+    assert (state / ABOUT).stat().st_mode & 0o777 == 0o600
+    assert ABOUT in wipe(state)
 
 
 def test_a_link_that_does_not_count_is_as_private_as_what_does(tmp_path: Path) -> None:

@@ -62,6 +62,35 @@ def test_a_line_is_one_object_whatever_stands_in_it_and_quotes_no_traceback() ->
     }  # fmt: skip
 
 
+SPEAK = """
+import logging, threading, warnings
+from mpssl_fed.deployment.site_log import log_plainly
+log_plainly("debug", {form!r})
+logging.getLogger("PIL.TiffImagePlugin").warning("of PLANTED")
+logging.getLogger("PIL.TiffImagePlugin").debug("of PLANTED")
+warnings.warn("PLANTED-file.png is odd")
+def fail(): raise ValueError("PLANTED")
+thread = threading.Thread(target=fail); thread.start(); thread.join()
+class Odd:
+    def __del__(self): fail()
+Odd()
+logging.getLogger("mpssl_fed.daemon").info("round 1")
+"""
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_of_whatever_else_speaks_in_the_process_the_words_are_left_out(form: str) -> None:
+    command = [sys.executable, "-W", "always", "-c", SPEAK.format(form=form)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
+    assert "PLANTED" not in done.stdout + done.stderr
+    lines = done.stderr.splitlines()
+    if form == "json":
+        lines = [f"{one['level']} {one['logger']}: {one['message']}" for one in map(json.loads, lines)]
+    told = "WARNING PIL.TiffImagePlugin: said at <string>:5", "UserWarning at <string>:7", "ended: ValueError at <string>:8 <"
+    for words, line in zip((*told, "ended: ValueError", "round 1"), lines, strict=True):
+        assert words in line
+
+
 def test_what_flower_prints_keeps_its_level_and_logger() -> None:
     printed = [
         b"\x1b[92mINFO \x1b[0m:      Starting Flower SuperLink\n",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 from tests.livepage.conftest import Watch
@@ -18,7 +19,7 @@ POLICY_DP = POLICY | {"scope": "end-to-end", "max_epsilon": 20.0, "public_size":
 
 
 def plant(listing: Path) -> None:
-    """Let every file's name, label and subject of a site's list say that it is private."""
+    """Let every file's name, label and subject of a site's list say that it is private; one image stands there twice."""
     rows = list(csv.DictReader(listing.read_text(encoding="utf-8").splitlines()))
     with open(listing, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
@@ -27,6 +28,8 @@ def plant(listing: Path) -> None:
             name = f"{PLANTED}-file-{number}.png"
             (listing.parent / row["path"]).rename(listing.parent / name)
             writer.writerow([name, CLASSES[int(row["label"])], f"{PLANTED}-subject-{number // 2}"])
+        shutil.copy(listing.parent / f"{PLANTED}-file-0.png", listing.parent / f"{PLANTED}-copy.png")
+        writer.writerow([f"{PLANTED}-copy.png", CLASSES[int(rows[0]["label"])], f"{PLANTED}-subject-0"])
 
 
 def test_the_owner_s_page_and_the_log_tell_the_budget_and_nothing_private(watch: Watch, tmp_path: Path) -> None:
@@ -58,6 +61,8 @@ def test_the_owner_s_page_and_the_log_tell_the_budget_and_nothing_private(watch:
         assert f"{20 - spent:.2f}" in shown
         lines = [json.loads(line) for line in site.log.read_text(encoding="utf-8").splitlines()]
         assert any("answered in" in line["message"] for line in lines)
+        assert any("about-the-data.txt" in line["message"] for line in lines)
+        assert (site.state / "about-the-data.txt").read_text().startswith("1 links to or copies of an image")
         for text in (shown, json.dumps(lines), json.dumps(site.status())):
             assert PLANTED not in text
             assert str(site.listing.parent) not in text
