@@ -9,6 +9,7 @@ import sys
 import sysconfig
 import venv
 import zipfile
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,11 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     own = Path(_run([str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], home).strip())
     theirs = dict.fromkeys(sysconfig.get_path(kind) for kind in ("purelib", "platlib"))
     (own / "dependencies.pth").write_text("\n".join(theirs) + "\n")  # a .pth is not read for the .pth files in what it names
+    for script in entry_points(group="console_scripts"):  # those of the dependencies, which pip would have written here
+        if script.dist is not None and script.dist.name == "flwr":
+            program = f"#!{python}\nimport sys\nfrom {script.module} import {script.attr}\nsys.exit({script.attr}())\n"
+            (home / "bin" / script.name).write_text(program)
+            (home / "bin" / script.name).chmod(0o755)
     return home
 
 
@@ -84,6 +90,29 @@ def test_it_runs_outside_the_checkout(installed: Path, tmp_path: Path) -> None:
     manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["generator"]["name"] == "glyphs-digits"
     assert [json.loads(line)["round"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [0, 1]
+
+
+STUDY = """
+base: {data: {labels_per_class: 1, test_limit: 50}, model: {name: pixels}, federation: {sites: 2, rounds: 1, local_steps: 1}}
+grid: {method.name: [base]}
+seeds: 1
+"""
+
+
+def test_a_study_runs_from_it(installed: Path, tmp_path: Path) -> None:
+    (tmp_path / "few.yaml").write_text(STUDY)
+    _run([str(installed / "bin" / "mpssl-fed"), "study", "few.yaml", "--output", "study"], tmp_path)
+    results = (tmp_path / "study" / "results.csv").read_text().splitlines()
+    assert [line.count("finished") for line in results] == [0, 1]
+
+
+@pytest.mark.slow
+def test_a_deployment_runs_from_it(installed: Path, tmp_path: Path) -> None:
+    tiny = ["model.name=pixels", "method.name=base", "federation.local_steps=1", "data.test_limit=20", "federation.rounds=1"]
+    said = _run([str(installed / "bin" / "mpssl-fed"), "deploy", "demo", *tiny, "--sites", "2", "--output", "deployed"], tmp_path)
+    assert "accuracy" in said.splitlines()[-1]
+    rounds = [json.loads(line) for line in (tmp_path / "deployed" / "metrics.jsonl").read_text().splitlines()]
+    assert [(one["round"], one["sites_answered"]) for one in rounds] == [(0, 0), (1, 2)]
 
 
 BUILD = """
