@@ -94,14 +94,15 @@ class Children:
             self._guard.stdin.close()
             self._guard.wait()
 
-    def end(self) -> None:
-        """End every process, first politely, then by kill; the folder stays."""
+    def end(self, grace_s: float = GRACE_S) -> None:
+        """End every process, first politely, then by kill, which Ctrl-C brings forward; the folder stays."""
         for child in self.running.values():
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGTERM)
-        ends = time.monotonic() + GRACE_S
-        while time.monotonic() < ends and any(child.poll() is None for child in self.running.values()):
-            time.sleep(0.05)
+        ends = time.monotonic() + grace_s
+        with contextlib.suppress(KeyboardInterrupt):  # whoever calls still has to keep what the sites must not lose
+            while time.monotonic() < ends and any(child.poll() is None for child in self.running.values()):
+                time.sleep(0.05)
         for name in list(self.running):
             self.kill(name)
         kill_marked(self.token)

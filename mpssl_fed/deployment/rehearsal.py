@@ -20,7 +20,7 @@ from mpssl_fed.config import Config, to_yaml
 from mpssl_fed.deployment import certs
 from mpssl_fed.deployment import superlink as control
 from mpssl_fed.deployment.private_shares import write_share
-from mpssl_fed.deployment.processes import Children
+from mpssl_fed.deployment.processes import GRACE_S, Children
 from mpssl_fed.deployment.rehearsal_policy import policy_of
 from mpssl_fed.deployment.submit import submit, with_absolute_paths
 from mpssl_fed.deployment.supernode import relaying, supernode_command
@@ -92,13 +92,14 @@ class Deployment:
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """End everything and keep the sites' state and logs in the run directory.
+    def __exit__(self, _kind: object = None, raised: BaseException | None = None, _trace: object = None) -> None:
+        """End everything and keep the sites' state and logs in the run directory; after a second Ctrl-C nothing is waited for.
 
         Where there is no room for them that is said, and hides no other error; what an earlier deployment kept stays whole.
         """
+        twice = isinstance(raised, KeyboardInterrupt) and isinstance(raised.__context__, KeyboardInterrupt)
         try:
-            self.children.end()
+            self.children.end(0 if twice else GRACE_S)
             try:
                 with holding(self.run, DYING_MOMENTS) if self.run.is_dir() else nullcontext():
                     self._keep_sites_and_logs()

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,21 @@ def test_stop_ends_orphans_too(tmp_path: Path) -> None:
     assert children.ended() == "family"
     assert len(marked(children.token)) == 1  # the orphan
     children.stop()
+    children.stop()
+    assert gone(children.token, tmp_path / "home")
+
+
+DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
+
+
+def test_control_c_while_a_deaf_process_is_waited_for_brings_its_kill_forward(tmp_path: Path) -> None:
+    children = Children(tmp_path / "home")
+    children.start("deaf", [*PYTHON, DEAF])
+    wait_for(lambda: children.log_tail("deaf") == "deaf", "the child's start")
+    threading.Timer(0.2, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
+    children.end(grace_s=600)  # KeyboardInterrupt does not pass: what is to be kept of the sites is kept after it
+    assert not marked(children.token)
+    assert children.folder.is_dir()
     children.stop()
     assert gone(children.token, tmp_path / "home")
 

@@ -23,16 +23,20 @@ ROUNDS = {"sites": 2, "rounds": 3, "local_steps": 2, "join_deadline_s": PATIENCE
 
 
 @pytest.mark.parametrize(
-    ("number", "status"),
-    [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)],
-    ids=["int", "term", "kill"],  # short: the folder's name is part of a socket's path
+    ("number", "times", "status"),
+    [(signal.SIGINT, 1, 130), (signal.SIGINT, 2, 130), (signal.SIGTERM, 1, 130), (signal.SIGKILL, 1, -9)],
+    ids=["int", "twice", "term", "kill"],  # short: the folder's name is part of a socket's path
 )
-def test_cut_short(tmp_path: Path, number: signal.Signals, status: int) -> None:
+def test_cut_short(tmp_path: Path, number: signal.Signals, times: int, status: int) -> None:
     first = deploy(tmp_path, ROUNDS, "--output", "run")
     wait_for(lambda: len(read_history(tmp_path / "run")) > 1 or first.poll() is not None, "round 1")
     first.send_signal(number)
+    if times == 2:  # while it asks the SuperLink to stop the run
+        wait_for(lambda: any(b"flwr\0stop" in command for command in alive(tmp_path)) or first.poll() is not None, "its last words")
+        first.send_signal(number)
     output, _ = first.communicate(timeout=PATIENCE_S)
     assert first.returncode == status, output
+    assert "Traceback" not in output
     assert (status == -9) or output.splitlines()[-1].endswith("Continue with: mpssl-fed deploy config.yaml --output run --resume")
     wait_for(lambda: not alive(tmp_path), "the end of every process")
     wait_for(lambda: not list((tmp_path / "tmp").iterdir()), "the end of the temporary folder")
