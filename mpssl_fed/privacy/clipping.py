@@ -89,12 +89,12 @@ def _put_together(rows: Sequence[Tensor]) -> bool:
 
 def _groups(rows: Sequence[Tensor], room: Tensor) -> Iterator[list[Tensor]]:
     """Yield some units' rows: several small units, put together in ``room``, or one unit cut into pieces of :data:`AT_ONCE`."""
-    entries = max(1, _entries(rows))
-    step, sizes = max(1, AT_ONCE // entries), [part.shape[1] for part in rows]
+    entries = _entries(rows)
+    step, sizes = max(1, AT_ONCE // max(1, entries)), [part.shape[1] for part in rows]
     for start in range(0, len(rows[0]), step):
         some = [part[start : start + step] for part in rows]
         if _put_together(rows):
-            there = room[: len(some[0]) * entries].view(-1, entries)
+            there = room[: len(some[0]) * entries].view(len(some[0]), entries)
             torch._foreach_copy_(list(torch.split(there, sizes, dim=1)), some)
             yield [there]
         else:

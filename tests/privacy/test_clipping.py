@@ -135,3 +135,12 @@ def test_a_unit_within_the_bound_is_left_alone() -> None:
 def test_the_grid_is_public_and_finer_than_any_noise() -> None:
     for bound in (*CLIP_RANGE, 0.7, 1.0, 1.5):
         assert 2.0**-GRID_BITS * bound <= clip_grid(bound) <= 2.0 ** (1 - GRID_BITS) * bound
+
+
+@pytest.mark.parametrize("units", [1, 3])
+@pytest.mark.parametrize("widths", [(0,), (0, 0), (0, 2), (2, 0, 1)])
+def test_tensors_without_entries_change_nothing(units: int, widths: tuple[int, ...]) -> None:
+    vectors = [torch.full((units, width), 0.25) for width in widths]
+    assert torch.allclose(unit_norms(vectors), torch.full((units,), 0.25 * sum(widths) ** 0.5, dtype=torch.float64))
+    for total, width in zip(clip_and_sum(vectors, 1.0), widths, strict=True):
+        assert torch.equal(total, torch.full((width,), 0.25 * units, dtype=torch.float64))
