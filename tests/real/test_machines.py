@@ -31,7 +31,7 @@ SITES = {"north": "0", "south": "1"}
 PATIENT = "KRANKENAKTE-7741"
 """In the name of each image's file: it may stand in no log."""
 AS_JSON = " --log-format json"
-"""The server and the second site log so."""
+"""The server, submit and the second site log so."""
 TOOLS = ("ip", "nginx", "curl", "setpriv", "useradd")
 
 MISSING = [tool for tool in TOOLS if shutil.which(tool, path=os.environ["PATH"] + ":/usr/sbin") is None]
@@ -147,9 +147,11 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
 def test_two_sites_train_through_the_front(federation: Federation) -> None:
     _, config, submit = step_3()
     (federation.files / "config.yaml").write_text(config.text, encoding="utf-8")
-    said = federation.server.must(submit.commands[0], folder=AT)
-    assert "finished" in said
-    assert "at the sites after round 2: 2 of 2 told (images, each count with noise of std" in said
+    said = federation.server.must(submit.commands[0] + AS_JSON, folder=AT)
+    lines = [json.loads(line) for line in said.splitlines()]
+    assert (lines[-1]["message"], [line["round"] for line in lines if "round" in line]) == ("finished", [0, 1, 2])
+    assert [sorted(line["at_sites"]["sites"]) for line in lines if "at_sites" in line] == [["0", "1"]]
+    assert PATIENT not in said
     run = federation.files / "runs/first"
     assert read_manifest(run)["status"] == "finished"
     assert [record.answered for record in read_history(run)] == [0, 2, 2]
