@@ -207,7 +207,7 @@ class WorkerGrid(InProcessGrid):
                     if number in self._ends:
                         self._ready[number] = worker.shelf.take(parcel)
                     worker.at_work.remove(number)
-        except (EOFError, ConnectionResetError) as error:
+        except (EOFError, OSError) as error:  # between two messages, or within one
             worker.process.join(END_S)
             raise UserError(
                 f"federation.workers={len(self._workers)}: a worker process ended (exit code {worker.process.exitcode}), perhaps "

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from flwr.app import Context, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 from safetensors.torch import load_file
 
 from clients.app import app
@@ -112,6 +112,25 @@ def test_a_lost_worker_is_said_and_nothing_is_lost_with_it(run_tiny: Runner, tmp
         run_tiny(*MP_SSL, "federation.workers=2", folder=tmp_path / "cut", client=killed)
     assert read_manifest(tmp_path / "cut")["status"] == "failed"
     _same(whole, run_tiny(*MP_SSL, folder=tmp_path / "cut", resume=True))
+
+
+def test_a_worker_lost_within_an_answer_is_said_too() -> None:
+    """One that the pipe takes in pieces, since it is no array: half of it is there."""
+
+    def long(message: Message, context: Context) -> Message:
+        return Message(RecordDict({"config": ConfigRecord({"long": bytes(2**22)})}), reply_to=message)
+
+    grid = WorkerGrid(long, [{}], workers=1, held=None)
+    try:
+        number = next(iter(grid.push_messages([Message(RecordDict(), 1, "train", ttl=PATIENCE_S)])))
+        (worker,) = grid._workers
+        wait_for(worker.pipe.poll, "the answer's begin")
+        assert worker.process.pid
+        os.kill(worker.process.pid, signal.SIGKILL)
+        with pytest.raises(UserError, match=r"federation\.workers=1: a worker process ended \(exit code -9\)"):
+            list(grid.pull_messages([number]))
+    finally:
+        grid.end()
 
 
 def test_what_a_site_raises_is_counted_and_a_late_one_is_missing(run_tiny: Runner, tmp_path: Path) -> None:
