@@ -17,6 +17,8 @@ from mpssl_fed.federation import parts
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.federation.server.deployed_run import for_sites
 from mpssl_fed.federation.server.shared_step import SharedStep
+from mpssl_fed.federation.site.opened import kept_of
+from mpssl_fed.federation.site.state import SiteState
 from mpssl_fed.privacy.plan import plan_for
 from mpssl_fed.privacy.policy import Request, table
 from mpssl_fed.privacy.shared.history import Shared
@@ -219,3 +221,19 @@ def test_a_head_is_summed_alone_though_its_warm_body_travels(tmp_path: Path, lis
     trained = parts.initial_classifier(head).theta()
     assert set(trained) < set(weights(head))
     assert here.masked(0).size == 1 + sum(value.numel() for value in trained.values())
+
+
+def test_meta_optimised_latents_learn_at_a_daemon_that_shares_noise(tmp_path: Path, listings: list[Path]) -> None:
+    """Two rounds: their reads are charged beside the shared one, and what is looked ahead along is kept from the first."""
+    learning = tiny(*SHARED, "method={name: mp-ssl, warmup: 0, lmo_every: 1, lmo_batch: 4, batch: 4, buffer: 1}")
+    kind = type("Learning", (SharedSites,), {"sum": learning, "says": policy_of(learning)})
+    here = kind(tmp_path, listings, FLOOR).exchange()
+    here.masked(0)
+    here.masked(0, 2, slot=1)
+    spent = here.daemons[0]._ledger.spent(here.daemons[0].policy.dataset).history
+    assert sorted((len(key), n) for key, n in spent.items()) == [(2, 2), (2, 2), (3, 2)]
+    state = SiteState(here.daemons[0].site.folder)
+    after, again = kept_of(state._part("run", 1, "after/")), kept_of(state.before("run", 2) or {})
+    assert {key.split(".")[1] for key in after} == {"round", "seen", "opened"}
+    assert after.keys() == again.keys()  # the second round asked anew looks ahead along the same
+    assert all(torch.equal(value, again[key]) for key, value in after.items())

@@ -31,8 +31,9 @@ class LastOpened:
     def of(config: Config, earlier: Mapping[str, Tensor], theta: Params, number: int) -> LastOpened:
         """Return it as round ``number`` begins at the global ``theta``; earlier: what was kept before.
 
-        Of two global models in a row, (theta before - theta) / eta: the gradient that ``fedavg`` stepped along, and of another
-        strategy the step that it made of it. A site that missed rounds sees their mean; where all were lost, the one before.
+        Of two global models in a row, (theta before - theta) / eta: the gradient that ``fedavg`` stepped along, what sites added of
+        public gradients included, and of another strategy the step that it made of it. A site that missed rounds sees the mean
+        of those that were opened, less where some were lost; where all were, the one before.
         """
         start = {name: p.detach().to("cpu", torch.float32, copy=True) for name, p in theta.items()}
         before = {name: earlier[SEEN + name] for name in start if SEEN + name in earlier}
@@ -41,7 +42,7 @@ class LastOpened:
             eta = sum(rate(config, one - 1) for one in range(int(earlier[ROUND]), number))
             if eta > 0:
                 known = {name: (before[name] - p) / eta for name, p in start.items()}
-        kept = {SEEN + name: p for name, p in start.items()} | {OPENED + name: g for name, g in known.items()}
+        kept = {SEEN + name: p for name, p in start.items()} | {OPENED + name: g.clone() for name, g in known.items()}
         return LastOpened({name: known[name].to(p) for name, p in theta.items()}, {ROUND: torch.tensor(number), **kept})
 
 
