@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import Annotated, Any
 
 import typer
@@ -65,12 +64,12 @@ def plan_text(plan: dict[str, Any]) -> str:
             f"sigma {without['sigma_without']:g} at this epsilon"
         )
     if plan["shared"]:
-        shared, alone = plan["shared"], plan["shared"]["epsilon_alone"]
+        shared = plan["shared"]
         lines += [
             f"shared noise: sigma {shared['sigma_of_a_site']:.4g} at a site, {shared['sigma_of_the_sum']:.4g} in a sum with "
             f"{shared['honest']} honest sites (of {shared['sites']}, {shared['colluding']} may collude); a site that trusts no "
             f"other would add sigma {shared['sigma_without_trust']:g}",
-            f"if no other site is honest, epsilon {rounded_up(math.inf if alone is None else alone)} is left",
+            f"if no other site is honest, epsilon {rounded_up(shared['epsilon_alone'])} is left",
         ]
         if not shared["colluding"]:
             lines.append(

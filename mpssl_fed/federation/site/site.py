@@ -128,18 +128,17 @@ class Site:
         require_room(config, parts.classifier, budget.public_size)
         learner, before = self._opened(run, number, config, start, parts, budget)
         looks = config.method.source == "meta-optimised"
-        earlier = kept_of(self.state.before(run, number) or {})
-        last = LastOpened.of(config, earlier, parts.classifier.theta(), number) if looks else None
+        last = LastOpened.of(config, before, parts.classifier.theta(), number) if looks else None
         part = part_of(learner, number, budget.public_size, last.gradient if last else None)
         after = snapshot(learner.state()) | (last.kept if last else {})
         kept = {key: after[key].clone() for key in RELEASED_ONCE if key in after}
-        self.state.save(Entry(run, number, digest(start), before | earlier | kept, after, None, {}, settings_of(config)))
+        self.state.save(Entry(run, number, digest(start), before | kept, after, None, {}, settings_of(config)))
         return part
 
     def _opened(
         self, run: str, number: int, config: Config, start: Weights, parts: Parts, budget: Spending | None
     ) -> tuple[Learner, State]:
-        """Return the learner of a round, ready for its first read, and its latents before; all of the round is charged by then."""
+        """Return the learner of a round, ready for its first read, and its state before; all of the round is charged by then."""
         before = self.state.before(run, number)
         first = before is None
         if budget is not None:
@@ -151,7 +150,7 @@ class Site:
             learner.proceed = self.proceed
         if before is not None:
             learner.load_state(before)
-        before = snapshot(learner.state())
+        before = kept_of(before or {}) | snapshot(learner.state())
         parts.classifier.load_shared(start)
         if budget is not None:
             charge.by = budget.reserve(run, number, first, parts.owned)
