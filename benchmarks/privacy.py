@@ -64,7 +64,7 @@ class OpacusData(DPPrivateData):
         return [found[name] for name in theta]
 
 
-def config_of(model: str, backend: str = "vmap", private: bool = True, method: str = "mp-ssl") -> Config:
+def config_of(model: str, backend: str = "layers", private: bool = True, method: str = "mp-ssl") -> Config:
     """Return the config of the default method at epsilon 8."""
     privacy = {"epsilon": 8.0, "public_size": UNITS, "sample_rate": BATCH / UNITS, "delta": 1e-4, "per_unit": backend}
     return from_mapping(
@@ -120,15 +120,17 @@ def single_reads(model: str) -> dict[str, Callable[[], object]]:
     def plain() -> object:
         return torch.autograd.grad(F.cross_entropy(classifier(x), y), list(theta.values()))
 
-    own, loop = releases(model, "vmap"), releases(model, "loop")
-    hooks, ghost = releases(model, "vmap", "hooks"), releases(model, "vmap", "ghost")
+    own, vmap, loop = (releases(model, backend) for backend in ("layers", "vmap", "loop"))
+    hooks, ghost = (releases(model, "vmap", mode) for mode in ("hooks", "ghost"))
     return {
         "plain gradient of the batch": plain,
-        "release (a), vmap": lambda: own.supervised_gradient(own.classifier.theta()),
+        "release (a), formulas of layers": lambda: own.supervised_gradient(own.classifier.theta()),
+        "release (a), vmap": lambda: vmap.supervised_gradient(vmap.classifier.theta()),
         "release (a), loop": lambda: loop.supervised_gradient(loop.classifier.theta()),
         "release (a), Opacus hooks": lambda: hooks.supervised_gradient(hooks.classifier.theta()),
         "release (a), Opacus ghost": lambda: ghost.supervised_gradient(ghost.classifier.theta()),
-        "release (b), norm layers, vmap": lambda: own.validation_gradient(own.classifier.theta()),
+        "release (b), norm layers, formulas": lambda: own.validation_gradient(own.classifier.theta()),
+        "release (b), norm layers, vmap": lambda: vmap.validation_gradient(vmap.classifier.theta()),
         "release (b), norm layers, loop": lambda: loop.validation_gradient(loop.classifier.theta()),
         "release (c)": lambda: own.mean_feature(own.classifier.theta()),
     }
@@ -138,9 +140,10 @@ def whole_steps(model: str) -> dict[str, Callable[[], object]]:
     """Return five steps of mp-ssl each, the first with latent meta-optimisation, by name."""
     learners = {
         "not private": learner(model, None),
-        "end-to-end": learner(model, releases(model, "vmap")),
-        "end-to-end, (a) by Opacus hooks": learner(model, releases(model, "vmap", "hooks")),
-        "end-to-end, (a) by Opacus ghost": learner(model, releases(model, "vmap", "ghost")),
+        "end-to-end": learner(model, releases(model, "layers")),
+        "end-to-end, (a) and (b) by vmap": learner(model, releases(model, "vmap")),
+        "end-to-end, (a) by Opacus hooks": learner(model, releases(model, "layers", "hooks")),
+        "end-to-end, (a) by Opacus ghost": learner(model, releases(model, "layers", "ghost")),
     }
     return {name: partial(_steps, one) for name, one in learners.items()}
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mpssl_fed.privacy import clipping
+from mpssl_fed.privacy.units import clipping
 
 LENGTH = 3.0
 """A canary's vector before clipping, in clip bounds."""

@@ -217,7 +217,9 @@ class Privacy(Section):
     trust: Literal["site", "sum"] = Field(
         "site", description="Whose noise covers a site: its own, or that of all honest sites in a sum which alone is seen."
     )
-    per_unit: Literal["vmap", "loop"] = Field("vmap", description="How per-unit gradients are taken.")
+    per_unit: Literal["layers", "vmap", "loop"] = Field(
+        "layers", description="How gradients of single units are taken; layers: by their formulas, else by vmap."
+    )
     max_physical_batch: int = Field(32, ge=1, description="Units in memory at once.")
 
     @field_validator("class_weights")

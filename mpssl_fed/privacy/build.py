@@ -15,9 +15,9 @@ from mpssl_fed.method.validation import Split
 from mpssl_fed.method.views import Views
 from mpssl_fed.privacy.mechanism import Charge
 from mpssl_fed.privacy.noise import Noise, noise_source
-from mpssl_fed.privacy.per_unit import Speed
 from mpssl_fed.privacy.plan import Plan
 from mpssl_fed.privacy.releases import AugmentRows, DPPrivateData, LabelledStepPrivateData, ReleasedImages, ReleaseSettings
+from mpssl_fed.privacy.units.per_unit import Speed
 
 
 def release_settings(plan: Plan, config: Config) -> ReleaseSettings:

@@ -27,8 +27,8 @@ from mpssl_fed.models import Classifier, Params
 from mpssl_fed.models.norms import is_norm
 from mpssl_fed.privacy.mechanism import Answer, Charge, Kind, Mechanism
 from mpssl_fed.privacy.noise import Noise
-from mpssl_fed.privacy.per_unit import PerUnit, Speed, Unit, units_of
 from mpssl_fed.privacy.plan import Plan
+from mpssl_fed.privacy.units.per_unit import PerUnit, Speed, Unit, units_of
 
 LABEL_ROWS = 1000
 

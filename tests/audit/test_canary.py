@@ -18,8 +18,8 @@ from mpssl_fed.audit.canary import CanaryAudit, audit_config, audit_run
 from mpssl_fed.generators import load_generator
 from mpssl_fed.generators.base import Generator
 from mpssl_fed.method.parts import Parts
-from mpssl_fed.privacy import clipping
 from mpssl_fed.privacy.noise import FastNoise, SecureNoise
+from mpssl_fed.privacy.units import clipping
 from tests.privacy.release_cases import Entropy, classifier, digits, fixed, unclipped
 
 LABELLED_STEP = "privacy={scope: labelled-step, epsilon: 1, public_size: 1000}"

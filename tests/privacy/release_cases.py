@@ -18,9 +18,9 @@ from mpssl_fed.data.datasets import Dataset, Images, load_dataset
 from mpssl_fed.models import Architecture, Classifier, build_classifier
 from mpssl_fed.privacy.mechanism import Kind
 from mpssl_fed.privacy.noise import SecureNoise, Tape
-from mpssl_fed.privacy.per_unit import Speed
 from mpssl_fed.privacy.plan import Plan
 from mpssl_fed.privacy.releases import DPPrivateData, ReleasedImages, ReleaseSettings, secret_rows
+from mpssl_fed.privacy.units.per_unit import Speed
 
 SIZE = 32  # of mnist-5k
 KINDS: tuple[Kind, ...] = ("gradient", "meta", "feature")

@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from torch import Tensor
 
 from mpssl_fed.config.federation import CLIP_RANGE
-from mpssl_fed.privacy.clipping import AT_ONCE, GRID_BITS, MARGIN, clip_and_sum, clip_grid, unit_norms
+from mpssl_fed.privacy.units.clipping import AT_ONCE, GRID_BITS, MARGIN, clip_and_sum, clip_grid, unit_norms
 
 LARGEST = float(np.finfo(np.float32).max)
 WIDE = AT_ONCE + 70_001  # a unit so large that its tensors are not put together

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from mpssl_fed.data.augment import COLUMNS
-from mpssl_fed.privacy import clipping
 from mpssl_fed.privacy.build import labelled_view
 from mpssl_fed.privacy.mechanism import Answer, Kind
 from mpssl_fed.privacy.releases import DPPrivateData, secret_rows
+from mpssl_fed.privacy.units import clipping
 from tests.privacy.release_cases import (
     CHECKS,
     SIZE,

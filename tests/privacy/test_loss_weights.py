@@ -41,7 +41,7 @@ def summed(private: DPPrivateData, units: list[Tensor]) -> Tensor:
     return torch.cat([part.flatten() for part in private.gradient_sum(private.classifier.theta(), units)])
 
 
-@pytest.mark.parametrize("backend", ["vmap", "loop"])
+@pytest.mark.parametrize("backend", ["layers", "vmap", "loop"])
 @pytest.mark.parametrize("bound", [0.5, FAR])
 def test_an_image_is_weighted_and_then_clipped(backend: str, bound: float) -> None:
     model, images = classifier().double(), digits(12)
@@ -53,7 +53,7 @@ def test_an_image_is_weighted_and_then_clipped(backend: str, bound: float) -> No
     assert max(float(g.norm()) for g in alone) > 0.5  # so that the smaller bound clips
 
 
-@pytest.mark.parametrize("backend", ["vmap", "loop"])
+@pytest.mark.parametrize("backend", ["layers", "vmap", "loop"])
 def test_what_a_unit_adds_depends_on_no_other(backend: str) -> None:
     """Bit by bit: whoever else is drawn, of whatever class."""
     private = make(digits(12), backend=backend, loss_weights=WEIGHTS, max_physical_batch=4)

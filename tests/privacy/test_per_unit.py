@@ -11,8 +11,8 @@ from torch import Tensor
 
 from mpssl_fed.data.datasets import Images
 from mpssl_fed.errors import UserError
-from mpssl_fed.privacy import per_unit
-from mpssl_fed.privacy.per_unit import PerUnit, units_of
+from mpssl_fed.privacy.units import per_unit
+from mpssl_fed.privacy.units.per_unit import PerUnit, units_of
 from tests.privacy.release_cases import SIZE, classifier, digits, make, middle
 
 FAR = 1e3  # a bound that no unit reaches
@@ -40,7 +40,7 @@ def test_clipped_sums_are_those_of_one_backward_pass_an_image(
     name: str, kind: str, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In float64; (a) on all of theta, (b) on the norm layers."""
-    monkeypatch.setattr(per_unit, "VMAP_BYTES", 1 << 30)
+    monkeypatch.setattr(per_unit, "BYTES", 1 << 30)
     size, n = (SIZE, 4) if name == "small-cnn" else (8, 2)
     model, images = classifier(name, size).double(), middle(digits(n), size)
     bound = 2.0 if kind == "gradient" else 0.5
@@ -114,15 +114,15 @@ def test_memory_is_bounded_by_the_physical_batch(unit: str, monkeypatch: pytest.
     assert max(seen) == 4
 
 
-def test_large_models_are_taken_one_unit_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The gradients of one vmap call stay below a number of bytes."""
-    private = make(digits(6))
+@pytest.mark.parametrize("backend", ["layers", "vmap"])
+def test_no_more_gradients_are_held_than_a_number_of_bytes(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    private = make(digits(6), backend=backend)
     size = 4 * sum(p.numel() for p in private.classifier.theta().values())
-    for limit, expected in ((6 * size, 6), (2 * size, 2), (size // 2, 1)):
-        monkeypatch.setattr(per_unit, "VMAP_BYTES", limit)
-        theta = {name: p.detach() for name, p in private.classifier.theta().items()}
+    theta = {name: p.detach() for name, p in private.classifier.theta().items()}
+    for limit, expected in ((8 * size, [6]), (2 * size, [2, 2, 2]), (size // 2, [1] * 6)):
+        monkeypatch.setattr(per_unit, "BYTES", limit)
         parts = list(private._augmented._unit_gradients(theta, list(theta), private.units))
-        assert [len(part[0]) for part in parts] == [expected] * (6 // expected)
+        assert [len(part[0]) for part in parts] == expected
 
 
 def test_units_need_subjects() -> None:

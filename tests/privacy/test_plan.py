@@ -12,9 +12,9 @@ from mpssl_fed.errors import UserError
 from mpssl_fed.method.reads import reads
 from mpssl_fed.privacy.accounting import epsilon, merge
 from mpssl_fed.privacy.mechanism import Mechanism
-from mpssl_fed.privacy.per_unit import Speed
 from mpssl_fed.privacy.plan import Plan, plan_for
 from mpssl_fed.privacy.releases import ReleaseSettings
+from mpssl_fed.privacy.units.per_unit import Speed
 
 
 def config(method: str = "mp-ssl", privacy: dict | None = None, **sections: dict) -> Config:

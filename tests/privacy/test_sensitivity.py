@@ -17,10 +17,10 @@ from mpssl_fed.config.federation import CLIP_RANGE
 from mpssl_fed.data.datasets import Images
 from mpssl_fed.errors import UserError
 from mpssl_fed.models import Classifier
-from mpssl_fed.privacy import per_unit
-from mpssl_fed.privacy.places import places
 from mpssl_fed.privacy.policy import Policy, Request, decide
 from mpssl_fed.privacy.releases import DPPrivateData
+from mpssl_fed.privacy.units import per_unit
+from mpssl_fed.privacy.units.places import places
 from tests.privacy.crafted_weights import CASES, Crafted
 from tests.privacy.release_cases import KINDS, SETTINGS, Still, answer, classifier, clipped_sum, digits, fixed, make, middle
 
@@ -66,7 +66,7 @@ BATCHES: list[Sequence[int]] = [range(7), range(6, 0, -1), (6,), (6, 0), (0, 6),
 AMPLIFIED = [case for case in CASES if "amplified" in case.name]
 
 
-@pytest.mark.parametrize("backend", ["vmap", "loop"])
+@pytest.mark.parametrize("backend", ["layers", "vmap", "loop"])
 @pytest.mark.parametrize("unit", ["image", "subject"])
 @pytest.mark.parametrize("case", [AMPLIFIED[2], AMPLIFIED[6], AMPLIFIED[9]], ids=lambda case: case.name)
 def test_a_units_part_does_not_depend_on_what_is_drawn_beside_it(case: Crafted, unit: str, backend: str) -> None:
@@ -105,13 +105,13 @@ def test_a_call_takes_no_more_images_than_are_computed_alike() -> None:
     known: dict[Any, int] = {}
 
     def compute(limit: int) -> Any:
-        return lambda m: [torch.where(torch.arange(m) < limit, 1.0, 1.0 + 1e-7)]
+        return lambda m: [[torch.where(torch.arange(m) < limit, 1.0, 1.0 + 1e-7)]]
 
     assert places(known, "all alike", 32, compute(32)) == 32
     assert places(known, "the last differ", 32, compute(9)) == 8
     assert places(known, "no two alike", 5, compute(1)) == 1
-    assert places(known, "zeros", 8, lambda m: [torch.zeros(m)]) == 1
-    assert places(known, "NaN", 8, lambda m: [torch.full((m, 2), torch.nan)]) == 1
+    assert places(known, "zeros", 8, lambda m: [[torch.zeros(m)]]) == 1
+    assert places(known, "NaN", 8, lambda m: [[torch.full((m, 2), torch.nan)]]) == 1
 
 
 def test_batches_that_are_not_alike_in_every_place_are_taken_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:

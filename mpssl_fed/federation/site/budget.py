@@ -24,11 +24,11 @@ from mpssl_fed.privacy.ledger_files import LedgerError, OutsidePlanError
 from mpssl_fed.privacy.ledger_rows import Spent
 from mpssl_fed.privacy.mechanism import Charge
 from mpssl_fed.privacy.noise import Noise
-from mpssl_fed.privacy.per_unit import units_of
 from mpssl_fed.privacy.plan import Plan, plan_for
 from mpssl_fed.privacy.policy import Granted, Policy, Request, decide
 from mpssl_fed.privacy.releases import DPPrivateData
 from mpssl_fed.privacy.shared.history import History
+from mpssl_fed.privacy.units.per_unit import units_of
 
 log = logging.getLogger("mpssl_fed.site")
 

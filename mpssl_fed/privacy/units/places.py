@@ -8,15 +8,18 @@ out on this machine: copies of one image must give the same bits in every place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, MutableMapping, Sequence
 
 import torch
 from torch import Tensor
 
 from mpssl_fed.models import Classifier, Params
 
-Compute = Callable[[int], Sequence[Tensor]]
-"""m -> what a call over m copies of one image computes, tensors [m, ...]."""
+Parts = Iterable[Sequence[Tensor]]
+"""What is computed of the images of one call, of some after the other: tensors [k, ...] each time, the k adding up to m."""
+
+Compute = Callable[[int], Parts]
+"""m -> what a call over m copies of one image computes."""
 
 Known = MutableMapping[Hashable, int]
 """What was tried out before."""
@@ -50,6 +53,10 @@ def any_weights(classifier: Classifier) -> Params:
     return {name: (0.1 * torch.randn(p.shape, generator=rng)).to(p) for name, p in classifier.named_parameters()}
 
 
-def _alike(parts: Sequence[Tensor]) -> bool:
-    telling = any(bool(part.any()) for part in parts)
-    return telling and all(torch.equal(part, part[:1].expand_as(part)) for part in parts)
+def _alike(parts: Parts) -> bool:
+    first: list[Tensor] = []
+    for part in parts:
+        first = first or [some[:1].clone() for some in part]
+        if not all(torch.equal(some, one.expand_as(some)) for some, one in zip(part, first, strict=True)):
+            return False
+    return any(bool(one.any()) for one in first)
