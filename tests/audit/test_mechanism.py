@@ -18,9 +18,10 @@ from torch import Tensor
 
 from mpssl_fed.audit.mechanism import CUTS, MechanismAudit, audit_release, epsilon_lower_bound
 from mpssl_fed.models import Params
-from mpssl_fed.privacy import accounting, clipping
+from mpssl_fed.privacy import accounting
 from mpssl_fed.privacy.mechanism import Kind
 from mpssl_fed.privacy.releases import DPPrivateData
+from mpssl_fed.privacy.units import clipping
 from tests.privacy.release_cases import KINDS, clipped_sum, digits, make, unclipped
 from tests.privacy.test_faults import HalfNoise, TrueBatch
 

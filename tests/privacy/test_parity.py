@@ -24,7 +24,6 @@ from mpssl_fed.method.views import Views
 from mpssl_fed.models import Classifier
 from mpssl_fed.privacy.build import labelled_view
 from mpssl_fed.privacy.releases import DPPrivateData
-from mpssl_fed.privacy.units import per_unit
 from mpssl_fed.seeds import torch_rng
 from tests.privacy.opacus_oracle import OpacusSums, no_addition_in_place
 from tests.privacy.release_cases import SIZE, Still, classifier, digits, make, middle
@@ -97,9 +96,8 @@ def test_each_release_is_the_exact_read(backend: str) -> None:
         assert torch.allclose(means.values, expected.values, rtol=1e-6, atol=1e-8)
 
 
-def test_whole_steps_are_the_exact_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whole_steps_are_the_exact_ones() -> None:
     """Three steps of mp-ssl with latent meta-optimisation in each, global gap: weights and latents of both worlds."""
-    monkeypatch.setattr(per_unit, "AT_ONCE", N)  # one call a read: what fills a call up would draw from the public stream too
     config = configs.from_mapping(
         {
             "method": {"name": "mp-ssl", "lmo_every": 1, "batch": 6, "lmo_batch": 6, "gap": {"per_class": False}, "warmup": 0.0},

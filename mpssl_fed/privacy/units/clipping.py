@@ -21,6 +21,7 @@ GRID_BITS = 36
 2^17 such units without an error."""
 
 AT_ONCE = 1 << 17  # entries in float64 at a time: they stay in the cache; a unit of no more is put together there, for fewer calls
+CALLS = 4  # times AT_ONCE, about, that are put together in one call
 
 
 def clip_grid(bound: float) -> float:
@@ -90,15 +91,15 @@ def _put_together(rows: Sequence[Tensor]) -> bool:
 def _groups(rows: Sequence[Tensor], room: Tensor) -> Iterator[list[Tensor]]:
     """Yield some units' rows: several small units, put together in ``room``, or one unit cut into pieces of :data:`AT_ONCE`."""
     entries = _entries(rows)
-    step, sizes = max(1, AT_ONCE // max(1, entries)), [part.shape[1] for part in rows]
-    for start in range(0, len(rows[0]), step):
-        some = [part[start : start + step] for part in rows]
-        if _put_together(rows):
-            there = room[: len(some[0]) * entries].view(len(some[0]), entries)
-            torch._foreach_copy_(list(torch.split(there, sizes, dim=1)), some)
-            yield [there]
-        else:
-            yield [piece for part in some for piece in torch.split(part, AT_ONCE, dim=1)]
+    step = max(1, AT_ONCE // max(1, entries))
+    if not _put_together(rows):
+        for start in range(0, len(rows[0]), step):
+            yield [piece for part in rows for piece in torch.split(part[start : start + step], AT_ONCE, dim=1)]
+        return
+    for start in range(0, len(rows[0]), step * CALLS):
+        together = torch.cat([part[start : start + step * CALLS] for part in rows], dim=1)
+        for some in torch.split(together, step):
+            yield [room[: some.numel()].view(some.shape).copy_(some)]
 
 
 def _norms(pieces: Sequence[Tensor], room: Tensor) -> list[float]:

@@ -30,9 +30,9 @@ Copies = Callable[[int], tuple[Tensor, Tensor]]
 Vector = Callable[[Params, Tensor, Tensor], Tensor]
 """(psi, what the classifier sees [m, C, S, S], labels [m]) -> [m, ...], each row from its own image alone."""
 
-BYTES = 1 << 25  # gradients that are held at once; beyond it, memory traffic costs more than the calls it saves
-AT_ONCE = 16  # images of one pass by formulas on a CPU, where more save nothing and the last pass is filled up
-LARGE = 8  # the same of a network whose gradient alone takes BYTES
+BYTES = 1 << 25  # gradients of one vmap call; beyond it, memory traffic costs more than the calls it saves
+HELD = 1 << 23  # the same by formulas, where a pass may be of more images than gradients are held of
+LARGE = 8  # images of such a pass on a CPU where one gradient takes HELD: more save nothing, and the last is filled up
 FORWARD = 32  # images of one forward pass: more save little time, and the last pass is filled up
 
 _networks: Known = {}  # of the process: what depends on the network alone
@@ -71,7 +71,7 @@ class Speed:
 class PerUnit:
     """How units are taken: images one at a time or, but for the backend ``loop``, in calls of one size; a subject always alone.
 
-    together: images a call takes at most, beside what ``max_physical_batch`` and :data:`BYTES` allow and what is computed
+    together: images a call takes at most, beside what ``max_physical_batch`` and the constants above allow and what is computed
     alike in every place (see :mod:`~mpssl_fed.privacy.units.places`). So a unit's vector follows from the unit alone, bit by bit. A
     subject's gradient is the plain gradient of the mean loss of its images, in slices of ``max_physical_batch``.
     loss_weights: of each class [K] in that loss, public.
@@ -140,9 +140,8 @@ class PerUnit:
             return BYTES // max(1, size)
         if backend == "loop":
             return 1
-        if self.classifier.head.weight.device.type != "cpu":
-            return self.max_physical_batch
-        return AT_ONCE if size < BYTES else LARGE
+        large = size >= HELD and self.classifier.head.weight.device.type == "cpu"
+        return LARGE if large else self.max_physical_batch
 
     def _backend(self, keys: Sequence[str]) -> Backend:
         """Return what is asked for; vmap where a network is not one for formulas, which is tried out once."""
@@ -189,7 +188,7 @@ class PerUnit:
         """Yield the gradients of m images, some at a time, by the formulas of layers."""
         body = _reaches_body(keys)
         seen = self._seen(theta, x, body)
-        some = max(1, BYTES // max(1, _size(theta, keys)))
+        some = max(1, HELD // max(1, _size(theta, keys)))
         held = max(d for d in range(1, len(y) + 1) if len(y) % d == 0 and d <= some)
         yield from layers.gradients(self.classifier, keys, lambda: self._loss(theta, seen, y, body) * len(y), held)
 
