@@ -11,6 +11,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 
 from mpssl_fed.codes import Code
 from mpssl_fed.deployment import wire
+from mpssl_fed.federation import packed
 from mpssl_fed.federation.refusal import Refusal, to_error
 
 SOCKET = "site-socket"
@@ -44,13 +45,14 @@ def _relay(message: Message, context: Context, target: str) -> Message:
         if not isinstance(arrays, ArrayRecord) or not isinstance(header, ConfigRecord):
             raise Refusal("malformed")
         try:
-            weights = {name: array.numpy() for name, array in arrays.items()}
+            weights = packed.values(arrays)
             fields = {ours: header[theirs] for theirs, ours in HEADER.items()}
             body = wire.pack(weights, "request", fields | ({"secure": header["secure"]} if "secure" in header else {}))
         except (KeyError, ValueError, TypeError) as error:
             raise Refusal("malformed") from error
         values, metrics = wire.unpack(_ask(context, "POST", target, body), "metrics")
-        released = ArrayRecord({name: Array(value) for name, value in sorted(values.items())})
+        apart = len(values) < 2 or not packed.is_one(arrays)  # as the server asked
+        released = ArrayRecord({name: Array(values[name]) for name in sorted(values)}) if apart else packed.whole(values)
         scalars, reply = json.loads(metrics), RecordDict({"arrays": released})
         if scalars:
             reply["metrics"] = MetricRecord(scalars)
@@ -64,7 +66,7 @@ def relay_query(message: Message, context: Context) -> Message:
 
     def work() -> RecordDict:
         site = json.loads(_ask(context, "GET", wire.CARD))["site"]
-        return RecordDict({"site": ConfigRecord({"partition-id": int(site), "num-partitions": 0})})
+        return RecordDict({"site": ConfigRecord({"partition-id": int(site), "num-partitions": 0, packed.PACKED: 1})})
 
     return _answer(message, work)
 

@@ -12,26 +12,19 @@ A refusal is {"code": CODE} with status 4xx or 5xx.
 from __future__ import annotations
 
 import http.client
-import json
 import math
 import socket
-import struct
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import safetensors.numpy
+from mpssl_fed.federation.array_bytes import MOST_HEADER, Arrays, pack, unpack
 
-from mpssl_fed.files import parse_json
+__all__ = ["MOST_HEADER", "Arrays", "Connection", "call", "pack", "unpack"]
 
 TRAIN, EVALUATE, SECURE = "/v1/train", "/v1/evaluate", "/v1/secure"
 CARD, STATUS, HEALTH = "/v1/card", "/v1/status", "/healthz"
 ARRAYS_TYPE = "application/x-safetensors"
 MOST_BYTES = 2 << 30
-MOST_HEADER = 1 << 20
-Arrays = dict[str, np.ndarray]
 
 
 class Connection(http.client.HTTPConnection):
@@ -68,26 +61,3 @@ def call(path: str | Path, method: str, target: str, body: bytes | None = None, 
         return response.status, response.read()
     finally:
         connection.close()
-
-
-def pack(arrays: Mapping[str, np.ndarray], key: str, fields: Mapping[str, Any]) -> bytes:
-    """Return ``arrays`` as safetensors with ``fields`` as JSON under the metadata ``key``."""
-    contiguous = {name: np.asarray(value, order="C") for name, value in arrays.items()}
-    return safetensors.numpy.save(contiguous, {key: json.dumps(fields, allow_nan=False)})
-
-
-def unpack(body: bytes, key: str) -> tuple[Arrays, str]:
-    """Return (arrays, the JSON text under ``key``); ValueError unless ``body`` is safetensors with that key alone."""
-    if len(body) < 8:
-        raise ValueError("too short")
-    (length,) = struct.unpack("<Q", body[:8])
-    if length > min(MOST_HEADER, len(body) - 8):
-        raise ValueError("header too long")
-    found = parse_json(body[8 : 8 + length])
-    metadata = found.get("__metadata__") if isinstance(found, dict) else None
-    if not isinstance(metadata, dict) or set(metadata) != {key}:
-        raise ValueError("metadata")
-    try:
-        return safetensors.numpy.load(body), str(metadata[key])
-    except (safetensors.SafetensorError, KeyError) as error:
-        raise ValueError("not safetensors") from error

@@ -1,0 +1,79 @@
+"""A grid that packs arrays on their way to those who read them so, and unpacks what they answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
+from flwr.serverapp import Grid
+
+from mpssl_fed.federation.messages import ARRAYS, SITE
+from mpssl_fed.federation.packed import PACKED, in_one, is_one, values
+
+
+class PackingGrid(Grid):
+    """``grid`` for those who send and receive arrays one by one: packed on their way to nodes whose card says that they read it."""
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+        self._asked: dict[str, int] = {}  # query without an answer -> its node
+        self._reading: set[int] = set()
+
+    def set_run(self, run: Any) -> None:
+        """Set the run that the grid serves."""
+        self._grid.set_run(run)
+
+    @property
+    def run(self) -> Any:
+        """The run that the grid serves."""
+        return self._grid.run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """Return a message to ``dst_node_id``."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the ids of the nodes online."""
+        return self._grid.get_node_ids()
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Send ``messages`` and return their ids; what several share is packed once."""
+        sent, made = list(messages), dict[int, ArrayRecord]()
+        ids = list(self._grid.push_messages([self._packed(message, made) for message in sent]))
+        queries = (message.metadata.message_type == MessageType.QUERY for message in sent)
+        self._asked |= {
+            number: message.metadata.dst_node_id
+            for number, message, asks in zip(ids, sent, queries, strict=False)
+            if asks and number
+        }
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Return the replies that have come, unpacked; ValueError for one that is not what it says."""
+        replies = list(self._grid.pull_messages(message_ids))
+        for reply in replies:
+            node = self._asked.pop(reply.metadata.reply_to_message_id, None)
+            if not reply.has_content():
+                continue
+            card, arrays = reply.content.get(SITE), reply.content.get(ARRAYS)
+            if node is not None and isinstance(card, ConfigRecord) and card.get(PACKED) == 1:
+                self._reading.add(node)
+            if isinstance(arrays, ArrayRecord) and is_one(arrays):
+                reply.content[ARRAYS] = ArrayRecord({name: Array(value) for name, value in sorted(values(arrays).items())})
+        return replies
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Not for rounds, which have a deadline and a stop: those push and pull."""
+        raise NotImplementedError("push and pull")
+
+    def _packed(self, message: Message, made: dict[int, ArrayRecord]) -> Message:
+        arrays, about = message.content.get(ARRAYS), message.metadata
+        if about.dst_node_id not in self._reading or not isinstance(arrays, ArrayRecord) or len(arrays) < 2:
+            return message
+        if id(arrays) not in made:
+            made[id(arrays)] = in_one(arrays)
+        content = RecordDict({**message.content, ARRAYS: made[id(arrays)]})
+        return Message(content, about.dst_node_id, about.message_type, ttl=about.ttl, group_id=about.group_id)

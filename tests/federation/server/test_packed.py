@@ -1,0 +1,91 @@
+"""Arrays packed into one on their way: the same numbers come out, and whatever else a site packs ends its own reply alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
+
+from mpssl_fed.federation import packed
+from mpssl_fed.federation.array_bytes import Arrays, pack
+from mpssl_fed.federation.engines.inprocess import InProcessGrid
+from mpssl_fed.federation.messages import query
+from mpssl_fed.federation.refusal import Refusal
+from mpssl_fed.federation.server.collect import pull
+from mpssl_fed.federation.server.packing import PackingGrid
+
+VALUES = {
+    "head.bias": np.arange(3, dtype=np.float32),
+    "head.weight": np.eye(3, dtype=np.float32),
+    "one": np.array(2, dtype=np.float32),
+}
+SENT = ArrayRecord({name: Array(value) for name, value in VALUES.items()})
+
+
+def same(one: Arrays) -> bool:
+    return {name: (value.dtype, value.tolist()) for name, value in one.items()} == {
+        name: (value.dtype, value.tolist()) for name, value in VALUES.items()
+    }
+
+
+def as_bytes(body: bytes) -> ArrayRecord:
+    return ArrayRecord({packed.PACKED: Array("uint8", (len(body),), packed.STYPE, body)})
+
+
+def exchange(
+    answer: Callable[[ArrayRecord], ArrayRecord], cards: dict[int, int]
+) -> tuple[dict[int, object], dict[int, ArrayRecord]]:
+    """Return what a server gets from nodes 1, 2, ... that say ``cards`` and answer so, by node, and what came to each of them."""
+    came: dict[int, ArrayRecord] = {}
+
+    def node(message: Message, context: Context) -> Message:
+        if message.metadata.message_type == MessageType.QUERY:
+            card = {"partition-id": context.node_id, "num-partitions": 0} | ({packed.PACKED: 1} if cards[context.node_id] else {})
+            return Message(RecordDict({"site": ConfigRecord(card)}), reply_to=message)
+        arrays = came[context.node_id] = message.content["arrays"]
+        return Message(RecordDict({"arrays": answer(arrays)}), reply_to=message)
+
+    grid = PackingGrid(InProcessGrid(node, [{} for _ in cards]))
+    for number in grid.push_messages([Message(query(), one, MessageType.QUERY) for one in cards]):
+        assert pull(grid, number) is not None
+    content = RecordDict({"arrays": SENT})
+    ids = list(grid.push_messages([Message(content, one, MessageType.TRAIN) for one in cards]))
+    replies = {one: pull(grid, number) for one, number in zip(cards, ids, strict=True)}
+    return {one: reply.content["arrays"] if isinstance(reply, Message) else reply for one, reply in replies.items()}, came
+
+
+def test_a_node_is_sent_one_array_once_it_has_said_that_it_reads_it() -> None:
+    got, came = exchange(
+        lambda arrays: packed.whole(packed.values(arrays)) if packed.is_one(arrays) else arrays, {1: 1, 2: 0, 3: 1}
+    )
+    assert {one: packed.is_one(arrays) for one, arrays in came.items()} == {1: True, 2: False, 3: True}
+    assert came[1] is came[3]  # Flower stores and sends what they share once
+    assert all(same(packed.values(arrays)) for arrays in came.values())
+    for arrays in got.values():
+        assert isinstance(arrays, ArrayRecord)
+        assert list(arrays) == sorted(VALUES)
+        assert same(packed.values(arrays))
+    assert list(SENT) == list(VALUES)  # what the server holds stays as it was
+
+
+def test_one_array_is_not_packed() -> None:
+    alone = ArrayRecord({"confusion": Array(np.eye(2, dtype=np.float32))})
+    assert packed.in_one(alone) is alone
+
+
+BROKEN = [b"", b"1234567", pack(VALUES, "another", {}), pack(VALUES, packed.PACKED, {})[:-1], b"\xff" * 64]
+
+
+@pytest.mark.parametrize("body", BROKEN)
+def test_what_is_no_pack_is_malformed(body: bytes) -> None:
+    got, _ = exchange(lambda _: as_bytes(body), {1: 1})
+    assert isinstance(got[1], Refusal)
+    assert got[1].code == "malformed"
+
+
+def test_an_array_by_that_name_is_an_array() -> None:
+    record = ArrayRecord({packed.PACKED: Array(np.eye(2, dtype=np.float32))})
+    assert not packed.is_one(record)
+    assert packed.values(record)[packed.PACKED].tolist() == [[1, 0], [0, 1]]
