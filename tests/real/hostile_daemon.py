@@ -35,6 +35,8 @@ class Hostile:
             arrays = {name: -value for name, value in arrays.items()}
         return wire.pack(arrays, "metrics", {"num-examples": 1.0})
 
+    evaluate = secure = train
+
     def status(self) -> dict[str, Any]:
         return {}
 
