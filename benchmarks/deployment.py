@@ -19,6 +19,7 @@ from statistics import median
 from typing import Any
 
 from mpssl_fed import config as configs
+from mpssl_fed import environment
 from mpssl_fed.deployment import superlink as control
 from mpssl_fed.deployment.rehearsal import Deployment
 from mpssl_fed.environment import FLOWERS_POLL
@@ -90,6 +91,9 @@ class WithoutDaemon(Deployment):
 
     def _ready(self, site: int) -> bool:
         return True
+
+    def _node_variables(self) -> dict[str, str]:
+        return environment.of_flower(self.home / "flower", self.address)  # Flower's own commands alone
 
     def _node_config(self, site: int) -> str:
         return f'partition-id={site} state-dir="{self.home / "sites"}"'

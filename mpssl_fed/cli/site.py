@@ -118,9 +118,11 @@ def site_node(
     from mpssl_fed.deployment.flower_log import run_flower
     from mpssl_fed.deployment.isolation import make_private, state_folder
     from mpssl_fed.deployment.supernode import relaying, supernode_command
+    from mpssl_fed.deployment.warm.nest import beside
 
     server = host_and_port(server, "--server", FRONT_PORT)
-    os.environ.update(environment.of_flower(make_private(state_folder("node")), server))
+    home = make_private(state_folder("node"))
+    os.environ.update(beside(home, environment.of_flower(home, server)))
     command = supernode_command(server, ca.absolute(), key.absolute(), relaying(socket.absolute()), node_port)
     raise typer.Exit(run_flower(command, log_level, log_format))
 

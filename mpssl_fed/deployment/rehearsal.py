@@ -24,6 +24,7 @@ from mpssl_fed.deployment.processes import GRACE_S, Children
 from mpssl_fed.deployment.rehearsal_policy import policy_of
 from mpssl_fed.deployment.submit import submit, with_absolute_paths
 from mpssl_fed.deployment.supernode import relaying, supernode_command
+from mpssl_fed.deployment.warm.nest import beside
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
 from mpssl_fed.federation.engines.simulation import preflight
@@ -147,11 +148,15 @@ class Deployment:
             private, public = certs.make_site_key(keys, f"site-{site}")
             self.flower.register(public, f"site-{site}")
             command = supernode_command(address, keys / certs.CA_CERT, private, self._node_config(site), port)
-            self.children.start(f"supernode-{site}", command, environment.of_flower(self.home / "flower", address))
+            self.children.start(f"supernode-{site}", command, self._node_variables())
         self._await(lambda: all(self._ready(site) for site in sites), "the site daemons")
 
     def _ready(self, site: int) -> bool:
         return self._socket(site).exists()
+
+    def _node_variables(self) -> dict[str, str]:
+        home = self.home / "flower"
+        return beside(home, environment.of_flower(home, self.address))
 
     def _node_config(self, site: int) -> str:
         return relaying(self._socket(site))

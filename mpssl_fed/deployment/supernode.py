@@ -18,6 +18,7 @@ from mpssl_fed.deployment.isolation import User
 from mpssl_fed.deployment.processes import MARK, kill_marked
 from mpssl_fed.deployment.relay import SOCKET
 from mpssl_fed.deployment.site_log import Form, Level
+from mpssl_fed.deployment.warm.nest import beside
 
 log = logging.getLogger("mpssl_fed.supernode")
 AGAIN_AFTER_S = 5.0
@@ -60,7 +61,7 @@ class SuperNode:
     def _keep_running(self) -> None:
         command = supernode_command(self.server, self.ca, self.key, relaying(self.socket), self.port)
         with tempfile.TemporaryDirectory(prefix="mpssl-fed-node-") as home:
-            variables = {**os.environ, **self.variables(Path(home)), MARK: self._token}
+            variables = {**os.environ, **beside(Path(home), self.variables(Path(home))), MARK: self._token}
             user = None if self.user is None else User.named(self.user)
             if user is not None:
                 os.chown(home, user.uid, -1)
