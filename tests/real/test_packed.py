@@ -13,8 +13,8 @@ from mpssl_fed.federation.engines.inprocess import InProcessGrid
 from mpssl_fed.federation.messages import SentConfig, TrainReply, TrainRequest
 from mpssl_fed.federation.packed import PACKED, is_one
 from mpssl_fed.federation.server.collect import Roster, pull
+from mpssl_fed.federation.server.deployed_grid import DeployedGrid
 from mpssl_fed.federation.server.deployed_run import for_sites
-from mpssl_fed.federation.server.packing import PackingGrid
 from mpssl_fed.federation.weights import digest, to_record
 from tests.patience import PATIENCE_S
 from tests.real.sites import RealSite, tiny
@@ -37,7 +37,7 @@ def test_both_ways_of_sending_weights_give_the_same_bits(tmp_path: Path) -> None
         return reply
 
     try:
-        grid = PackingGrid(InProcessGrid(node, [{SOCKET: str(site.socket)} for _ in range(2)]))
+        grid = DeployedGrid(InProcessGrid(node, [{SOCKET: str(site.socket)} for _ in range(2)]), look_every_s=0)
         assert Roster(grid).sites(PATIENCE_S) == {0: 1}
         start = parts.initial_classifier(config).shared_state()
         content = TrainRequest(SentConfig.of("run1", for_sites(config)), 1, to_record(start)).to_record()

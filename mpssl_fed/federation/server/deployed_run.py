@@ -9,7 +9,7 @@ from flwr.serverapp import Grid
 from mpssl_fed.config import Config
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation import parts
-from mpssl_fed.federation.server.packing import PackingGrid
+from mpssl_fed.federation.server.deployed_grid import DeployedGrid
 from mpssl_fed.federation.server.rounds import Job, serve
 from mpssl_fed.models.efficientnet import NAME as EFFICIENTNET
 from mpssl_fed.runs.lock import holding
@@ -33,7 +33,7 @@ def serve_deployment(grid: Grid, config: Config, flower_run: int) -> Path:
         run = open_run(config, folder, **flags, command="flwr run")
         run.update_manifest(error=None, flower_run=str(flower_run))
         try:
-            serve(PackingGrid(grid), Job(run, Lines(), expected_sites=config.federation.sites, travels=for_sites(run.config)))
+            serve(DeployedGrid(grid), Job(run, Lines(), expected_sites=config.federation.sites, travels=for_sites(run.config)))
         except (UserError, OSError) as error:
             run.last_words(error=str(error))
             raise

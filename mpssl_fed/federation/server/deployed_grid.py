@@ -1,7 +1,8 @@
-"""A grid that packs arrays on their way to those who read them so, and unpacks what they answer."""
+"""Flower's grid as a deployed run uses it: arrays packed on their way to those who read them so, answers asked for unhurriedly."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,13 +12,18 @@ from flwr.serverapp import Grid
 from mpssl_fed.federation.messages import ARRAYS, SITE
 from mpssl_fed.federation.packed import PACKED, in_one, is_one, values
 
+LOOK_EVERY_S = 0.5
+"""Between two looks for one answer, the first after as long. Flower shows an answer for a tenth of a second or so before all of it
+has come; who looks just then waits for a second more, and who looks every tenth always does."""
 
-class PackingGrid(Grid):
-    """``grid`` for those who send and receive arrays one by one: packed on their way to nodes whose card says that they read it."""
 
-    def __init__(self, grid: Grid) -> None:
-        self._grid = grid
+class DeployedGrid(Grid):
+    """``grid`` for those who send and receive arrays one by one: packed for nodes whose card says that they read it."""
+
+    def __init__(self, grid: Grid, look_every_s: float = LOOK_EVERY_S) -> None:
+        self._grid, self._every_s = grid, look_every_s
         self._asked: dict[str, int] = {}  # query without an answer -> its node
+        self._looked: dict[str, float] = {}  # message without an answer -> when it was last looked for
         self._reading: set[int] = set()
 
     def set_run(self, run: Any) -> None:
@@ -43,6 +49,7 @@ class PackingGrid(Grid):
         """Send ``messages`` and return their ids; what several share is packed once."""
         sent, made = list(messages), dict[int, ArrayRecord]()
         ids = list(self._grid.push_messages([self._packed(message, made) for message in sent]))
+        self._looked |= dict.fromkeys(filter(None, ids), time.monotonic())
         queries = (message.metadata.message_type == MessageType.QUERY for message in sent)
         self._asked |= {
             number: message.metadata.dst_node_id
@@ -52,10 +59,17 @@ class PackingGrid(Grid):
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Return the replies that have come, unpacked; ValueError for one that is not what it says."""
-        replies = list(self._grid.pull_messages(message_ids))
+        """Return the replies that have come, unpacked; of a message that was looked for just now, none.
+
+        ValueError for one that is not what it says.
+        """
+        now = time.monotonic()
+        due = [number for number in message_ids if now - self._looked.get(number, -self._every_s) >= self._every_s]
+        self._looked |= dict.fromkeys(due, now)
+        replies = list(self._grid.pull_messages(due)) if due else []
         for reply in replies:
             node = self._asked.pop(reply.metadata.reply_to_message_id, None)
+            self._looked.pop(reply.metadata.reply_to_message_id, None)
             if not reply.has_content():
                 continue
             card, arrays = reply.content.get(SITE), reply.content.get(ARRAYS)

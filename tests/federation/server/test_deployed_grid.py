@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from mpssl_fed.federation.engines.inprocess import InProcessGrid
 from mpssl_fed.federation.messages import query
 from mpssl_fed.federation.refusal import Refusal
 from mpssl_fed.federation.server.collect import pull
-from mpssl_fed.federation.server.packing import PackingGrid
+from mpssl_fed.federation.server.deployed_grid import DeployedGrid
 
 VALUES = {
     "head.bias": np.arange(3, dtype=np.float32),
@@ -47,7 +47,7 @@ def exchange(
         arrays = came[context.node_id] = message.content["arrays"]
         return Message(RecordDict({"arrays": answer(arrays)}), reply_to=message)
 
-    grid = PackingGrid(InProcessGrid(node, [{} for _ in cards]))
+    grid = DeployedGrid(InProcessGrid(node, [{} for _ in cards]), look_every_s=0)
     for number in grid.push_messages([Message(query(), one, MessageType.QUERY) for one in cards]):
         assert pull(grid, number) is not None
     content = RecordDict({"arrays": SENT})
@@ -68,6 +68,21 @@ def test_a_node_is_sent_one_array_once_it_has_said_that_it_reads_it() -> None:
         assert list(arrays) == sorted(VALUES)
         assert same(packed.values(arrays))
     assert list(SENT) == list(VALUES)  # what the server holds stays as it was
+
+
+@pytest.mark.parametrize(("every_s", "looks"), [(3600.0, 0), (0.0, 3)])
+def test_an_answer_is_looked_for_at_its_time(every_s: float, looks: int) -> None:
+    seen = list[list[str]]()
+
+    class Looked(InProcessGrid):
+        def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+            seen.append(list(message_ids))
+            return []
+
+    grid = DeployedGrid(Looked(lambda message, _: message, [{}]), every_s)
+    (number,) = grid.push_messages([Message(query(), 1, MessageType.QUERY)])
+    assert [pull(grid, number) for _ in range(3)] == [None] * 3
+    assert seen == [[number]] * looks
 
 
 def test_one_array_is_not_packed() -> None:
