@@ -41,16 +41,23 @@ class Layout:
 
     def views(self, flat: Any) -> dict[str, Any]:
         """Return name -> its part of ``flat`` [size], a tensor or an array, in its shape."""
+        if isinstance(flat, Tensor):  # one call each, where a slice in a new shape is three
+            at = flat.storage_offset()
+            return {key: flat.as_strided(shape, strides, at + start) for key, shape, strides, start in self._strided}
         return {key: flat[start:end].reshape(shape) for key, shape, start, end in self._places[0]}
 
-    def vector(self, weights: Mapping[str, Tensor]) -> np.ndarray:
-        """Return ``weights`` as one float64 vector [size], 0 between two tensors."""
+    def vector(self, weights: Mapping[str, Tensor], kind: type[np.floating[Any]] = np.float64) -> np.ndarray:
+        """Return float32 ``weights`` as one vector [size] of ``kind``, 0 between two tensors; it may be their own memory."""
         if isinstance(weights, Block) and weights.layout == self:
-            return weights.flat.double().numpy()
-        flat = np.zeros(self.size)
+            return weights.flat.numpy().astype(kind, copy=False)
+        flat = np.zeros(self.size, dtype=kind)
         for key, part in self.views(flat).items():
-            part[...] = weights[key].double().numpy()
+            part[...] = weights[key].numpy()
         return flat
+
+    @cached_property
+    def _strided(self) -> list[tuple[str, tuple[int, ...], tuple[int, ...], int]]:
+        return [(key, shape, torch.empty(shape, device="meta").stride(), start) for key, shape, start, _ in self._places[0]]
 
     @cached_property
     def _places(self) -> tuple[list[tuple[str, tuple[int, ...], int, int]], int]:

@@ -121,7 +121,7 @@ class Fold:
         """Take in a reply and return what is still to be held of it: all, or its numbers where the mean runs along."""
         if self._running is None:
             return reply
-        self._running.add(self._bounded(reply), self._size(reply))
+        self._running.add(self._bounded(reply, np.float32), self._size(reply))
         return TrainReply({}, reply.metrics)
 
     def step(self, number: int, replies: Sequence[TrainReply]) -> Weights:
@@ -167,12 +167,13 @@ class Fold:
     def _size(self, reply: TrainReply) -> float:
         return reply.examples if self._by_size else 1.0
 
-    def _bounded(self, reply: TrainReply) -> np.ndarray:
-        """Return the weights of ``reply`` as one vector, float64, the update no longer than ``strategy.norm_bound``."""
-        here, there = self._here, self._layout.vector(reply.weights)
+    def _bounded(self, reply: TrainReply, kind: type[np.floating[Any]] = np.float64) -> np.ndarray:
+        """Return the weights of ``reply`` as one vector, the update no longer than ``strategy.norm_bound``; float64, or of ``kind``
+        where there is no such bound."""
         if self._bound is None:
-            return there
-        update = there - here
+            return self._layout.vector(reply.weights, kind)
+        here = self._here
+        update = self._layout.vector(reply.weights) - here
         norm = np.sqrt(sum(float(np.sum(part**2)) for part in self._layout.views(update).values()))
         scale = 1.0 if norm <= self._bound else self._bound / norm
         return np.asarray(here + scale * update)
