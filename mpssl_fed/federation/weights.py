@@ -97,7 +97,7 @@ def require_sound(weights: Mapping[str, Tensor]) -> None:
 def usable(weights: Mapping[str, Tensor]) -> bool:
     """Whether a site would take these weights: all finite, at most :func:`bound`, and no variance below 0."""
     if isinstance(weights, Block) and weights.flat.numel():
-        least, largest = weights.flat.aminmax()
+        least, largest = (float(end) for end in weights.flat.aminmax())
         if least >= -LARGEST_BIAS and largest <= LARGEST_BIAS and not weights.layout.has_variances:
             return True  # within the narrowest bound of all
     return all(

@@ -121,8 +121,10 @@ class ExactPrivateData:
 
     def supervised_gradient(self, theta: Params) -> Params:
         """Return the gradient of the mean cross-entropy of one augmented batch of D_train."""
-        index = self._draw(len(self.train[1]), self.batch_size, self.rng)
-        x, y = self.train[0][index], self.train[1][index]
+        x, y = self.train
+        if len(y) > self.batch_size:
+            index = self._draw(len(y), self.batch_size, self.rng)
+            x, y = x[index], y[index]
         with self.autocast():
             logits = widened(self.classifier.logits(theta, self.augment(x, self.augment_rng)))
             loss = supervised_loss(logits, y, self.loss_weights)
@@ -178,7 +180,7 @@ class ExactPrivateData:
 
     def _loaded(self, images: Images) -> tuple[Tensor, Tensor]:
         weight = self.classifier.head.weight
-        return images.floats(weight.device).to(weight.dtype), images.y.to(weight.device)
+        return images.floats(weight.device).to(weight.dtype).contiguous(), images.y.to(weight.device)
 
 
 def group_means(features: Tensor, groups: Tensor, rows: int) -> tuple[Tensor, Tensor]:

@@ -18,11 +18,15 @@ from mpssl_fed.federation import parts
 from mpssl_fed.federation.messages import TableReply, TrainReply, TrainRequest
 from mpssl_fed.federation.site.state import Entry, SiteState, State
 from mpssl_fed.federation.weights import from_record
+from mpssl_fed.method import Learner
 from mpssl_fed.method.parts import Parts
 from mpssl_fed.models import Block, Classifier, Weights
 
 MOST_BYTES = 256 * 2**20
 """Of latents in memory; those beyond are written and read again when their site trains next."""
+
+MOST_READY_BYTES = 64 * 2**20
+"""Of all sites' labelled images, as bytes and as floats, where their learners stay from round to round; of more, none does."""
 
 
 def can_be_held(config: Config) -> bool:
@@ -46,6 +50,7 @@ class Held:
         self._arrays: ArrayRecord | None = None
         self._start: Weights = {}
         self._made: tuple[Config, Classifier] | None = None
+        self._ready: dict[int, tuple[Parts, Learner]] = {}
         self.full = False
         """Whether latents had to be written since the last checkpoint: the next one is due."""
 
@@ -67,7 +72,22 @@ class Held:
         if self._made is None or self._made[0] is not config:
             self._made = (config, parts.initial_classifier(config))
             self._made[1].gather()
-        return parts.simulated(config, site, self._made[1])
+            self._ready.clear()
+        ready = self._ready.get(site)
+        return parts.simulated(config, site, self._made[1]) if ready is None else ready[0]
+
+    def learner(self, site: int, made: Parts) -> Learner | None:
+        """Return the learner that :meth:`keep_ready` was given with these very parts; None where there is none."""
+        ready = self._ready.get(site)
+        return ready[1] if ready is not None and ready[0] is made else None
+
+    def keep_ready(self, site: int, made: Parts, learner: Learner) -> None:
+        """Keep ``learner`` for the next round where a round leaves nothing in it and all sites' images are few."""
+        some = (made.labelled, made.held_out, made.whole)
+        pixels = sum(images.x.numel() for images in some if images is not None)
+        few = pixels * (1 + 4) * learner.config.federation.sites <= MOST_READY_BYTES
+        if few and learner.unsupervised is None and learner.anchor is None:
+            self._ready[site] = (made, learner)
 
     def state(self, site: int) -> HeldState:
         """Return the state of a site."""

@@ -145,9 +145,12 @@ class Site:
             budget.foresee(run, number, first)
         charge = Reserved()
         private = None if budget is None else budget.open_round(run, parts, charge, self.noise)
-        learner = build_site_learner(config, parts, self.partition, private)
-        if self.proceed is not None:
-            learner.proceed = self.proceed
+        learner = self.held.learner(self.partition, parts) if self.held else None
+        if learner is None:
+            learner = build_site_learner(config, parts, self.partition, private)
+            if self.held is not None:
+                self.held.keep_ready(self.partition, parts, learner)
+        learner.proceed = self.proceed or bool
         if before is not None:
             learner.load_state(before)
         before = kept_of(before or {}) | snapshot(learner.state())
