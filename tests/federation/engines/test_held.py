@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from mpssl_fed.config import from_mapping
 from mpssl_fed.federation.engines import simulation
-from mpssl_fed.federation.site import held
+from mpssl_fed.federation.site import held, site
 from mpssl_fed.federation.site.state import SiteState
 from mpssl_fed.runs.run_directory import RunDirectory
 from tests.federation.conftest import TINY
@@ -23,10 +23,10 @@ SOURCE = ("method={name: p-ssl, batch: 4, buffer: 2}", "federation.rounds=3", "f
 def _end(run: RunDirectory) -> dict[str, object]:
     """Return the trained weights and the latents of each site, by name."""
     found: dict[str, object] = dict(load_file(run.folder / "model.safetensors"))
-    for site in run.sites.iterdir():
-        latents = SiteState(site).latest(run.run_id)
+    for folder in run.sites.iterdir():
+        latents = SiteState(folder).latest(run.run_id)
         assert latents
-        found |= {f"{site.name}/{key}": value for key, value in latents.items()}
+        found |= {f"{folder.name}/{key}": value for key, value in latents.items()}
     return found
 
 
@@ -52,3 +52,25 @@ def test_what_is_charged_or_masked_is_written_before_it_is_answered(keys: dict[s
     federation = {"federation": TINY["federation"] | keys.get("federation", {})}
     assert held.can_be_held(from_mapping(TINY))
     assert not held.can_be_held(from_mapping(TINY | keys | federation))
+
+
+@pytest.mark.parametrize("words", [(), ("optim.name=sgd", "optim.momentum=0.9"), ("data.labels_per_class=3", "method.batch=7")])
+def test_learners_that_stay_change_no_bit(
+    run_tiny: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    """A learner of labelled images alone stays from round to round, with its batches drawn anew; made anew, it ends the same."""
+    made: list[object] = []
+
+    def counted(*args: object) -> object:
+        made.append(build(*args))  # type: ignore[arg-type]
+        return made[-1]
+
+    build = site.build_site_learner
+    monkeypatch.setattr(site, "build_site_learner", counted)
+    words = ("method.name=base", "federation.rounds=3", *words)
+    kept = load_file(run_tiny(*words, folder=tmp_path / "kept").folder / "model.safetensors")
+    once = len(made)
+    monkeypatch.setattr(held, "MOST_READY_BYTES", 0)
+    anew = load_file(run_tiny(*words, folder=tmp_path / "anew").folder / "model.safetensors")
+    assert len(made) - once == 3 * once
+    assert all(value.equal(anew[key]) for key, value in kept.items())
