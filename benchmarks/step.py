@@ -89,6 +89,7 @@ def works(model: str, device: str) -> dict[str, Callable[[], object]]:
         TORCHOPT: torchopt,
         "LMO, decoupled": lambda: decoupled(None),
         "LMO, decoupled, with the gap, balanced": lambda: decoupled(None, 1.0),
+        f"LMO, decoupled, a slice of {BATCH} (the generator's half)": lambda: decoupled(BATCH),
         "LMO, decoupled, slices of 16": lambda: decoupled(16),
         "LMO, decoupled, slices of 8": lambda: decoupled(8),
     }

@@ -74,11 +74,13 @@ def _loss(config: Config, classifier: Classifier) -> UnsupervisedLoss | None:
 
 def _check_slices(config: Config, classifier: Classifier, loss: UnsupervisedLoss) -> None:
     """UserError where the gradients of slices do not add up to that of the batch."""
-    if config.method.micro_batch is None or (loss.additive and not classifier.mixes_images):
+    size, batch = config.method.micro_batch, config.method.lmo_batch
+    if size is None or size >= batch or (loss.additive and not classifier.mixes_images):
         return
     why = "model.norm=batch normalises over" if loss.additive else f"method.loss={config.method.loss} compares"
     raise UserError(
-        f"method.micro_batch={config.method.micro_batch}: {why} the images of a batch, so slices are inexact; set it to null"
+        f"method.micro_batch={size}: {why} the images of a batch, so slices are inexact; set it to null, or to "
+        f"method.lmo_batch={batch} or more, which takes the generator alone in slices"
     )
 
 

@@ -52,7 +52,10 @@ class InnerStep:
 
 @dataclass(frozen=True)
 class MetaSettings:
-    """lambda_gap; whether the two gradients are brought to one norm before it; images a slice (None: all at once)."""
+    """lambda_gap; whether the two gradients are brought to one norm before it; images a slice (None: all at once).
+
+    A slice is what the double backward takes at a time; G's graph, of which an image takes more, is of half as many.
+    """
 
     gap_weight: float
     balance: bool = True
@@ -87,33 +90,28 @@ def meta_gradient(inner: InnerStep, source: Drawing, draw: LatentDraw, views: Pa
     """Return the gradient of L_val(theta') + lambda_gap L_gap with respect to the source's latents, at a draw of n images.
 
     The two private reads are ``validation_gradient`` at theta' and ``mean_feature`` at theta, the second one skipped where the
-    gap weighs nothing. Slices give the same answer for an additive loss, with less memory: G and the double backward then hold
-    the graph of one slice at a time, and all but the last slice are gone through twice. With ``balance`` the two gradients are
-    divided by their norms, on mapper and converter each, before they are added: a validation loss near 0 or a gap of another scale
-    silences neither.
+    gap weighs nothing. Slices give the same answer for an additive loss, and where one of them holds the batch for any loss, with
+    less memory: first the double backward and then G hold the graph of one slice at a time. For that images are made twice, and
+    the gradient at theta is taken twice of all slices but one. With ``balance`` the two gradients are divided by their norms, on
+    mapper and converter each, before they are added: a validation loss near 0 or a gap of another scale silences neither.
     """
-    n = len(draw.y)
-    slices = torch.split(torch.arange(n), settings.micro_batch or n)[::-1]  # the last one, whose graph is kept, is of full size
-    first = [_Slice.of(inner, source, draw, views, index, keep=index is slices[-1]) for index in slices]
-    g = {name: value.detach() for name, value in inner.g.items()}
-    for part in first:
-        for name, g_unsup in part.g_unsup.items():
-            g[name] = g[name] + inner.weight * g_unsup.detach()
-    ahead = inner.ahead(g)
-    v = inner.private.validation_gradient(ahead.theta)
-    pull = {name: ahead.slope[name] * value for name, value in v.items()}  # S v
+    every = torch.arange(len(draw.y))
+    places = torch.split(every, settings.micro_batch or len(every))
+    made = [_Images.of(source, draw, views, at, keep=settings.micro_batch is None) for at in places]
+    x, pairs = _together([one.x.detach() for one in made]), [one.views() for one in made]
+    if settings.micro_batch is not None:
+        made, places = [], torch.split(every, (settings.micro_batch + 1) // 2)
+    cotangents, gap_cotangent, gap = _cotangents(inner, x, draw.y, pairs, settings)
 
-    gap, gap_cotangent = 0.0, None
-    if settings.gap_weight:
-        gap, gap_cotangent = _gap(inner, torch.cat([part.x.detach() for part in reversed(first)]), draw.y)
     parameters = list(source.latents.parameters())
     of_validation, of_gap = [torch.zeros_like(p) for p in parameters], [torch.zeros_like(p) for p in parameters]
-    for index in reversed(slices):
-        part = first.pop() if index is slices[-1] else _Slice.of(inner, source, draw, views, index, keep=True)
-        cotangents = part.cotangents(pull, -inner.weight)
-        _add(of_validation, torch.autograd.grad(part.pair, parameters, cotangents, retain_graph=gap_cotangent is not None))
+    for at in places:
+        one, here = made.pop() if made else _Images.of(source, draw, views, at, keep=True), at.to(x.device)
+        of_views = [part[here] for part in cotangents]
+        _add(of_validation, torch.autograd.grad(one.pair, parameters, of_views, retain_graph=gap_cotangent is not None))
         if gap_cotangent is not None:
-            _add(of_gap, torch.autograd.grad(part.x, parameters, gap_cotangent[index.to(gap_cotangent.device)]))
+            _add(of_gap, torch.autograd.grad(one.x, parameters, gap_cotangent[here]))
+        del one  # its graph, before the next one is made
     total = combined(of_validation, of_gap, source.latents.blocks(), settings)
     return MetaAnswer(total, of_validation, of_gap, gap)
 
@@ -130,26 +128,41 @@ def combined(of_validation: list[Tensor], of_gap: list[Tensor], blocks: list[sli
 
 
 @dataclass(frozen=True)
-class _Slice:
-    """Some images of the batch, their views and the gradient of their share of the unsupervised loss."""
+class _Images:
+    """Some images of the batch and their views."""
 
     x: Tensor
     pair: tuple[Tensor, Tensor]
+
+    @classmethod
+    def of(cls, source: Drawing, draw: LatentDraw, views: Pair, at: Tensor, keep: bool) -> _Images:
+        """Make the images at the places ``at`` [m]; ``keep`` their graph to the latents."""
+        with torch.set_grad_enabled(keep):
+            x = source.from_latents(draw.at(at))
+            return cls(x, views(x, at))
+
+    def views(self) -> tuple[Tensor, Tensor]:
+        """Return the pair without its graph."""
+        weak, strong = self.pair
+        return weak.detach(), strong.detach()
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """Some of the batch's pairs of views and the gradient of their share of the unsupervised loss."""
+
     leaves: list[Tensor]
     g_unsup: Params
 
     @classmethod
-    def of(cls, inner: InnerStep, source: Drawing, draw: LatentDraw, views: Pair, index: Tensor, keep: bool) -> _Slice:
-        """Make the images at ``index`` [m]; ``keep`` the graphs to the latents and through the gradient."""
-        with torch.set_grad_enabled(keep):
-            x = source.from_latents(draw.at(index))
-            pair = views(x, index)
+    def of(cls, inner: InnerStep, pair: tuple[Tensor, Tensor], share: float, keep: bool) -> _Judged:
+        """Take the gradient of ``share`` times the loss of a pair; ``keep`` the graph through it to the views."""
         leaves = [view.detach().requires_grad_() for view in pair]
         point = {name: p.detach() for name, p in inner.theta.items()}
         reached = {k: p.requires_grad_() for k, p in point.items() if inner.loss.reaches_head or k.startswith("body.")}
-        value = inner.loss(inner.classifier, point, *leaves) * (len(index) / len(draw.y))
+        value = inner.loss(inner.classifier, point, *leaves) * share
         gradient = torch.autograd.grad(value, list(reached.values()), create_graph=keep)
-        return cls(x, pair, leaves, dict(zip(reached, gradient, strict=True)))
+        return cls(leaves, dict(zip(reached, gradient, strict=True)))
 
     def cotangents(self, pull: Params, scale: float) -> list[Tensor]:
         """Return the gradient of scale < g_unsup, pull > with respect to each view."""
@@ -158,14 +171,51 @@ class _Slice:
         return [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(self.leaves, found, strict=True)]
 
 
+def _cotangents(
+    inner: InnerStep, x: Tensor, y: Tensor, pairs: list[tuple[Tensor, Tensor]], settings: MetaSettings
+) -> tuple[list[Tensor], Tensor | None, float]:
+    """Return the cotangents on both views of the batch, the gap's on its images (None where it weighs nothing), and the gap.
+
+    No name holds what one slice had while the next is at work: its graph is most of the memory.
+    """
+    shares = [len(pair[0]) / len(x) for pair in pairs]
+    pull, kept = _pull(inner, pairs, shares)
+    found = []
+    for pair, share in zip(pairs, shares, strict=True):
+        found.append((kept.pop() if kept else _Judged.of(inner, pair, share, keep=True)).cotangents(pull, -inner.weight))
+    views = [_together(list(parts)) for parts in zip(*found, strict=True)]
+    if not settings.gap_weight:
+        return views, None, 0.0
+    gap, cotangent = _gap(inner, x, y)
+    return views, cotangent, gap
+
+
+def _pull(inner: InnerStep, pairs: list[tuple[Tensor, Tensor]], shares: list[float]) -> tuple[Params, list[_Judged]]:
+    """Return S v, and the first slice with its graph in a list: it is the last to be gone through, and of full size."""
+    g = {name: value.detach() for name, value in inner.g.items()}
+    for place in reversed(range(len(pairs))):
+        judged = _Judged.of(inner, pairs[place], shares[place], keep=place == 0)
+        for name, g_unsup in judged.g_unsup.items():
+            g[name] = g[name] + inner.weight * g_unsup.detach()
+    ahead = inner.ahead(g)
+    del g  # as large as the classifier
+    v = inner.private.validation_gradient(ahead.theta)
+    return {name: ahead.slope[name] * value for name, value in v.items()}, [judged]
+
+
 def _gap(inner: InnerStep, x: Tensor, y: Tensor) -> tuple[float, Tensor]:
     """Return (L_gap, its cotangent on the images x)."""
-    x = x.requires_grad_()
+    x = x.detach().requires_grad_()
     real = inner.private.mean_feature(inner.theta)
     with inner.classifier.running_statistics():
         features = inner.classifier.features({name: p.detach() for name, p in inner.theta.items()}, x)
     value = gap_loss(real, features, y)
     return float(value.detach()), torch.autograd.grad(value, x)[0]
+
+
+def _together(parts: list[Tensor]) -> Tensor:
+    """Return them as one; a single one as it is, in its memory format."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _norm(part: list[Tensor]) -> Tensor:

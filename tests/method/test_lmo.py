@@ -194,6 +194,12 @@ def test_slices_add_up(size: int) -> None:
     assert oracles.distance(bed.decoupled(sliced), bed.decoupled(BALANCED)) < 1e-12
 
 
+@pytest.mark.parametrize(("loss", "norm"), [("vicreg", "group"), ("infonce", "group"), ("scr", "batch")])
+def test_a_slice_that_holds_the_batch_is_exact_for_any_loss(loss: str, norm: str) -> None:
+    bed = Bed(loss, norm)
+    assert oracles.distance(bed.decoupled(MetaSettings(0.7, micro_batch=IMAGES)), bed.naive(BALANCED)) < 1e-12
+
+
 def test_a_wrong_sign_or_scale_would_be_seen() -> None:
     exact, other = (Bed("scr", look_ahead=eta).decoupled(ALONE) for eta in (EXACT_LOOK_AHEAD, EXACT_LOOK_AHEAD * 1.01))
     assert oracles.distance(other, exact) > 1e-3

@@ -28,3 +28,4 @@ def test_slices_that_would_be_inexact_are_refused(name: str | None, more: dict[s
 def test_slices_that_are_exact_are_taken() -> None:
     learner(config("mp-ssl", method={"micro_batch": 2}))
     learner(config("mp-ssl-wo-scr", method={"micro_batch": 2, "freematch": {"fairness": 0}}))  # a mean over images
+    learner(config(None, method={"source": "meta-optimised", "loss": "vicreg", "micro_batch": 64, "lmo_batch": 64}))

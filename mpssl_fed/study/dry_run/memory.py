@@ -29,12 +29,14 @@ def training_bytes(config: Config, learner: Learner, batch: int) -> float:
         if source is not None:
             graphs.append(_kept(lambda: classifier(torch.empty(2 * method.batch, *shape, device="meta"))))
         if isinstance(source, MetaOptimised):
-            n = method.micro_batch or method.lmo_batch
-            few = min(n, DRAWN)
+            n = min(method.micro_batch or method.lmo_batch, method.lmo_batch)
+            made = n if method.micro_batch is None else (method.micro_batch + 1) // 2
+            few = min(made, DRAWN)
             draw = source.draw(few, torch.Generator().manual_seed(0))
-            views = _kept(lambda: classifier(torch.empty(2 * n, *shape, device="meta", requires_grad=True)))
-            drawn = _kept(lambda: source.from_latents(draw)) * n // few
-            graphs.append(drawn + 3 * views)  # the second derivative keeps the first's graph too
+            views = 3 * _kept(lambda: classifier(torch.empty(2 * n, *shape, device="meta", requires_grad=True)))
+            drawn = _kept(lambda: source.from_latents(draw)) * made // few
+            # the second derivative keeps the first's graph too; in slices the generator's comes after it
+            graphs.append(drawn + views if method.micro_batch is None else max(drawn, views))
     return weights + max(graphs)
 
 
