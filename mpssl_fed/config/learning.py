@@ -228,9 +228,7 @@ class Method(Section):
     )
     lmo_every: int = Field(5, ge=1, description="Steps between two latent meta-optimisations; none while lambda is 0.")
     lmo_batch: int = Field(24, ge=2, description="Synthetic images in a latent meta-optimisation.")
-    micro_batch: int | None = Field(
-        None, ge=2, description="Meta-gradient in slices of so many images, the generator's part of half as many; null: at once."
-    )
+    micro_batch: int | None = Field(None, ge=2, description="Meta-gradient in slices of so many images, G's of half; null: all.")
     look_ahead: float | None = Field(
         None, gt=0, description="null: look ahead by the optimiser's own next step; a number: by one of plain SGD with this eta."
     )
