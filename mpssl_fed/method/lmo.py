@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from mpssl_fed.method.convolution import LeanConvolutions
 from mpssl_fed.method.gap import gap_loss
 from mpssl_fed.method.latent import LatentDraw, Latents
 from mpssl_fed.method.losses import UnsupervisedLoss
@@ -160,7 +162,8 @@ class _Judged:
         leaves = [view.detach().requires_grad_() for view in pair]
         point = {name: p.detach() for name, p in inner.theta.items()}
         reached = {k: p.requires_grad_() for k, p in point.items() if inner.loss.reaches_head or k.startswith("body.")}
-        value = inner.loss(inner.classifier, point, *leaves) * share
+        with LeanConvolutions() if keep else nullcontext():
+            value = inner.loss(inner.classifier, point, *leaves) * share
         gradient = torch.autograd.grad(value, list(reached.values()), create_graph=keep)
         return cls(leaves, dict(zip(reached, gradient, strict=True)))
 
