@@ -163,7 +163,7 @@ class PerUnit:
         theta = any_weights(self.classifier)
         try:
             found = [torch.cat(parts) for parts in zip(*self._by_layers(theta, keys, x, y), strict=True)]
-        except RuntimeError:  # what came out of the first layer may not be written over
+        except (RuntimeError, LookupError, ValueError, TypeError):  # written over, not passed, or passed in another way
             return False
         for i in range(len(x)):
             expected = self._alone(theta, keys, [(x[i : i + 1], y[i : i + 1], 1.0)])
@@ -180,7 +180,7 @@ class PerUnit:
         gradients: list[Tensor] = []
         for x, y, share in slices:
             loss = self._loss(theta | wanted, self._seen(theta, x, body), y, body) * (share * len(y))
-            found = torch.autograd.grad(loss, list(wanted.values()))
+            found = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True, materialize_grads=True)
             gradients = [sum_ + g for sum_, g in zip(gradients, found, strict=True)] if gradients else list(found)
         return [g.unsqueeze(0) for g in gradients]
 

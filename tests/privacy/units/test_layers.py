@@ -92,6 +92,32 @@ class Subclass(nn.Conv2d):
         return F.conv2d(x, self.weight - self.weight.mean(), self.bias).mean((2, 3))
 
 
+class Aside(nn.Module):
+    """A second layer that is not passed or, ``used``, leads nowhere; the first one's input is ``named`` or not."""
+
+    def __init__(self, used: bool = False, named: bool = False) -> None:
+        super().__init__()
+        self.lin, self.aside, self.used, self.named = nn.Linear(SIDE, 8), nn.Linear(8, 3), used, named
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.mean((1, 2))
+        out = torch.tanh(self.lin(input=x) if self.named else self.lin(x))
+        if self.used:
+            self.aside(out)
+        return out
+
+
+class OneByOne(nn.Module):
+    """Images pass the convolution each alone, without an axis for them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([torch.tanh(self.conv(image)).mean((1, 2)) for image in x])
+
+
 GOOD: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "convolution": (lambda: conv(1, 6, 3, 2, 1), 24),
     "without padding or bias": (lambda: conv(1, 4, (3, 5), (2, 3), 0, bias=False), 16),
@@ -103,6 +129,7 @@ GOOD: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "group norm": (lambda: nn.Sequential(nn.Conv2d(1, 6, 5, 4), nn.GroupNorm(2, 6), nn.AdaptiveAvgPool2d(2), nn.Flatten()), 24),
     "layer norm of images": (lambda: nn.Sequential(nn.AvgPool2d(8), nn.LayerNorm([1, 4, 4]), nn.Tanh(), nn.Flatten()), 16),
     "frozen norm": (lambda: nn.Sequential(nn.Conv2d(1, 6, 5, 4), moved(FrozenNorm(6)), nn.AdaptiveAvgPool2d(2), nn.Flatten()), 24),
+    "a layer that leads nowhere": (lambda: Aside(used=True), 8),
     "affine": (lambda: nn.Sequential(nn.Conv2d(1, 6, 5, 4), ChannelAffine(6), nn.AdaptiveAvgPool2d(2), nn.Flatten()), 24),
     "tokens, passed twice": (Tokens, 6),
 }
@@ -111,6 +138,9 @@ BAD: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "a borrowed weight": (Borrowed, SIDE),
     "mixed images": (Mixing, 8),
     "a parameter alone": (Scaled, 8),
+    "a layer that is not passed": (Aside, 8),
+    "passed by name": (lambda: Aside(used=True, named=True), 8),
+    "without an axis of images": (OneByOne, 4),
     "a subclass": (lambda: Subclass(1, 4, 3), 4),
     "reflected edges": (lambda: conv(1, 4, 3, padding=1, padding_mode="reflect"), 16),
     "padding by word": (lambda: conv(1, 4, 3, padding="same"), 16),
@@ -135,7 +165,8 @@ def test_formulas_are_those_of_one_backward_pass_an_image(name: str) -> None:
     assert [len(part[0]) for part in parts] == [3, 3, 1]
     found = [torch.cat(one) for one in zip(*parts, strict=True)]
     for i in range(7):
-        expected = torch.autograd.grad(F.cross_entropy(model(x[i : i + 1]), y[i : i + 1]), list(model.theta().values()))
+        loss = F.cross_entropy(model(x[i : i + 1]), y[i : i + 1])
+        expected = torch.autograd.grad(loss, list(model.theta().values()), allow_unused=True, materialize_grads=True)
         for key, mine, other in zip(theta, found, expected, strict=True):
             assert torch.allclose(mine[i], other, rtol=1e-9, atol=1e-12), key
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
