@@ -31,7 +31,7 @@ def clip_grid(bound: float) -> float:
 
 def zero_sum(like: Tensor) -> Tensor:
     """Return the sum of no units' vectors, each shaped ``like``: float64, on the CPU where the device has no such numbers."""
-    return torch.zeros_like(like, dtype=torch.float64, device="cpu" if like.device.type == "mps" else None)
+    return torch.zeros(like.shape, dtype=torch.float64, device="cpu" if like.device.type == "mps" else like.device)
 
 
 def unit_norms(vectors: Sequence[Tensor]) -> Tensor:

@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from torch import Tensor
 
 from mpssl_fed.config.federation import CLIP_RANGE
-from mpssl_fed.privacy.units.clipping import AT_ONCE, GRID_BITS, MARGIN, clip_and_sum, clip_grid, unit_norms
+from mpssl_fed.privacy.units.clipping import AT_ONCE, GRID_BITS, MARGIN, clip_and_sum, clip_grid, unit_norms, zero_sum
 
 LARGEST = float(np.finfo(np.float32).max)
 WIDE = AT_ONCE + 70_001  # a unit so large that its tensors are not put together
@@ -144,3 +144,10 @@ def test_tensors_without_entries_change_nothing(units: int, widths: tuple[int, .
     assert torch.allclose(unit_norms(vectors), torch.full((units,), 0.25 * sum(widths) ** 0.5, dtype=torch.float64))
     for total, width in zip(clip_and_sum(vectors, 1.0), widths, strict=True):
         assert torch.equal(total, torch.full((width,), 0.25 * units, dtype=torch.float64))
+
+
+def test_weights_may_lie_channels_last_in_memory() -> None:
+    vectors = torch.randn(3, 4, 2, 5, 5, generator=torch.Generator().manual_seed(0))
+    lying = torch.stack([vector.to(memory_format=torch.channels_last) for vector in vectors])
+    total = [zero_sum(vectors[0].to(memory_format=torch.channels_last))]
+    assert torch.equal(clip_and_sum([lying], 1.0, total)[0], clip_and_sum([vectors], 1.0)[0])
