@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mpssl_fed.codes import Code
 from mpssl_fed.config import from_mapping
 from mpssl_fed.config.federation import CLIP_RANGE
 from mpssl_fed.data.datasets import Images
 from mpssl_fed.errors import UserError
-from mpssl_fed.models import Classifier
+from mpssl_fed.models import Architecture, Classifier
 from mpssl_fed.privacy.policy import Policy, Request, decide
 from mpssl_fed.privacy.releases import DPPrivateData
 from mpssl_fed.privacy.units import per_unit
@@ -121,6 +121,31 @@ def test_batches_that_are_not_alike_in_every_place_are_taken_one_by_one(monkeypa
     monkeypatch.setattr(per_unit, "places", lambda known, key, most, compute: 1)
     found = singles(honest, "gradient")
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+class Guarded(nn.Module):
+    """One scale for the whole batch, but only where an activation is above 4: at random weights nobody sees it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lin = nn.Linear(SIDE, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.lin(x.mean((1, 2)))
+        return out / out.abs().max().clamp_min(4)
+
+
+@pytest.mark.parametrize("backend", ["layers", "vmap", "loop"])
+def test_a_network_that_mixes_images_is_given_them_one_by_one(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever wrote it, and whatever weights bring it out."""
+    monkeypatch.setattr(per_unit, "_networks", {})
+    model = Classifier(Guarded(), 8, Architecture("test/guarded", tuple("0123456789"), 1, SIDE))
+    with torch.no_grad():
+        model.body.get_parameter("lin.weight").mul_(100)
+    private = site(model, backend=backend)
+    private.x[2] *= -3
+    for kind in KINDS:
+        assert torch.equal(clipped_sum(private, kind, range(N)), torch.stack(singles(private, kind)).sum(0)), kind
 
 
 def test_the_clip_of_1e_30_that_once_let_images_through_is_refused_everywhere() -> None:

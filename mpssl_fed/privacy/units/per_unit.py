@@ -17,7 +17,7 @@ from mpssl_fed.errors import UserError
 from mpssl_fed.method.supervised import supervised_loss
 from mpssl_fed.models import Classifier, Params
 from mpssl_fed.privacy.units import clipping, layers
-from mpssl_fed.privacy.units.places import Known, Parts, any_weights, full, places
+from mpssl_fed.privacy.units.places import Known, Parts, any_weights, beside_nan, full, places
 
 Unit = Literal["image", "subject"]
 Backend = Literal["layers", "vmap", "loop"]
@@ -224,7 +224,10 @@ class PerUnit:
         if self.unit == "subject":
             return 1
         m = places(self._views, "view", min(most, self.max_physical_batch, self.together), lambda m: [self.copies(m)[:1]])
-        return places(_networks, (*self._network(), *what), m, lambda m: of_copies(*self.copies(m)))
+        key = (*self._network(), *what)
+        if m > 1 and places(_networks, ("mixed", *key), 2, lambda m: beside_nan(*self.copies(m), of_copies)) == 1:
+            return 1
+        return places(_networks, key, m, lambda m: of_copies(*self.copies(m)))
 
     def _network(self) -> tuple[str, str, str]:
         weight = self.classifier.head.weight

@@ -3,7 +3,8 @@
 Libraries choose their kernels by shape and place: the last images of a batch may be added up in another order than the first. A
 difference of 1e-7 looks harmless, but a server that chooses the weights can make it any size, and then one unit more, which
 moves the places of others, moves their contributions too. So every call has one size, whatever was drawn, and that size is tried
-out on this machine: copies of one image must give the same bits in every place.
+out on this machine: copies of one image must give the same bits in every place. And one beside an image of NaN must give the same
+too, since a network that is not of the house may mix the images of a batch: NaN reaches all that sees it, at whatever weights.
 """
 
 from __future__ import annotations
@@ -45,6 +46,13 @@ def full(batch: Sequence[Tensor], m: int) -> Iterator[tuple[Tensor, int]]:
     for start in range(0, len(batch), m):
         part = torch.cat(list(batch[start : start + m]))
         yield torch.cat([part, part[-1:].expand(m - len(part))]), len(part)
+
+
+def beside_nan(x: Tensor, y: Tensor, of_images: Callable[[Tensor, Tensor], Parts]) -> Parts:
+    """Yield what is computed of the first image of x [m, ...], y [m]: beside the others, and where these are NaN."""
+    others = (torch.arange(len(x), device=x.device) > 0).view(-1, *[1] * (x.ndim - 1))
+    for seen in (x, x.masked_fill(others, torch.nan)):
+        yield [some[:1] for some in next(iter(of_images(seen, y)))]
 
 
 def any_weights(classifier: Classifier) -> Params:
