@@ -29,6 +29,7 @@ from mpssl_fed.privacy.mechanism import Answer, Charge, Kind, Mechanism
 from mpssl_fed.privacy.noise import Noise
 from mpssl_fed.privacy.plan import Plan
 from mpssl_fed.privacy.units.per_unit import PerUnit, Speed, Unit, units_of
+from mpssl_fed.privacy.units.places import draws
 
 LABEL_ROWS = 1000
 
@@ -107,7 +108,7 @@ class DPPrivateData:
     before each batch of release (e), and what it raises ends it.
 
     classifier: without BatchNorm; charge: see :data:`Charge`; noise: where draws and noise come from. Raises UserError
-    for BatchNorm, or where (b) lives on scales and shifts and the body trains none.
+    for BatchNorm or dropout, or where (b) lives on scales and shifts and the body trains none.
     """
 
     last_loss: None = None
@@ -126,6 +127,10 @@ class DPPrivateData:
     ) -> None:
         if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in classifier.modules()):
             raise UserError("model.norm=batch mixes the images of a batch; differential privacy needs model.norm=group")
+        if draws(classifier):
+            raise UserError(
+                f"model.name={classifier.name} draws random numbers (dropout?), which differential privacy does not take"
+            )
         self.classifier, self.settings, self.charge, self.noise = classifier, settings, charge, noise
         self.meta_keys = meta_keys(classifier, settings.meta_params)
         self._weights = public_weights(settings.class_weights, len(classifier.classes))

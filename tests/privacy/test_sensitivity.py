@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mpssl_fed.codes import Code
@@ -146,6 +147,25 @@ def test_a_network_that_mixes_images_is_given_them_one_by_one(backend: str, monk
     private.x[2] *= -3
     for kind in KINDS:
         assert torch.equal(clipped_sum(private, kind, range(N)), torch.stack(singles(private, kind)).sum(0)), kind
+
+
+class Dropping(nn.Module):
+    """Dropout that no module of torch's shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lin = nn.Linear(SIDE, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(torch.tanh(self.lin(x.mean((1, 2)))), 0.5, self.training)
+
+
+def test_a_network_with_dropout_is_refused() -> None:
+    """Its masks come one after the other from a generator of the process: one unit more gives all later ones other masks."""
+    model = Classifier(Dropping(), 8, Architecture("test/dropping", tuple("0123456789"), 1, SIDE))
+    with pytest.raises(UserError, match=r"model\.name=test/dropping draws random numbers"):
+        site(model)
+    site(model.train(False))
 
 
 def test_the_clip_of_1e_30_that_once_let_images_through_is_refused_everywhere() -> None:

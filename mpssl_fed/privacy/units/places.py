@@ -55,6 +55,19 @@ def beside_nan(x: Tensor, y: Tensor, of_images: Callable[[Tensor, Tensor], Parts
         yield [some[:1] for some in next(iter(of_images(seen, y)))]
 
 
+def draws(classifier: Classifier) -> bool:
+    """Return whether a pass draws random numbers, as dropout does: those of an image then hang on how many were passed before."""
+    like = classifier.head.weight
+
+    def state() -> Tensor:
+        return torch.cuda.get_rng_state(like.device) if like.device.type == "cuda" else torch.get_rng_state()
+
+    before = state()
+    with torch.no_grad():
+        classifier(torch.zeros(1, classifier.channels, classifier.size, classifier.size).to(like))
+    return not torch.equal(before, state())
+
+
 def any_weights(classifier: Classifier) -> Params:
     """Return random values for all parameters, so that what is tried out does not hang on the server's, which may give zeros."""
     rng = torch.Generator().manual_seed(0)
