@@ -124,6 +124,23 @@ def test_batches_that_are_not_alike_in_every_place_are_taken_one_by_one(monkeypa
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
+@pytest.mark.parametrize("entry", range(3))
+def test_one_bit_of_one_logit_in_one_place_is_seen(entry: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the last row of a product is added up in another order: a gradient at the trial's weights mostly hides it."""
+
+    def turned(_: nn.Module, __: Any, out: Tensor) -> Tensor:
+        off = torch.zeros_like(out)
+        off[-1, entry] = torch.finfo(out.dtype).eps if len(out) > 1 else 0
+        return out * (1 + off)
+
+    monkeypatch.setattr(per_unit, "_networks", {})
+    private = site(crafted(AMPLIFIED[6]))
+    private.classifier.head.register_forward_hook(turned)
+    own = singles(private, "gradient")
+    assert torch.equal(clipped_sum(private, "gradient", range(N)), torch.stack(own).sum(0))
+    assert [m for key, m in per_unit._networks.items() if "features and logits" in key[0] and key[0][0] != "mixed"] == [1]
+
+
 class Guarded(nn.Module):
     """One scale for the whole batch, but only where an activation is above 4: at random weights nobody sees it."""
 

@@ -119,6 +119,7 @@ class PerUnit:
         """Yield, for some units at a time, their gradients: a tensor [m, ...] a key."""
         backend = "loop" if self.unit == "subject" else self._backend(keys)
         each, most = self._by_layers if backend == "layers" else self._by_vmap, self._most(_size(theta, keys), backend)
+        most = self._places(("features and logits",), most, self._features_and_logits)
         m = self._places(
             ("gradient", backend, *keys, *([] if self.loss_weights is None else ["weighted"])),
             most,
@@ -183,6 +184,16 @@ class PerUnit:
             found = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True, materialize_grads=True)
             gradients = [sum_ + g for sum_, g in zip(gradients, found, strict=True)] if gradients else list(found)
         return [g.unsqueeze(0) for g in gradients]
+
+    def _features_and_logits(self, x: Tensor, _: Tensor) -> Parts:
+        """Return [m, d + 8 K] at random weights. The gradient of a trial hides the last bits of its few logits, which weights that
+        are chosen bring out; so these are looked at themselves, of features of eight sizes."""
+        theta = any_weights(self.classifier)
+        head = {name.removeprefix("head."): p for name, p in theta.items() if name.startswith("head.")}
+        with torch.no_grad():
+            features = self.classifier.features(theta, x)
+            logits = [functional_call(self.classifier.head, head, (features * (1 + k / 8),)) for k in range(8)]
+            return [[torch.cat([features, *logits], 1)]]
 
     def _by_layers(self, theta: Params, keys: Sequence[str], x: Tensor, y: Tensor) -> Iterator[list[Tensor]]:
         """Yield the gradients of m images, some at a time, by the formulas of layers."""
