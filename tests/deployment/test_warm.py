@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +24,7 @@ import json, os, random, subprocess, sys
 import numpy
 from mpssl_fed.deployment.warm import handover, nest
 numpy.random.seed(1), random.seed(1)
+handover.PATIENCE_S = 3600.0
 seen = []
 if nest.make_nest():
     seen.append(sys.argv[1])
@@ -77,6 +80,11 @@ def lives(pid: int) -> bool:
         return False
 
 
+def children(pid: int) -> int:
+    """Return how many children of a process live."""
+    return sum(lives(int(child)) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split())
+
+
 def test_both_commands_are_for_every_user_to_run(commands: Path) -> None:
     assert {path.name: path.stat().st_mode & 0o777 for path in commands.iterdir()} == {SUPEREXEC: 0o755, handover.COMMAND: 0o755}
     assert commands.stat().st_mode & 0o777 == 0o755
@@ -120,6 +128,60 @@ def test_where_nothing_may_be_executed_the_path_leads_on(commands: Path, tmp_pat
     environment = {"PATH": f"{commands}:{own.parent}:{os.defpath}"}
     done = subprocess.run([handover.COMMAND], env=environment, capture_output=True, text=True, check=True, timeout=PATIENCE_S)
     assert done.stdout == "own\n"
+
+
+@pytest.fixture
+def ask(superexec: tuple[subprocess.Popen[str], str]) -> Iterator[Callable[[bytes], socket.socket]]:
+    """Return a connection to the nest over which these bytes have gone."""
+    made = list[socket.socket]()
+
+    def connected(said: bytes) -> socket.socket:
+        nest = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        made.append(nest)
+        nest.settimeout(PATIENCE_S)
+        nest.connect(f"\0{superexec[1]}")
+        if said:
+            nest.sendall(said)
+        return nest
+
+    yield connected
+    for connection in made:
+        connection.close()
+
+
+def test_whoever_says_nothing_holds_up_nobody(
+    superexec: tuple[subprocess.Popen[str], str], ask: Callable[[bytes], socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3):
+        ask(b"")
+    monkeypatch.setattr(handover, "PATIENCE_S", PATIENCE_S)
+    assert handover.handed_over(superexec[1], ["heard"])  # the three are waited for much longer than that
+
+
+@pytest.mark.parametrize(
+    "said", [b"null", b"7", b'{"a": 1}', b"[1]", b"?", b"\xff", b"[" * 30_000, b'["' + b"x" * (1 << 16) + b'"]']
+)
+def test_what_is_no_list_of_words_makes_no_process(
+    said: bytes, superexec: tuple[subprocess.Popen[str], str], commands: Path, ask: Callable[[bytes], socket.socket]
+) -> None:
+    before = told(superexec, commands, "x")["nest"]
+    assert ask(said).recv(len(handover.DONE)) == b""
+    wait_for(lambda: children(int(before)) == 0, "the end of who was asked so")
+    after = told(superexec, commands, "y")
+    assert (after["nest"], after["words"]) == (before, ["y"])
+
+
+def test_who_does_not_wait_for_the_answer_has_no_process(
+    superexec: tuple[subprocess.Popen[str], str], commands: Path, ask: Callable[[bytes], socket.socket]
+) -> None:
+    """It has become Flower's own command, and a message must not be worked on twice."""
+    nest = int(told(superexec, commands, "x")["nest"])
+    os.kill(nest, signal.SIGSTOP)
+    ask(b'["twice"]').close()
+    os.kill(nest, signal.SIGCONT)
+    first = told(superexec, commands, "once")
+    wait_for(lambda: children(nest) == 0, "the end of both")
+    assert [first["words"], told(superexec, commands, "after")["words"]] == [["once"], ["after"]]
 
 
 OTHERS = """

@@ -109,30 +109,30 @@ def _hatched(listener: socket.socket, parent: int) -> list[str]:
             events.register(listener, selectors.EVENT_READ)
             events.register(parent, selectors.EVENT_READ)
             while not any(key.fileobj == parent for key, _ in events.select()):
-                words = None
-                with suppress(OSError, ValueError):  # whoever asked does without
-                    words = _asked(listener)
-                if words is not None:
-                    _begin_anew()
-                    return words
+                with suppress(OSError):  # whoever asked does without
+                    connection, _ = listener.accept()
+                    with connection:
+                        if handover.peer(connection) == os.geteuid() and os.fork() == 0:
+                            return _words(connection)
     finally:
         if os.getpid() == nest:
             os._exit(0)
     raise AssertionError("the nest has ended")
 
 
-def _asked(listener: socket.socket) -> list[str] | None:
-    """Take one question; the words in the process made for it, None in the nest. OSError or ValueError where there was none."""
-    connection, _ = listener.accept()
-    with connection:
+def _words(connection: socket.socket) -> list[str]:
+    """Return the words of who asked, told that this process does what they say; where either fails it ends, before it has begun.
+
+    Read here and not in the nest, which neither waits for one that says nothing nor stumbles over what one says.
+    """
+    with suppress(OSError, ValueError, RecursionError):
         connection.settimeout(handover.PATIENCE_S)
-        if handover.peer(connection) != os.geteuid():
-            return None
-        words: list[str] = json.loads(connection.recv(handover.MOST_WORDS))
-        if os.fork() == 0:
+        words = json.loads(connection.recv(handover.MOST_WORDS))
+        if isinstance(words, list) and all(isinstance(word, str) for word in words):
+            _begin_anew()
+            connection.sendall(handover.DONE)  # fails where who asked has gone, and has become Flower's own command
             return words
-        connection.sendall(handover.DONE)
-    return None
+    os._exit(1)
 
 
 def _begin_anew() -> None:
