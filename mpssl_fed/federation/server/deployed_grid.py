@@ -9,8 +9,10 @@ from typing import Any
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
+from mpssl_fed.codes import Code
 from mpssl_fed.federation.messages import ARRAYS, SITE
 from mpssl_fed.federation.packed import PACKED, in_one, is_one, values
+from mpssl_fed.federation.refusal import code_of
 
 LOOK_EVERY_S = 0.5
 """Between two looks for one answer, the first after as long. Flower shows an answer for a tenth of a second or so before all of it
@@ -71,6 +73,8 @@ class DeployedGrid(Grid):
             node = self._asked.pop(reply.metadata.reply_to_message_id, None)
             self._looked.pop(reply.metadata.reply_to_message_id, None)
             if not reply.has_content():
+                if code_of(reply.error) == Code.MALFORMED:  # its package may be an older one than when it sent its card
+                    self._reading.discard(reply.metadata.src_node_id)
                 continue
             card, arrays = reply.content.get(SITE), reply.content.get(ARRAYS)
             if node is not None and isinstance(card, ConfigRecord) and card.get(PACKED) == 1:

@@ -12,7 +12,7 @@ from mpssl_fed.federation import packed
 from mpssl_fed.federation.array_bytes import Arrays, pack
 from mpssl_fed.federation.engines.inprocess import InProcessGrid
 from mpssl_fed.federation.messages import query
-from mpssl_fed.federation.refusal import Refusal
+from mpssl_fed.federation.refusal import Refusal, to_error
 from mpssl_fed.federation.server.collect import pull
 from mpssl_fed.federation.server.deployed_grid import DeployedGrid
 
@@ -68,6 +68,23 @@ def test_a_node_is_sent_one_array_once_it_has_said_that_it_reads_it() -> None:
         assert list(arrays) == sorted(VALUES)
         assert same(packed.values(arrays))
     assert list(SENT) == list(VALUES)  # what the server holds stays as it was
+
+
+def test_a_node_whose_package_became_an_older_one_is_sent_its_arrays_one_by_one() -> None:
+    came = list[object]()
+
+    def node(message: Message, _: Context) -> Message:
+        if message.metadata.message_type == MessageType.QUERY:
+            card = ConfigRecord({"partition-id": 0, "num-partitions": 0, packed.PACKED: 1})
+            return Message(RecordDict({"site": card}), reply_to=message)
+        came.append(message.content["arrays"])
+        return Message(to_error("malformed"), reply_to=message)
+
+    grid = DeployedGrid(InProcessGrid(node, [{}]), look_every_s=0)
+    for content, kind in [(query(), MessageType.QUERY), *2 * [(RecordDict({"arrays": SENT}), MessageType.TRAIN)]]:
+        (number,) = grid.push_messages([Message(content, 1, kind)])
+        assert pull(grid, number) is not None
+    assert [packed.is_one(arrays) for arrays in came] == [True, False]
 
 
 @pytest.mark.parametrize(("every_s", "looks"), [(3600.0, 0), (0.0, 3)])
