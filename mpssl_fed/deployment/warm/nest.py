@@ -63,9 +63,11 @@ def command(name: str) -> Callable[[], Any]:
 def main() -> None:
     """Make the nest, then do what ``flower-superexec`` does; its words are in ``sys.argv``."""
     todo, name = command(SUPEREXEC), SUPEREXEC
-    with suppress(LookupError, ImportError, OSError):  # without a nest every message starts Flower's own command
+    app = None
+    with suppress(Exception):  # without a nest every message starts Flower's own command, which says what is wrong
         app = _imported()
-        if make_nest():
+    with suppress(OSError):
+        if app is not None and make_nest():
             todo, name = app, handover.COMMAND
     sys.argv[0] = name
     sys.exit(todo())
