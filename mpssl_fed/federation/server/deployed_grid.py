@@ -18,6 +18,9 @@ LOOK_EVERY_S = 0.5
 """Between two looks for one answer, the first after as long. Flower shows an answer for a tenth of a second or so before all of it
 has come; who looks just then waits for a second more, and who looks every tenth always does."""
 
+FORGOTTEN_S = 3600.0
+"""After so long a message that nobody looks for any more is forgotten: a site that never answers leaves nothing behind."""
+
 
 class DeployedGrid(Grid):
     """``grid`` for those who send and receive arrays one by one: packed for nodes whose card says that they read it."""
@@ -50,8 +53,10 @@ class DeployedGrid(Grid):
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Send ``messages`` and return their ids; what several share is packed once."""
         sent, made = list(messages), dict[int, ArrayRecord]()
-        ids = list(self._grid.push_messages([self._packed(message, made) for message in sent]))
-        self._looked |= dict.fromkeys(filter(None, ids), time.monotonic())
+        ids, now = list(self._grid.push_messages([self._packed(message, made) for message in sent])), time.monotonic()
+        self._looked = {number: at for number, at in self._looked.items() if now - at < FORGOTTEN_S}
+        self._asked = {number: node for number, node in self._asked.items() if number in self._looked}
+        self._looked |= dict.fromkeys(filter(None, ids), now)
         queries = (message.metadata.message_type == MessageType.QUERY for message in sent)
         self._asked |= {
             number: message.metadata.dst_node_id

@@ -13,6 +13,7 @@ from mpssl_fed.federation.array_bytes import Arrays, pack
 from mpssl_fed.federation.engines.inprocess import InProcessGrid
 from mpssl_fed.federation.messages import query
 from mpssl_fed.federation.refusal import Refusal, to_error
+from mpssl_fed.federation.server import deployed_grid
 from mpssl_fed.federation.server.collect import pull
 from mpssl_fed.federation.server.deployed_grid import DeployedGrid
 
@@ -121,3 +122,13 @@ def test_an_array_by_that_name_is_an_array() -> None:
     record = ArrayRecord({packed.PACKED: Array(np.eye(2, dtype=np.float32))})
     assert not packed.is_one(record)
     assert packed.values(record)[packed.PACKED].tolist() == [[1, 0], [0, 1]]
+
+
+def test_what_is_never_answered_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = DeployedGrid(InProcessGrid(lambda message, _: Message(RecordDict(), reply_to=message), [{}]))
+    for _ in range(3):
+        grid.push_messages([Message(query(), 1, MessageType.QUERY)])
+    assert len(grid._looked) == len(grid._asked) == 3
+    monkeypatch.setattr(deployed_grid, "FORGOTTEN_S", 0.0)
+    grid.push_messages([Message(query(), 1, MessageType.QUERY)])
+    assert len(grid._looked) == len(grid._asked) == 1
