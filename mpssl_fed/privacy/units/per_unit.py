@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -97,6 +98,7 @@ class PerUnit:
         total = [clipping.zero_sum(theta[key]) for key in keys]
         for part in self._unit_gradients(theta, keys, batch):
             total = clipping.clip_and_sum(part, bound, total)
+            del part  # before the next is made
         return total
 
     @torch.no_grad()
@@ -134,6 +136,7 @@ class PerUnit:
                 if left > 0:
                     yield [gradient[:left] for gradient in part]
                 left -= len(part[0])
+                del part
 
     def _most(self, size: int, backend: Backend) -> int:
         """Return how many images one call may take, before it is tried out; ``size``: bytes of one gradient."""
@@ -148,7 +151,7 @@ class PerUnit:
         """Return what is asked for; vmap where a network is not one for formulas, which is tried out once."""
         if self.backend != "layers":
             return self.backend
-        key = ("formulas", *self._network(), *keys)
+        key = ("formulas", *self._network, *keys)
         if key not in _networks:
             _networks[key] = int(layers.known(self.classifier, keys) and self._formulas_hold(keys))
         return "layers" if _networks[key] else "vmap"
@@ -235,11 +238,12 @@ class PerUnit:
         if self.unit == "subject":
             return 1
         m = places(self._views, "view", min(most, self.max_physical_batch, self.together), lambda m: [self.copies(m)[:1]])
-        key = (*self._network(), *what)
+        key = (*self._network, *what)
         if m > 1 and places(_networks, ("mixed", *key), 2, lambda m: beside_nan(*self.copies(m), of_copies)) == 1:
             return 1
         return places(_networks, key, m, lambda m: of_copies(*self.copies(m)))
 
+    @cached_property
     def _network(self) -> tuple[str, str, str]:
         weight = self.classifier.head.weight
         return json.dumps(self.classifier.architecture()), str(weight.device), str(weight.dtype)
