@@ -32,7 +32,7 @@ Vector = Callable[[Params, Tensor, Tensor], Tensor]
 """(psi, what the classifier sees [m, C, S, S], labels [m]) -> [m, ...], each row from its own image alone."""
 
 BYTES = 1 << 25  # gradients of one vmap call; beyond it, memory traffic costs more than the calls it saves
-HELD = 1 << 23  # the same by formulas, where a pass may be of more images than gradients are held of
+HELD = 1 << 22  # the same by formulas, where a pass may be of more images than gradients are held of
 LARGE = 8  # images of such a pass on a CPU where one gradient takes HELD: more save nothing, and the last is filled up
 FORWARD = 32  # images of one forward pass: more save little time, and the last pass is filled up
 
