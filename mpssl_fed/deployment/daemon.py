@@ -9,7 +9,6 @@ import logging
 import os
 import socket
 import socketserver
-import struct
 import threading
 import time
 from collections import deque
@@ -23,6 +22,7 @@ from typing import Any
 from mpssl_fed.deployment import wire
 from mpssl_fed.deployment.notify import STOPPING, Heartbeat, notify
 from mpssl_fed.deployment.resident import Resident
+from mpssl_fed.deployment.warm.handover import peer_uid
 from mpssl_fed.deployment.worker import MOST_WAITING
 from mpssl_fed.errors import UserError
 from mpssl_fed.federation.refusal import Refusal
@@ -280,13 +280,6 @@ class _Timed(io.RawIOBase):
 
 def _is_owner(connection: socket.socket) -> bool:
     return peer_uid(connection) in (0, os.geteuid())
-
-
-def peer_uid(connection: socket.socket) -> int:
-    """Return the user of the process at the other end, as the kernel knows it."""
-    size = struct.calcsize("3i")
-    _pid, uid, _gid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
-    return int(uid)
 
 
 def forbid_tracing() -> None:

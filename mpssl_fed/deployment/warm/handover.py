@@ -19,7 +19,7 @@ COMMAND = "flwr-clientapp"
 DONE, MOST_WORDS, PATIENCE_S = b"forked", 1 << 16, 10.0
 
 
-def peer(connection: socket.socket) -> int:
+def peer_uid(connection: socket.socket) -> int:
     """Return the user id at the other end of a Unix socket; of the one that listened, where this end connected."""
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     return int(struct.unpack("3i", credentials)[1])
@@ -31,7 +31,7 @@ def handed_over(name: str, words: list[str]) -> bool:
         nest.settimeout(PATIENCE_S)
         try:
             nest.connect(f"\0{name}")
-            if peer(nest) != os.geteuid():
+            if peer_uid(nest) != os.geteuid():
                 return False
             nest.sendall(json.dumps(words).encode())
             return nest.recv(len(DONE)) == DONE

@@ -114,7 +114,7 @@ def _hatched(listener: socket.socket, parent: int) -> list[str]:
                 with suppress(OSError):  # whoever asked does without
                     connection, _ = listener.accept()
                     with connection:
-                        if handover.peer(connection) == os.geteuid() and os.fork() == 0:
+                        if handover.peer_uid(connection) == os.geteuid() and os.fork() == 0:
                             return _words(connection)
     finally:
         if os.getpid() == nest:
