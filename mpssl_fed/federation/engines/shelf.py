@@ -1,4 +1,4 @@
-"""Shared memory through which a worker process hands its answers to the one that forked it."""
+"""Shared memory between a worker process and the one that forked it, for what either hands to the other."""
 
 from __future__ import annotations
 
@@ -7,35 +7,40 @@ import pickle
 from typing import Any
 
 PLACE = 64 * 2**20
-"""Bytes of arrays in one answer, at most; a larger one goes through the pipe. Pages that nobody writes take no memory."""
+"""Bytes in one place, at most; what is larger goes through the pipe. Pages that nobody writes take no memory."""
+
+LARGE = 2**16
+"""Bytes of a pickle that is laid down too: a pipe holds no more, so that whoever sends it waits for the other to read."""
 
 Parcel = tuple[bytes, int, list[int]]
-"""A pickle, where its arrays begin in shared memory, and their sizes in bytes; no sizes where it holds all."""
+"""A pickle, empty where it lies first in shared memory; where that begins, and the sizes in bytes of what lies there."""
 
 
 class Shelf:
-    """As many answers' arrays as ``places``, one after the other: an array is copied twice, where a pipe copies it five times.
+    """As many things as ``places``, of at most ``size`` bytes each: an array is copied twice, where a pipe copies it five times.
 
-    Made before the fork. Whoever puts waits for the answer before the last ``places`` to be taken.
+    Made before the fork. Whoever puts waits for what lies in the last place but ``places`` to be taken.
     """
 
-    def __init__(self, places: int) -> None:
-        self._places, self._put = places, 0
+    def __init__(self, places: int, size: int = PLACE) -> None:
+        self._places, self._size, self._put = places, size, 0
         try:
-            self._memory: mmap.mmap | None = mmap.mmap(-1, places * PLACE)
+            self._memory: mmap.mmap | None = mmap.mmap(-1, places * size)
         except OSError:  # a machine that promises no more memory than it has
             self._memory = None
 
     def put(self, what: Any) -> Parcel:
-        """Lay down the arrays of ``what`` and return the rest."""
+        """Lay down what is large of ``what`` and return the rest."""
         found: list[pickle.PickleBuffer] = []
         data = pickle.dumps(what, protocol=5, buffer_callback=found.append)
         raw = [buffer.raw() for buffer in found]
+        if len(data) > LARGE:
+            raw, data = [memoryview(data), *raw], b""
         if not raw:
             return data, 0, []
-        if self._memory is None or sum(part.nbytes for part in raw) > PLACE:
+        if self._memory is None or sum(part.nbytes for part in raw) > self._size:
             return pickle.dumps(what, protocol=5), 0, []
-        begin = at = self._put % self._places * PLACE
+        begin = at = self._put % self._places * self._size
         self._put += 1
         for part in raw:
             self._memory[at : at + part.nbytes] = part
@@ -45,9 +50,23 @@ class Shelf:
     def take(self, parcel: Parcel) -> Any:
         """Return what was put, in memory of its own."""
         data, at, sizes = parcel
-        buffers = []
-        for size in sizes:
-            assert self._memory is not None
-            buffers.append(bytearray(memoryview(self._memory)[at : at + size]))
-            at += size
-        return pickle.loads(data, buffers=buffers)
+        if not sizes:
+            return pickle.loads(data)
+        assert self._memory is not None
+        parts = []
+        with memoryview(self._memory) as memory:
+            for size in sizes:
+                parts.append(bytearray(memory[at : at + size]))
+                at += size
+        return pickle.loads(data or parts.pop(0), buffers=parts)
+
+
+CONTENT = 8 * 2**20
+"""Bytes of a message that a worker is sent by shared memory; its pages stay in use as long as the worker."""
+
+
+class Shelves:
+    """Those between the server and one worker: contents that come, one at a time, and answers that go."""
+
+    def __init__(self, ahead: int) -> None:
+        self.contents, self.answers = Shelf(1, CONTENT), Shelf(ahead)

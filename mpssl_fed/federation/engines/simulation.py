@@ -27,6 +27,7 @@ from mpssl_fed.federation.engines.samples import write_labels, write_samples
 from mpssl_fed.federation.engines.workers import WorkerGrid, workers_of
 from mpssl_fed.federation.secure_messages import ACTION
 from mpssl_fed.federation.server.collect import Stopped
+from mpssl_fed.federation.server.reading import opener
 from mpssl_fed.federation.server.rounds import Job, serve
 from mpssl_fed.federation.server.strategy import STRATEGIES
 from mpssl_fed.federation.site.held import Held, can_be_held
@@ -120,7 +121,7 @@ def _inprocess(job: Job, client_app: AppFactory) -> None:
         inprocess.run(_server_app(job), client_app(), nodes, held=held)
         return
     job.run.sites.mkdir(exist_ok=True)
-    grid = WorkerGrid(client_app(), nodes, workers, job.run.sites if holds else None)
+    grid = WorkerGrid(client_app(), nodes, workers, job.run.sites if holds else None, opener(job.run.config))
     job.hold = grid if holds else None
     try:
         inprocess.serve(_server_app(job), grid)

@@ -6,8 +6,6 @@ always at the same worker, one after the other as without workers; what it draws
 
 from __future__ import annotations
 
-import ctypes
-import logging
 import multiprocessing
 import os
 import signal
@@ -16,13 +14,12 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import torch
@@ -32,18 +29,21 @@ from flwr.app.user_config import UserConfig
 from mpssl_fed.config import Config
 from mpssl_fed.errors import UserError, spoken_to_by_command_line
 from mpssl_fed.federation.engines.inprocess import ClientCallable, InProcessGrid
-from mpssl_fed.federation.engines.shelf import Shelf
+from mpssl_fed.federation.engines.pipes import ANSWERS, CALL, FLUSH, SUM, send, whole
+from mpssl_fed.federation.engines.shelf import Parcel, Shelves
+from mpssl_fed.federation.engines.worker import About, Worker, end_with_server
+from mpssl_fed.federation.server.reading import Kept, Opener, Sums
 from mpssl_fed.federation.site.held import Held
 
-log = logging.getLogger("mpssl_fed.workers")
-AHEAD, READY = 2, 4
-"""Messages that a worker has at once, and answers a worker that wait for the server before it gets no more."""
+AHEAD, MOST_AHEAD, READY = 2, 32, 4
+"""Messages that a worker has at once, and at most where it keeps its answers; answers a worker that wait for the server before it
+gets no more of AHEAD, and of more messages in proportion."""
+
+KEPT = 16 * 2**20
+"""Bytes of the answers that a worker keeps of what it has at once, where they are more than AHEAD."""
 
 PATIENCE_S, END_S = 0.2, 10.0
 """How long a pull waits for its answer before the caller looks at its deadline; how long a worker may take to end."""
-
-PR_SET_PDEATHSIG = 1
-CALL, FLUSH, ANSWER, FLUSHED = "call", "flush", "answer", "flushed"
 
 
 def workers_of(config: Config) -> tuple[int, str]:
@@ -73,35 +73,49 @@ def _unfit() -> str:
 
 
 @dataclass
-class _Worker:
-    """One process as the server's side sees it."""
+class _Side:
+    """One worker as the server's process sees it. counted: its answers that the round took and that it does not know of."""
 
     process: BaseProcess
     pipe: Connection
-    shelf: Shelf
+    shelves: Shelves
     queue: deque[str] = field(default_factory=deque)
-    at_work: list[str] = field(default_factory=list)
+    at_work: set[str] = field(default_factory=set)
+    counted: list[str] = field(default_factory=list)
     content: RecordDict | None = None
+    ahead: int = AHEAD
     full: bool = False
-    flushed: bool = False
+    told: dict[str, Any] = field(default_factory=dict)
 
 
 class WorkerGrid(InProcessGrid):
-    """Nodes in ``workers`` forked processes. held: the folder of what sites keep in memory, None where they write it themselves."""
+    """Nodes in ``workers`` forked processes.
 
-    def __init__(self, client_app: ClientCallable, node_configs: Sequence[UserConfig], workers: int, held: Path | None) -> None:
+    held: the folder of what sites keep in memory, None where they write it themselves. opens: what reads and folds a round's
+    replies where they are trained, None where they come here.
+    """
+
+    def __init__(
+        self,
+        client_app: ClientCallable,
+        node_configs: Sequence[UserConfig],
+        workers: int,
+        held: Path | None = None,
+        opens: Opener | None = None,
+    ) -> None:
         super().__init__(client_app, node_configs)
+        self._opens = opens
         self._ready: dict[str, Message] = {}
         self._ends: dict[str, float] = {}  # message that nobody pulled the answer of -> when it is of no use any more
-        self._workers: list[_Worker] = []
+        self._workers: list[_Side] = []
         for _ in range(workers):
             ours, theirs = multiprocessing.get_context("fork").Pipe()
-            shelf = Shelf(AHEAD)  # of what a worker has at once no more is on its way here
-            args = (theirs, ours, shelf, held)
+            shelves = Shelves(AHEAD)  # of what a worker has at once no more is on its way here
+            args = (theirs, ours, shelves, held)
             process = multiprocessing.get_context("fork").Process(target=self._work, args=args, daemon=True)
             process.start()
             theirs.close()
-            self._workers.append(_Worker(process, ours, shelf))
+            self._workers.append(_Side(process, ours, shelves))
 
     @property
     def full(self) -> bool:
@@ -118,7 +132,7 @@ class WorkerGrid(InProcessGrid):
             meta = self._waiting[number].metadata
             self._ends[number], node = meta.created_at + meta.ttl, meta.dst_node_id
             if node in self._contexts:
-                self._workers[(node - 1) % len(self._workers)].queue.append(number)
+                self._of(node).queue.append(number)
             else:
                 self._ready[number] = self._call(self._waiting.pop(number))
         self._hand_out()
@@ -128,7 +142,7 @@ class WorkerGrid(InProcessGrid):
         """Return an answer to one of ``message_ids``, none where none comes in a moment. UserError when a worker has ended."""
         wanted = set(message_ids)
         if wanted & self._ends.keys() and not wanted & self._ready.keys():  # late answers are received too: they are in the way
-            begun = any(wanted.intersection(worker.at_work) for worker in self._workers)
+            begun = any(wanted & worker.at_work for worker in self._workers)
             self._take_in(PATIENCE_S if begun else 0.0, wanted)
         found = next((number for number in self._ready if number in wanted), None)
         self._hand_out()
@@ -137,15 +151,15 @@ class WorkerGrid(InProcessGrid):
         self._ends.pop(found, None)
         return [self._ready.pop(found)]
 
+    def sums(self) -> Iterable[Sums]:
+        """Return what each worker added up of the replies that were counted. What one is still at came too late, and is dropped."""
+        if self._opens is None:
+            return []
+        return [sums for sums in self._asked(SUM) if sums is not None]
+
     def flush(self) -> None:
         """Let all workers write what they hold. Called between rounds: what one is still at came too late, and is dropped."""
-        if any(worker.at_work or worker.queue for worker in self._workers):
-            self.interrupt()
-        for worker in self._workers:
-            worker.flushed = False
-            _send(worker.pipe, (FLUSH,))
-        while not all(worker.flushed for worker in self._workers):
-            self._take_in(PATIENCE_S, set())
+        self._asked(FLUSH)
 
     def interrupt(self) -> None:
         """Let all workers drop what they are at and what they have been sent."""
@@ -164,28 +178,54 @@ class WorkerGrid(InProcessGrid):
                 worker.process.kill()
                 worker.process.join()
 
+    def _of(self, node: int) -> _Side:
+        return self._workers[(node - 1) % len(self._workers)]
+
+    def _asked(self, kind: str) -> list[Any]:
+        """Ask each worker for what ``kind`` says, once it has dropped what it is at, and return what they tell."""
+        if any(worker.at_work or worker.queue for worker in self._workers):
+            self.interrupt()
+        for worker in self._workers:
+            worker.told.clear()
+            counted, worker.counted = worker.counted, []
+            send(worker.pipe, (kind, counted))
+        while not all(kind in worker.told for worker in self._workers):
+            self._take_in(PATIENCE_S, set())
+        return [worker.told.pop(kind) for worker in self._workers]
+
     def _hand_out(self) -> None:
         """Send each worker the next of its messages; content that it does not have yet only while it waits, so that it reads."""
         for worker in self._workers:
-            while worker.queue and len(worker.at_work) < AHEAD and len(self._ready) < READY * len(self._workers):
-                message = self._waiting.get(worker.queue[0])
-                if message is None:  # its time ran out
-                    worker.queue.popleft()
-                    continue
-                known = message.content is worker.content
-                if not known and worker.at_work:
+            few = len(self._ready) < READY * len(self._workers) * worker.ahead // AHEAD
+            if few and worker.queue and 2 * len(worker.at_work) <= worker.ahead:
+                self._hand_to(worker)
+
+    def _hand_to(self, worker: _Side) -> None:
+        calls: list[About] = []
+        sent: Parcel | None = None
+        while worker.queue and len(worker.at_work) < worker.ahead:
+            message = self._waiting.get(worker.queue[0])
+            if message is None:  # its time ran out
+                worker.queue.popleft()
+                continue
+            if message.content is not worker.content:
+                if worker.at_work:
                     break
-                number = worker.queue.popleft()
-                del self._waiting[number]
-                worker.content = message.content
-                meta = message.metadata
-                about = (number, meta.dst_node_id, meta.message_type, meta.group_id, meta.ttl)
-                worker.at_work.append(number)  # first: a Ctrl-C comes right after what is sent
-                _send(worker.pipe, (CALL, about, None if known else message.content))
+                worker.content, sent = message.content, worker.shelves.contents.put(message.content)
+                worker.ahead = AHEAD if self._opens is None else min(max(AHEAD, KEPT // _bytes(message.content)), MOST_AHEAD)
+                worker.counted.clear()  # of a round that nobody summed
+            number = worker.queue.popleft()
+            del self._waiting[number]
+            meta = message.metadata
+            calls.append((number, meta.dst_node_id, meta.message_type, meta.group_id, meta.ttl))
+            worker.at_work.add(number)  # first: a Ctrl-C comes right after what is sent
+        if calls:
+            counted, worker.counted = worker.counted, []
+            send(worker.pipe, (CALL, counted, calls, sent))
 
     def _take_in(self, patience_s: float, wanted: set[str]) -> None:
         """Receive what comes within ``patience_s``, or until one of ``wanted`` or, where none is wanted, anything has come."""
-        pipes: dict[Any, _Worker] = {worker.pipe: worker for worker in self._workers}
+        pipes: dict[Any, _Side] = {worker.pipe: worker for worker in self._workers}
         while True:
             came = wait(list(pipes), patience_s)
             for pipe in came:
@@ -194,19 +234,16 @@ class WorkerGrid(InProcessGrid):
             if not came or not wanted or wanted & self._ready.keys():
                 return
 
-    def _receive(self, worker: _Worker) -> None:
+    def _receive(self, worker: _Side) -> None:
         try:
-            with _whole():
-                kind, full, *rest = worker.pipe.recv()
-                worker.full = full
-                if kind == FLUSHED:
-                    worker.flushed = True
-                    worker.at_work.clear()
+            with whole():
+                kind, worker.full, what = worker.pipe.recv()
+                told = worker.shelves.answers.take(what)
+                if kind == ANSWERS:
+                    self._answered(worker, told)
                 else:
-                    number, parcel = rest
-                    if number in self._ends:
-                        self._ready[number] = worker.shelf.take(parcel)
-                    worker.at_work.remove(number)
+                    worker.told[kind] = told
+                    worker.at_work.clear()
         except (EOFError, OSError) as error:  # between two messages, or within one
             worker.process.join(END_S)
             raise UserError(
@@ -214,99 +251,29 @@ class WorkerGrid(InProcessGrid):
                 "for want of memory; take fewer and go on with resume"
             ) from error
 
-    def _work(self, pipe: Connection, of_server: Connection, shelf: Shelf, held: Path | None) -> None:
-        """Be a worker: answer what comes through ``pipe`` until it is closed."""
+    def _answered(self, worker: _Side, replies: list[Message]) -> None:
+        for reply in replies:
+            number = reply.metadata.reply_to_message_id
+            worker.at_work.remove(number)
+            if number in self._ends:
+                self._ready[number] = reply
+                if reply.has_content() and isinstance(reply.content, Kept):
+                    reply.content.count = partial(worker.counted.append, number)
+
+    def _work(self, pipe: Connection, of_server: Connection, shelves: Shelves, held: Path | None) -> None:
+        """Be a worker."""
         of_server.close()
         for earlier in self._workers:
             earlier.pipe.close()
-        _end_with_server()
+        end_with_server()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the server's process says what to do
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        abort, outbox = _Abort(), SimpleQueue[tuple[Any, ...]]()
-        threading.Thread(target=_send_all, args=(pipe, outbox), daemon=True).start()
         memory = None if held is None else Held(held)
         for context in self._contexts.values():
             context.held = memory
-        content = RecordDict()
-        while True:
-            try:
-                kind, *rest = pipe.recv()
-            except (EOFError, ConnectionResetError):
-                return
-            if kind == FLUSH:
-                if memory is not None:
-                    memory.flush()
-                outbox.put((FLUSHED, False))
-                abort.asked = False
-                continue
-            (number, node, message_type, group_id, ttl), sent = rest
-            content = content if sent is None else sent
-            message = Message(content, node, message_type, ttl=ttl, group_id=group_id)
-            message.metadata.__dict__["_message_id"] = number
-            reply = abort.unless_asked(lambda message=message: self._call(message))
-            if reply is not None:
-                outbox.put((ANSWER, memory is not None and memory.full, number, shelf.put(reply)))
+        Worker(pipe, shelves, self._call, memory, self._opens).run()
 
 
-class _Abort:
-    """SIGUSR1: drop the work at hand, and all until the next flush."""
-
-    def __init__(self) -> None:
-        self.asked = self._working = False
-        signal.signal(signal.SIGUSR1, self._heard)
-
-    def _heard(self, _number: int, _frame: object) -> None:
-        self.asked = True
-        if self._working:
-            raise KeyboardInterrupt
-
-    def unless_asked(self, work: Any) -> Any:
-        """Return what ``work`` does, None where it was dropped."""
-        try:
-            self._working = True
-            return None if self.asked else work()
-        except KeyboardInterrupt:
-            return None
-        finally:
-            self._working = False
-
-
-def _end_with_server() -> None:
-    """Let the kernel end this process with the one that forked it, were that killed: nobody else may write to the run."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _send(pipe: Connection, what: tuple[Any, ...]) -> None:
-    with _whole():
-        pipe.send(what)
-
-
-def _send_all(pipe: Connection, outbox: SimpleQueue[tuple[Any, ...]]) -> None:
-    """Send what is put into ``outbox``: an answer may be larger than a pipe, and a worker need not wait for the server."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGUSR1})
-    with suppress(BrokenPipeError, ConnectionResetError):
-        while True:
-            pipe.send(outbox.get())
-
-
-@contextmanager
-def _whole() -> Iterator[None]:
-    """Let no Ctrl-C or SIGUSR1 cut what is read or written in two; it comes right after.
-
-    A mask of this thread would not do: another thread takes the signal then, and Python handles it here all the same.
-    """
-    if threading.current_thread() is not threading.main_thread():  # which takes no signal
-        yield
-        return
-    came: list[int] = []
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}
-    ours = {number: handler for number, handler in handlers.items() if callable(handler)}
-    try:
-        for number in ours:
-            signal.signal(number, lambda number, _: came.append(number))
-        yield
-    finally:
-        for number, handler in ours.items():
-            signal.signal(number, handler)
-        for late in came:
-            signal.raise_signal(late)
+def _bytes(content: RecordDict) -> int:
+    """Return the bytes of the arrays in ``content``, at least one."""
+    return max(1, sum(len(array.data) for record in content.array_records.values() for array in record.values()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -44,12 +45,13 @@ class RunningMean:
         if len(self._waiting) * vector.nbytes >= WAITING_BYTES:
             self._add_all()
 
-    def merge(self, other: RunningMean) -> None:
-        """Take in all that ``other`` has taken in."""
-        for part in other.parts():
-            for start in self._starts:
-                self._add_two_sum(start, part[start : start + BLOCK], 1.0)
-        self.total += other.total
+    def merge(self, parts: Sequence[np.ndarray], total: float) -> None:
+        """Take in what :meth:`parts` of another returned, of the weight ``total``."""
+        summed, rest = parts
+        for start in self._starts:
+            self._add_two_sum(start, summed[start : start + BLOCK], 1.0)
+        self._rest += rest
+        self.total += total
 
     def parts(self) -> tuple[np.ndarray, np.ndarray]:
         """Return two float64 vectors [size] that add up to the sum."""

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from flwr.app import MessageType, RecordDict
+from flwr.app import MessageType
 from flwr.serverapp import Grid
 from torch import Tensor
 
@@ -21,9 +21,10 @@ from mpssl_fed.federation.messages import SentConfig, TrainReply, TrainRequest
 from mpssl_fed.federation.server.at_sites import AtSites
 from mpssl_fed.federation.server.collect import Answers, Roster, ask
 from mpssl_fed.federation.server.evaluate import clinical, evaluate, guessing, test_images
+from mpssl_fed.federation.server.reading import Reader, SumsAtNodes
 from mpssl_fed.federation.server.saving import Hold, Saving
 from mpssl_fed.federation.server.shared_step import Unmasked
-from mpssl_fed.federation.server.strategy import Aggregator, Fold
+from mpssl_fed.federation.server.strategy import Aggregator
 from mpssl_fed.federation.server.summing import Summing
 from mpssl_fed.federation.server.warm import start_warm
 from mpssl_fed.federation.weights import to_record, usable
@@ -197,16 +198,20 @@ class _Server:
         began, federation, start = time.perf_counter(), self.config.federation, Block.of(start)
         content = TrainRequest(self.plan, number, to_record(start)).to_record()
         packed = time.perf_counter() - began
-        fold = self.aggregator.open(start, len(asked))
-        reading = _Reader(start, federation.max_examples, fold)
+        fold = self.aggregator.open(start)
+        reader = Reader(start, federation.max_examples, fold)
         contents = {site: (nodes[site], content) for site in asked}
         shown = RoundSteps(self.job.progress, number, len(asked))
         with watched_by(shown):
-            answers = ask(self.grid, contents, MessageType.TRAIN, shown.after(reading), federation.deadline_s, self.job.stop)
+            answers = ask(self.grid, contents, MessageType.TRAIN, shown.after(reader), federation.deadline_s, self.job.stop)
         replies: list[TrainReply] = list(answers.good.values())  # type: ignore[arg-type]
         collected = time.perf_counter()
-        weights = fold.step(number, replies) if len(replies) >= federation.min_sites else None
-        return _Gathered(answers, replies, weights, packed + reading.reading, collected - reading.folding)
+        weights = None
+        if len(replies) >= federation.min_sites:
+            for sums in self.grid.sums() if isinstance(self.grid, SumsAtNodes) else ():
+                reader.take_sums(sums)
+            weights = fold.step(number, replies)
+        return _Gathered(answers, replies, weights, packed + reader.reading, collected - reader.folding)
 
     def _summed(self, number: int, start: Weights, nodes: Mapping[int, int], asked: Sequence[int]) -> _Gathered:
         """Ask for a round of which the server sees the sum alone."""
@@ -215,7 +220,7 @@ class _Server:
         if summed.mean is None:
             self.job.progress.note(f"round {number} is lost: {summed.why}")
         collected = time.perf_counter()
-        weights = None if summed.mean is None else self.aggregator.open(start, len(asked)).step_mean(number, summed.mean)
+        weights = None if summed.mean is None else self.aggregator.open(start).step_mean(number, summed.mean)
         return _Gathered(summed.answers, [], weights, 0.0, collected)
 
     def _nodes(self) -> dict[int, int]:
@@ -260,25 +265,6 @@ class _Gathered:
     weights: Weights | None
     packing: float
     collected: float
-
-
-class _Reader:
-    """Reads replies, folds them into the round and adds up the seconds that either takes."""
-
-    def __init__(self, like: Weights, most_examples: int, fold: Fold) -> None:
-        self.like, self.most_examples, self.fold = like, most_examples, fold
-        self.reading = self.folding = 0.0
-
-    def __call__(self, record: RecordDict) -> TrainReply:
-        start = time.perf_counter()
-        try:
-            reply = TrainReply.from_record(record, self.like, self.most_examples)
-        finally:
-            self.reading += time.perf_counter() - start
-        start = time.perf_counter()
-        left = self.fold.take(reply)
-        self.folding += time.perf_counter() - start
-        return left
 
 
 def _timings(

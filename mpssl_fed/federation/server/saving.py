@@ -10,8 +10,8 @@ from mpssl_fed.errors import UserError
 from mpssl_fed.runs.checkpoint import Checkpoint
 from mpssl_fed.runs.run_directory import RunDirectory
 
-WORK_TO_COST = 20.0
-"""Seconds of work after which a second of writing is due: what a kill can cost is 20 times a checkpoint."""
+WORK_TO_COST = 50.0
+"""Seconds of work after which a second of writing is due: what a kill can cost is 50 times a checkpoint."""
 
 
 class Hold(Protocol):

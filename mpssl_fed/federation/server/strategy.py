@@ -1,4 +1,4 @@
-"""From a round's replies to new global weights: Flower's strategy classes, fed in float64 and in site order."""
+"""From a round's replies to new global weights: Flower's strategy classes, fed in float64."""
 
 from __future__ import annotations
 
@@ -18,17 +18,13 @@ from mpssl_fed.errors import UserError
 from mpssl_fed.federation.messages import EXAMPLES, TrainReply
 from mpssl_fed.federation.server.mean import RunningMean
 from mpssl_fed.federation.server.robust import ROBUST
-from mpssl_fed.models import Layout, Weights
+from mpssl_fed.models import Block, Layout, Weights
 from mpssl_fed.registry import Registry
 
 Factory = Callable[[Any], Any]
 STRATEGIES: Registry[Factory] = Registry("strategies")
 """Name -> function of the config section ``federation.strategy`` to a ``flwr.serverapp.strategy.Strategy``. A plug-in whose
 object has ``wants_every_reply = True`` gets each reply; the others get their weighted mean, taken here in float64."""
-
-MOST_HELD = 64
-"""Replies of a round that are held to be averaged at its end, in site order; of more sites, none is held and the mean runs along.
-The two differ in the last bit of float64."""
 
 STATE_ATTRIBUTES = ("momentum_vector", "m_t", "v_t")
 """Where Flower's classes keep what lasts from round to round."""
@@ -73,16 +69,21 @@ class Aggregator:
     def __post_init__(self) -> None:
         self.strategy = STRATEGIES[self.federation.strategy.name](self.federation.strategy)
 
-    def open(self, current: Weights, asked: int) -> Fold:
-        """Return what takes in the replies of ``asked`` sites, which start from ``current``, one by one as they come."""
-        return Fold(self, current, asked)
+    @property
+    def wants_every_reply(self) -> bool:
+        """Whether the strategy sees each reply, not their mean alone."""
+        return bool(getattr(self.strategy, "wants_every_reply", False))
+
+    def open(self, current: Weights) -> Fold:
+        """Return what takes in the replies of sites that start from ``current``, one by one as they come."""
+        return Fold(self, current)
 
     def step(self, number: int, current: Weights, replies: Sequence[TrainReply]) -> Weights:
         """Return the float32 weights after round ``number``; ``replies`` come in site order and are not empty.
 
         All arithmetic is in float64. Longer updates than ``strategy.norm_bound`` are scaled down to it first.
         """
-        fold = self.open(current, len(replies))
+        fold = self.open(current)
         return fold.step(number, [fold.take(reply) for reply in replies])
 
     def state(self) -> dict[str, Tensor]:
@@ -106,63 +107,65 @@ class Aggregator:
 
 
 class Fold:
-    """The replies of one round: their running mean or, where they are few or a strategy wants each of them, all."""
+    """The replies of one round: their running mean or, where a strategy wants each of them, all."""
 
-    def __init__(self, aggregator: Aggregator, current: Weights, asked: int) -> None:
+    def __init__(self, aggregator: Aggregator, current: Weights) -> None:
         self._strategy, self._current = aggregator.strategy, current
         self._bound = aggregator.federation.strategy.norm_bound
         self._layout = Layout.of(current)
         self._here = self._layout.vector(current)
         self._by_size = aggregator.federation.weighting == "size" and not getattr(self._strategy, "ignores_sizes", False)
-        self._each = bool(getattr(self._strategy, "wants_every_reply", False))
-        self._running = None if self._each or asked <= MOST_HELD else RunningMean(self._layout.size)
+        self._running = None if aggregator.wants_every_reply else RunningMean(self._layout.size)
+        self._is_mean = type(self._strategy) is FedAvg  # which would pack, unpack and return the mean
 
     def take(self, reply: TrainReply) -> TrainReply:
-        """Take in a reply and return what is still to be held of it: all, or its numbers where the mean runs along."""
+        """Take in a reply and return what is still to be held of it: its numbers, or all where a strategy wants every reply."""
         if self._running is None:
             return reply
         self._running.add(self._bounded(reply, np.float32), self._size(reply))
         return TrainReply({}, reply.metrics)
+
+    def parts(self) -> tuple[tuple[np.ndarray, np.ndarray], float]:
+        """Return two vectors that add up to the sum of what was taken in, and its weight: for :meth:`merge` of another."""
+        assert self._running is not None
+        return self._running.parts(), self._running.total
+
+    def merge(self, parts: Sequence[np.ndarray], total: float) -> None:
+        """Take in what :meth:`parts` of another returned."""
+        assert self._running is not None
+        self._running.merge(parts, total)
 
     def step(self, number: int, replies: Sequence[TrainReply]) -> Weights:
         """Return the float32 weights after round ``number``; replies: what :meth:`take` returned, in site order. ValueError
         without any."""
         if not replies:
             raise ValueError("a round without replies has nothing to aggregate")
-        if self._each:
+        if self._running is None:
             return self._stepped(number, [(self._layout.views(self._bounded(reply)), self._size(reply)) for reply in replies])
-        return self._stepped(number, [(self._layout.views(self._running.mean() if self._running else self._mean(replies)), 1.0)])
+        mean = self._running.mean()
+        if self._is_mean:
+            return Block(self._layout, torch.from_numpy(mean.astype(np.float32)))
+        return self._stepped(number, [(self._layout.views(mean), 1.0)])
 
     def step_mean(self, number: int, mean: dict[str, Any]) -> Weights:
         """Return the float32 weights after round ``number`` of whose replies the ``mean`` (float64, by name) is known alone.
 
         UserError for a strategy that wants every reply.
         """
-        if self._each:
+        if self._running is None:
             raise UserError(
                 f"federation.strategy: {type(self._strategy).__name__} wants every reply, and with federation.aggregation=secure "
                 "the server sees their sum alone; take fedavg, fedprox, fedavgm, fedadam or fedyogi"
             )
-        return self._stepped(number, [(mean, 1.0)])
+        return _weights(mean) if self._is_mean else self._stepped(number, [(mean, 1.0)])
 
     def _stepped(self, number: int, sized: list[tuple[dict[str, Any], float]]) -> Weights:
-        if type(self._strategy) is FedAvg:  # of one mean it would pack, unpack and return that mean
-            return _weights(sized[0][0])
         here = self._layout.views(self._here)
         if hasattr(self._strategy, "current_arrays"):  # as Flower's ``configure_train`` would, but in float64
             listed = isinstance(self._strategy, FedAvgM)
             self._strategy.current_arrays = _record(here) if listed else here
         record, _ = self._strategy.aggregate_train(number, [_message(arrays, size) for arrays, size in sized])
         return self._current if record is None else _weights({key: record[key].numpy() for key in here})
-
-    def _mean(self, replies: Sequence[TrainReply]) -> np.ndarray:
-        total = sum(self._size(reply) for reply in replies)
-        mean = np.zeros_like(self._here)
-        for reply in replies:
-            part = self._bounded(reply)
-            part *= self._size(reply) / total
-            mean += part
-        return mean
 
     def _size(self, reply: TrainReply) -> float:
         return reply.examples if self._by_size else 1.0

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import mmap
 import multiprocessing
+import pickle
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from mpssl_fed.federation.engines import shelf as module
-from mpssl_fed.federation.engines.shelf import Shelf
+from mpssl_fed.federation.engines.shelf import LARGE, Shelf
 from mpssl_fed.models import Block
 
 
@@ -49,17 +51,24 @@ def test_what_was_taken_stays_when_its_place_is_used_again() -> None:
     assert shelf.take(again[0])["head.bias"][0] == 2
 
 
-def test_what_has_no_arrays_or_too_large_ones_goes_through_the_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_has_no_arrays_or_too_large_ones_goes_through_the_pipe() -> None:
     shelf = Shelf(1)
     assert shelf.put("late")[2] == []
     assert shelf.take(shelf.put("late")) == "late"
-    monkeypatch.setattr(module, "PLACE", 64)
-    small = Shelf(2)
+    small = Shelf(2, 64)
     values = np.arange(100.0)
     data, _, sizes = small.put(values)
     assert not sizes
     assert len(data) > values.nbytes
     assert np.array_equal(small.take((data, 0, sizes)), values)
+
+
+@pytest.mark.parametrize("what", [bytes(2 * LARGE), {"record": bytes(2 * LARGE), "array": np.arange(100.0)}])
+def test_a_pickle_that_a_pipe_would_not_hold_is_laid_down_too(what: Any) -> None:
+    shelf = Shelf(1)
+    parcel = shelf.put(what)
+    assert parcel[0] == b""
+    assert pickle.dumps(shelf.take(parcel)) == pickle.dumps(what)
 
 
 def test_a_machine_that_promises_no_memory_is_served_by_the_pipe(monkeypatch: pytest.MonkeyPatch) -> None:

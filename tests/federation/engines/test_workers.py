@@ -16,7 +16,9 @@ from safetensors.torch import load_file
 from clients.app import app
 from mpssl_fed.config import from_mapping
 from mpssl_fed.errors import UserError, on_command_line
-from mpssl_fed.federation.engines.workers import READY, WorkerGrid, _whole, workers_of
+from mpssl_fed.federation.engines.pipes import whole
+from mpssl_fed.federation.engines.shelf import PLACE
+from mpssl_fed.federation.engines.workers import READY, WorkerGrid, workers_of
 from mpssl_fed.federation.site.state import SiteState
 from mpssl_fed.privacy.ledger import Ledger
 from mpssl_fed.runs.reader import read_history, read_manifest
@@ -80,7 +82,7 @@ def test_a_signal_that_another_thread_takes_cuts_no_message(number: signal.Signa
         raise KeyboardInterrupt
 
     def write() -> None:
-        with _whole():
+        with whole():
             os.kill(os.getpid(), number)
             for step in range(3):
                 time.sleep(0.01)
@@ -115,10 +117,10 @@ def test_a_lost_worker_is_said_and_nothing_is_lost_with_it(run_tiny: Runner, tmp
 
 
 def test_a_worker_lost_within_an_answer_is_said_too() -> None:
-    """One that the pipe takes in pieces, since it is no array: half of it is there."""
+    """One that the pipe takes in pieces, since it is larger than a place on the shelf: half of it is there."""
 
     def long(message: Message, context: Context) -> Message:
-        return Message(RecordDict({"config": ConfigRecord({"long": bytes(2**22)})}), reply_to=message)
+        return Message(RecordDict({"config": ConfigRecord({"long": bytes(PLACE + 1)})}), reply_to=message)
 
     grid = WorkerGrid(long, [{}], workers=1, held=None)
     try:

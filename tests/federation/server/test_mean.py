@@ -76,7 +76,8 @@ def test_it_is_the_exact_mean_in_any_order_and_grouping(name: str) -> None:
     for groups in (2, 3, 7):  # as so many workers would sum up their own
         mean = RunningMean(SIZE)
         for group in range(groups):
-            mean.merge(taken(values, weights, orders[2][group::groups]))
+            part = taken(values, weights, orders[2][group::groups])
+            mean.merge(part.parts(), part.total)
         found.append(mean.mean())
     assert np.allclose(found[0], want, rtol=3e-16, atol=0)
     assert all(np.array_equal(one, found[0]) for one in found)

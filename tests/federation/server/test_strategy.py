@@ -114,7 +114,7 @@ def test_replies_are_folded_in_any_order_and_not_held() -> None:
         for column in values.T
     ]
     for order in (range(80), range(79, -1, -1), rng.permutation(80)):
-        fold = _aggregator(name="fedavgm", server_lr=1.0, server_momentum=0.0).open({"w": torch.zeros(50)}, 80)
+        fold = _aggregator(name="fedavgm", server_lr=1.0, server_momentum=0.0).open({"w": torch.zeros(50)})
         left = [fold.take(replies[i]) for i in order]
         assert all(not one.weights for one in left)
         assert np.array_equal(fold.step(1, left)["w"], np.array(exact, dtype=np.float32))
@@ -138,7 +138,7 @@ def test_the_order_of_replies_leaves_the_bits_of_float64() -> None:
 
 
 def test_a_strategy_that_wants_every_reply_keeps_them() -> None:
-    fold = _aggregator(name="fedmedian").open(HERE, 1000)
+    fold = _aggregator(name="fedmedian").open(HERE)
     assert all(fold.take(reply) is reply for reply in REPLIES)
 
 
