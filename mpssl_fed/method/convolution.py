@@ -21,6 +21,9 @@ NAMES = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 USUAL = {"bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
 
 
+_WILL_EXECUTE = getattr(torch._C, "_will_engine_execute_node", None)
+
+
 def _forward(x: Tensor, weight: Tensor, how: How) -> Tensor:
     stride, padding, dilation, groups = how
     return torch.convolution(x, weight, None, stride, padding, dilation, False, (0, 0), groups)
@@ -45,10 +48,18 @@ class _Convolution(Function):
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, weight = ctx.saved_tensors
-        # only the first pass, which keeps a graph, asks for the weight's
-        wanted = ctx.needs_input_grad[0], ctx.needs_input_grad[1] and torch.is_grad_enabled()
+        # only the first pass, which keeps a graph, asks for the weight's; it stops before the first layer's input
+        wanted = _goes_on(ctx), ctx.needs_input_grad[1] and torch.is_grad_enabled()
         found = _Gradients.apply(slope, x, weight, ctx.how, wanted)
         return *found, None
+
+
+def _goes_on(ctx: Any) -> bool:
+    """Whether the pass at hand wants a gradient of x; where torch does not say, as of a leaf, whether x could have one."""
+    before = ctx.next_functions[0][0] if ctx.needs_input_grad[0] else None
+    if before is None or _WILL_EXECUTE is None or hasattr(before, "variable"):
+        return before is not None
+    return bool(_WILL_EXECUTE(before))
 
 
 class _Gradients(Function):

@@ -162,15 +162,16 @@ class _Judged:
         leaves = [view.detach().requires_grad_() for view in pair]
         point = {name: p.detach() for name, p in inner.theta.items()}
         reached = {k: p.requires_grad_() for k, p in point.items() if inner.loss.reaches_head or k.startswith("body.")}
-        with LeanConvolutions() if keep else nullcontext():
-            value = inner.loss(inner.classifier, point, *leaves) * share
+        with LeanConvolutions() if keep else nullcontext():  # which cannot tell of leaves whether their gradient is wanted
+            value = inner.loss(inner.classifier, point, *(leaf.view_as(leaf) for leaf in leaves)) * share
         gradient = torch.autograd.grad(value, list(reached.values()), create_graph=keep)
         return cls(leaves, dict(zip(reached, gradient, strict=True)))
 
     def cotangents(self, pull: Params, scale: float) -> list[Tensor]:
         """Return the gradient of scale < g_unsup, pull > with respect to each view."""
-        inner = torch.stack([(g * pull[name]).sum() for name, g in self.g_unsup.items() if name in pull]).sum() * scale
-        found = torch.autograd.grad(inner, self.leaves, allow_unused=True)  # a stop-gradient view has none
+        pulled = {name: g for name, g in self.g_unsup.items() if name in pull}
+        slopes = [pull[name] * scale for name in pulled]
+        found = torch.autograd.grad(list(pulled.values()), self.leaves, slopes, allow_unused=True)  # a stop-gradient view has none
         return [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(self.leaves, found, strict=True)]
 
 

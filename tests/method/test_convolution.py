@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mpssl_fed.method.convolution import LeanConvolutions
 
@@ -69,6 +70,26 @@ def test_the_second_pass_takes_no_gradient_of_weights() -> None:
         inner = torch.stack([g.square().sum() for g in gradients]).sum()
         found.append(counted(lambda inner=inner: torch.autograd.grad(inner, [x])))  # type: ignore[misc]
     assert found[0] < found[1]
+
+
+def test_the_first_pass_takes_no_gradient_of_what_goes_in() -> None:
+    """Torch's own backward passes know where they end; one in Python has to ask."""
+    net = nn.Sequential(nn.Conv2d(6, 4, 3), nn.Tanh(), nn.Conv2d(4, 2, 3))
+    x = torch.randn(2, 6, 9, 9, requires_grad=True)
+    shapes = []
+    with LeanConvolutions():
+        value = net(x * 1).square().sum()
+    backward = torch.ops.aten.convolution_backward
+
+    class Seen(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+            if func.overloadpacket is backward:
+                shapes.append((tuple(args[1].shape), args[-1][0]))
+            return func(*args, **(kwargs or {}))
+
+    with Seen():
+        torch.autograd.grad(value, list(net.parameters()), create_graph=True)
+    assert shapes == [((2, 4, 7, 7), True), ((2, 6, 9, 9), False)]
 
 
 def test_outside_of_it_nothing_has_changed() -> None:
