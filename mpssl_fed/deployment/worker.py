@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from mpssl_fed.federation.refusal import Refusal
+from mpssl_fed.method.allocator import give_back_memory
 
 T = TypeVar("T")
 MOST_WAITING = 4
@@ -65,6 +66,7 @@ class Worker:
                 return work()
             finally:
                 self._since = None
+                give_back_memory()
 
         return self._thread.submit(run), begun
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mpssl_fed.config import Config
+from mpssl_fed.method.allocator import keep_freed_memory
 from mpssl_fed.method.anchor import Anchor
 from mpssl_fed.method.lmo import InnerStep
 from mpssl_fed.method.losses import UnsupervisedLoss
@@ -51,6 +52,9 @@ class Learner:
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext
     proceed: Callable[[], object] = bool
     """Called before each step; raises to end the round there."""
+
+    def __post_init__(self) -> None:
+        keep_freed_memory()
 
     @property
     def source(self) -> Source | None:
