@@ -18,6 +18,10 @@ LOOK_EVERY_S = 0.5
 """Between two looks for one answer, the first after as long. Flower shows an answer for a tenth of a second or so before all of it
 has come; who looks just then waits for a second more, and who looks every tenth always does."""
 
+SLACK = 2**20
+"""Bytes of a reply in one array that are unpacked whatever was sent, beyond four times as many as were: masked integers take twice
+what weights do."""
+
 FORGOTTEN_S = 3600.0
 """After so long a message that nobody looks for any more is forgotten: a site that never answers leaves nothing behind."""
 
@@ -30,6 +34,7 @@ class DeployedGrid(Grid):
         self._asked: dict[str, int] = {}  # query without an answer -> its node
         self._looked: dict[str, float] = {}  # message without an answer -> when it was last looked for
         self._reading: set[int] = set()
+        self._largest = 0  # bytes of arrays in a message
 
     def set_run(self, run: Any) -> None:
         """Set the run that the grid serves."""
@@ -53,6 +58,7 @@ class DeployedGrid(Grid):
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Send ``messages`` and return their ids; what several share is packed once."""
         sent, made = list(messages), dict[int, ArrayRecord]()
+        self._largest = max([self._largest, *(_size(message) for message in {id(one.content): one for one in sent}.values())])
         ids, now = list(self._grid.push_messages([self._packed(message, made) for message in sent])), time.monotonic()
         self._looked = {number: at for number, at in self._looked.items() if now - at < FORGOTTEN_S}
         self._asked = {number: node for number, node in self._asked.items() if number in self._looked}
@@ -85,6 +91,8 @@ class DeployedGrid(Grid):
             if node is not None and isinstance(card, ConfigRecord) and card.get(PACKED) == 1:
                 self._reading.add(node)
             if isinstance(arrays, ArrayRecord) and is_one(arrays):
+                if _size(reply) > 4 * self._largest + SLACK:
+                    raise ValueError(f"{_size(reply)} bytes of arrays, {self._largest} were sent")
                 reply.content[ARRAYS] = ArrayRecord({name: Array(value) for name, value in sorted(values(arrays).items())})
         return replies
 
@@ -100,3 +108,8 @@ class DeployedGrid(Grid):
             made[id(arrays)] = in_one(arrays)
         content = RecordDict({**message.content, ARRAYS: made[id(arrays)]})
         return Message(content, about.dst_node_id, about.message_type, ttl=about.ttl, group_id=about.group_id)
+
+
+def _size(message: Message) -> int:
+    arrays = message.content.get(ARRAYS)
+    return sum(len(array.data) for array in arrays.values()) if isinstance(arrays, ArrayRecord) else 0

@@ -15,7 +15,7 @@ from mpssl_fed.federation.messages import query
 from mpssl_fed.federation.refusal import Refusal, to_error
 from mpssl_fed.federation.server import deployed_grid
 from mpssl_fed.federation.server.collect import pull
-from mpssl_fed.federation.server.deployed_grid import DeployedGrid
+from mpssl_fed.federation.server.deployed_grid import SLACK, DeployedGrid
 
 VALUES = {
     "head.bias": np.arange(3, dtype=np.float32),
@@ -114,6 +114,17 @@ BROKEN = [b"", b"1234567", pack(VALUES, "another", {}), pack(VALUES, packed.PACK
 @pytest.mark.parametrize("body", BROKEN)
 def test_what_is_no_pack_is_malformed(body: bytes) -> None:
     got, _ = exchange(lambda _: as_bytes(body), {1: 1})
+    assert isinstance(got[1], Refusal)
+    assert got[1].code == "malformed"
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int64])  # masked updates are whole numbers
+def test_what_is_larger_than_was_sent_is_not_even_unpacked(kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    fits = {"w": np.zeros(SLACK // 16, dtype=kind)}
+    got, _ = exchange(lambda _: packed.whole(fits), {1: 1})
+    assert isinstance(got[1], ArrayRecord)
+    monkeypatch.setattr(deployed_grid, "values", lambda _: pytest.fail("unpacked"))
+    got, _ = exchange(lambda _: packed.whole(fits | {"more": np.zeros(SLACK, dtype=np.uint8)}), {1: 1})
     assert isinstance(got[1], Refusal)
     assert got[1].code == "malformed"
 
