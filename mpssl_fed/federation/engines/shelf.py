@@ -19,13 +19,14 @@ Parcel = tuple[bytes, int, list[int]]
 class Shelf:
     """As many things as ``places``, of at most ``size`` bytes each: an array is copied twice, where a pipe copies it five times.
 
-    Made before the fork. Whoever puts waits for what lies in the last place but ``places`` to be taken.
+    Made before the fork; one process puts, another takes, in order. While no place is free the pipe carries all.
     """
 
     def __init__(self, places: int, size: int = PLACE) -> None:
         self._places, self._size, self._put = places, size, 0
         try:
             self._memory: mmap.mmap | None = mmap.mmap(-1, places * size)
+            self._taken = memoryview(mmap.mmap(-1, 8)).cast("Q")  # how many, as whoever takes writes it
         except OSError:  # a machine that promises no more memory than it has
             self._memory = None
 
@@ -38,7 +39,8 @@ class Shelf:
             raw, data = [memoryview(data), *raw], b""
         if not raw:
             return data, 0, []
-        if self._memory is None or sum(part.nbytes for part in raw) > self._size:
+        room = self._memory is not None and self._put - self._taken[0] < self._places
+        if self._memory is None or not room or sum(part.nbytes for part in raw) > self._size:
             return pickle.dumps(what, protocol=5), 0, []
         begin = at = self._put % self._places * self._size
         self._put += 1
@@ -58,6 +60,7 @@ class Shelf:
             for size in sizes:
                 parts.append(bytearray(memory[at : at + size]))
                 at += size
+        self._taken[0] += 1
         return pickle.loads(data or parts.pop(0), buffers=parts)
 
 

@@ -110,7 +110,7 @@ class WorkerGrid(InProcessGrid):
         self._workers: list[_Side] = []
         for _ in range(workers):
             ours, theirs = multiprocessing.get_context("fork").Pipe()
-            shelves = Shelves(AHEAD)  # of what a worker has at once no more is on its way here
+            shelves = Shelves(AHEAD)
             args = (theirs, ours, shelves, held)
             process = multiprocessing.get_context("fork").Process(target=self._work, args=args, daemon=True)
             process.start()

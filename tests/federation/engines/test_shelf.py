@@ -51,6 +51,15 @@ def test_what_was_taken_stays_when_its_place_is_used_again() -> None:
     assert shelf.take(again[0])["head.bias"][0] == 2
 
 
+def test_what_nobody_took_is_not_written_over() -> None:
+    """A server that is slow: what finds no place goes through the pipe."""
+    shelf = Shelf(2)
+    parcels = [shelf.put(block(value)) for value in range(5)]
+    assert [bool(sizes) for *_, sizes in parcels] == [True, True, False, False, False]
+    assert [shelf.take(parcel)["head.bias"][0].item() for parcel in parcels] == [0, 1, 2, 3, 4]
+    assert shelf.put(block(5))[2], "and then a place is free again"
+
+
 def test_what_has_no_arrays_or_too_large_ones_goes_through_the_pipe() -> None:
     shelf = Shelf(1)
     assert shelf.put("late")[2] == []

@@ -55,10 +55,10 @@ class Rounds:
     def __init__(self, client: Any = site) -> None:
         self.grid = WorkerGrid(client, [{"partition-id": n} for n in range(SITES)], workers=2, opens=opener(CONFIG))
 
-    def ask(self, nodes: list[int], ttl: float = PATIENCE_S) -> dict[int, str]:
+    def ask(self, nodes: list[int], ttl: float = PATIENCE_S, kind: str = MessageType.TRAIN) -> dict[int, str]:
         self.reader = Reader(START, CONFIG.federation.max_examples, Aggregator(CONFIG.federation).open(START))
         content = TrainRequest(SentConfig.of("run", CONFIG), 1, to_record(START)).to_record()
-        messages = [Message(content, node, MessageType.TRAIN, ttl=ttl) for node in nodes]
+        messages = [Message(content, node, kind, ttl=ttl) for node in nodes]
         return dict(zip(nodes, self.grid.push_messages(messages), strict=True))
 
     def answer(self, number: str) -> Message:
@@ -149,6 +149,29 @@ def test_an_answer_does_not_wait_for_the_next_site() -> None:
         rounds.answer(numbers[1])
     finally:
         rounds.grid.interrupt()
+        rounds.grid.end()
+
+
+def test_whole_answers_come_as_they_were_sent_however_slow_the_server_is() -> None:
+    """Those of an evaluation, and replies that are refused: they lie in shared memory until they are taken."""
+
+    def large(message: Message, context: Context) -> Message:
+        weights = Block(START.layout, torch.full((START.layout.size,), float(context.node_id)))
+        weights.flat[0] = float("nan")
+        metrics = {EXAMPLES: float(context.node_id)}
+        return Message(Handed(TrainReply(weights, metrics)), reply_to=message)
+
+    rounds = Rounds(large)
+    try:
+        for kind in (MessageType.EVALUATE, MessageType.TRAIN):
+            numbers = rounds.ask(list(range(1, SITES + 1)), kind=kind)
+            time.sleep(0.5)
+            for node, number in numbers.items():
+                content = rounds.answer(number).content
+                assert isinstance(content, Handed)
+                assert content.reply is not None
+                assert content.reply.weights["head.bias"].tolist()[-1] == node == content.reply.examples
+    finally:
         rounds.grid.end()
 
 
