@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from clients.app import app
 from mpssl_fed.federation import parts
+from mpssl_fed.federation.engines import pipes
 from mpssl_fed.federation.engines.workers import MOST_AHEAD, WorkerGrid
 from mpssl_fed.federation.messages import EXAMPLES, Handed, SentConfig, TrainReply, TrainRequest
 from mpssl_fed.federation.refusal import Refusal
@@ -152,8 +153,9 @@ def test_an_answer_does_not_wait_for_the_next_site() -> None:
         rounds.grid.end()
 
 
-def test_whole_answers_come_as_they_were_sent_however_slow_the_server_is() -> None:
+def test_whole_answers_come_as_they_were_sent_however_slow_the_server_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of an evaluation, and replies that are refused: they lie in shared memory until they are taken."""
+    monkeypatch.setattr(pipes, "TOGETHER_S", 0.0)  # each apart
 
     def large(message: Message, context: Context) -> Message:
         weights = Block(START.layout, torch.full((START.layout.size,), float(context.node_id)))
