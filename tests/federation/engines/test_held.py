@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from flwr.app import Context, Message
 from safetensors.torch import load_file
 
+from clients.app import app
 from mpssl_fed.config import from_mapping
 from mpssl_fed.federation.engines import simulation
 from mpssl_fed.federation.site import held, site
@@ -74,3 +77,15 @@ def test_learners_that_stay_change_no_bit(
     anew = load_file(run_tiny(*words, folder=tmp_path / "anew").folder / "model.safetensors")
     assert len(made) - once == 3 * once
     assert all(value.equal(anew[key]) for key, value in kept.items())
+
+
+def test_the_collector_leaves_what_was_there_alone_while_sites_train(run_tiny: Runner) -> None:
+    frozen = []
+
+    def seen(message: Message, context: Context) -> Message:
+        frozen.append(gc.get_freeze_count())
+        return app(message, context)
+
+    run_tiny(client=seen)
+    assert min(frozen) > 100_000
+    assert gc.get_freeze_count() == 0
