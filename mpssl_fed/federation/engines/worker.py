@@ -15,7 +15,7 @@ from flwr.app import Message, MessageType, RecordDict
 from mpssl_fed.federation.engines.pipes import ANSWERS, CALL, FLUSH, HURRY, SUM, Outbox
 from mpssl_fed.federation.engines.shelf import Parcel, Shelves
 from mpssl_fed.federation.messages import TrainReply
-from mpssl_fed.federation.server.reading import Kept, Opener, Reader
+from mpssl_fed.federation.server.reading import Kept, Opener, Reader, Sums
 from mpssl_fed.federation.site.held import Held
 
 log = logging.getLogger("mpssl_fed.workers")
@@ -71,12 +71,12 @@ class Worker:
     def _full(self) -> bool:
         return self._held is not None and self._held.full
 
-    def _sum(self, counted: list[str]) -> None:
+    def _sum(self, counted: list[str] | None) -> None:
         assert self._adding is not None
         self._outbox.put(SUM, self._full, self._adding.sums(counted))
         self._abort.asked = False
 
-    def _flush(self, _counted: list[str]) -> None:
+    def _flush(self, _counted: list[str] | None) -> None:
         if self._held is not None:
             self._held.flush()
         self._outbox.put(FLUSH, self._full, None)
@@ -111,10 +111,13 @@ class Adding:
             assert self._reader is not None
             self._reader.take(self._kept.pop(number))
 
-    def sums(self, numbers: list[str]) -> Any:
-        """Return what was folded, ``numbers`` last; None where nothing was."""
-        self.count(numbers)
-        found = None if self._reader is None else self._reader.sums()
+    def sums(self, numbers: list[str] | None) -> Sums | None:
+        """Return what was folded, ``numbers`` last; None where nothing was. numbers: None where what is here is of an earlier round
+        than the one that is summed."""
+        found = None
+        if self._reader is not None and numbers is not None:
+            self.count(numbers)
+            found = self._reader.sums()
         self.begin()
         return found
 

@@ -105,6 +105,7 @@ class WorkerGrid(InProcessGrid):
     ) -> None:
         super().__init__(client_app, node_configs)
         self._opens = opens
+        self._content: RecordDict | None = None  # of the last messages
         self._ready: dict[str, Message] = {}
         self._ends: dict[str, float] = {}  # message that nobody pulled the answer of -> when it is of no use any more
         self._workers: list[_Side] = []
@@ -128,6 +129,7 @@ class WorkerGrid(InProcessGrid):
         self._ends = {number: end for number, end in self._ends.items() if end > now}
         self._ready = {number: reply for number, reply in self._ready.items() if number in self._ends}
         ids = list(super().push_messages(messages))
+        self._content = self._waiting[ids[-1]].content if ids else None
         for number in ids:
             meta = self._waiting[number].metadata
             self._ends[number], node = meta.created_at + meta.ttl, meta.dst_node_id
@@ -188,7 +190,7 @@ class WorkerGrid(InProcessGrid):
         for worker in self._workers:
             worker.told.clear()
             counted, worker.counted = worker.counted, []
-            send(worker.pipe, (kind, counted))
+            send(worker.pipe, (kind, counted if worker.content is self._content else None))
         while not all(kind in worker.told for worker in self._workers):
             self._take_in(PATIENCE_S, set())
         return [worker.told.pop(kind) for worker in self._workers]

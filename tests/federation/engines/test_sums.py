@@ -187,6 +187,15 @@ def test_a_round_that_nobody_summed_leaves_nothing(rounds: Rounds) -> None:
     assert np.allclose(rounds.mean()[:50], exact([3, 4], slice(0, 50)), rtol=3e-16, atol=0)
 
 
+def test_a_worker_that_is_left_out_of_the_next_round_forgets_the_one_before(rounds: Rounds) -> None:
+    """Nobody summed that; nodes of one parity are at one worker."""
+    for number in rounds.ask([1, 2, 3, 4]).values():
+        rounds.reader(rounds.answer(number).content)
+    for number in rounds.ask([6, 8]).values():
+        rounds.reader(rounds.answer(number).content)
+    assert np.allclose(rounds.mean()[:50], exact([6, 8], slice(0, 50)), rtol=3e-16, atol=0)
+
+
 def test_a_worker_is_asked_for_no_more_at_once_than_it_may_keep(rounds: Rounds) -> None:
     rounds.ask(list(range(1, SITES + 1)))
     assert [len(worker.at_work) for worker in rounds.grid._workers] == [min(SITES // 2, MOST_AHEAD)] * 2
