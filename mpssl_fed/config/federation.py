@@ -135,7 +135,8 @@ class Federation(Section):
         None,
         ge=1,
         le=256,
-        description="Processes that the sites of backend inprocess train in; null: one a core on the command line, else one.",
+        description="Processes that the sites of backend inprocess train in; null: one a core on the command line, else one. "
+        "One where runtime.threads is more.",
     )
 
     @model_validator(mode="after")

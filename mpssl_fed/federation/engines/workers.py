@@ -58,15 +58,17 @@ def workers_of(config: Config) -> tuple[int, str]:
     wanted = min(asked or (cores if spoken_to_by_command_line() else 1), config.federation.sites)
     if wanted == 1:
         return 1, ""
-    why = _unfit()
+    why = _unfit(config)
     return (1, f"federation.workers={asked}: {why}; the sites train in this process" if asked else "") if why else (wanted, "")
 
 
-def _unfit() -> str:
+def _unfit(config: Config) -> str:
     if sys.platform != "linux":
         return "processes are copied on Linux alone"
     if torch.cuda.is_available():
         return "a process that sees a GPU cannot be copied"
+    if config.runtime.threads > 1:  # a copy has none of them, and waits for them for ever
+        return f"a process whose torch has threads (runtime.threads={config.runtime.threads}) cannot be copied"
     if threading.current_thread() is not threading.main_thread():
         return "a process can be copied from its main thread alone"
     return "a worker of a study has no workers" if multiprocessing.current_process().daemon else ""

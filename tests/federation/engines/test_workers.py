@@ -197,6 +197,7 @@ def test_how_many_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [of(None), of(1), of(2), of(9)] == [1, 1, 2, 3]  # from Python one, unless it is asked for more
     with on_command_line():
         assert [of(None), of(None, sites=20), of(1)] == [3, 8, 1]
+        assert workers_of(from_mapping(TINY | {"runtime": {"threads": 2}})) == (1, "")
     found: list[tuple[int, str]] = []
     asked = from_mapping(TINY | {"federation": TINY["federation"] | {"workers": 2}})
     thread = threading.Thread(target=lambda: found.append(workers_of(asked)))
@@ -205,6 +206,17 @@ def test_how_many_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found == [
         (1, "federation.workers=2: a process can be copied from its main thread alone; the sites train in this process")
     ]
+
+
+def test_torch_with_threads_trains_in_one_process(run_tiny: Runner) -> None:
+    """A copy of a process that has them would wait for them for ever."""
+    words = ("federation.rounds=1", "runtime.threads=2", "federation.workers=2")
+    assert workers_of(from_mapping(TINY | {"federation": {"workers": 2}, "runtime": {"threads": 2}})) == (
+        1,
+        "federation.workers=2: a process whose torch has threads (runtime.threads=2) cannot be copied; "
+        "the sites train in this process",
+    )
+    assert [record.answered for record in read_history(run_tiny(*words).folder)[1:]] == [3]
 
 
 def test_the_number_is_no_part_of_what_is_computed() -> None:
