@@ -192,7 +192,7 @@ class WorkerGrid(InProcessGrid):
         for worker in self._workers:
             worker.told.clear()
             counted, worker.counted = worker.counted, []
-            send(worker.pipe, (kind, counted if worker.content is self._content else None))
+            self._send(worker, (kind, counted if worker.content is self._content else None))
         while not all(kind in worker.told for worker in self._workers):
             self._take_in(PATIENCE_S, set())
         return [worker.told.pop(kind) for worker in self._workers]
@@ -225,7 +225,7 @@ class WorkerGrid(InProcessGrid):
             worker.at_work.add(number)  # first: a Ctrl-C comes right after what is sent
         if calls:
             counted, worker.counted = worker.counted, []
-            send(worker.pipe, (CALL, counted, calls, sent))
+            self._send(worker, (CALL, counted, calls, sent))
 
     def _take_in(self, patience_s: float, wanted: set[str]) -> None:
         """Receive what comes within ``patience_s``, or until one of ``wanted`` or, where none is wanted, anything has come."""
@@ -249,11 +249,20 @@ class WorkerGrid(InProcessGrid):
                     worker.told[kind] = told
                     worker.at_work.clear()
         except (EOFError, OSError) as error:  # between two messages, or within one
-            worker.process.join(END_S)
-            raise UserError(
-                f"federation.workers={len(self._workers)}: a worker process ended (exit code {worker.process.exitcode}), perhaps "
-                "for want of memory; take fewer and go on with resume"
-            ) from error
+            raise self._lost(worker) from error
+
+    def _send(self, worker: _Side, what: tuple[Any, ...]) -> None:
+        try:
+            send(worker.pipe, what)
+        except OSError as error:  # it ended while nobody waited for it
+            raise self._lost(worker) from error
+
+    def _lost(self, worker: _Side) -> UserError:
+        worker.process.join(END_S)
+        return UserError(
+            f"federation.workers={len(self._workers)}: a worker process ended (exit code {worker.process.exitcode}), perhaps for "
+            "want of memory; take fewer and go on with resume"
+        )
 
     def _answered(self, worker: _Side, replies: list[Message]) -> None:
         for reply in replies:

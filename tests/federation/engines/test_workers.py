@@ -135,6 +135,22 @@ def test_a_worker_lost_within_an_answer_is_said_too() -> None:
         grid.end()
 
 
+def test_a_worker_lost_while_nobody_waits_for_it_is_said_too() -> None:
+    """Between two rounds: what is sent to it next finds no reader."""
+    grid = WorkerGrid(app, [{}], workers=1, held=None)
+    try:
+        (worker,) = grid._workers
+        worker.process.kill()
+        worker.process.join()
+        said = r"federation\.workers=1: a worker process ended \(exit code -9\)"
+        with pytest.raises(UserError, match=said):
+            list(grid.push_messages([Message(RecordDict(), 1, "train", ttl=PATIENCE_S)]))
+        with pytest.raises(UserError, match=said):
+            grid.flush()
+    finally:
+        grid.end()
+
+
 def test_what_a_site_raises_is_counted_and_a_late_one_is_missing(run_tiny: Runner, tmp_path: Path) -> None:
     def bad(message: Message, context: Context) -> Message:
         if message.metadata.message_type == "train":
