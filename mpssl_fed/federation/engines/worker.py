@@ -72,8 +72,7 @@ class Worker:
         return self._held is not None and self._held.full
 
     def _sum(self, counted: list[str] | None) -> None:
-        assert self._adding is not None
-        self._outbox.put(SUM, self._full, self._adding.sums(counted))
+        self._outbox.put(SUM, self._full, None if self._adding is None else self._adding.sums(counted))
         self._abort.asked = False
 
     def _flush(self, _counted: list[str] | None) -> None:

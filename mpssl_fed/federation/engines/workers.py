@@ -157,7 +157,7 @@ class WorkerGrid(InProcessGrid):
 
     def sums(self) -> Iterable[Sums]:
         """Return what each worker added up of the replies that were counted. What one is still at came too late, and is dropped."""
-        if self._opens is None:
+        if self._opens is None and not any(worker.at_work or worker.queue for worker in self._workers):
             return []
         return [sums for sums in self._asked(SUM) if sums is not None]
 

@@ -50,7 +50,7 @@ class SumsAtNodes(Protocol):
     """A grid whose nodes' replies are added up where they are trained."""
 
     def sums(self) -> Iterable[Sums]:
-        """Return what was added up of the replies that the round counted; what nobody counted is in none."""
+        """Return what was added up of the replies that the round counted; what nobody counted is in none. It ends each round."""
 
 
 class Reader:

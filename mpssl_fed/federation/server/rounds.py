@@ -206,11 +206,9 @@ class _Server:
             answers = ask(self.grid, contents, MessageType.TRAIN, shown.after(reader), federation.deadline_s, self.job.stop)
         replies: list[TrainReply] = list(answers.good.values())  # type: ignore[arg-type]
         collected = time.perf_counter()
-        weights = None
-        if len(replies) >= federation.min_sites:
-            for sums in self.grid.sums() if isinstance(self.grid, SumsAtNodes) else ():
-                reader.take_sums(sums)
-            weights = fold.step(number, replies)
+        for sums in self.grid.sums() if isinstance(self.grid, SumsAtNodes) else ():  # of too few, too: it ends the round there
+            reader.take_sums(sums)
+        weights = fold.step(number, replies) if len(replies) >= federation.min_sites else None
         return _Gathered(answers, replies, weights, packed + reader.reading, collected - reader.folding)
 
     def _summed(self, number: int, start: Weights, nodes: Mapping[int, int], asked: Sequence[int]) -> _Gathered:

@@ -219,6 +219,25 @@ def test_whatever_the_mean_is_of_it_has_the_bits_of_one_process(words: tuple[str
     assert told[0] == told[1]
 
 
+@pytest.mark.parametrize("strategy", ["fedavg", "fedmedian"])
+def test_a_round_of_too_few_ends_for_workers_too(strategy: str, run_tiny: Runner) -> None:
+    """A worker at work for it heard nothing of the next one, whose mean took in what it had kept: with a ledger no checkpoint of
+    the sites comes between them."""
+
+    def late(message: Message, context: Context) -> Message:
+        if message.metadata.message_type == MessageType.TRAIN and message.content.config_records["config"]["round"] == 1:
+            if context.node_id in (2, 4):
+                raise RuntimeError("boom")
+            if context.node_id == 3:
+                time.sleep(600)  # until it is told to drop it
+        return app(message, context)
+
+    words = ("federation.sites=4", "federation.min_sites=2", "federation.deadline_s=8", f"federation.strategy={{name: {strategy}}}")
+    private = ("privacy.epsilon=8", "privacy.public_size=100", "privacy.delta=1e-4", "privacy.sample_rate=0.1")
+    run = run_tiny(*words, *private, "federation.workers=2", client=late)
+    assert [(r.answered, r.failed) for r in read_history(run.folder)[1:]] == [(1, True), (4, False)]
+
+
 def test_sites_that_the_app_answers_for_are_added_up_too(run_tiny: Runner, tmp_path: Path) -> None:
     """The app of the project hands its reply over; one that packs it, as over a wire, ends in the same bits."""
 
