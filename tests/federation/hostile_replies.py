@@ -164,8 +164,8 @@ RECORDS = [
     ("an error of an unknown code", _error(10**9, "x" * 100_000), "unknown"),
     ("an error with a negative code", _error(-5, ""), "unknown"),
     ("an error of ours", _error(110, "an image: ..."), "budget"),
-    ("something that is no message", lambda _: "hello", "unreadable"),
-    ("nothing that is a message", lambda _: object(), "unreadable"),
+    ("something that is no message", lambda _: "hello", "app-raised"),
+    ("nothing that is a message", lambda _: object(), "app-raised"),
 ]
 CASES: list[tuple[str, Spoil, str]] = [
     *((f"{key}={str(value)[:20]}", _metrics({key: value}), code) for (key, value), code in NUMBERS),

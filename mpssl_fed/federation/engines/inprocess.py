@@ -95,7 +95,10 @@ class InProcessGrid(Grid):
         if node not in self._contexts:
             return Message(Error(ErrorCode.NODE_UNAVAILABLE, "no such node"), reply_to=message)
         try:
-            return self._app(message, self._contexts[node])
+            reply: object = self._app(message, self._contexts[node])
+            if not isinstance(reply, Message) or reply.metadata.reply_to_message_id != message.metadata.message_id:
+                raise TypeError(f"{type(reply).__name__} is no reply to the message that the app was given")
+            return reply
         except Exception as error:  # as Flower's own runtimes do: whatever an app raises becomes its reply
             log.exception("ClientApp of node %d raised", node)
             return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, f"{type(error)}:<'{error}'>"), reply_to=message)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import pickle
 import signal
 import threading
 import time
@@ -11,7 +13,13 @@ from multiprocessing.connection import Connection
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from mpssl_fed.federation.engines.shelf import Shelf
+from flwr.app import Error, Message
+from flwr.app.message import make_message
+from flwr.common.constant import ErrorCode
+
+from mpssl_fed.federation.engines.shelf import Parcel, Shelf
+
+log = logging.getLogger("mpssl_fed.workers")
 
 CALL, FLUSH, SUM = "call", "flush", "sum"
 """To a worker: messages to answer; write what is held; hand over what was added up. It tells of the last two when they are done."""
@@ -48,9 +56,16 @@ class Outbox:
             while True:
                 answers, told = self._next()
                 if answers:
-                    self._pipe.send((ANSWERS, answers[-1][1], self._shelf.put([what for _, _, what in answers])))
+                    self._pipe.send((ANSWERS, answers[-1][1], self._laid([what for _, _, what in answers])))
                 if told is not None and told[0] != HURRY:
                     self._pipe.send((told[0], told[1], self._shelf.put(told[2])))
+
+    def _laid(self, replies: list[Message]) -> Parcel:
+        """Lay down ``replies``; one that no process can be sent goes as the error of its app."""
+        try:
+            return self._shelf.put(replies)
+        except Exception:  # whatever it is, the server waits for an answer  # noqa: BLE001
+            return self._shelf.put([_sent(reply) for reply in replies])
 
     def _next(self) -> tuple[list[tuple[str, bool, Any]], tuple[str, bool, Any] | None]:
         """Return the answers that go together, and what ended them, None if it was the time."""
@@ -65,6 +80,16 @@ class Outbox:
                 return answers, one
             answers.append(one)
             ends = ends or time.monotonic() + TOGETHER_S
+
+
+def _sent(reply: Message) -> Message:
+    try:
+        pickle.dumps(reply, protocol=5)
+    except Exception as error:
+        log.exception("the reply of node %d cannot be sent", reply.metadata.src_node_id)
+        told = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, f"{type(error)}:<'{error}'>")
+        return make_message(metadata=reply.metadata, error=told)
+    return reply
 
 
 @contextmanager

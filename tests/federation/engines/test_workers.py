@@ -166,6 +166,34 @@ def test_what_a_site_raises_is_counted_and_a_late_one_is_missing(run_tiny: Runne
     assert (record.asked, record.answered, record.missing, record.rejected) == (3, 1, 1, {"app-raised": 1})
 
 
+class Unsent(RecordDict):
+    """No process can be sent it."""
+
+    def __reduce__(self) -> str:
+        raise ValueError("unsent")
+
+
+ODD = {0: lambda _: None, 1: lambda _: "text", 2: lambda _: Message(RecordDict(), 1, "train")}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_is_no_reply_is_its_apps_error(workers: int, run_tiny: Runner) -> None:
+    """Of any number of workers; the last of these ended the thread that answers, and the server waited for ever."""
+
+    def odd(message: Message, context: Context) -> Message:
+        site = context.node_config["partition-id"]
+        if message.metadata.message_type == "train" and site in ODD:
+            return ODD[site](message)  # type: ignore[return-value]
+        if message.metadata.message_type == "train" and site == 3 and workers > 1:
+            return Message(Unsent(), reply_to=message)
+        return app(message, context)
+
+    words = ("federation.rounds=1", "federation.sites=6", f"federation.workers={workers}")
+    record = read_history(run_tiny(*words, client=odd).folder)[1]
+    refused = 3 + (workers > 1)
+    assert (record.asked, record.answered, record.rejected) == (6, 6 - refused, {"app-raised": refused})
+
+
 def test_a_site_that_never_ends_holds_up_neither_a_round_nor_the_run(run_tiny: Runner, tmp_path: Path) -> None:
     def stuck(message: Message, context: Context) -> Message:
         while message.metadata.message_type == "train" and context.node_config["partition-id"] == 1:
