@@ -127,6 +127,7 @@ class Abort:
     def __init__(self) -> None:
         self.asked = self._working = False
         signal.signal(signal.SIGUSR1, self._heard)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
 
     def _heard(self, _number: int, _frame: object) -> None:
         self.asked = True

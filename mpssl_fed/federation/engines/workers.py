@@ -111,14 +111,12 @@ class WorkerGrid(InProcessGrid):
         self._ready: dict[str, Message] = {}
         self._ends: dict[str, float] = {}  # message that nobody pulled the answer of -> when it is of no use any more
         self._workers: list[_Side] = []
-        for _ in range(workers):
-            ours, theirs = multiprocessing.get_context("fork").Pipe()
-            shelves = Shelves(AHEAD)
-            args = (theirs, ours, shelves, held)
-            process = multiprocessing.get_context("fork").Process(target=self._work, args=args, daemon=True)
-            process.start()
-            theirs.close()
-            self._workers.append(_Side(process, ours, shelves))
+        try:
+            for _ in range(workers):
+                self._workers.append(self._forked(held))
+        except OSError as error:
+            self.end()
+            raise UserError(f"federation.workers={workers}: no process can be copied ({error}); take fewer") from error
 
     @property
     def full(self) -> bool:
@@ -181,6 +179,18 @@ class WorkerGrid(InProcessGrid):
             if worker.process.is_alive():
                 worker.process.kill()
                 worker.process.join()
+
+    def _forked(self, held: Path | None) -> _Side:
+        context, shelves = multiprocessing.get_context("fork"), Shelves(AHEAD)
+        ours, theirs = context.Pipe()
+        process = context.Process(target=self._work, args=(theirs, ours, shelves, held), daemon=True)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})  # it would end a copy that does not know it yet
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            theirs.close()
+        return _Side(process, ours, shelves)
 
     def _of(self, node: int) -> _Side:
         return self._workers[(node - 1) % len(self._workers)]

@@ -225,6 +225,31 @@ def test_answers_that_come_too_late_make_no_others_wait() -> None:
         grid.end()
 
 
+def test_one_that_is_told_to_drop_its_work_before_it_has_begun_lives() -> None:
+    grid = WorkerGrid(lambda message, _: Message(RecordDict(), reply_to=message), [{}], workers=1)
+    try:
+        grid.interrupt()  # as a Ctrl-C in the first moment would
+        grid.flush()
+        (number,) = grid.push_messages([Message(RecordDict(), 1, "train", ttl=PATIENCE_S)])
+        wait_for(lambda: list(grid.pull_messages([number])), "the answer")
+    finally:
+        grid.end()
+
+
+def test_a_process_that_cannot_be_copied_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    left, fork = [2], os.fork
+
+    def forked() -> int:
+        left[0] -= 1
+        if left[0] < 0:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        return fork()
+
+    monkeypatch.setattr(os, "fork", forked)
+    with pytest.raises(UserError, match=r"federation\.workers=3: no process can be copied \(.*unavailable\); take fewer"):
+        WorkerGrid(app, [{}], workers=3)
+
+
 def test_ledgers_are_kept_by_workers(run_tiny: Runner) -> None:
     private = ["privacy.epsilon=8", "privacy.public_size=100", "privacy.delta=1e-4", "privacy.sample_rate=0.1"]
     run = run_tiny("federation.workers=2", *private)
