@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from flwr.app import Array, ArrayRecord
+from flwr.app import Array, ArrayRecord, RecordDict
 
 from mpssl_fed.federation.array_bytes import Arrays, pack, unpack
 
@@ -40,3 +40,8 @@ def values(record: ArrayRecord) -> Arrays:
     if is_one(record):
         return unpack(bytes(record[PACKED].data), PACKED)[0]
     return {name: array.numpy() for name, array in record.items()}
+
+
+def size(content: RecordDict) -> int:
+    """Return the bytes of all arrays in ``content``, as they lie there."""
+    return sum(len(array.data) for record in content.array_records.values() for array in record.values())

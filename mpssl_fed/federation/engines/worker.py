@@ -4,7 +4,6 @@ that the server wants of it."""
 from __future__ import annotations
 
 import ctypes
-import logging
 import signal
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -17,8 +16,6 @@ from mpssl_fed.federation.engines.shelf import Parcel, Shelves
 from mpssl_fed.federation.messages import TrainReply
 from mpssl_fed.federation.server.reading import Kept, Opener, Reader, Sums
 from mpssl_fed.federation.site.held import Held
-
-log = logging.getLogger("mpssl_fed.workers")
 
 PR_SET_PDEATHSIG = 1
 About = tuple[str, int, str, str, float]

@@ -32,6 +32,7 @@ from mpssl_fed.federation.engines.inprocess import ClientCallable, InProcessGrid
 from mpssl_fed.federation.engines.pipes import ANSWERS, CALL, FLUSH, SUM, send, whole
 from mpssl_fed.federation.engines.shelf import Parcel, Shelves
 from mpssl_fed.federation.engines.worker import About, Worker, end_with_server
+from mpssl_fed.federation.packed import size
 from mpssl_fed.federation.server.reading import Kept, Opener, Sums
 from mpssl_fed.federation.site.held import Held
 
@@ -155,7 +156,7 @@ class WorkerGrid(InProcessGrid):
 
     def sums(self) -> Iterable[Sums]:
         """Return what each worker added up of the replies that were counted. What one is still at came too late, and is dropped."""
-        if self._opens is None and not any(worker.at_work or worker.queue for worker in self._workers):
+        if self._opens is None and not self._busy:
             return []
         return [sums for sums in self._asked(SUM) if sums is not None]
 
@@ -195,9 +196,13 @@ class WorkerGrid(InProcessGrid):
     def _of(self, node: int) -> _Side:
         return self._workers[(node - 1) % len(self._workers)]
 
+    @property
+    def _busy(self) -> bool:
+        return any(worker.at_work or worker.queue for worker in self._workers)
+
     def _asked(self, kind: str) -> list[Any]:
         """Ask each worker for what ``kind`` says, once it has dropped what it is at, and return what they tell."""
-        if any(worker.at_work or worker.queue for worker in self._workers):
+        if self._busy:
             self.interrupt()
         for worker in self._workers:
             worker.told.clear()
@@ -226,7 +231,7 @@ class WorkerGrid(InProcessGrid):
                 if worker.at_work:
                     break
                 worker.content, sent = message.content, worker.shelves.contents.put(message.content)
-                worker.ahead = AHEAD if self._opens is None else min(max(AHEAD, KEPT // _bytes(message.content)), MOST_AHEAD)
+                worker.ahead = AHEAD if self._opens is None else min(max(AHEAD, KEPT // max(1, size(message.content))), MOST_AHEAD)
                 worker.counted.clear()  # of a round that nobody summed
             number = worker.queue.popleft()
             del self._waiting[number]
@@ -295,8 +300,3 @@ class WorkerGrid(InProcessGrid):
         for context in self._contexts.values():
             context.held = memory
         Worker(pipe, shelves, self._call, memory, self._opens).run()
-
-
-def _bytes(content: RecordDict) -> int:
-    """Return the bytes of the arrays in ``content``, at least one."""
-    return max(1, sum(len(array.data) for record in content.array_records.values() for array in record.values()))

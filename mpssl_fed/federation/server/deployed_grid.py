@@ -11,7 +11,7 @@ from flwr.serverapp import Grid
 
 from mpssl_fed.codes import Code
 from mpssl_fed.federation.messages import ARRAYS, SITE
-from mpssl_fed.federation.packed import PACKED, in_one, is_one, values
+from mpssl_fed.federation.packed import PACKED, in_one, is_one, size, values
 from mpssl_fed.federation.refusal import code_of
 
 LOOK_EVERY_S = 0.5
@@ -58,7 +58,8 @@ class DeployedGrid(Grid):
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Send ``messages`` and return their ids; what several share is packed once."""
         sent, made = list(messages), dict[int, ArrayRecord]()
-        self._largest = max([self._largest, *(_size(message) for message in {id(one.content): one for one in sent}.values())])
+        contents = {id(message.content): message.content for message in sent}.values()
+        self._largest = max([self._largest, *map(size, contents)])
         ids, now = list(self._grid.push_messages([self._packed(message, made) for message in sent])), time.monotonic()
         self._looked = {number: at for number, at in self._looked.items() if now - at < FORGOTTEN_S}
         self._asked = {number: node for number, node in self._asked.items() if number in self._looked}
@@ -91,8 +92,8 @@ class DeployedGrid(Grid):
             if node is not None and isinstance(card, ConfigRecord) and card.get(PACKED) == 1:
                 self._reading.add(node)
             if isinstance(arrays, ArrayRecord) and is_one(arrays):
-                if _size(reply) > 4 * self._largest + SLACK:
-                    raise ValueError(f"{_size(reply)} bytes of arrays, {self._largest} were sent")
+                if size(reply.content) > 4 * self._largest + SLACK:
+                    raise ValueError(f"{size(reply.content)} bytes of arrays, {self._largest} were sent")
                 reply.content[ARRAYS] = ArrayRecord({name: Array(value) for name, value in sorted(values(arrays).items())})
         return replies
 
@@ -108,8 +109,3 @@ class DeployedGrid(Grid):
             made[id(arrays)] = in_one(arrays)
         content = RecordDict({**message.content, ARRAYS: made[id(arrays)]})
         return Message(content, about.dst_node_id, about.message_type, ttl=about.ttl, group_id=about.group_id)
-
-
-def _size(message: Message) -> int:
-    arrays = message.content.get(ARRAYS)
-    return sum(len(array.data) for array in arrays.values()) if isinstance(arrays, ArrayRecord) else 0

@@ -147,7 +147,7 @@ def test_an_answer_does_not_wait_for_the_next_site() -> None:
     rounds = Rounds(slow)
     try:
         numbers = rounds.ask([1, 3])
-        rounds.answer(numbers[1])
+        assert isinstance(rounds.answer(numbers[1]).content, Kept)
     finally:
         rounds.grid.interrupt()
         rounds.grid.end()

@@ -230,6 +230,7 @@ def test_one_that_is_told_to_drop_its_work_before_it_has_begun_lives() -> None:
     try:
         grid.interrupt()  # as a Ctrl-C in the first moment would
         grid.flush()
+        assert grid._workers[0].process.is_alive()
         (number,) = grid.push_messages([Message(RecordDict(), 1, "train", ttl=PATIENCE_S)])
         wait_for(lambda: list(grid.pull_messages([number])), "the answer")
     finally:
