@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +23,7 @@ import yaml
 from mpssl_fed import config as configs
 from mpssl_fed.config import Config
 from mpssl_fed.deployment import wire
+from mpssl_fed.deployment.isolation import User
 from mpssl_fed.deployment.private_shares import write_share
 from mpssl_fed.deployment.rehearsal import Deployment
 from mpssl_fed.errors import UserError
@@ -122,6 +124,19 @@ class Serving(threading.Thread):
         """Wait for the end; AssertionError when it does not come within the tests' patience."""
         self.join(PATIENCE_S)
         assert not self.is_alive()
+
+
+@contextmanager
+def open_folder() -> Iterator[Path]:
+    """Yield a new folder that a second user reaches; skip the test where those above it are closed, as some containers' root is."""
+    with tempfile.TemporaryDirectory(prefix="mpssl-fed-tests-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        user = User.named(str(NOBODY))
+        closed = next((parent for parent in reversed(folder.parents) if not user.may(parent, 1)), None)
+        if closed is not None:
+            pytest.skip(f"{closed} is closed to a second user")
+        yield folder
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,6 @@ from mpssl_fed.deployment.start_site import SiteSettings, check_site
 from mpssl_fed.errors import UserError
 from mpssl_fed.generators.files import sums
 from tests.generators.traps import write_blobs, write_trap
-from tests.real.second_user import as_nobody, open_the_way
 from tests.real.sites import NOBODY, POLICY, RealSite, message, tiny, weights
 
 pytestmark = [
@@ -25,22 +25,27 @@ pytestmark = [
 CONFIG = tiny("method={name: naive-gssl, batch: 4}", "generator.name=exported")
 
 
+def as_nobody(*command: object) -> int:
+    """Run a command as that user and return its exit status."""
+    words = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *map(str, command)]
+    return subprocess.run(words, capture_output=True, check=False).returncode
+
+
 def rules(generator: Path) -> dict[str, Any]:
     entry = {"name": "exported", "files": sums(generator), "trained_on": "nothing at all"}
     return POLICY | {"methods": ["naive-gssl"], "generators": [entry]}
 
 
-def test_files_that_a_second_user_swaps_are_not_run(tmp_path: Path) -> None:
+def test_files_that_a_second_user_swaps_are_not_run(open_path: Path) -> None:
     """In a folder that it may write, accepted by --trust-bundles: between the start of a real daemon and its first round."""
-    open_the_way(tmp_path)
-    shared, mine = tmp_path / "shared", tmp_path / "trap"
+    shared, mine = open_path / "shared", open_path / "trap"
     for folder in (shared, mine):
         folder.mkdir()
         folder.chmod(0o777)
-    generator, marker = write_blobs(shared / "blobs.pt"), tmp_path / "marker"
+    generator, marker = write_blobs(shared / "blobs.pt"), open_path / "marker"
     trap = write_trap(mine / "trap.pt", marker)
     trap.chmod(0o644)
-    site = RealSite(tmp_path / "site", CONFIG, policy=rules(generator))
+    site = RealSite(open_path / "site", CONFIG, policy=rules(generator))
     site.start("--trust-bundles", "--generator-path", str(generator))
     try:
         assert as_nobody("cp", trap, shared / "x") == 0
@@ -49,7 +54,6 @@ def test_files_that_a_second_user_swaps_are_not_run(tmp_path: Path) -> None:
         assert not marker.exists()
         write_blobs(generator)
         assert site.train(message(CONFIG, weights(CONFIG)))[0] == 200
-        open_the_way(tmp_path)  # which another pytest of this user closes again as it starts
         assert as_nobody("cp", trap, shared / "x") == 0
         assert as_nobody("mv", "-f", shared / "x", generator) == 0
         assert site.train(message(CONFIG, weights(CONFIG), run="another"))[0] == 200  # from the bytes that were compared
@@ -60,12 +64,11 @@ def test_files_that_a_second_user_swaps_are_not_run(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Callable[[Path], SiteSettings]:
+def settings(open_path: Path) -> Callable[[Path], SiteSettings]:
     """``settings(generator)`` -> those of a site whose SuperNode runs as a second user."""
-    open_the_way(tmp_path)
 
     def make(generator: Path) -> SiteSettings:
-        site = RealSite(tmp_path / "site", CONFIG, policy=rules(generator))
+        site = RealSite(open_path / "site", CONFIG, policy=rules(generator))
         assert CONFIG.data.task is not None
         plain = SiteSettings("site-0", 0, site.listing, CONFIG.data.task.classes, site.policy_file, site.state, site.socket)
         return replace(plain, supernode_user=str(NOBODY), channels=1, generator_path=str(generator))
@@ -78,15 +81,15 @@ def _closed(folder: Path) -> Path:
     return write_blobs(folder / "blobs.pt")
 
 
-def test_a_closed_folder_is_taken(tmp_path: Path, settings: Callable[[Path], SiteSettings]) -> None:
-    check_site(settings(_closed(tmp_path / "own")))
+def test_a_closed_folder_is_taken(open_path: Path, settings: Callable[[Path], SiteSettings]) -> None:
+    check_site(settings(_closed(open_path / "own")))
 
 
 @pytest.mark.parametrize("opened", ["folder", "program", "sidecar", "owner", "link", "parent"])
 def test_whatever_a_second_user_could_read_or_replace_stops_the_start(
-    tmp_path: Path, settings: Callable[[Path], SiteSettings], opened: str
+    open_path: Path, settings: Callable[[Path], SiteSettings], opened: str
 ) -> None:
-    generator = _closed(tmp_path / "own")
+    generator = _closed(open_path / "own")
     folder, sidecar = generator.parent, generator.with_suffix(".json")
     if opened == "folder":
         folder.chmod(0o777)
@@ -98,29 +101,29 @@ def test_whatever_a_second_user_could_read_or_replace_stops_the_start(
     elif opened == "owner":
         os.chown(folder, NOBODY, -1)
     elif opened == "link":  # to closed files, from where another link may be put
-        (tmp_path / "open").mkdir()
-        (tmp_path / "open").chmod(0o777)
+        (open_path / "open").mkdir()
+        (open_path / "open").chmod(0o777)
         for file in (generator, sidecar):
-            (tmp_path / "open" / file.name).symlink_to(file)
-        generator = tmp_path / "open" / generator.name
+            (open_path / "open" / file.name).symlink_to(file)
+        generator = open_path / "open" / generator.name
     else:
-        tmp_path.chmod(0o777)
+        open_path.chmod(0o777)
     with pytest.raises(UserError, match=r"the SuperNode's user \(uid 65534\) can read .* or replace what is in it"):
         check_site(settings(generator))
 
 
-def test_a_generator_that_is_not_there(tmp_path: Path, settings: Callable[[Path], SiteSettings]) -> None:
-    made = settings(_closed(tmp_path / "own"))
+def test_a_generator_that_is_not_there(open_path: Path, settings: Callable[[Path], SiteSettings]) -> None:
+    made = settings(_closed(open_path / "own"))
     with pytest.raises(UserError, match=r"generator .*/none\.pt: no file there"):
-        check_site(replace(made, generator_path=str(tmp_path / "own" / "none.pt")))
+        check_site(replace(made, generator_path=str(open_path / "own" / "none.pt")))
 
 
 def test_code_that_a_second_user_could_change_stops_the_start(
-    tmp_path: Path, settings: Callable[[Path], SiteSettings], monkeypatch: pytest.MonkeyPatch
+    open_path: Path, settings: Callable[[Path], SiteSettings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A folder that modules are imported from, for one; reading it is no harm."""
-    made = settings(_closed(tmp_path / "own"))
-    modules = tmp_path / "modules"
+    made = settings(_closed(open_path / "own"))
+    modules = open_path / "modules"
     modules.mkdir()
     modules.chmod(0o755)
     monkeypatch.syspath_prepend(str(modules))
@@ -132,9 +135,8 @@ def test_code_that_a_second_user_could_change_stops_the_start(
     check_site(replace(made, trust_bundles=True))
 
 
-def test_what_may_be_changed_is_found_by_owners_and_modes(tmp_path: Path) -> None:
-    open_the_way(tmp_path)
-    user, tool = User.named(str(NOBODY)), tmp_path / "bin" / "tool"
+def test_what_may_be_changed_is_found_by_owners_and_modes(open_path: Path) -> None:
+    user, tool = User.named(str(NOBODY)), open_path / "bin" / "tool"
     tool.parent.mkdir()
     tool.touch(mode=0o755)
     assert replaceable(user, [tool]) is None
@@ -144,7 +146,7 @@ def test_what_may_be_changed_is_found_by_owners_and_modes(tmp_path: Path) -> Non
     assert replaceable(user, [tool]) is None
     tool.parent.chmod(0o755)
     tool.chmod(0o755)
-    drop = tmp_path / "drop"
+    drop = open_path / "drop"
     drop.mkdir()
     drop.chmod(0o1777)
     (drop / "link").symlink_to(tool)

@@ -17,8 +17,7 @@ from mpssl_fed.deployment.own_data import OwnData
 from mpssl_fed.deployment.start_site import SiteSettings, check_site
 from mpssl_fed.errors import UserError
 from tests.patience import PATIENCE_S
-from tests.real.second_user import open_the_way
-from tests.real.sites import NOBODY, RealSite, message, tiny, weights
+from tests.real.sites import NOBODY, RealSite, message, open_folder, tiny, weights
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process of a second user")
 CONFIG = tiny()
@@ -81,13 +80,12 @@ sys.stdin.read()
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealSite]:
-    folder = tmp_path_factory.mktemp("site")
-    open_the_way(folder)
-    real = RealSite(folder, CONFIG)
-    real.start()
-    yield real
-    real.stop()
+def site() -> Iterator[RealSite]:
+    with open_folder() as folder:
+        real = RealSite(folder, CONFIG)
+        real.start()
+        yield real
+        real.stop()
 
 
 def test_hostile_bundle_under_its_own_user_gets_nothing(site: RealSite) -> None:
@@ -155,10 +153,9 @@ def test_third_users_use_up_no_place(site: RealSite) -> None:
         crowd.communicate("")
 
 
-def test_readable_files_stop_the_start(tmp_path: Path) -> None:
+def test_readable_files_stop_the_start(open_path: Path) -> None:
     user = User.named(str(NOBODY))
-    open_the_way(tmp_path)
-    folder, image = tmp_path / "images", tmp_path / "images" / "a.png"
+    folder, image = open_path / "images", open_path / "images" / "a.png"
     folder.mkdir(mode=0o700)
     image.touch(mode=0o644)
     assert exposed(user, [folder, image]) is None
@@ -174,16 +171,16 @@ def test_readable_files_stop_the_start(tmp_path: Path) -> None:
     assert exposed(user, [image]) == image  # an owner can open it up
     folder.chmod(0o700)
     assert exposed(user, [image]) is None
-    shared = tmp_path / "shared"
+    shared = open_path / "shared"
     shared.mkdir(mode=0o777)
     shared.chmod(0o777)
     (shared / "policy.yaml").touch(mode=0o600)
     assert exposed(user, [shared / "policy.yaml"]) == shared  # unreadable, but another file may be put in its place
     shared.chmod(0o1777)
     assert exposed(user, [shared / "policy.yaml"]) is None
-    (tmp_path / "seen.png").touch(mode=0o644)
-    (folder / "b.png").symlink_to(tmp_path / "seen.png")
-    assert exposed(user, [image, folder / "b.png"]) == tmp_path / "seen.png"  # a link in a closed folder closes nothing
+    (open_path / "seen.png").touch(mode=0o644)
+    (folder / "b.png").symlink_to(open_path / "seen.png")
+    assert exposed(user, [image, folder / "b.png"]) == open_path / "seen.png"  # a link in a closed folder closes nothing
     with pytest.raises(UserError, match="no such user"):
         User.named("no-such-user-here")
 
@@ -195,16 +192,15 @@ def test_every_file_that_a_list_names_is_private(tmp_path: Path) -> None:
     assert found == [tmp_path / name for name in ("list.csv", "a,1.png", "b.png")]
 
 
-def test_daemon_refuses_to_start_where_bundles_could_read(tmp_path: Path) -> None:
+def test_daemon_refuses_to_start_where_bundles_could_read(open_path: Path) -> None:
     """Same user: refused; said aloud with --trust-bundles (every deployment on one machine does)."""
-    site = RealSite(tmp_path / "site", CONFIG)
+    site = RealSite(open_path / "site", CONFIG)
     assert CONFIG.data.task is not None
     same = SiteSettings("site-0", 0, site.listing, CONFIG.data.task.classes, site.policy_file, site.state, site.socket, channels=1)
     with pytest.raises(UserError, match="trust-bundles"):
         check_site(same)
-    (tmp_path / "open").mkdir(mode=0o755)
-    open_the_way(tmp_path)
-    exposed_policy = tmp_path / "open" / "policy.yaml"
+    (open_path / "open").mkdir(mode=0o755)
+    exposed_policy = open_path / "open" / "policy.yaml"
     exposed_policy.write_bytes(site.policy_file.read_bytes())
     exposed_policy.chmod(0o644)
     other = SiteSettings(
