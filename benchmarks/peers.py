@@ -6,7 +6,8 @@ PYTHON: the interpreter of an environment that has pfl-research 0.6 and the torc
 site in one batch, SGD, no augmentation, one thread a process; several processes are workers here, torchrun's of pfl, Ray's of
 Flower, whose client is plain PyTorch. All go in turn, so that what else a machine does falls on each; CPU time is told beside for
 one process, since a busy machine draws out what it takes. Ours writes its run directory and checkpoints meanwhile; the others write
-nothing. Writes benchmarks/results/peers-DATE.md.
+nothing. A turn that its own processes abort, as pfl's now and then do at their start, is taken again and told of. Writes
+benchmarks/results/peers-DATE.md after every row.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from statistics import median
 HERE = Path(__file__).resolve().parents[1]
 ENOUGH = 120
 """Sites x rounds of a turn, at least."""
+ATTEMPTS = 3
 
 
 def ours(sites: int, steps: int, rounds: int, processes: int) -> dict[str, list[float]]:
@@ -54,14 +56,16 @@ def ours(sites: int, steps: int, rounds: int, processes: int) -> dict[str, list[
     }
 
 
-def turn(words: list[str]) -> dict[str, list[float]]:
-    """Run one side in a process of its own and return what it printed last."""
+def turn(words: list[str], lost: list[str]) -> dict[str, list[float]]:
+    """Run one side apart and return what it printed last; ``lost`` gets what attempts without an end said."""
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)}
-    done = subprocess.run(words, cwd=HERE, env=env, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
-    if done.returncode:
-        raise SystemExit(done.stderr[-3000:])
-    found: dict[str, list[float]] = json.loads(next(line for line in reversed(done.stdout.splitlines()) if line.startswith("{")))
-    return found
+    for _ in range(ATTEMPTS):
+        done = subprocess.run(words, cwd=HERE, env=env, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+        if not done.returncode:
+            found: dict[str, list[float]] = json.loads(next(line for line in reversed(done.stdout.splitlines()) if line[:1] == "{"))
+            return found
+        lost.append(done.stderr[-3000:])
+    raise SystemExit(lost[-1])
 
 
 def sides(peers: str, processes: int, flower: bool) -> dict[str, list[str]]:
@@ -71,16 +75,21 @@ def sides(peers: str, processes: int, flower: bool) -> dict[str, list[str]]:
     return found | ({"flower": [sys.executable, "benchmarks/peer_flower.py"]} if flower else {})
 
 
-def row(options: argparse.Namespace, sites: int, steps: int, processes: int) -> str:
-    """Measure one row of the table."""
+def row(options: argparse.Namespace, sites: int, steps: int, processes: int) -> tuple[str, list[str]]:
+    """Measure one row of the table; return it and the sides whose turns were taken again."""
     rounds = max(1, -(-ENOUGH // sites))
     starts = sides(options.peers, processes, sites in options.flower and processes > 1)
     found: dict[str, dict[str, list[float]]] = {side: {"wall": [], "cpu": []} for side in starts}
+    again: list[str] = []
     for _ in range(options.turns):
         for side, words in starts.items():
             asked = [str(n) for n in (sites, steps, rounds, *([] if side == "pfl" else [processes]))]
-            for kind, values in turn([*words, *asked]).items():
+            lost: list[str] = []
+            for kind, values in turn([*words, *asked], lost).items():
                 found[side][kind] += values
+            for said in lost:
+                print(said, file=sys.stderr)
+                again.append(f"{side}, {sites} sites, {steps} steps, {processes} processes")
 
     def of(side: str, kind: str) -> float | None:
         known = found.get(side, {}).get(kind)
@@ -92,7 +101,7 @@ def row(options: argparse.Namespace, sites: int, steps: int, processes: int) -> 
         cells += [pfl, mine, mine / pfl if mine and pfl else None]
         if kind == "wall":
             cells += [flower, mine / flower if mine and flower else None]
-    return f"| {sites} | {steps} | {processes} | {' | '.join('' if cell is None else f'{cell:.2f}' for cell in cells)} |"
+    return f"| {sites} | {steps} | {processes} | {' | '.join('' if cell is None else f'{cell:.2f}' for cell in cells)} |", again
 
 
 def main() -> None:
@@ -125,13 +134,17 @@ def main() -> None:
         "|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     print("\n".join(lines), flush=True)
+    again: list[str] = []
     file = options.output or HERE / "benchmarks" / "results" / f"peers-{today}.md"
     for steps in options.steps:
         for sites in options.sites:
             for processes in options.processes:
-                lines.append(row(options, sites, steps, processes))
+                found, more = row(options, sites, steps, processes)
+                lines.append(found)
+                again += more
                 print(lines[-1], flush=True)
-                write_atomic(file, "\n".join(lines) + "\n")
+                told = ["", f"Turns that ended without a result and were taken again: {'; '.join(again)}."] if again else []
+                write_atomic(file, "\n".join([*lines, *told]) + "\n")
 
 
 if __name__ == "__main__":
