@@ -1,6 +1,6 @@
 """Seconds that federation costs per site and round beyond pure training, in-process and on Ray, for 4 to 256 sites.
 
-    python benchmarks/federation.py [--sites 4 16 64 256] [--engines inprocess ray] [--rounds 3] [--output FILE]
+    python -m benchmarks.federation [--sites 4 16 64 256] [--engines inprocess ray] [--rounds 3] [--output FILE]
 
 Writes a table with versions to benchmarks/results/federation-DATE.md. "Beyond training" is wall time of a round, times the
 workers that shared it, less the server's evaluation and less what the sites spent in training and in the generator.

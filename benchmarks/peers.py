@@ -1,6 +1,6 @@
 """The same federated averaging here, in pfl-research and in Flower's simulation, turn about: milliseconds a site and round.
 
-    python benchmarks/peers.py --peers PYTHON [--sites 16 256 1000] [--steps 1 10] [--processes 1 2] [--turns 3] [--output FILE]
+    python -m benchmarks.peers --peers PYTHON [--sites 16 256 1000] [--steps 1 10] [--processes 1 2] [--turns 3] [--output FILE]
 
 PYTHON: the interpreter of an environment that has pfl-research 0.6 and the torch of this one. Equal work: small CNN, ten images a
 site in one batch, SGD, no augmentation, one thread a process; several processes are workers here, torchrun's of pfl, Ray's of
@@ -22,11 +22,11 @@ import tempfile
 import time
 from itertools import pairwise
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 
 HERE = Path(__file__).resolve().parents[1]
-ENOUGH = 120
-"""Sites x rounds of a turn, at least."""
+ENOUGH = 2000
+"""Sites x rounds x steps of a turn, at least: some ten seconds, since a shared machine changes its speed from second to second."""
 ATTEMPTS = 3
 
 
@@ -77,7 +77,7 @@ def sides(peers: str, processes: int, flower: bool) -> dict[str, list[str]]:
 
 def row(options: argparse.Namespace, sites: int, steps: int, processes: int) -> tuple[str, list[str]]:
     """Measure one row of the table; return it and the sides whose turns were taken again."""
-    rounds = max(1, -(-ENOUGH // sites))
+    rounds = -(-ENOUGH // (sites * steps))
     starts = sides(options.peers, processes, sites in options.flower and processes > 1)
     found: dict[str, dict[str, list[float]]] = {side: {"wall": [], "cpu": []} for side in starts}
     again: list[str] = []
@@ -86,7 +86,7 @@ def row(options: argparse.Namespace, sites: int, steps: int, processes: int) -> 
             asked = [str(n) for n in (sites, steps, rounds, *([] if side == "pfl" else [processes]))]
             lost: list[str] = []
             for kind, values in turn([*words, *asked], lost).items():
-                found[side][kind] += values
+                found[side][kind] += [mean(values)] if values else []
             for said in lost:
                 print(said, file=sys.stderr)
                 again.append(f"{side}, {sites} sites, {steps} steps, {processes} processes")
@@ -127,7 +127,8 @@ def main() -> None:
         f"# Peers, {today}",
         "",
         machine("; pfl 0.6.0,"),
-        f"small-cnn, 10 images a site, SGD, no augmentation; ms a site and round, medians of {options.turns} turns, turn about.",
+        f"small-cnn, 10 images a site, SGD, no augmentation; ms a site and round, medians of {options.turns} turns, turn about;",
+        f"a turn's is the mean of its rounds, which hold {ENOUGH} site-steps or more.",
         "CPU: of one process; the other columns are of the clock. flower: its Ray simulation with a plain PyTorch client.",
         "",
         "| sites | steps | processes | pfl, CPU | ours, CPU | ours / pfl | pfl | ours | ours / pfl | flower | ours / flower |",

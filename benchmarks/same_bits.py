@@ -1,4 +1,4 @@
-"""Two commits on one machine: do a handful of small runs end in the same bits? ``python benchmarks/same_bits.py OLD NEW``.
+"""Two commits on one machine: do a handful of small runs end in the same bits? ``python -m benchmarks.same_bits OLD NEW``.
 
 Each commit is unpacked beside the other and runs, in process and with one seed, what RUNS lists; under differential privacy
 draws and noise come from a counter, since they otherwise differ from run to run. Hashed: the trained weights, and the latents
@@ -105,7 +105,7 @@ def _page(old: str, new: str, before: dict[str, tuple[str, str]], after: dict[st
     lines = [
         "# Two commits, the same bits",
         "",
-        f"`python benchmarks/same_bits.py {old} {new}`: small runs in process, one seed, one {platform.machine()} machine.",
+        f"`python -m benchmarks.same_bits {old} {new}`: small runs in process, one seed, one {platform.machine()} machine.",
         "The first 16 digits of the SHA-256 of the trained weights, and of the latents that the sites ended with.",
         "Under differential privacy draws and noise came from a counter.",
         "",

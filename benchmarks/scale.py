@@ -1,6 +1,6 @@
 """Seconds and peak memory of a simulation against its sites, and files and memory against its rounds, each in a fresh process.
 
-    python benchmarks/scale.py [--sites 10 100 1000 10000] [--rounds 10 100 1000] [--workers 1] [--output FILE]
+    python -m benchmarks.scale [--sites 10 100 1000 10000] [--rounds 10 100 1000] [--workers 1] [--output FILE]
 
 Sites hold ten images each of a data set that is drawn here, so that any number of them can be had: random pixels, which cost what
 digits cost. Writes benchmarks/results/scale-DATE.md with the slope of seconds over sites on a log-log scale: 1 is linear.

@@ -1,6 +1,6 @@
 """Seconds until something happens: the help, the error of a typo, the first step of a simulation; each in a fresh process.
 
-    python benchmarks/start.py [--repeats 5] [--output FILE]
+    python -m benchmarks.start [--repeats 5] [--output FILE]
 
 CPU seconds of the whole process, which a busy machine draws out least, and seconds of the clock; medians. Writes
 benchmarks/results/start-DATE.md.
