@@ -25,8 +25,8 @@ from pathlib import Path
 from statistics import mean, median
 
 HERE = Path(__file__).resolve().parents[1]
-ENOUGH = 2000
-"""Sites x rounds x steps of a turn, at least: some ten seconds, since a shared machine changes its speed from second to second."""
+ENOUGH = 1000
+"""Sites x rounds x steps of a turn, at least: some seconds, since a shared machine changes its speed from second to second."""
 ATTEMPTS = 3
 
 
@@ -91,17 +91,27 @@ def row(options: argparse.Namespace, sites: int, steps: int, processes: int) -> 
                 print(said, file=sys.stderr)
                 again.append(f"{side}, {sites} sites, {steps} steps, {processes} processes")
 
-    def of(side: str, kind: str) -> float | None:
-        known = found.get(side, {}).get(kind)
-        return 1e3 * median(known) / sites if known and (kind == "wall" or processes == 1) else None
+    def of(side: str, kind: str) -> list[float]:
+        """Milliseconds a site and round, a number a turn; none where the column is of another row."""
+        known = found.get(side, {}).get(kind, [])
+        return [1e3 * seconds / sites for seconds in known] if kind == "wall" or processes == 1 else []
 
-    cells: list[float | None] = []
+    cells: list[str] = []
     for kind in ("cpu", "wall"):
         pfl, mine, flower = (of(side, kind) for side in ("pfl", "ours", "flower"))
-        cells += [pfl, mine, mine / pfl if mine and pfl else None]
-        if kind == "wall":
-            cells += [flower, mine / flower if mine and flower else None]
-    return f"| {sites} | {steps} | {processes} | {' | '.join('' if cell is None else f'{cell:.2f}' for cell in cells)} |", again
+        cells += [_middle(pfl), _middle(mine), _quotient(mine, pfl)]
+        cells += [_middle(flower), _quotient(mine, flower)] if kind == "wall" else []
+    return f"| {sites} | {steps} | {processes} | {' | '.join(cells)} |", again
+
+
+def _middle(values: list[float]) -> str:
+    return f"{median(values):.2f}" if values else ""
+
+
+def _quotient(mine: list[float], theirs: list[float]) -> str:
+    """The median of the turns' ratios, with the least and the greatest: what is of one turn met the same machine."""
+    ratios = [a / b for a, b in zip(mine, theirs, strict=False)]
+    return f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else ""
 
 
 def main() -> None:
@@ -128,7 +138,7 @@ def main() -> None:
         "",
         machine("; pfl 0.6.0,"),
         f"small-cnn, 10 images a site, SGD, no augmentation; ms a site and round, medians of {options.turns} turns, turn about;",
-        f"a turn's is the mean of its rounds, which hold {ENOUGH} site-steps or more.",
+        f"a turn's is the mean of its rounds, {ENOUGH} site-steps or more; of ratios, turn by turn, least and greatest too.",
         "CPU: of one process; the other columns are of the clock. flower: its Ray simulation with a plain PyTorch client.",
         "",
         "| sites | steps | processes | pfl, CPU | ours, CPU | ours / pfl | pfl | ours | ours / pfl | flower | ours / flower |",
