@@ -31,6 +31,11 @@ class FullDiskError(UserError, OSError):
     def __init__(self, path: Path) -> None:
         super().__init__(f"{path}: not written, the disk is full; make room and start again")
         self.strerror = "the disk is full"  # as every OSError says its reason
+        self._path = path
+
+    def __reduce__(self) -> tuple[type[FullDiskError], tuple[Path]]:
+        """Go to another process as it is."""
+        return FullDiskError, (self._path,)
 
 
 def write_atomic(path: str | Path, content: bytes | str, mode: int = 0o644, durable: bool = True) -> Path:

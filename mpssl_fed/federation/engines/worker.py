@@ -73,9 +73,13 @@ class Worker:
         self._abort.asked = False
 
     def _flush(self, _counted: list[str] | None) -> None:
-        if self._held is not None:
-            self._held.flush()
-        self._outbox.put(FLUSH, self._full, None)
+        failed = None
+        try:
+            if self._held is not None:
+                self._held.flush()
+        except OSError as error:  # the server's process says it; what is not written may be asked for again
+            failed = error
+        self._outbox.put(FLUSH, self._full, failed)
         self._abort.asked = False
 
 

@@ -161,8 +161,13 @@ class WorkerGrid(InProcessGrid):
         return [sums for sums in self._asked(SUM) if sums is not None]
 
     def flush(self) -> None:
-        """Let all workers write what they hold. Called between rounds: what one is still at came too late, and is dropped."""
-        self._asked(FLUSH)
+        """Let all workers write what they hold; OSError where one cannot.
+
+        Called between rounds: what one is still at came too late, and is dropped.
+        """
+        for failed in self._asked(FLUSH):
+            if failed is not None:
+                raise failed
 
     def interrupt(self) -> None:
         """Let all workers drop what they are at and what they have been sent."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from mpssl_fed.federation.engines.pipes import whole
 from mpssl_fed.federation.engines.shelf import PLACE
 from mpssl_fed.federation.engines.workers import READY, WorkerGrid, workers_of
 from mpssl_fed.federation.site.state import SiteState
+from mpssl_fed.files import FullDiskError
 from mpssl_fed.privacy.ledger import Ledger
 from mpssl_fed.runs.reader import read_history, read_manifest
 from mpssl_fed.runs.run_directory import RunDirectory
@@ -114,6 +117,27 @@ def test_a_lost_worker_is_said_and_nothing_is_lost_with_it(run_tiny: Runner, tmp
         run_tiny(*MP_SSL, "federation.workers=2", folder=tmp_path / "cut", client=killed)
     assert read_manifest(tmp_path / "cut")["status"] == "failed"
     _same(whole, run_tiny(*MP_SSL, folder=tmp_path / "cut", resume=True))
+
+
+def test_what_a_worker_cannot_write_is_said_as_in_one_process(run_tiny: Runner, tmp_path: Path) -> None:
+    """Rather than as a worker that was lost, for want of memory."""
+
+    def in_the_way(message: Message, context: Context) -> Message:
+        if message.metadata.message_type == "train":
+            folder = tmp_path / "cut" / "sites"
+            with suppress(OSError):
+                folder.rmdir()
+            folder.touch()
+        return app(message, context)
+
+    with pytest.raises(OSError, match=r"sites"):
+        run_tiny(*MP_SSL, "federation.workers=2", folder=tmp_path / "cut", client=in_the_way)
+
+
+def test_a_full_disk_is_said_by_another_process_as_it_is() -> None:
+    error = FullDiskError(Path("state"))
+    told = pickle.loads(pickle.dumps(error))
+    assert (str(told), told.strerror) == (str(error), error.strerror)
 
 
 def test_a_worker_lost_within_an_answer_is_said_too() -> None:
