@@ -141,6 +141,8 @@ class Abort:
             self._working = True
             return None if self.asked else work()
         except KeyboardInterrupt:
+            if not self.asked:  # it is the app's own: no Ctrl-C reaches a worker
+                raise
             return None
         finally:
             self._working = False

@@ -279,9 +279,10 @@ class WorkerGrid(InProcessGrid):
 
     def _lost(self, worker: _Side) -> UserError:
         worker.process.join(END_S)
+        code = worker.process.exitcode
+        cure = ", perhaps for want of memory; take fewer and" if code == -signal.SIGKILL else ";"
         return UserError(
-            f"federation.workers={len(self._workers)}: a worker process ended (exit code {worker.process.exitcode}), perhaps for "
-            "want of memory; take fewer and go on with resume"
+            f"federation.workers={len(self._workers)}: a worker process ended (exit code {code}){cure} go on with resume"
         )
 
     def _answered(self, worker: _Side, replies: list[Message]) -> None:

@@ -119,6 +119,17 @@ def test_a_lost_worker_is_said_and_nothing_is_lost_with_it(run_tiny: Runner, tmp
     _same(whole, run_tiny(*MP_SSL, folder=tmp_path / "cut", resume=True))
 
 
+@pytest.mark.parametrize("raised", [SystemExit(3), KeyboardInterrupt()])
+def test_an_app_that_ends_its_process_is_waited_for_by_nobody(raised: BaseException, run_tiny: Runner) -> None:
+    """And it is not said to have wanted memory."""
+
+    def ending(_message: Message, _context: Context) -> Message:
+        raise raised
+
+    with pytest.raises(UserError, match=r"a worker process ended \(exit code [13]\); go on with resume"):
+        run_tiny("federation.workers=2", client=ending)
+
+
 def test_what_a_worker_cannot_write_is_said_as_in_one_process(run_tiny: Runner, tmp_path: Path) -> None:
     """Rather than as a worker that was lost, for want of memory."""
 
