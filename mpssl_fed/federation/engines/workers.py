@@ -46,6 +46,9 @@ KEPT = 16 * 2**20
 PATIENCE_S, END_S = 0.2, 10.0
 """How long a pull waits for its answer before the caller looks at its deadline; how long a worker may take to end."""
 
+SILENT_S = 600.0
+"""How long a worker may take to hand over sums or to write what it holds: by then it is stopped, or hangs."""
+
 
 def workers_of(config: Config) -> tuple[int, str]:
     """Return how many processes train the sites of ``config``, and in words why not as many as it asks for ("": they are).
@@ -213,8 +216,11 @@ class WorkerGrid(InProcessGrid):
             worker.told.clear()
             counted, worker.counted = worker.counted, []
             self._send(worker, (kind, counted if worker.content is self._content else None))
-        while not all(kind in worker.told for worker in self._workers):
+        ends = time.monotonic() + SILENT_S
+        while silent := [worker for worker in self._workers if kind not in worker.told]:
             self._take_in(PATIENCE_S, set())
+            if time.monotonic() > ends:
+                raise self._silent(silent[0])
         return [worker.told.pop(kind) for worker in self._workers]
 
     def _hand_out(self) -> None:
@@ -283,6 +289,13 @@ class WorkerGrid(InProcessGrid):
         cure = ", perhaps for want of memory; take fewer and" if code == -signal.SIGKILL else ";"
         return UserError(
             f"federation.workers={len(self._workers)}: a worker process ended (exit code {code}){cure} go on with resume"
+        )
+
+    def _silent(self, worker: _Side) -> UserError:
+        worker.process.kill()  # so that nobody waits for it once more
+        return UserError(
+            f"federation.workers={len(self._workers)}: a worker process ({worker.process.pid}) has said nothing for {SILENT_S:g} "
+            "s, as one that is stopped or waits for a disk; it was ended, go on with resume"
         )
 
     def _answered(self, worker: _Side, replies: list[Message]) -> None:

@@ -119,6 +119,22 @@ def test_a_lost_worker_is_said_and_nothing_is_lost_with_it(run_tiny: Runner, tmp
     _same(whole, run_tiny(*MP_SSL, folder=tmp_path / "cut", resume=True))
 
 
+def test_a_stopped_worker_is_not_waited_for_without_end(run_tiny: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pid = tmp_path / "pid"
+
+    def stopping(message: Message, context: Context) -> Message:
+        if message.metadata.message_type == "train" and context.node_config["partition-id"] == 0:
+            pid.write_text(str(os.getpid()), encoding="utf-8")
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return app(message, context)
+
+    monkeypatch.setattr("mpssl_fed.federation.engines.workers.SILENT_S", 0.5)
+    with pytest.raises(UserError, match=r"a worker process \(\d+\) has said nothing for 0\.5 s"):
+        run_tiny("federation.workers=2", "federation.deadline_s=2", client=stopping)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text(encoding="utf-8")), 0)
+
+
 @pytest.mark.parametrize("raised", [SystemExit(3), KeyboardInterrupt()])
 def test_an_app_that_ends_its_process_is_waited_for_by_nobody(raised: BaseException, run_tiny: Runner) -> None:
     """And it is not said to have wanted memory."""
