@@ -1,6 +1,6 @@
 """Seconds a round of a deployment takes: with the site daemon, with the site inside the ClientApp, and with Flower's plain client.
 
-    python -m benchmarks.deployment [--sites 3] [--rounds 4] [--out benchmarks/results/deployment-DATE.md]
+    python -m benchmarks.deployment [--sites 3] [--rounds 4] [--output benchmarks/results/deployment-DATE.md]
 
 Real processes on loopback, the same SuperLink (TLS, keys, database), classifier, images and local steps in all three rows. The
 plain client is the pair of apps of Flower's quickstart: FedAvg, a state dict, a training loop.
@@ -127,7 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sites", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--output", type=Path)
     given = parser.parse_args()
     federation: dict[str, Any] = {"sites": given.sites, "rounds": given.rounds, "local_steps": 5}
     small = {"data": {"labels_per_class": 4, "test_limit": 200}, "federation": federation}
@@ -159,8 +159,8 @@ def main() -> None:
         lines.append(f"| {name} | {median(later):.1f} | {min(later):.1f} | {max(later):.1f} | {found[0]:.1f} |")
     text = "\n".join(lines) + "\n"
     print(text)
-    if given.out:
-        write_atomic(given.out, text)
+    if given.output:
+        write_atomic(given.output, text)
 
 
 if __name__ == "__main__":

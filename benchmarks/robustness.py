@@ -1,6 +1,6 @@
 """Accuracy with hostile sites: label flip, sign flip and scaled updates, 1 of 5 and 2 of 7, under each robust strategy.
 
-    python -m benchmarks.robustness [--rounds 6] [--steps 10] [--seeds 2] [--out benchmarks/results/robustness-DATE.md]
+    python -m benchmarks.robustness [--rounds 6] [--steps 10] [--seeds 2] [--output benchmarks/results/robustness-DATE.md]
 
 The table is written after each row, so that an interrupted run keeps what it had; the harder federation comes first.
 Real runs of `simulate` on mnist-5k, whose ClientApp is the toolkit's own; a hostile site answers through a wrapper.
@@ -116,12 +116,12 @@ def heading(rounds: int, steps: int, seeds: int) -> list[str]:
 
 
 def main() -> None:
-    """Run every cell; print each row, and write the table so far where ``--out`` says."""
+    """Run every cell; print each row, and write the table so far where ``--output`` says."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--rounds", type=int, default=6)
     options.add_argument("--steps", type=int, default=10)
     options.add_argument("--seeds", type=int, default=2)
-    options.add_argument("--out", type=Path)
+    options.add_argument("--output", type=Path)
     given = options.parse_args()
     lines = heading(given.rounds, given.steps, given.seeds)
     for sites, hostile in FEDERATIONS:
@@ -135,8 +135,8 @@ def main() -> None:
                 cells.append(f"{np.mean(found):.1f} ({min(found):.1f}, {max(found):.1f})")
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
             print(lines[-1], flush=True)
-            if given.out:
-                write_atomic(given.out, "\n".join(lines) + "\n")
+            if given.output:
+                write_atomic(given.output, "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Two commits on one machine: do a handful of small runs end in the same bits? ``python -m benchmarks.same_bits OLD NEW``.
+"""Two commits on one machine: do a handful of small runs end in the same bits?
+
+    python -m benchmarks.same_bits OLD NEW
 
 Each commit is unpacked beside the other and runs, in process and with one seed, what RUNS lists; under differential privacy
 draws and noise come from a counter, since they otherwise differ from run to run. Hashed: the trained weights, and the latents
@@ -8,6 +10,7 @@ commits agreed.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -85,8 +88,10 @@ def main(old: str, new: str) -> int:
 def _ends(commit: str, folder: Path) -> dict[str, tuple[str, str]]:
     """Return run -> (hash of the weights, hash of what the sites kept) at ``commit``."""
     folder.mkdir()
-    archive = subprocess.run(["git", "archive", commit], cwd=HERE, capture_output=True, check=True).stdout
-    subprocess.run(["tar", "-x", "-C", str(folder)], input=archive, check=True)
+    archive = subprocess.run(["git", "archive", commit], cwd=HERE, capture_output=True, check=False)
+    if archive.returncode:
+        raise SystemExit(f"{commit}: {archive.stderr.decode().strip()}; want a commit of {HERE}")
+    subprocess.run(["tar", "-x", "-C", str(folder)], input=archive.stdout, check=True)
     env = os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", PROGRAM, json.dumps(TINY), json.dumps(RUNS), str(folder / "runs")]
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
@@ -117,4 +122,7 @@ def _page(old: str, new: str, before: dict[str, tuple[str, str]], after: dict[st
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(*sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("old", metavar="OLD")
+    parser.add_argument("new", metavar="NEW")
+    raise SystemExit(main(**vars(parser.parse_args())))
