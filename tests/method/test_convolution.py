@@ -53,7 +53,7 @@ def test_all_it_computes_is_torchs(name: str, biased: bool) -> None:
 
 def counted(work: Callable[[], object]) -> int:
     """Return how many convolutions and passes backward through one ``work`` takes."""
-    with torch.profiler.profile() as seen:
+    with torch.profiler.profile(acc_events=True) as seen:  # without which torch 2.11 warns
         work()
     return sum(event.name in ("aten::convolution", "aten::convolution_backward") for event in seen.events())
 
