@@ -104,18 +104,14 @@ def main() -> None:
     from mpssl_fed.files import write_atomic
 
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    peak = "peak, MiB" if options.workers == 1 else "peak of server + largest worker, MiB, shared pages in both"
     lines = [
         f"# Scale, {today}",
         "",
         machine(f", {options.workers} worker(s);"),
         f"small-cnn (90 k parameters), one local step of `base` without augmentation on {IMAGES} images a site; a process a row.",
-        *(
-            ["Peak: of the server's process + of the largest worker; each counts the pages that they share."]
-            if options.workers > 1
-            else []
-        ),
         "",
-        "| sites | rounds | rounds, s | in all, s | CPU, s | ms of CPU a site and round | peak, MiB | files | MiB of files |",
+        f"| sites | rounds | rounds, s | in all, s | CPU, s | ms of CPU a site and round | {peak} | files | MiB of files |",
         "|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     print("\n".join(lines), flush=True)

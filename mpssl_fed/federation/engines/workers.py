@@ -218,9 +218,9 @@ class WorkerGrid(InProcessGrid):
             self._send(worker, (kind, counted if worker.content is self._content else None))
         ends = time.monotonic() + SILENT_S
         while silent := [worker for worker in self._workers if kind not in worker.told]:
-            self._take_in(PATIENCE_S, set())
             if time.monotonic() > ends:
                 raise self._silent(silent[0])
+            self._take_in(PATIENCE_S, set())
         return [worker.told.pop(kind) for worker in self._workers]
 
     def _hand_out(self) -> None:
